@@ -1,0 +1,458 @@
+"""Text by language, with document ids: the demo text, files, a hub data set or the user's own dict."""
+
+import hashlib
+import json
+import logging
+import random
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import langcodes
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .languages import Labels, expected_scripts, main_script, require_language
+
+logger = logging.getLogger("mwork_lens")
+
+Document = str | Tensor
+"""One text; or its token ids as a 1-D tensor, used as given (nothing is prepended)."""
+
+FEW_PASSAGES = 20
+SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
+DOCUMENT_IDS = "DOCUMENT_IDS.tsv"
+
+
+@dataclass(frozen=True)
+class Corpus(Mapping[str, list[Document]]):
+    """Passages by language. A mapping, language -> list of texts, that knows where each passage comes from."""
+
+    texts: Mapping[str, tuple[Document, ...]]
+    """Passages by language."""
+    documents: Mapping[str, tuple[str, ...]]
+    """The document that each passage was taken from; a split never divides a document."""
+    parallel: bool
+    """Whether passage i is the same content in every language."""
+    source: str = "given"
+    labels: Labels = "bcp47"
+    ids: Mapping[str, tuple[str, ...]] = field(init=False)
+    """A name for each passage, e.g. ``fr/baking-bread/0``, for messages and tables."""
+
+    def __post_init__(self) -> None:
+        ids = {
+            language: tuple(f"{language}/{name}/{turn}" for name, turn in zip(names, _turns(names), strict=True))
+            for language, names in self.documents.items()
+        }
+        object.__setattr__(self, "ids", MappingProxyType(ids))
+
+    def __getitem__(self, language: str) -> list[Document]:
+        try:
+            return list(self.texts[language])
+        except KeyError:
+            raise KeyError(f"The corpus has no {language!r}; it has {', '.join(self.texts)}.") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def hash(self) -> str:
+        """The identity of the content (SHA-256, shortened), independent of the order of languages."""
+        digest = hashlib.sha256()
+        for language in sorted(self.texts):
+            digest.update(language.encode())
+            for text in self.texts[language]:
+                digest.update(b"\0" + (text if isinstance(text, str) else repr(text.tolist())).encode())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """The record that results keep of their corpus."""
+        passages = {language: len(texts) for language, texts in self.texts.items()}
+        return {"source": self.source, "hash": self.hash, "parallel": self.parallel, "passages": passages}
+
+    def select(self, rows: Mapping[str, Sequence[int]]) -> "Corpus":
+        """The passages with these positions, by language."""
+        texts = {language: tuple(self.texts[language][i] for i in chosen) for language, chosen in rows.items()}
+        documents = {language: tuple(self.documents[language][i] for i in c) for language, c in rows.items()}
+        return Corpus(texts, documents, self.parallel, self.source, self.labels)
+
+    def limit(self, passages: int) -> "Corpus":
+        """At most this many passages a language, taken from as many documents as possible (in order)."""
+        return self.select({language: _spread(names, passages) for language, names in self.documents.items()})
+
+    def split(self, held_out: float = 0.25, *, seed: int = 0) -> tuple["Corpus", "Corpus"]:
+        """Split into a part to work with and a held-out part, by whole documents.
+
+        Where the corpus is parallel the same documents are held out in every language, so that no translation
+        of a held-out passage is ever seen.
+
+        Args:
+            held_out: share of the passages to hold out, above 0 and below 1.
+            seed: another one gives another split.
+
+        Raises:
+            ValueError: for a share outside (0, 1), or a language with fewer than two documents.
+        """
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out={held_out} is no share between 0 and 1.")
+        kept, out = {}, {}
+        for language, names in self.documents.items():
+            chosen = _documents_to_hold_out(names, held_out, seed, language)
+            kept[language] = [i for i, name in enumerate(names) if name not in chosen]
+            out[language] = [i for i, name in enumerate(names) if name in chosen]
+        return self.select(kept), self.select(out)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a passage: language, document, passage id, characters (token ids where it is a tensor)."""
+        return pd.DataFrame(
+            [
+                {"language": language, "document": document, "passage": name, "length": len(text)}
+                for language, texts in self.texts.items()
+                for document, name, text in zip(
+                    self.documents[language], self.ids[language], texts, strict=True
+                )
+            ]
+        )
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{language} {len(texts)}" for language, texts in self.texts.items())
+        return f"Corpus({self.source}: {counts}; {'parallel' if self.parallel else 'not parallel'})"
+
+
+def _turns(names: Sequence[str]) -> list[int]:
+    """For each passage, how many passages of its document came before it."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for name in names:
+        turns.append(seen[name])
+        seen[name] += 1
+    return turns
+
+
+def _spread(names: Sequence[str], passages: int) -> list[int]:
+    """Positions of ``passages`` passages, round-robin over documents, in their original order."""
+    order = sorted((turn, i) for i, turn in enumerate(_turns(names)))
+    return sorted(i for _, i in order[:passages])
+
+
+def _documents_to_hold_out(names: Sequence[str], held_out: float, seed: int, language: str) -> set[str]:
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) < 2:
+        raise ValueError(f"{language!r} has {len(distinct)} document: at least two are needed to hold one out.")
+    random.Random(seed).shuffle(distinct)
+    chosen: set[str] = set()
+    held = 0
+    for name in distinct[:-1]:
+        if chosen and held + names.count(name) / 2 > held_out * len(names):
+            break
+        chosen.add(name)
+        held += names.count(name)
+    return chosen
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def load_corpus(
+    source: str | Path | Mapping[str, Sequence[Document]] = "demo",
+    *,
+    languages: Sequence[str] | None = None,
+    sentences_per_passage: int = 1,
+    limit: int | None = None,
+    parallel: bool | None = None,
+    labels: Labels = "bcp47",
+    text_field: str = "text",
+    split: str = "train",
+) -> Corpus:
+    """Load text by language.
+
+    Args:
+        source: ``"demo"`` (parallel text in en de fr es zh ru th, written for this package); a dict of lists;
+            a folder with a file a language; one such file; or a hub data set id with a configuration a language.
+            In a folder the last part of a file's name before its suffix is the language: ``fr.txt``,
+            ``news.fr.jsonl.gz`` and ``newstest2019-ref.fra.txt`` are French (ISO 639-3 codes count, and a region
+            may be left out where only one is there). ``.txt`` files have a passage a line, the others a column
+            ``text`` and, optionally, ``document``. A file DOCUMENT_IDS.tsv beside ``.txt`` files names the
+            document of each line, the same in every language: the corpus is parallel then.
+        languages: BCP 47 tags to keep, in this order; all that are there if None.
+        sentences_per_passage: neighbouring lines or rows joined into one passage, never across documents.
+        limit: at most this many passages a language, spread over the documents.
+        parallel: whether passage i is the same content in every language; found out from document ids if None.
+        labels: ``"free"`` for groups that are no languages (dialects, domains, scripts).
+        text_field: the column with the text.
+        split: of a hub data set.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+        ValueError: for an unknown language, an empty corpus, an empty document, or a malformed file (with line).
+    """
+    wanted = None if languages is None else [_label(language, labels) for language in languages]
+    if wanted is not None and not wanted:
+        raise ValueError("languages is empty: name at least one, e.g. languages=['en', 'fr'].")
+    if sentences_per_passage < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"{sentences_per_passage=} and {limit=} must be at least 1.")
+    rows, name = _read(source, wanted, labels, text_field, split)
+    missing = [language for language in wanted or () if language not in rows]
+    if missing:
+        raise ValueError(f"{name} has no {missing[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
+    corpus = _assemble({language: rows[language] for language in wanted or rows}, name, labels, parallel)
+    corpus = _join(corpus, sentences_per_passage)
+    corpus = corpus if limit is None else corpus.limit(limit)
+    _warn(corpus)
+    return corpus
+
+
+def as_corpus(corpus: Mapping[str, Sequence[Document]]) -> Corpus:
+    """A dict of lists as a Corpus; a Corpus as it is."""
+    if isinstance(corpus, Corpus):
+        return corpus
+    valid = all(langcodes.tag_is_valid(label) for label in corpus if label)
+    return _assemble(_from_dict(corpus), "given", "bcp47" if valid else "free", None)
+
+
+Rows = list[tuple[str, Document]]
+"""(document id, text) of each passage, in order."""
+
+
+def _label(language: str, labels: Labels) -> str:
+    return language if labels == "free" else require_language(language)
+
+
+def _read(
+    source: Any, wanted: list[str] | None, labels: Labels, text_field: str, split: str
+) -> tuple[dict[str, Rows], str]:
+    if isinstance(source, Mapping):
+        return {_label(language, labels): rows for language, rows in _from_dict(source).items()}, "given"
+    if str(source) == "demo":
+        return _from_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text"), "demo"
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_folder(path, wanted, labels, text_field), path.name
+    if path.is_file():
+        return _from_files({_language_of(path, labels) or "und": path}, None, text_field), path.name
+    if "/" in str(source) and not str(source).startswith((".", "/", "~")) and str(source).count("/") == 1:
+        return _from_hub(str(source), wanted, text_field, split), str(source)
+    raise FileNotFoundError(f"There is no corpus file or folder {str(source)!r}.")
+
+
+def _from_dict(corpus: Mapping[str, Sequence[Document]]) -> dict[str, Rows]:
+    for language, texts in corpus.items():
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise ValueError(f"The texts of {language!r} must be a list of documents, not {type(texts).__name__}.")
+    return {language: [(str(i), text) for i, text in enumerate(texts)] for language, texts in corpus.items()}
+
+
+def _language_of(path: Path, labels: Labels) -> str | None:
+    """The language that a file's name ends in, or None; a script or region in the name is kept."""
+    name = path.name.removesuffix(".gz")
+    stem = name.removesuffix(Path(name).suffix)
+    if labels == "free":
+        return stem
+    tag = stem.rsplit(".", 1)[-1]
+    known = 2 <= len(tag.split("-")[0].split("_")[0]) <= 3 and langcodes.tag_is_valid(tag)
+    return require_language(tag) if known else None
+
+
+def _from_folder(
+    folder: Path, wanted: list[str] | None, labels: Labels, text_field: str
+) -> dict[str, Rows]:
+    candidates = sorted(p for p in folder.iterdir() if Path(p.name.removesuffix(".gz")).suffix in SUFFIXES)
+    found: dict[str, Path] = {}
+    skipped = []
+    for path in candidates:
+        language = _language_of(path, labels)
+        if path.name == DOCUMENT_IDS:
+            continue
+        if language is None:
+            skipped.append(path.name)
+        elif language in found:
+            raise ValueError(f"{found[language].name} and {path.name} in {folder} are both {language!r}.")
+        else:
+            found[language] = path
+    if skipped:
+        logger.warning("Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped))
+    if not found:
+        kinds = ", ".join(SUFFIXES)
+        raise ValueError(f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl).")
+    found = _without_lone_regions(found)
+    chosen = {language: path for language, path in found.items() if wanted is None or language in wanted}
+    ids = folder / DOCUMENT_IDS
+    return _from_files(chosen, ids if ids.is_file() else None, text_field)
+
+
+def _without_lone_regions(found: dict[str, Path]) -> dict[str, Path]:
+    """``zh-CN`` counts as ``zh`` where no other file is Chinese."""
+    bases = [langcodes.get(tag).language if langcodes.tag_is_valid(tag) else tag for tag in found]
+    short = {}
+    for (tag, path), base in zip(found.items(), bases, strict=True):
+        regional = langcodes.tag_is_valid(tag) and langcodes.get(tag).territory and not langcodes.get(tag).script
+        short[base if base and regional and bases.count(base) == 1 else tag] = path
+    return short
+
+
+def _from_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> dict[str, Rows]:
+    rows: dict[str, Rows] = {}
+    names = None if ids is None else [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
+    for language, path in paths.items():
+        table = _read_table(path, text_field)
+        texts = [str(text) for text in table[text_field]]
+        if names is not None and len(names) != len(texts):
+            raise ValueError(f"{ids} names {len(names)} lines but {path.name} has {len(texts)}.")
+        documents = names or [str(d) for d in table.get("document", range(len(texts)))]
+        rows[language] = list(zip(documents, texts, strict=True))
+    return rows
+
+
+def _read_table(path: Path, text_field: str) -> Any:
+    """A text, JSON lines or separated file as columns, through ``datasets``; malformed lines are named first."""
+    import csv
+
+    from datasets import load_dataset
+
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    _check_lines(path, suffix, text_field)
+    builder, options = {
+        ".txt": ("text", {}),
+        ".jsonl": ("json", {}),
+        ".csv": ("csv", {}),
+        ".tsv": ("csv", {"delimiter": "\t", "quoting": csv.QUOTE_NONE}),
+    }[suffix]
+    with _quiet_datasets():
+        table = load_dataset(builder, data_files=str(path), split="train", keep_in_memory=True, **options)
+    return table.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _check_lines(path: Path, suffix: str, text_field: str) -> None:
+    import gzip
+
+    opened = gzip.open if path.name.endswith(".gz") else open
+    line = 0
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for line, content in enumerate(file, start=1):  # noqa: B007
+                if suffix == ".jsonl" and content.strip():
+                    row = json.loads(content)
+                    if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
+                        raise ValueError(f"no text in field {text_field!r}")
+                elif suffix in (".csv", ".tsv") and line == 1:
+                    columns = content.rstrip("\r\n").split("\t" if suffix == ".tsv" else ",")
+                    if text_field not in [column.strip('"') for column in columns]:
+                        raise ValueError(f"no column {text_field!r} among {columns}")
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read, line {line}: {error}.") from error
+    if line == 0:
+        raise ValueError(f"{path} is empty.")
+
+
+def _from_hub(source: str, wanted: list[str] | None, text_field: str, split: str) -> dict[str, Rows]:
+    from datasets import get_dataset_config_names, load_dataset
+
+    try:
+        with _quiet_datasets():
+            configurations = wanted or get_dataset_config_names(source)
+            tables = {c: load_dataset(source, c, split=split) for c in configurations}
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{source!r} is no file or folder, and not to be had as a hub data set: {reason}") from error
+    for configuration, table in tables.items():
+        columns = table.column_names
+        if text_field not in columns:  # pyright: ignore[reportOperatorIssue]
+            raise ValueError(f"{source} ({configuration}) has no column {text_field!r} among {columns}.")
+    return {
+        language: [(str(i), str(text)) for i, text in enumerate(table[text_field])]
+        for language, table in tables.items()
+    }
+
+
+def _quiet_datasets() -> Any:
+    import contextlib
+
+    import datasets
+
+    @contextlib.contextmanager
+    def quiet() -> Iterator[None]:
+        shown = datasets.are_progress_bars_disabled()
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if not shown:
+                datasets.enable_progress_bars()
+
+    return quiet()
+
+
+def _assemble(rows: Mapping[str, Rows], name: str, labels: Labels, parallel: bool | None) -> Corpus:
+    if not rows or not any(rows.values()):
+        raise ValueError(f"The corpus {name!r} is empty.")
+    for language, passages in rows.items():
+        if not passages:
+            raise ValueError(f"The corpus {name!r} has no documents in {language!r}.")
+        for i, (_, text) in enumerate(passages):
+            _require_document(text, language, i)
+    documents = {language: tuple(document for document, _ in passages) for language, passages in rows.items()}
+    same = len(set(documents.values())) == 1 and len(rows) > 1
+    if parallel and not same:
+        raise ValueError(f"The corpus {name!r} is said to be parallel, but its documents differ between languages.")
+    named = name != "given" and any(document != str(i) for i, document in enumerate(next(iter(documents.values()))))
+    texts = {language: tuple(text for _, text in passages) for language, passages in rows.items()}
+    return Corpus(texts, documents, same and named if parallel is None else parallel, name, labels)
+
+
+def _require_document(text: Any, language: str, i: int) -> None:
+    if isinstance(text, Tensor):
+        if text.ndim != 1 or text.dtype not in (torch.int64, torch.int32) or not len(text):
+            raise ValueError(
+                f"Document {i} of {language!r} is a tensor of shape {tuple(text.shape)} and {text.dtype}; "
+                "token ids must be a non-empty 1-D integer tensor."
+            )
+    elif not isinstance(text, str):
+        raise ValueError(f"Document {i} of {language!r} is a {type(text).__name__}, not a string or a tensor of ids.")
+    elif not text.strip():
+        raise ValueError(f"Document {i} of {language!r} is empty.")
+
+
+def _join(corpus: Corpus, sentences: int) -> Corpus:
+    if sentences == 1:
+        return corpus
+    texts, documents = {}, {}
+    for language, names in corpus.documents.items():
+        passages: Rows = []
+        for document in dict.fromkeys(names):
+            lines = [t for t, name in zip(corpus.texts[language], names, strict=True) if name == document]
+            between = "" if expected_scripts(language) & {"Hani", "Hira"} else " "
+            for start in range(0, len(lines), sentences):
+                passages.append((document, between.join(map(str, lines[start : start + sentences]))))
+        texts[language] = tuple(text for _, text in passages)
+        documents[language] = tuple(document for document, _ in passages)
+    return Corpus(texts, documents, corpus.parallel, corpus.source, corpus.labels)
+
+
+def _warn(corpus: Corpus) -> None:
+    counts = {language: len(texts) for language, texts in corpus.texts.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{language} {n}" for language, n in counts.items())
+        warnings.warn(f"The languages have unequal numbers of passages: {listed}.", stacklevel=3)
+    fewest = min(counts, key=lambda language: counts[language])
+    if counts[fewest] < FEW_PASSAGES:
+        warnings.warn(
+            f"{fewest!r} has only {counts[fewest]} passages; sets found on fewer than {FEW_PASSAGES} are unstable.",
+            stacklevel=3,
+        )
+    if corpus.labels == "free":
+        return
+    for language, texts in corpus.texts.items():
+        sample = " ".join(text for text in texts[:200] if isinstance(text, str))
+        script = main_script(sample)
+        if script and script not in expected_scripts(language):
+            usual = "/".join(sorted(expected_scripts(language)))
+            warnings.warn(f"The text of {language!r} is mostly in {script}, not in {usual}.", stacklevel=3)

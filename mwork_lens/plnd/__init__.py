@@ -1,0 +1,30 @@
+"""PLND: what deactivating each neuron changes, in closed form, from one forward pass."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from ..sites import HookedModel
+from . import feed_forward, queries_keys, values
+from .measure import LayerMeasure as LayerMeasure
+from .measure import Measure as Measure
+
+Where = Literal["stream", "structure"]
+
+
+def exact(where: Where = "stream") -> Measure:
+    """The exact importance of every neuron (PAPER: Zhao et al. 2024, eq. 1 to 4, made exact).
+
+    ``q`` and ``k``: change of the attention pattern. ``v`` and ``mlp``: change of what the structure adds to the
+    residual stream (``"stream"``), or of its own output before a post-norm (``"structure"``); the two are the same
+    for models without post-norms.
+    """
+    if where not in get_args(Where):
+        raise ValueError(f"measure={where!r}: it must be one of {', '.join(get_args(Where))}.")
+
+    def measure(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
+        attention = values.stream_change if where == "stream" else values.structure_change
+        hidden = feed_forward.stream_change if where == "stream" else feed_forward.structure_change
+        parts = [queries_keys.pattern_change(model, layer), attention(model, layer)]
+        return parts if getattr(model.cfg, "attn_only", False) else [*parts, hidden(model, layer)]
+
+    return measure

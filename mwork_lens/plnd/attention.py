@@ -1,0 +1,204 @@
+"""One document's attention in one layer: what every query and key score is made of."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..sites import HookedModel
+from .measure import at_least_float32
+
+QUERIES, KEYS, PATTERN = "attn.hook_q", "attn.hook_k", "attn.hook_pattern"
+ROTATED_QUERIES, ROTATED_KEYS = "attn.hook_rot_q", "attn.hook_rot_k"
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """How a neuron enters the attention scores: deactivating neuron d of position p lowers them by Δ.
+
+    For a query, Δ_ij = shrink_id R_ij + direct_id k̃_jd + paired_id k̃_j,pair(d); for a key the roles swap.
+    """
+
+    shrink: Float[Tensor, "pos head d_head"]
+    """1 − ρ: what normalisation gives back to the other coordinates (0 without QK-norm)."""
+    direct: Float[Tensor, "pos head d_head"]
+    """ρ q̂ c / m."""
+    paired: Float[Tensor, "pos head d_head"]
+    """ρ q̂ s / m."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of one document in one layer, in float32 at least; rows without content are left out."""
+
+    pattern: Float[Tensor, "head query key"]
+    scores: Float[Tensor, "head query key"]
+    """Raw scores R = q̃ · k̃ / m, before soft cap, biases and mask."""
+    queries: Float[Tensor, "query head d_head"]
+    """q̃, rotated."""
+    keys: Float[Tensor, "key group d_head"]
+    """k̃, rotated."""
+    query_neurons: Coefficients
+    key_neurons: Coefficients
+    pair: Int[Tensor, " d_head"]
+    """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
+    cap: float | None
+    """Soft cap on the scores."""
+    query_across: bool
+    """Whether normalisation runs over all heads, so that a neuron rescales the other heads' scores too."""
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share a key head."""
+        return self.queries.shape[1] // self.keys.shape[1]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What turns q into q̃ in one layer: normalisation, clipping, rotation, scale and cap, read from the model."""
+
+    n_groups: int
+    scale: float
+    cap: float | None
+    clip: float | None
+    rotary: "Rotary | None"
+    query_gain: Tensor | None
+    key_gain: Tensor | None
+    eps: float
+    across_heads: bool
+
+    @classmethod
+    def of(cls, model: HookedModel, layer: int) -> "Geometry":
+        """Read one layer.
+
+        Raises:
+            ValueError: for attention whose scores depend on q and k in a way that has no closed form here.
+        """
+        cfg, attn = model.cfg, model.blocks[layer].attn  # pyright: ignore[reportAttributeAccessIssue]
+        cap = getattr(cfg, "attn_scores_soft_cap", -1.0) or -1.0
+        clip = getattr(cfg, "clip_qkv", None)
+        query_norm, key_norm = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
+        if clip is not None and query_norm is not None:
+            raise ValueError(f"{cfg.model_name} clips normalised queries: their neurons have no closed form here.")
+        rotary = Rotary(attn, cfg.d_head) if cfg.positional_embedding_type == "rotary" else None
+        gains = [None if norm is None else at_least_float32(norm.w.detach()) for norm in (query_norm, key_norm)]
+        return cls(
+            n_groups=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
+            scale=float(attn.attn_scale),
+            cap=float(cap) if cap > 0 else None,
+            clip=clip,
+            rotary=rotary,
+            query_gain=gains[0],
+            key_gain=gains[1],
+            eps=float(query_norm.eps) if query_norm is not None else 0.0,
+            across_heads=gains[0] is not None and gains[0].numel() != cfg.d_head,
+        )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The hook points that :meth:`attention` needs, in the order of the forward pass."""
+        rotated = (ROTATED_QUERIES, ROTATED_KEYS) if self.rotary else ()
+        return (QUERIES, KEYS, *rotated, PATTERN)
+
+    def attention(
+        self,
+        q: Float[Tensor, "pos head d_head"],
+        k: Float[Tensor, "pos group d_head"],
+        pattern: Float[Tensor, "head pos pos"],
+        content: Bool[Tensor, " pos"],
+    ) -> Attention:
+        """One document, its padding already cut off."""
+        q, k, pattern = at_least_float32(q), at_least_float32(k), at_least_float32(pattern)
+        q_hat, q_share = self._normalised(q, self.query_gain)
+        k_hat, k_share = self._normalised(k, self.key_gain)
+        q_rot, k_rot = (self.rotary.rotate(x) if self.rotary else x for x in (q_hat, k_hat))
+        keys_by_head = repeat(k_rot, "j group d -> j (group head) d", head=q.shape[1] // k.shape[1])
+        scores = einsum(q_rot[content], keys_by_head, "i head d, j head d -> head i j") / self.scale
+        pair = self.rotary.pair if self.rotary else torch.arange(q.shape[-1], device=q.device)
+        return Attention(
+            pattern=pattern[:, content],
+            scores=scores,
+            queries=q_rot[content],
+            keys=k_rot,
+            query_neurons=self._coefficients(q_hat, q_share, content),
+            key_neurons=self._coefficients(k_hat, k_share, None),
+            pair=pair,
+            cap=self.cap,
+            query_across=self.across_heads,
+        )
+
+    def _normalised(
+        self, x: Float[Tensor, "pos head d_head"], gain: Tensor | None
+    ) -> tuple[Float[Tensor, "pos head d_head"], Float[Tensor, "pos head d_head"] | None]:
+        """x̂ (normalised or clipped) and each coordinate's share x² / (D ms) of the mean square, or None."""
+        if gain is None:
+            return (x if self.clip is None else x.clamp(-self.clip, self.clip)), None
+        flat = rearrange(x, "pos head d -> pos 1 (head d)") if self.across_heads else x
+        mean_square = flat.square().mean(-1, keepdim=True) + self.eps
+        share = flat.square() / (flat.shape[-1] * mean_square)
+        normalised = flat / mean_square.sqrt() * gain
+        return normalised.reshape(x.shape), share.reshape(x.shape)
+
+    def _coefficients(
+        self,
+        x_hat: Float[Tensor, "pos head d_head"],
+        share: Float[Tensor, "pos head d_head"] | None,
+        content: Bool[Tensor, " pos"] | None,
+    ) -> Coefficients:
+        # ρ − 1 = (1 − share)^(−1/2) − 1, without cancellation for small shares
+        growth = torch.zeros_like(x_hat) if share is None else torch.expm1(-0.5 * torch.log1p(-share))
+        grown = x_hat * (1 + growth) / self.scale
+        if self.rotary is None:
+            direct, paired = grown, torch.zeros_like(grown)
+        else:
+            cosine, sine = self.rotary.coefficients(x_hat)
+            direct, paired = grown * cosine, grown * sine
+        parts = (-growth, direct, paired)
+        return Coefficients(*(part if content is None else part[content] for part in parts))
+
+
+class Rotary:
+    """The model's own rotary function, and what it does to single coordinates."""
+
+    def __init__(self, attn: torch.nn.Module, d_head: int) -> None:
+        self._apply = attn.apply_rotary
+        self._d_head = d_head
+        self._coefficients: tuple[Tensor, Tensor] | None = None
+        weight = attn.get_parameter("W_Q")
+        self.pair = self._find_pairs(weight.device)
+
+    def rotate(self, x: Float[Tensor, "pos head d_head"]) -> Float[Tensor, "pos head d_head"]:
+        """As the model rotates queries and keys."""
+        return at_least_float32(self._apply(x[None])[0])
+
+    def _find_pairs(self, device: torch.device) -> Int[Tensor, " d_head"]:
+        """Rotate every basis vector at position 1 and see where it goes."""
+        basis = torch.eye(self._d_head, device=device)
+        images = self.rotate(torch.stack([basis, basis]))[1]
+        own = torch.arange(self._d_head, device=device)
+        images[own, own] = 0
+        return torch.where(images.abs().amax(-1) > 0, images.abs().argmax(-1), own)
+
+    def coefficients(
+        self, like: Float[Tensor, "pos head d_head"]
+    ) -> tuple[Float[Tensor, "pos 1 d_head"], Float[Tensor, "pos 1 d_head"]]:
+        """c and s such that basis vector d at a position goes to c e_d + s e_pair(d)."""
+        positions = len(like)
+        if self._coefficients is None or len(self._coefficients[0]) < positions:
+            self._coefficients = self._measure(positions, like)
+        cosine, sine = self._coefficients
+        return cosine[:positions], sine[:positions]
+
+    def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        own = torch.arange(self._d_head, device=like.device)
+        pair = self.pair.to(like.device)
+        first = (own <= pair).to(like.dtype)
+        # one member of each pair at a time: its image has c at its own place and s at its partner's
+        probes = repeat(torch.stack([first, 1 - first]), "which d -> pos which d", pos=positions)
+        images = self.rotate(probes)
+        chosen = torch.where(first.bool(), 0, 1)
+        cosine = images[:, chosen, own]
+        sine = torch.where(own == pair, 0, images[:, chosen, pair])
+        return cosine[:, None], sine[:, None]

@@ -1,0 +1,76 @@
+"""Where neurons live: the one table that scoring, hooks and weight edits read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+Structure = Literal["attention", "feed_forward"]
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """What we ask of a model: a ``HookedTransformer`` or a raw ``TransformerBridge`` of TransformerLens."""
+
+    cfg: Any
+    tokenizer: Any
+    hook_dict: Any
+
+    def hooks(self, fwd_hooks: Any = ..., bwd_hooks: Any = ...) -> Any:
+        """A context manager that adds hooks and removes them again."""
+        ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """One kind of neuron. A neuron is a coordinate of ``hook``; ``heads`` says how that axis is laid out."""
+
+    name: str
+    """``q``, ``k``, ``v`` or ``mlp``."""
+    structure: Structure
+    hook: str
+    """Hook point within a block: ``[batch, pos, head, d_head]`` for attention, ``[batch, pos, d_mlp]`` else."""
+    heads: Literal["query", "key_value"] | None
+    """Which heads the neurons belong to (neuron = head * d_head + index); None for the feed-forward."""
+    weight: str
+    """The matrix whose columns (last axis, and heads) are the neurons: ``[head, d_model, d_head]`` or
+    ``[d_model, d_mlp]``."""
+
+    def hook_name(self, layer: int) -> str:
+        """The full name of this site's hook point in one layer."""
+        return f"blocks.{layer}.{self.hook}"
+
+
+SITES: Mapping[str, Site] = MappingProxyType(
+    {
+        "q": Site("q", "attention", "attn.hook_q", "query", "attn.W_Q"),
+        "k": Site("k", "attention", "attn.hook_k", "key_value", "attn.W_K"),
+        "v": Site("v", "attention", "attn.hook_v", "key_value", "attn.W_V"),
+        "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, "mlp.W_in"),
+    }
+)
+
+
+def weight(model: HookedModel, layer: int, name: str) -> Tensor:
+    """The weight that is stored, e.g. ``attn.W_K`` as ``[n_key_value_heads, d_model, d_head]``.
+
+    HookedTransformer shows K and V repeated to all query heads and keeps the leaves as ``_W_K``, ``_W_V``.
+    """
+    module_name, leaf = name.rsplit(".", 1)
+    module = model.blocks[layer].get_submodule(module_name)  # pyright: ignore[reportAttributeAccessIssue]
+    return getattr(module, f"_{leaf}") if hasattr(module, f"_{leaf}") else getattr(module, leaf)
+
+
+def require_sites(names: Any) -> tuple[str, ...]:
+    """``names`` as a tuple in the table's order.
+
+    Raises:
+        ValueError: if there is a name that is no site.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    unknown = [name for name in names if name not in SITES]
+    if unknown:
+        raise ValueError(f"There is no site {unknown[0]!r}; sites are {', '.join(SITES)}.")
+    return tuple(name for name in SITES if name in names)

@@ -1,0 +1,72 @@
+"""Tiny random models, one for each architecture family, in float64."""
+
+import warnings
+from functools import cache
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+COMMON = {
+    "n_layers": 2,
+    "d_model": 24,
+    "n_heads": 4,
+    "d_head": 8,
+    "d_mlp": 20,
+    "d_vocab": 50,
+    "n_ctx": 64,
+    "act_fn": "silu",
+    "normalization_type": "RMS",
+    "positional_embedding_type": "rotary",
+    "rotary_dim": 8,
+    "rotary_adjacent_pairs": False,
+    "final_rms": True,
+    "gated_mlp": True,
+}
+GEMMA = {"n_key_value_heads": 2, "use_normalization_before_and_after": True, "act_fn": "gelu_pytorch_tanh"}
+LOCAL = {"use_local_attn": True, "window_size": 5}
+PLAIN = {"normalization_type": "LN", "gated_mlp": False, "final_rms": False, "act_fn": "gelu"}
+FAMILIES = {
+    "llama": {"n_key_value_heads": 2},
+    "mistral": {"n_key_value_heads": 2, **LOCAL, "attn_types": ["local", "local"]},
+    "qwen2": {"n_key_value_heads": 2},
+    "qwen3": {"n_key_value_heads": 2, "use_qk_norm": True},
+    "gemma2": {**GEMMA, **LOCAL, "attn_types": ["global", "local"], "attn_scores_soft_cap": 3.0},
+    "gemma3": {
+        **GEMMA,
+        **LOCAL,
+        "attn_types": ["local", "global"],
+        "use_qk_norm": True,
+        "rotary_base": 1000000,
+        "rotary_base_local": 10000,
+    },
+    "gpt2": {**PLAIN, "positional_embedding_type": "standard", "rotary_dim": None},
+    "gptj": {**PLAIN, "rotary_dim": 4, "rotary_adjacent_pairs": True, "parallel_attn_mlp": True},
+    "neox": {**PLAIN, "rotary_dim": 4, "parallel_attn_mlp": True},
+    "phi": {**PLAIN, "rotary_dim": 4, "parallel_attn_mlp": True},
+    "bloom": {**PLAIN, "positional_embedding_type": "alibi", "rotary_dim": None, "post_embedding_ln": True},
+    "olmo2": {"original_architecture": "Olmo2ForCausalLM", "d_model": 32},
+    "sinks": {"use_attention_sinks": True, "n_key_value_heads": 2},
+    "clipped": {"clip_qkv": 0.8},
+}
+
+
+@cache
+def tiny(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> HookedTransformer:
+    """A tiny model with weights large enough that attention is far from uniform."""
+    options = {key: value for key, value in {**COMMON, **FAMILIES[family]}.items() if value is not None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cfg = HookedTransformerConfig(**options, dtype=dtype, device="cpu", model_name=f"tiny-{family}", seed=seed)
+        model = HookedTransformer(cfg)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        gain = name.endswith(".w")
+        scale = 0.3 if gain or parameter.ndim == 1 or ".b_" in name else 1.5 / parameter.shape[-2] ** 0.5
+        parameter.data = (noise * scale + (1 if gain else 0)).to(dtype)
+    return model.eval()
+
+
+def tokens(length: int, seed: int = 0) -> torch.Tensor:
+    """Token ids of one document."""
+    return torch.randint(1, 50, (length,), generator=torch.Generator().manual_seed(seed))
