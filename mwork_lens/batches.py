@@ -14,7 +14,7 @@ from .sites import HookedModel
 
 logger = logging.getLogger("mwork_lens")
 
-TOKENS_PER_BATCH = {"cpu": 512, "cuda": 16384}
+TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos
             raise ValueError(f"Document {name} has token ids outside 0 to {model.cfg.d_vocab - 1}.")
         return ids
     if model.tokenizer is None:
-        raise ValueError(f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids.")
+        raise ValueError(
+            f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids."
+        )
     return model.to_tokens(document, truncate=False)[0].cpu()  # pyright: ignore[reportAttributeAccessIssue]
 
 

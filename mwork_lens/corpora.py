@@ -47,7 +47,9 @@ class Corpus(Mapping[str, list[Document]]):
 
     def __post_init__(self) -> None:
         ids = {
-            language: tuple(f"{language}/{name}/{turn}" for name, turn in zip(names, _turns(names), strict=True))
+            language: tuple(
+                f"{language}/{name}/{turn}" for name, turn in zip(names, _turns(names), strict=True)
+            )
             for language, names in self.documents.items()
         }
         object.__setattr__(self, "ids", MappingProxyType(ids))
@@ -81,7 +83,9 @@ class Corpus(Mapping[str, list[Document]]):
 
     def select(self, rows: Mapping[str, Sequence[int]]) -> "Corpus":
         """The passages with these positions, by language."""
-        texts = {language: tuple(self.texts[language][i] for i in chosen) for language, chosen in rows.items()}
+        texts = {
+            language: tuple(self.texts[language][i] for i in chosen) for language, chosen in rows.items()
+        }
         documents = {language: tuple(self.documents[language][i] for i in c) for language, c in rows.items()}
         return Corpus(texts, documents, self.parallel, self.source, self.labels)
 
@@ -147,7 +151,9 @@ def _spread(names: Sequence[str], passages: int) -> list[int]:
 def _documents_to_hold_out(names: Sequence[str], held_out: float, seed: int, language: str) -> set[str]:
     distinct = list(dict.fromkeys(names))
     if len(distinct) < 2:
-        raise ValueError(f"{language!r} has {len(distinct)} document: at least two are needed to hold one out.")
+        raise ValueError(
+            f"{language!r} has {len(distinct)} document: at least two are needed to hold one out."
+        )
     random.Random(seed).shuffle(distinct)
     chosen: set[str] = set()
     held = 0
@@ -247,7 +253,9 @@ def _read(
 def _from_dict(corpus: Mapping[str, Sequence[Document]]) -> dict[str, Rows]:
     for language, texts in corpus.items():
         if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise ValueError(f"The texts of {language!r} must be a list of documents, not {type(texts).__name__}.")
+            raise ValueError(
+                f"The texts of {language!r} must be a list of documents, not {type(texts).__name__}."
+            )
     return {language: [(str(i), text) for i, text in enumerate(texts)] for language, texts in corpus.items()}
 
 
@@ -262,9 +270,7 @@ def _language_of(path: Path, labels: Labels) -> str | None:
     return require_language(tag) if known else None
 
 
-def _from_folder(
-    folder: Path, wanted: list[str] | None, labels: Labels, text_field: str
-) -> dict[str, Rows]:
+def _from_folder(folder: Path, wanted: list[str] | None, labels: Labels, text_field: str) -> dict[str, Rows]:
     candidates = sorted(p for p in folder.iterdir() if Path(p.name.removesuffix(".gz")).suffix in SUFFIXES)
     found: dict[str, Path] = {}
     skipped = []
@@ -282,7 +288,9 @@ def _from_folder(
         logger.warning("Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped))
     if not found:
         kinds = ", ".join(SUFFIXES)
-        raise ValueError(f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl).")
+        raise ValueError(
+            f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl)."
+        )
     found = _without_lone_regions(found)
     chosen = {language: path for language, path in found.items() if wanted is None or language in wanted}
     ids = folder / DOCUMENT_IDS
@@ -294,7 +302,9 @@ def _without_lone_regions(found: dict[str, Path]) -> dict[str, Path]:
     bases = [langcodes.get(tag).language if langcodes.tag_is_valid(tag) else tag for tag in found]
     short = {}
     for (tag, path), base in zip(found.items(), bases, strict=True):
-        regional = langcodes.tag_is_valid(tag) and langcodes.get(tag).territory and not langcodes.get(tag).script
+        regional = (
+            langcodes.tag_is_valid(tag) and langcodes.get(tag).territory and not langcodes.get(tag).script
+        )
         short[base if base and regional and bases.count(base) == 1 else tag] = path
     return short
 
@@ -362,7 +372,9 @@ def _from_hub(source: str, wanted: list[str] | None, text_field: str, split: str
             tables = {c: load_dataset(source, c, split=split) for c in configurations}
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source!r} is no file or folder, and not to be had as a hub data set: {reason}") from error
+        raise ValueError(
+            f"{source!r} is no file or folder, and not to be had as a hub data set: {reason}"
+        ) from error
     for configuration, table in tables.items():
         columns = table.column_names
         if text_field not in columns:  # pyright: ignore[reportOperatorIssue]
@@ -402,8 +414,12 @@ def _assemble(rows: Mapping[str, Rows], name: str, labels: Labels, parallel: boo
     documents = {language: tuple(document for document, _ in passages) for language, passages in rows.items()}
     same = len(set(documents.values())) == 1 and len(rows) > 1
     if parallel and not same:
-        raise ValueError(f"The corpus {name!r} is said to be parallel, but its documents differ between languages.")
-    named = name != "given" and any(document != str(i) for i, document in enumerate(next(iter(documents.values()))))
+        raise ValueError(
+            f"The corpus {name!r} is said to be parallel, but its documents differ between languages."
+        )
+    named = name != "given" and any(
+        document != str(i) for i, document in enumerate(next(iter(documents.values())))
+    )
     texts = {language: tuple(text for _, text in passages) for language, passages in rows.items()}
     return Corpus(texts, documents, same and named if parallel is None else parallel, name, labels)
 
@@ -416,7 +432,9 @@ def _require_document(text: Any, language: str, i: int) -> None:
                 "token ids must be a non-empty 1-D integer tensor."
             )
     elif not isinstance(text, str):
-        raise ValueError(f"Document {i} of {language!r} is a {type(text).__name__}, not a string or a tensor of ids.")
+        raise ValueError(
+            f"Document {i} of {language!r} is a {type(text).__name__}, not a string or a tensor of ids."
+        )
     elif not text.strip():
         raise ValueError(f"Document {i} of {language!r} is empty.")
 

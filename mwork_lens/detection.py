@@ -90,7 +90,9 @@ def detect(
     selection = _selection(top, threshold)
     space, given = NeuronSpace.of(model), as_corpus(corpus)
     chosen = _formulation(formulation, measure)
-    encoded = {language: encode(model, given[language], given.ids[language], max_tokens) for language in given}
+    encoded = {
+        language: encode(model, given[language], given.ids[language], max_tokens) for language in given
+    }
     tallies = {language: _Tally.empty(space, at_least_float32(_probe(model)).dtype) for language in given}
     with tqdm(total=sum(map(len, encoded.values())), unit="doc", disable=not progress) as bar:
         for language, documents in encoded.items():
@@ -104,7 +106,9 @@ def detect(
             _score(model, space, chosen, documents, batch_size, receive, bar)
     settings = {
         **selection,
-        "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
+        "formulation": formulation
+        if isinstance(formulation, str)
+        else getattr(formulation, "__name__", "custom"),
         "measure": measure,
         "max_tokens": max_tokens,
         "dtype": str(_probe(model).dtype),
@@ -137,9 +141,14 @@ def _selection(top: float, threshold: float | None) -> dict[str, float]:
         if not threshold > 0:
             raise ValueError(f"threshold={threshold} must be above 0.")
         return {"threshold": threshold}
+    require_top(top)
+    return {"top": top}
+
+
+def require_top(top: float) -> None:
+    """Refuse a top fraction outside (0, 1]."""
     if not 0 < top <= 1:
         raise ValueError(f"top={top} is outside (0, 1].")
-    return {"top": top}
 
 
 def _active(
@@ -245,7 +254,8 @@ class Detection:
         taken = [self._active_masks(other, theirs) for other in others]
         shared = against == "shared"
         masks = {
-            site: mask & ~(_all(taken, site) if shared else _any(taken, site, mask)) for site, mask in own.items()
+            site: mask & ~(_all(taken, site) if shared else _any(taken, site, mask))
+            for site, mask in own.items()
         }
         origin = {
             "language": language,
@@ -283,7 +293,11 @@ class Detection:
             raise ValueError(f"Nothing was detected for {language!r}; there are {', '.join(self.languages)}.")
 
     def _how(self) -> dict[str, Any]:
-        kept = {key: self.settings[key] for key in ("top", "threshold", "formulation", "measure") if key in self.settings}
+        kept = {
+            key: self.settings[key]
+            for key in ("top", "threshold", "formulation", "measure")
+            if key in self.settings
+        }
         return {**kept, "corpus": self.settings["corpus"]["hash"]}
 
     def to_frame(self) -> pd.DataFrame:
@@ -319,7 +333,11 @@ class Detection:
             for language, by_site in results.items()
             for site, tensor in by_site.items()
         }
-        cfg = {"space": asdict(self.space), "documents": dict(self.documents), "settings": dict(self.settings)}
+        cfg = {
+            "space": asdict(self.space),
+            "documents": dict(self.documents),
+            "settings": dict(self.settings),
+        }
         write_result(path, "detection", cfg, tensors)
 
     @classmethod
@@ -330,8 +348,12 @@ class Detection:
         for language in cfg["documents"]:
             for kind, by_language in results.items():
                 prefix = f"{kind}/{language}/"
-                by_language[language] = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        return cls(NeuronSpace(**cfg["space"]), documents=cfg["documents"], settings=cfg["settings"], **results)
+                by_language[language] = {
+                    n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+                }
+        return cls(
+            NeuronSpace(**cfg["space"]), documents=cfg["documents"], settings=cfg["settings"], **results
+        )
 
 
 def _any(masks: Sequence[Mapping[str, Tensor]], site: str, like: Tensor) -> Tensor:

@@ -83,5 +83,7 @@ def read_result(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
     if cfg.get("kind") != kind:
         raise ValueError(f"{path} holds a {cfg.get('kind')!r}, not a {kind!r}.")
     if cfg.get("format", 0) > FORMAT_VERSION:
-        raise ValueError(f"{path} was written by a newer mwork_lens (format {cfg['format']}): upgrade to read it.")
+        raise ValueError(
+            f"{path} was written by a newer mwork_lens (format {cfg['format']}): upgrade to read it."
+        )
     return cfg, load_file(path / TENSORS_NAME)

@@ -81,9 +81,13 @@ class Geometry:
         clip = getattr(cfg, "clip_qkv", None)
         query_norm, key_norm = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
         if clip is not None and query_norm is not None:
-            raise ValueError(f"{cfg.model_name} clips normalised queries: their neurons have no closed form here.")
+            raise ValueError(
+                f"{cfg.model_name} clips normalised queries: their neurons have no closed form here."
+            )
         rotary = Rotary(attn, cfg.d_head) if cfg.positional_embedding_type == "rotary" else None
-        gains = [None if norm is None else at_least_float32(norm.w.detach()) for norm in (query_norm, key_norm)]
+        gains = [
+            None if norm is None else at_least_float32(norm.w.detach()) for norm in (query_norm, key_norm)
+        ]
         return cls(
             n_groups=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
             scale=float(attn.attn_scale),

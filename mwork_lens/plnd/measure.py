@@ -83,9 +83,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def root_mean(
-    squares: Float[Tensor, "batch neuron"], batch: TokenBatch
-) -> Float[Tensor, "batch neuron"]:
+def root_mean(squares: Float[Tensor, "batch neuron"], batch: TokenBatch) -> Float[Tensor, "batch neuron"]:
     """The score from squared changes summed over content positions: their root mean over those positions."""
     positions = batch.content.sum(-1, keepdim=True)
     return (squares.clamp(min=0) / positions).sqrt()

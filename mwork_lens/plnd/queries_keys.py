@@ -108,7 +108,9 @@ def query_squares(attention: Attention) -> Float[Tensor, " neuron"]:
         if attention.query_across:
             shrink = attention.query_neurons.shrink
             for other in set(range(heads)) - {head}:
-                squares[other] += _rescaled(attention, head, shrink[:, other], "query neuron -> neuron query 1")
+                squares[other] += _rescaled(
+                    attention, head, shrink[:, other], "query neuron -> neuron query 1"
+                )
     return squares.flatten()
 
 
@@ -135,7 +137,10 @@ def _in_chunks(
     at_once = max(1, ELEMENTS_AT_ONCE // attention.pattern[head].numel())
     neurons = torch.arange(width, device=attention.pattern.device)
     return torch.cat(
-        [pattern_difference(attention, head, delta(attention, head, chunk)) for chunk in neurons.split(at_once)]
+        [
+            pattern_difference(attention, head, delta(attention, head, chunk))
+            for chunk in neurons.split(at_once)
+        ]
     )
 
 

@@ -1,0 +1,194 @@
+"""The command line: ``mwork-lens demo | detect | effects``."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+app = typer.Typer(
+    help="How a multilingual language model works inside.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="demo, a TransformerLens or hub name, a directory, a .gguf.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, mps; by default CUDA if there is one.")
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
+LanguagesOption = Annotated[
+    str | None, typer.Option("--languages", help="BCP 47 tags with commas, e.g. en,fr.")
+]
+CorpusOption = Annotated[
+    str, typer.Option("--corpus", help="demo, a folder with a file a language, or a hub id.")
+]
+SentencesOption = Annotated[
+    int, typer.Option("--sentences-per-passage", help="Neighbouring lines joined into one.")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="At most this many passages a language.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", help="A directory that is new or empty.")]
+TopOption = Annotated[float, typer.Option("--top", help="Active: the top fraction of each layer and site.")]
+QuorumOption = Annotated[
+    float, typer.Option("--quorum", help="Share of documents on which a neuron must be active.")
+]
+TokensOption = Annotated[int, typer.Option("--max-tokens", help="Longer documents are cut there.")]
+
+DEMO_LANGUAGES = "en,fr,zh,ru,th"
+LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends in one clear line and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("mwork_lens").setLevel(logging.INFO)
+    warnings.showwarning = _show_warning
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit("Stopped.")
+    except LIBRARY_ERRORS as error:
+        logging.getLogger("mwork_lens").debug("", exc_info=error)
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"mwork-lens: {message}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code or 0)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"Warning: {message}", file=sys.stderr)
+
+
+@app.command()
+def demo(
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    limit: LimitOption = None,
+    top: TopOption = 0.2,
+    quorum: QuorumOption = 0.9,
+    output: OutputOption = None,
+) -> None:
+    """The whole story: find each language's neurons, switch them off, measure every language, write a page."""
+    from .demo import run_demo
+    from .detection import require_top
+
+    require_top(top)
+    folder = _output(output, "mwork-lens-demo")
+    text = _corpus(corpus, languages or DEMO_LANGUAGES, sentences_per_passage, limit)
+    result = run_demo(_model(model, device, dtype), text, top=top, quorum=quorum)
+    written = result.write(folder)
+    print("\nRise of loss on held-out text, nats a token: neurons off (rows), language read (columns)\n")
+    print(result.table().to_string(float_format=lambda value: f"{value:.2f}", na_rep="–"))
+    print("\n" + "\n".join(result.findings()) + "\n")
+    _say_written(written)
+
+
+@app.command()
+def detect(
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    limit: LimitOption = None,
+    top: TopOption = 0.2,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Instead of --top: a least score.")
+    ] = None,
+    quorum: QuorumOption = 0.9,
+    max_tokens: TokensOption = 512,
+    output: OutputOption = None,
+) -> None:
+    """Find each language's neurons; writes the detection and each language's specific set."""
+    from .detection import detect, require_top
+
+    require_top(top)
+    folder = _output(output, "mwork-lens-detection")
+    text = _corpus(corpus, languages, sentences_per_passage, limit)
+    hooked = _model(model, device, dtype)
+    found = detect(hooked, text, top=top, threshold=threshold, max_tokens=max_tokens)
+    found.save(folder / "detection")
+    written = [folder / "detection"]
+    for language in found.languages:
+        neurons = (
+            found.specific(language, quorum=quorum) if len(found.languages) > 1 else found.active(language)
+        )
+        neurons.save(folder / language)
+        written.append(folder / language)
+        print(neurons)
+    _say_written(written)
+
+
+@app.command()
+def effects(
+    neurons: Annotated[
+        list[Path], typer.Option("--neurons", help="Saved sets to switch off; repeat the option.")
+    ],
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    limit: LimitOption = None,
+    max_tokens: TokensOption = 512,
+    output: OutputOption = None,
+) -> None:
+    """Switch saved sets of neurons off and measure every language's loss."""
+    from . import plots
+    from .evaluation import effect_matrix
+    from .neurons import NeuronSet
+
+    folder = _output(output, "mwork-lens-effects")
+    sets = {path.name: NeuronSet.load(path) for path in neurons}
+    text = _corpus(corpus, languages, sentences_per_passage, limit)
+    measured = effect_matrix(_model(model, device, dtype), sets, text, max_tokens=max_tokens)
+    measured.save(folder / "effects")
+    folder.joinpath("effects.html").write_text(
+        plots.effect_matrix(measured).to_html(include_plotlyjs=True, include_mathjax=False), encoding="utf-8"
+    )
+    print(measured)
+    _say_written([folder / "effects", folder / "effects.html"])
+
+
+def _model(source: str, device: str | None, dtype: str) -> Any:
+    from .models import load_model
+
+    return load_model(source, device=device, dtype=dtype)
+
+
+def _corpus(source: str, languages: str | None, sentences_per_passage: int, limit: int | None) -> Any:
+    from .corpora import load_corpus
+
+    chosen = None if languages is None else [part.strip() for part in languages.split(",") if part.strip()]
+    return load_corpus(source, languages=chosen, sentences_per_passage=sentences_per_passage, limit=limit)
+
+
+def _output(output: Path | None, default: str) -> Path:
+    """The directory to write to: as given, else the first free one named after the command."""
+    from .store import require_free
+
+    if output is None:
+        candidates = (Path(default if i == 1 else f"{default}-{i}") for i in range(1, 10_000))
+        output = next(path for path in candidates if not path.exists())
+    folder = require_free(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _say_written(paths: Sequence[Path]) -> None:
+    print("Written: " + ", ".join(map(str, paths)))

@@ -1,0 +1,4 @@
+"""A result in, a plotly figure out. Nothing here shows or writes anything."""
+
+from .effects import effect_matrix as effect_matrix
+from .neurons import neuron_counts as neuron_counts
