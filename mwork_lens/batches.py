@@ -32,7 +32,7 @@ class TokenBatch:
 
 def encode(
     model: HookedModel, documents: Sequence[Document], names: Sequence[str], max_tokens: int
-) -> list[Int[Tensor, " pos"]]:
+) -> list[Int[Tensor, " _"]]:
     """Token ids of each document, cut at ``max_tokens`` or the model's context, with a warning that says so.
 
     Raises:
@@ -63,14 +63,17 @@ def encode(
 
 def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos"]:
     if isinstance(document, Tensor):
+        if document.ndim != 1 or not len(document) or document.is_floating_point():
+            raise ValueError(
+                f"Document {name} is a tensor of shape {tuple(document.shape)} and {document.dtype}; "
+                "token ids must be a non-empty 1-D integer tensor."
+            )
         ids = document.detach().long().cpu()
         if ids.min() < 0 or ids.max() >= model.cfg.d_vocab:
             raise ValueError(f"Document {name} has token ids outside 0 to {model.cfg.d_vocab - 1}.")
         return ids
     if model.tokenizer is None:
-        raise ValueError(
-            f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids."
-        )
+        raise ValueError(f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids.")
     return model.to_tokens(document, truncate=False)[0].cpu()  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -80,7 +83,7 @@ def special_ids(model: HookedModel) -> Int[Tensor, " id"]:
 
 
 def batches(
-    model: HookedModel, encoded: Sequence[Int[Tensor, " pos"]], batch_size: int | None = None
+    model: HookedModel, encoded: Sequence[Int[Tensor, " _"]], batch_size: int | None = None
 ) -> Iterator[TokenBatch]:
     """Batches of documents of like length: ``batch_size`` documents, or as many as fit a token budget."""
     if batch_size is not None and batch_size < 1:

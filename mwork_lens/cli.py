@@ -16,28 +16,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ModelOption = Annotated[
-    str, typer.Option("--model", help="demo, a TransformerLens or hub name, a directory, a .gguf.")
-]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, mps; by default CUDA if there is one.")
-]
+ModelOption = Annotated[str, typer.Option("--model", help="demo, a TransformerLens or hub name, a directory, a .gguf.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default CUDA if there is one.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
-LanguagesOption = Annotated[
-    str | None, typer.Option("--languages", help="BCP 47 tags with commas, e.g. en,fr.")
-]
-CorpusOption = Annotated[
-    str, typer.Option("--corpus", help="demo, a folder with a file a language, or a hub id.")
-]
-SentencesOption = Annotated[
-    int, typer.Option("--sentences-per-passage", help="Neighbouring lines joined into one.")
-]
+LanguagesOption = Annotated[str | None, typer.Option("--languages", help="BCP 47 tags with commas, e.g. en,fr.")]
+CorpusOption = Annotated[str, typer.Option("--corpus", help="demo, a folder with a file a language, or a hub id.")]
+SentencesOption = Annotated[int, typer.Option("--sentences-per-passage", help="Neighbouring lines joined into one.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="At most this many passages a language.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", help="A directory that is new or empty.")]
 TopOption = Annotated[float, typer.Option("--top", help="Active: the top fraction of each layer and site.")]
-QuorumOption = Annotated[
-    float, typer.Option("--quorum", help="Share of documents on which a neuron must be active.")
-]
+QuorumOption = Annotated[float, typer.Option("--quorum", help="Share of documents on which a neuron must be active.")]
 TokensOption = Annotated[int, typer.Option("--max-tokens", help="Longer documents are cut there.")]
 
 DEMO_LANGUAGES = "en,fr,zh,ru,th"
@@ -83,9 +71,9 @@ def demo(
 ) -> None:
     """The whole story: find each language's neurons, switch them off, measure every language, write a page."""
     from .demo import run_demo
-    from .detection import require_top
+    from .detection import selection_rule
 
-    require_top(top)
+    selection_rule(top, None)
     folder = _output(output, "mwork-lens-demo")
     text = _corpus(corpus, languages or DEMO_LANGUAGES, sentences_per_passage, limit)
     result = run_demo(_model(model, device, dtype), text, top=top, quorum=quorum)
@@ -106,17 +94,15 @@ def detect(
     sentences_per_passage: SentencesOption = 1,
     limit: LimitOption = None,
     top: TopOption = 0.2,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", help="Instead of --top: a least score.")
-    ] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="Instead of --top: a least score.")] = None,
     quorum: QuorumOption = 0.9,
     max_tokens: TokensOption = 512,
     output: OutputOption = None,
 ) -> None:
     """Find each language's neurons; writes the detection and each language's specific set."""
-    from .detection import detect, require_top
+    from .detection import detect, selection_rule
 
-    require_top(top)
+    selection_rule(top, threshold)
     folder = _output(output, "mwork-lens-detection")
     text = _corpus(corpus, languages, sentences_per_passage, limit)
     hooked = _model(model, device, dtype)
@@ -124,9 +110,7 @@ def detect(
     found.save(folder / "detection")
     written = [folder / "detection"]
     for language in found.languages:
-        neurons = (
-            found.specific(language, quorum=quorum) if len(found.languages) > 1 else found.active(language)
-        )
+        neurons = found.specific(language, quorum=quorum) if len(found.languages) > 1 else found.active(language)
         neurons.save(folder / language)
         written.append(folder / language)
         print(neurons)
@@ -135,9 +119,7 @@ def detect(
 
 @app.command()
 def effects(
-    neurons: Annotated[
-        list[Path], typer.Option("--neurons", help="Saved sets to switch off; repeat the option.")
-    ],
+    neurons: Annotated[list[Path], typer.Option("--neurons", help="Saved sets to switch off; repeat the option.")],
     model: ModelOption = "demo",
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",

@@ -28,9 +28,7 @@ def random_control(neurons: NeuronSet, *, seed: int = 0) -> NeuronSet:
             chosen[layer, generator.choice(outside, size=int(row.sum()), replace=False)] = True
         masks[site] = chosen
     own = {"language": neurons.origin["language"]} if "language" in neurons.origin else {}
-    return NeuronSet(
-        neurons.space, masks, {**own, "kind": "random", "seed": seed, "of": dict(neurons.origin)}
-    )
+    return NeuronSet(neurons.space, masks, {**own, "kind": "random", "seed": seed, "of": dict(neurons.origin)})
 
 
 def matched_control(
@@ -54,13 +52,9 @@ def matched_control(
     if language is None:
         raise ValueError("The set does not say whose neurons it holds: give language=.")
     if language not in detection.documents:
-        raise ValueError(
-            f"Nothing was detected for {language!r}; there are {', '.join(detection.languages)}."
-        )
+        raise ValueError(f"Nothing was detected for {language!r}; there are {', '.join(detection.languages)}.")
     neurons.space.require_compatible(detection.space)
-    avoided = (
-        [detection.specific(other) for other in detection.languages] if len(detection.languages) > 1 else []
-    )
+    avoided = [detection.specific(other) for other in detection.languages] if len(detection.languages) > 1 else []
     generator = np.random.default_rng(seed)
     masks = {}
     for site, mask in neurons.masks.items():

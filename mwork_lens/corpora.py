@@ -1,12 +1,15 @@
 """Text by language, with document ids: the demo text, files, a hub data set or the user's own dict."""
 
+import csv
+import gzip
 import hashlib
 import json
 import logging
 import random
 import warnings
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -47,9 +50,7 @@ class Corpus(Mapping[str, list[Document]]):
 
     def __post_init__(self) -> None:
         ids = {
-            language: tuple(
-                f"{language}/{name}/{turn}" for name, turn in zip(names, _turns(names), strict=True)
-            )
+            language: tuple(f"{language}/{name}/{turn}" for name, turn in zip(names, _turns(names), strict=True))
             for language, names in self.documents.items()
         }
         object.__setattr__(self, "ids", MappingProxyType(ids))
@@ -83,9 +84,7 @@ class Corpus(Mapping[str, list[Document]]):
 
     def select(self, rows: Mapping[str, Sequence[int]]) -> "Corpus":
         """The passages with these positions, by language."""
-        texts = {
-            language: tuple(self.texts[language][i] for i in chosen) for language, chosen in rows.items()
-        }
+        texts = {language: tuple(self.texts[language][i] for i in chosen) for language, chosen in rows.items()}
         documents = {language: tuple(self.documents[language][i] for i in c) for language, c in rows.items()}
         return Corpus(texts, documents, self.parallel, self.source, self.labels)
 
@@ -121,9 +120,7 @@ class Corpus(Mapping[str, list[Document]]):
             [
                 {"language": language, "document": document, "passage": name, "length": len(text)}
                 for language, texts in self.texts.items()
-                for document, name, text in zip(
-                    self.documents[language], self.ids[language], texts, strict=True
-                )
+                for document, name, text in zip(self.documents[language], self.ids[language], texts, strict=True)
             ]
         )
 
@@ -151,9 +148,7 @@ def _spread(names: Sequence[str], passages: int) -> list[int]:
 def _documents_to_hold_out(names: Sequence[str], held_out: float, seed: int, language: str) -> set[str]:
     distinct = list(dict.fromkeys(names))
     if len(distinct) < 2:
-        raise ValueError(
-            f"{language!r} has {len(distinct)} document: at least two are needed to hold one out."
-        )
+        raise ValueError(f"{language!r} has {len(distinct)} document: at least two are needed to hold one out.")
     random.Random(seed).shuffle(distinct)
     chosen: set[str] = set()
     held = 0
@@ -237,7 +232,10 @@ def _read(
     source: Any, wanted: list[str] | None, labels: Labels, text_field: str, split: str
 ) -> tuple[dict[str, Rows], str]:
     if isinstance(source, Mapping):
-        return {_label(language, labels): rows for language, rows in _from_dict(source).items()}, "given"
+        given = {_label(language, labels): rows for language, rows in _from_dict(source).items()}
+        if len(given) < len(source):
+            raise ValueError(f"Of {', '.join(source)}, several are the same language: {', '.join(given)} remain.")
+        return given, "given"
     if str(source) == "demo":
         return _from_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text"), "demo"
     path = Path(source).expanduser()
@@ -253,9 +251,7 @@ def _read(
 def _from_dict(corpus: Mapping[str, Sequence[Document]]) -> dict[str, Rows]:
     for language, texts in corpus.items():
         if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise ValueError(
-                f"The texts of {language!r} must be a list of documents, not {type(texts).__name__}."
-            )
+            raise ValueError(f"The texts of {language!r} must be a list of documents, not {type(texts).__name__}.")
     return {language: [(str(i), text) for i, text in enumerate(texts)] for language, texts in corpus.items()}
 
 
@@ -288,24 +284,22 @@ def _from_folder(folder: Path, wanted: list[str] | None, labels: Labels, text_fi
         logger.warning("Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped))
     if not found:
         kinds = ", ".join(SUFFIXES)
-        raise ValueError(
-            f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl)."
-        )
-    found = _without_lone_regions(found)
+        raise ValueError(f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl).")
+    if labels != "free":
+        found = _without_lone_regions(found, wanted or [])
     chosen = {language: path for language, path in found.items() if wanted is None or language in wanted}
     ids = folder / DOCUMENT_IDS
     return _from_files(chosen, ids if ids.is_file() else None, text_field)
 
 
-def _without_lone_regions(found: dict[str, Path]) -> dict[str, Path]:
-    """``zh-CN`` counts as ``zh`` where no other file is Chinese."""
+def _without_lone_regions(found: dict[str, Path], wanted: Sequence[str]) -> dict[str, Path]:
+    """``zh-CN`` counts as ``zh`` where no other file is Chinese, unless it is wanted by its full name."""
     bases = [langcodes.get(tag).language if langcodes.tag_is_valid(tag) else tag for tag in found]
     short = {}
     for (tag, path), base in zip(found.items(), bases, strict=True):
-        regional = (
-            langcodes.tag_is_valid(tag) and langcodes.get(tag).territory and not langcodes.get(tag).script
-        )
-        short[base if base and regional and bases.count(base) == 1 else tag] = path
+        regional = langcodes.tag_is_valid(tag) and langcodes.get(tag).territory and not langcodes.get(tag).script
+        lone = regional and bases.count(base) == 1 and tag not in wanted
+        short[base if base and lone else tag] = path
     return short
 
 
@@ -313,54 +307,66 @@ def _from_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) ->
     rows: dict[str, Rows] = {}
     names = None if ids is None else [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
     for language, path in paths.items():
-        table = _read_table(path, text_field)
-        texts = [str(text) for text in table[text_field]]
-        if names is not None and len(names) != len(texts):
-            raise ValueError(f"{ids} names {len(names)} lines but {path.name} has {len(texts)}.")
-        documents = names or [str(d) for d in table.get("document", range(len(texts)))]
-        rows[language] = list(zip(documents, texts, strict=True))
+        rows[language] = _read_rows(path, text_field)
+        if names is not None:
+            if len(names) != len(rows[language]):
+                raise ValueError(f"{ids} names {len(names)} lines but {path.name} has {len(rows[language])}.")
+            rows[language] = [(name, text) for name, (_, text) in zip(names, rows[language], strict=True)]
     return rows
 
 
-def _read_table(path: Path, text_field: str) -> Any:
-    """A text, JSON lines or separated file as columns, through ``datasets``; malformed lines are named first."""
-    import csv
+def _read_rows(path: Path, text_field: str) -> Rows:
+    """The passages of a file; a row without ``document`` is its own.
 
-    from datasets import load_dataset
-
+    Not through ``datasets``, which reads "NA" as missing, "2019-01-01" as a time and "007" as 7.
+    """
     suffix = Path(path.name.removesuffix(".gz")).suffix
-    _check_lines(path, suffix, text_field)
-    builder, options = {
-        ".txt": ("text", {}),
-        ".jsonl": ("json", {}),
-        ".csv": ("csv", {}),
-        ".tsv": ("csv", {"delimiter": "\t", "quoting": csv.QUOTE_NONE}),
-    }[suffix]
-    with _quiet_datasets():
-        table = load_dataset(builder, data_files=str(path), split="train", keep_in_memory=True, **options)
-    return table.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _check_lines(path: Path, suffix: str, text_field: str) -> None:
-    import gzip
-
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path} is of no kind that can be read ({', '.join(SUFFIXES)}; also with .gz).")
     opened = gzip.open if path.name.endswith(".gz") else open
-    line = 0
+    rows: Rows = []
+    number = 0
+
+    def lines(file: Iterable[str]) -> Iterator[str]:
+        nonlocal number
+        for line in file:
+            number += 1
+            yield line
+
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            for line, content in enumerate(file, start=1):  # noqa: B007
-                if suffix == ".jsonl" and content.strip():
-                    row = json.loads(content)
-                    if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-                        raise ValueError(f"no text in field {text_field!r}")
-                elif suffix in (".csv", ".tsv") and line == 1:
-                    columns = content.rstrip("\r\n").split("\t" if suffix == ".tsv" else ",")
-                    if text_field not in [column.strip('"') for column in columns]:
-                        raise ValueError(f"no column {text_field!r} among {columns}")
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read, line {line}: {error}.") from error
-    if line == 0:
+        with opened(path, "rt", encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as file:
+            for row in _parsed(lines(file), suffix, text_field):
+                if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
+                    raise ValueError(f"no text in field {text_field!r}")
+                document = row.get("document")
+                rows.append((str(len(rows) if document is None else document), row[text_field]))
+    except (ValueError, OSError, EOFError, csv.Error, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read, line {number}: {error}.") from error
+    if not rows:
         raise ValueError(f"{path} is empty.")
+    return rows
+
+
+def _parsed(lines: Iterator[str], suffix: str, text_field: str) -> Iterator[Any]:
+    """One dict a row, by column. Quotes mean nothing in a .tsv; in a .csv they may hold commas and line ends."""
+    if suffix == ".txt":
+        yield from ({text_field: line.removesuffix("\n")} for line in lines)
+    elif suffix == ".jsonl":
+        yield from (json.loads(line.rstrip()) for line in lines if line.strip())
+    elif suffix == ".csv":
+        yield from _table((row for row in csv.reader(lines, strict=True) if row), text_field)
+    else:
+        yield from _table((line.removesuffix("\n").split("\t") for line in lines if line.strip()), text_field)
+
+
+def _table(rows: Iterator[list[str]], text_field: str) -> Iterator[dict[str, str]]:
+    columns = next(rows, [])
+    if columns and text_field not in columns:
+        raise ValueError(f"no column {text_field!r} among {columns}")
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"{len(row)} columns where the header has {len(columns)}")
+        yield dict(zip(columns, row, strict=True))
 
 
 def _from_hub(source: str, wanted: list[str] | None, text_field: str, split: str) -> dict[str, Rows]:
@@ -372,9 +378,7 @@ def _from_hub(source: str, wanted: list[str] | None, text_field: str, split: str
             tables = {c: load_dataset(source, c, split=split) for c in configurations}
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{source!r} is no file or folder, and not to be had as a hub data set: {reason}"
-        ) from error
+        raise ValueError(f"{source!r} is no file or folder, and not to be had as a hub data set: {reason}") from error
     for configuration, table in tables.items():
         columns = table.column_names
         if text_field not in columns:  # pyright: ignore[reportOperatorIssue]
@@ -414,12 +418,8 @@ def _assemble(rows: Mapping[str, Rows], name: str, labels: Labels, parallel: boo
     documents = {language: tuple(document for document, _ in passages) for language, passages in rows.items()}
     same = len(set(documents.values())) == 1 and len(rows) > 1
     if parallel and not same:
-        raise ValueError(
-            f"The corpus {name!r} is said to be parallel, but its documents differ between languages."
-        )
-    named = name != "given" and any(
-        document != str(i) for i, document in enumerate(next(iter(documents.values())))
-    )
+        raise ValueError(f"The corpus {name!r} is said to be parallel, but its documents differ between languages.")
+    named = name != "given" and any(document != str(i) for i, document in enumerate(next(iter(documents.values()))))
     texts = {language: tuple(text for _, text in passages) for language, passages in rows.items()}
     return Corpus(texts, documents, same and named if parallel is None else parallel, name, labels)
 
@@ -432,9 +432,7 @@ def _require_document(text: Any, language: str, i: int) -> None:
                 "token ids must be a non-empty 1-D integer tensor."
             )
     elif not isinstance(text, str):
-        raise ValueError(
-            f"Document {i} of {language!r} is a {type(text).__name__}, not a string or a tensor of ids."
-        )
+        raise ValueError(f"Document {i} of {language!r} is a {type(text).__name__}, not a string or a tensor of ids.")
     elif not text.strip():
         raise ValueError(f"Document {i} of {language!r} is empty.")
 
@@ -444,15 +442,25 @@ def _join(corpus: Corpus, sentences: int) -> Corpus:
         return corpus
     texts, documents = {}, {}
     for language, names in corpus.documents.items():
-        passages: Rows = []
-        for document in dict.fromkeys(names):
-            lines = [t for t, name in zip(corpus.texts[language], names, strict=True) if name == document]
-            between = "" if expected_scripts(language) & {"Hani", "Hira"} else " "
-            for start in range(0, len(lines), sentences):
-                passages.append((document, between.join(map(str, lines[start : start + sentences]))))
-        texts[language] = tuple(text for _, text in passages)
-        documents[language] = tuple(document for document, _ in passages)
+        by_document: dict[str, list[Document]] = {}
+        for name, text in zip(names, corpus.texts[language], strict=True):
+            by_document.setdefault(name, []).append(text)
+        scripts = frozenset() if corpus.labels == "free" else expected_scripts(language)
+        between = "" if scripts and scripts <= {"Hani", "Hira", "Kana"} else " "
+        passages = [
+            (name, _joined(parts[start : start + sentences], between))
+            for name, parts in by_document.items()
+            for start in range(0, len(parts), sentences)
+        ]
+        documents[language], texts[language] = zip(*passages, strict=True)
     return Corpus(texts, documents, corpus.parallel, corpus.source, corpus.labels)
+
+
+def _joined(parts: Sequence[Document], between: str) -> Document:
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if tensors:
+        return torch.cat(tensors)
+    return between.join(part for part in parts if isinstance(part, str))
 
 
 def _warn(corpus: Corpus) -> None:
@@ -471,6 +479,6 @@ def _warn(corpus: Corpus) -> None:
     for language, texts in corpus.texts.items():
         sample = " ".join(text for text in texts[:200] if isinstance(text, str))
         script = main_script(sample)
-        if script and script not in expected_scripts(language):
+        if script and language != "und" and script not in expected_scripts(language):
             usual = "/".join(sorted(expected_scripts(language)))
             warnings.warn(f"The text of {language!r} is mostly in {script}, not in {usual}.", stacklevel=3)

@@ -67,9 +67,7 @@ class Demo:
             neurons.save(folder / "neurons" / name.replace(" ", "-"))
         self.effects.save(folder / "effects")
         self.table().to_csv(folder / "effects.csv")
-        page = write_page(
-            folder / "report.html", f"Language neurons of {self.detection.space.model}", self._sections()
-        )
+        page = write_page(folder / "report.html", f"Language neurons of {self.detection.space.model}", self._sections())
         return [page, folder / "effects.csv", folder / "effects", folder / "detection", folder / "neurons"]
 
     def _sections(self) -> list[Section]:
@@ -111,9 +109,7 @@ def run_demo(
         ValueError: for a single language, or if no language has specific neurons.
     """
     if len(corpus) < 2:
-        raise ValueError(
-            f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two."
-        )
+        raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
     train, rest = corpus.split(held_out, seed=seed)
     detection = detect(model, train, top=top)
     sets = {language: detection.specific(language, quorum=quorum) for language in corpus}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -17,11 +17,13 @@ from .corpora import Document, as_corpus
 from .hooks import hooked
 from .neurons import NeuronSet, NeuronSpace
 from .plnd import Measure, Where, exact
-from .plnd.measure import SiteScores, at_least_float32, score_hooks
+from .plnd.measure import Receive, SiteMasks, SiteScores, at_least_float32, score_hooks
+from .plnd.selection import Selection
 from .sites import SITES, HookedModel
 from .store import read_result, write_result
 
 MAX_TOKENS = 512
+Scores = Literal["screened", "exact"]
 
 
 def importance(
@@ -51,10 +53,10 @@ def importance(
     scores = {site: torch.empty(space.n_layers, width) for site, width in space.widths.items()}
     by_layer: dict[int, dict[str, Tensor]] = {layer: {} for layer in range(space.n_layers)}
 
-    def receive(layer: int, found: SiteScores) -> None:
+    def receive(layer: int, found: SiteScores, known: SiteMasks | None) -> None:
         by_layer[layer].update({site: values[0].cpu() for site, values in found.items()})
 
-    _score(model, space, chosen, encoded, None, receive)
+    _score(model, space, chosen, encoded, receive)
     return {site: torch.stack([by_layer[layer][site] for layer in by_layer]) for site in scores}
 
 
@@ -66,6 +68,7 @@ def detect(
     threshold: float | None = None,
     formulation: str | Measure = "exact",
     measure: Where = "stream",
+    scores: Scores = "screened",
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
     progress: bool = True,
@@ -80,6 +83,9 @@ def detect(
         threshold: instead of ``top``: active if the score is at least this (the paper's ε).
         formulation: ``"exact"`` or a :class:`Measure`.
         measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
+        scores: ``"screened"`` computes exactly what decides which neurons are active, so counts and sets are those of
+            the exact scores, while mean scores of neurons far from the cut may rest on a second-order estimate
+            (``Detection.screened`` tells on how many documents); ``"exact"`` computes every score exactly.
         batch_size: documents at a time; None fills a token budget. Results do not depend on it.
         max_tokens: longer documents are cut there, with a warning.
         progress: whether to show a bar.
@@ -87,28 +93,30 @@ def detect(
     Raises:
         ValueError: for options out of range, empty documents or weights that are not finite, before the work.
     """
-    selection = _selection(top, threshold)
+    selection = selection_rule(top, threshold)
+    if scores not in get_args(Scores):
+        raise ValueError(f"scores={scores!r}: it must be one of {', '.join(get_args(Scores))}.")
+    scores = "exact" if selection.top == 1 else scores
     space, given = NeuronSpace.of(model), as_corpus(corpus)
     chosen = _formulation(formulation, measure)
-    encoded = {
-        language: encode(model, given[language], given.ids[language], max_tokens) for language in given
-    }
+    encoded = {language: encode(model, given[language], given.ids[language], max_tokens) for language in given}
     tallies = {language: _Tally.empty(space, at_least_float32(_probe(model)).dtype) for language in given}
     with tqdm(total=sum(map(len, encoded.values())), unit="doc", disable=not progress) as bar:
         for language, documents in encoded.items():
             bar.set_description(f"detecting {language}")
             tally = tallies[language]
 
-            def receive(layer: int, found: SiteScores, tally: "_Tally" = tally) -> None:
+            def receive(layer: int, found: SiteScores, known: SiteMasks | None, tally: "_Tally" = tally) -> None:
                 for site, values in found.items():
-                    tally.add(site, layer, values, _active(values, selection))
+                    exact_ones = None if known is None else known[site]
+                    tally.add(site, layer, values, selection.active(values), exact_ones)
 
-            _score(model, space, chosen, documents, batch_size, receive, bar)
+            screen = selection if scores == "screened" else None
+            _score(model, space, chosen, documents, receive, screen, batch_size, bar)
     settings = {
-        **selection,
-        "formulation": formulation
-        if isinstance(formulation, str)
-        else getattr(formulation, "__name__", "custom"),
+        **{key: value for key, value in asdict(selection).items() if value is not None},
+        "scores": scores,
+        "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
         "measure": measure,
         "max_tokens": max_tokens,
         "dtype": str(_probe(model).dtype),
@@ -119,6 +127,7 @@ def detect(
         space=space,
         counts={language: tally.counts for language, tally in tallies.items()},
         mean_scores={language: tally.means(len(encoded[language])) for language, tally in tallies.items()},
+        screened={language: tally.screened for language, tally in tallies.items()},
         documents={language: len(documents) for language, documents in encoded.items()},
         settings=settings,
     )
@@ -136,31 +145,9 @@ def _formulation(formulation: str | Measure, measure: Where) -> Measure:
     return exact(measure)
 
 
-def _selection(top: float, threshold: float | None) -> dict[str, float]:
-    if threshold is not None:
-        if not threshold > 0:
-            raise ValueError(f"threshold={threshold} must be above 0.")
-        return {"threshold": threshold}
-    require_top(top)
-    return {"top": top}
-
-
-def require_top(top: float) -> None:
-    """Refuse a top fraction outside (0, 1]."""
-    if not 0 < top <= 1:
-        raise ValueError(f"top={top} is outside (0, 1].")
-
-
-def _active(
-    scores: Float[Tensor, "batch neuron"], selection: Mapping[str, float]
-) -> Bool[Tensor, "batch neuron"]:
-    if "threshold" in selection:
-        return scores >= selection["threshold"]
-    width = scores.shape[-1]
-    count = max(1, math.floor(selection["top"] * width + 1e-9))
-    # stable, so that ties go to the lower index whatever the batch
-    order = scores.sort(dim=-1, descending=True, stable=True).indices[:, :count]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, True)
+def selection_rule(top: float, threshold: float | None) -> Selection:
+    """``threshold`` if given, else ``top``; refuses values out of range."""
+    return Selection(top=top) if threshold is None else Selection(threshold=threshold)
 
 
 @torch.inference_mode()
@@ -168,14 +155,15 @@ def _score(
     model: HookedModel,
     space: NeuronSpace,
     measure: Measure,
-    encoded: Sequence[Int[Tensor, " pos"]],
-    batch_size: int | None,
-    receive: Any,
+    encoded: Sequence[Int[Tensor, " _"]],
+    receive: Receive,
+    selection: Selection | None = None,
+    batch_size: int | None = None,
     bar: Any = None,
 ) -> None:
     layers = [measure(model, layer) for layer in range(space.n_layers)]
     running: list[TokenBatch] = []
-    with hooked(model, score_hooks(layers, lambda: running[-1], receive)):
+    with hooked(model, score_hooks(layers, lambda: running[-1], receive, selection)):
         for batch in batches(model, encoded, batch_size):
             running[:] = [batch]
             run_blocks(model, batch.tokens)
@@ -187,17 +175,23 @@ def _score(
 class _Tally:
     counts: dict[str, Int[Tensor, "layer _"]]
     sums: dict[str, Float[Tensor, "layer _"]]
+    screened: dict[str, Int[Tensor, "layer _"]]
     dtype: torch.dtype
 
     @classmethod
     def empty(cls, space: NeuronSpace, dtype: torch.dtype) -> "_Tally":
         shapes = {site: (space.n_layers, width) for site, width in space.widths.items()}
-        counts = {site: torch.zeros(shape, dtype=torch.int32) for site, shape in shapes.items()}
-        return cls(counts, {site: torch.zeros(s, dtype=torch.float64) for site, s in shapes.items()}, dtype)
+        counts, screened = (
+            {site: torch.zeros(shape, dtype=torch.int32) for site, shape in shapes.items()} for _ in range(2)
+        )
+        sums = {site: torch.zeros(shape, dtype=torch.float64) for site, shape in shapes.items()}
+        return cls(counts, sums, screened, dtype)
 
-    def add(self, site: str, layer: int, scores: Tensor, active: Tensor) -> None:
+    def add(self, site: str, layer: int, scores: Tensor, active: Tensor, known: Tensor | None) -> None:
         self.counts[site][layer] += active.sum(0).to("cpu", torch.int32)
         self.sums[site][layer] += scores.double().sum(0).cpu()
+        if known is not None:
+            self.screened[site][layer] += (~known).sum(0).to("cpu", torch.int32)
 
     def means(self, documents: int) -> dict[str, Tensor]:
         return {site: (total / documents).to(self.dtype) for site, total in self.sums.items()}
@@ -212,6 +206,8 @@ class Detection:
     """By language and site: on how many documents the neuron was active."""
     mean_scores: Mapping[str, Mapping[str, Float[Tensor, "layer _"]]]
     """By language and site: mean over documents of ‖change‖_F / √positions."""
+    screened: Mapping[str, Mapping[str, Int[Tensor, "layer _"]]]
+    """By language and site: on how many documents the score behind the mean is a second-order estimate only."""
     documents: Mapping[str, int]
     """Documents by language."""
     settings: Mapping[str, Any]
@@ -253,10 +249,7 @@ class Detection:
         own = self._active_masks(language, quorum)
         taken = [self._active_masks(other, theirs) for other in others]
         shared = against == "shared"
-        masks = {
-            site: mask & ~(_all(taken, site) if shared else _any(taken, site, mask))
-            for site, mask in own.items()
-        }
+        masks = {site: mask & ~(_all(taken, site) if shared else _any(taken, site, mask)) for site, mask in own.items()}
         origin = {
             "language": language,
             "kind": "specific",
@@ -294,9 +287,7 @@ class Detection:
 
     def _how(self) -> dict[str, Any]:
         kept = {
-            key: self.settings[key]
-            for key in ("top", "threshold", "formulation", "measure")
-            if key in self.settings
+            key: self.settings[key] for key in ("top", "threshold", "formulation", "measure") if key in self.settings
         }
         return {**kept, "corpus": self.settings["corpus"]["hash"]}
 
@@ -329,7 +320,11 @@ class Detection:
         """Write to a directory that does not exist yet or is empty."""
         tensors = {
             f"{kind}/{language}/{site}": tensor
-            for kind, results in (("counts", self.counts), ("mean_scores", self.mean_scores))
+            for kind, results in (
+                ("counts", self.counts),
+                ("mean_scores", self.mean_scores),
+                ("screened", self.screened),
+            )
             for language, by_site in results.items()
             for site, tensor in by_site.items()
         }
@@ -344,16 +339,12 @@ class Detection:
     def load(cls, path: str | Path) -> "Detection":
         """Read what :meth:`save` wrote."""
         cfg, tensors = read_result(path, "detection")
-        results: dict[str, dict[str, dict[str, Tensor]]] = {"counts": {}, "mean_scores": {}}
+        results: dict[str, dict[str, dict[str, Tensor]]] = {"counts": {}, "mean_scores": {}, "screened": {}}
         for language in cfg["documents"]:
             for kind, by_language in results.items():
                 prefix = f"{kind}/{language}/"
-                by_language[language] = {
-                    n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
-                }
-        return cls(
-            NeuronSpace(**cfg["space"]), documents=cfg["documents"], settings=cfg["settings"], **results
-        )
+                by_language[language] = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        return cls(NeuronSpace(**cfg["space"]), documents=cfg["documents"], settings=cfg["settings"], **results)
 
 
 def _any(masks: Sequence[Mapping[str, Tensor]], site: str, like: Tensor) -> Tensor:

@@ -36,10 +36,11 @@ def expected_scripts(tag: str) -> frozenset[str]:
     return frozenset(several.get(script, {script}))
 
 
-_SCRIPTS = (
-    "Latn Cyrl Grek Arab Hebr Deva Beng Guru Gujr Orya Taml Telu Knda Mlym Sinh Thai Laoo Tibt Mymr Geor Armn "
-    "Hang Hani Hira Kana Ethi Khmr Mong Thaa Syrc Tfng Nkoo Cher Vaii Olck"
-).split()
+_SCRIPTS = regex.findall(
+    r"\w+",
+    "Latn Cyrl Grek Arab Hebr Deva Beng Guru Gujr Orya Taml Telu Knda Mlym Sinh Thai Laoo Tibt Mymr Geor Armn Hang "
+    "Hani Hira Kana Ethi Khmr Mong Thaa Syrc Tfng Nkoo Cher Vaii Olck",
+)
 
 
 @cache

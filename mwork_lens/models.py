@@ -74,9 +74,7 @@ def load_model(
 def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise ValueError(
-            f"dtype {dtype!r} is no floating-point torch dtype; use e.g. 'float32' or 'bfloat16'."
-        )
+        raise ValueError(f"dtype {dtype!r} is no floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
     return resolved
 
 
@@ -116,9 +114,7 @@ def _convert_gguf(path: Path, target: Path) -> None:
     try:
         import gguf  # noqa: F401  (transformers reads GGUF through it)
     except ImportError as error:
-        raise ImportError(
-            "Reading GGUF files needs the package gguf: pip install 'mwork_lens[demo]'."
-        ) from error
+        raise ImportError("Reading GGUF files needs the package gguf: pip install 'mwork_lens[demo]'.") from error
     logger.warning("Converting %s once into %s (one to two minutes) ...", path.name, target)
     with _quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -140,9 +136,7 @@ def _forget_quantization(model: Any) -> None:
 # --- transformers models --------------------------------------------------------------------------
 
 
-def _from_directory(
-    path: Path, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype
-) -> HookedModel:
+def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype) -> HookedModel:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is no model directory: it has no config.json.")
     logger.info("Loading %s", path)
@@ -162,19 +156,15 @@ def _from_transformers(
     label: str | None = None,
 ) -> HookedModel:
     if getattr(hf_model, "is_quantized", False):
-        raise ValueError(
-            "Quantised weights have no columns to score or switch off: load the model dequantised."
-        )
-    title = (
-        (label or name or hf_model.config._name_or_path or type(hf_model).__name__).rstrip("/").split("/")[-1]
-    )
+        raise ValueError("Quantised weights have no columns to score or switch off: load the model dequantised.")
+    title = (label or name or hf_model.config._name_or_path or type(hf_model).__name__).rstrip("/").split("/")[-1]
+    # a model made from a config, not from a checkpoint, does not say what it is
+    hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
     hf_model = hf_model.to(dtype).eval()  # pyright: ignore[reportArgumentType]
     try:
         model = _as_hooked_transformer(hf_model, tokenizer, name, device, dtype, keep=label is None)
     except _NotHookable as reason:
-        return _bridge(
-            str(reason), hf_model.config._name_or_path or title, tokenizer, device, dtype, hf_model, title
-        )
+        return _bridge(str(reason), hf_model.config._name_or_path or title, tokenizer, device, dtype, hf_model, title)
     model.cfg.model_name = title
     logger.info("Loaded %s as a HookedTransformer", title)
     return model
@@ -198,6 +188,8 @@ def _as_hooked_transformer(
             cfg = loading.get_pretrained_model_config(
                 official, hf_cfg=hf_model.config.to_dict(), device=device, dtype=dtype
             )
+            if tokenizer is None:
+                cfg.tokenizer_name = None
             weights = loading.get_pretrained_state_dict(official, cfg, hf_model, dtype=dtype)
             model = hooked(cfg, tokenizer, move_to_device=False)
             # at once: TransformerLens's own loop walks all modules for every single weight
@@ -262,9 +254,7 @@ def _require_same_logits(model: Any, hf_model: PreTrainedModel, dtype: torch.dty
     tolerance = _FLOAT_TOLERANCE if dtype in (torch.float32, torch.float64) else _HALF_TOLERANCE
     difference = ((ours.float() - theirs).abs().max() / theirs.std()).item()
     if not difference <= tolerance:
-        raise _NotHookable(
-            f"as a HookedTransformer its logits would differ by {difference:.2g} standard deviations"
-        )
+        raise _NotHookable(f"as a HookedTransformer its logits would differ by {difference:.2g} standard deviations")
 
 
 def store_unembedding_by_token(model: HookedModel) -> None:
@@ -285,9 +275,7 @@ def _from_name(name: str, tokenizer: Any, device: Any, dtype: torch.dtype) -> Ho
         return _bridge(str(reason), name, tokenizer, device, dtype)
     try:
         with _quiet_transformers():
-            model = hooked.from_pretrained_no_processing(
-                official, device=device, dtype=dtype, tokenizer=tokenizer
-            )
+            model = hooked.from_pretrained_no_processing(official, device=device, dtype=dtype, tokenizer=tokenizer)
     except OSError as error:
         raise ValueError(f"The weights of {name!r} could not be had: {_first_line(error)}") from error
     store_unembedding_by_token(model)

@@ -65,8 +65,7 @@ class NeuronSpace:
         """Neurons in each layer, by site."""
         heads = {"query": self.n_heads, "key_value": self.n_key_value_heads}
         all_sites = {
-            name: heads[site.heads] * self.d_head if site.heads else self.d_mlp
-            for name, site in SITES.items()
+            name: heads[site.heads] * self.d_head if site.heads else self.d_mlp for name, site in SITES.items()
         }
         return {name: width for name, width in all_sites.items() if width}
 
@@ -98,9 +97,7 @@ def _describe(widths: Mapping[str, int]) -> str:
 def _refuse(cfg: Any) -> None:
     name = cfg.model_name
     if getattr(cfg, "num_experts", None):
-        raise ValueError(
-            f"{name} is a mixture of experts: its feed-forward neurons differ from token to token."
-        )
+        raise ValueError(f"{name} is a mixture of experts: its feed-forward neurons differ from token to token.")
     if getattr(cfg, "load_in_4bit", False):
         raise ValueError(f"{name} has 4-bit weights, which have no columns: load it in float or bfloat16.")
     if getattr(cfg, "ungroup_grouped_query_attention", False):
@@ -161,14 +158,10 @@ class NeuronSet:
     def empty(cls, space: NeuronSpace, **origin: Any) -> "NeuronSet":
         """The set without neurons."""
         shapes = space.widths.items()
-        return cls(
-            space, {site: torch.zeros(space.n_layers, w, dtype=torch.bool) for site, w in shapes}, origin
-        )
+        return cls(space, {site: torch.zeros(space.n_layers, w, dtype=torch.bool) for site, w in shapes}, origin)
 
     @classmethod
-    def from_list(
-        cls, space: NeuronSpace, neurons: Iterable[tuple[int, str, int]], **origin: Any
-    ) -> "NeuronSet":
+    def from_list(cls, space: NeuronSpace, neurons: Iterable[tuple[int, str, int]], **origin: Any) -> "NeuronSet":
         """From ``(layer, site, neuron)`` triples, e.g. ``[(0, "mlp", 17)]``.
 
         Raises:
@@ -187,9 +180,7 @@ class NeuronSet:
 
     # --- algebra ---
 
-    def _combine(
-        self, other: "NeuronSet", operation: Callable[[Tensor, Tensor], Tensor], name: str
-    ) -> "NeuronSet":
+    def _combine(self, other: "NeuronSet", operation: Callable[[Tensor, Tensor], Tensor], name: str) -> "NeuronSet":
         if not isinstance(other, NeuronSet):
             return NotImplemented
         self.space.require_compatible(other.space)
@@ -209,16 +200,12 @@ class NeuronSet:
         return self._combine(other, lambda a, b: a & ~b, "minus")
 
     def __invert__(self) -> "NeuronSet":
-        return NeuronSet(
-            self.space, {site: ~mask for site, mask in self.masks.items()}, {"not": _named(self)}
-        )
+        return NeuronSet(self.space, {site: ~mask for site, mask in self.masks.items()}, {"not": _named(self)})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NeuronSet):
             return NotImplemented
-        return self.space == other.space and all(
-            torch.equal(m, other.masks[s]) for s, m in self.masks.items()
-        )
+        return self.space == other.space and all(torch.equal(m, other.masks[s]) for s, m in self.masks.items())
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
@@ -227,20 +214,17 @@ class NeuronSet:
 
     def __contains__(self, neuron: tuple[int, str, int]) -> bool:
         layer, site, index = neuron
-        return site in self.masks and bool(self.masks[site][layer, index])
+        inside = 0 <= layer < self.space.n_layers and 0 <= index < self.space.widths.get(site, 0)
+        return inside and bool(self.masks[site][layer, index])
 
-    def restrict(
-        self, *, layers: Iterable[int] | None = None, sites: str | Iterable[str] | None = None
-    ) -> "NeuronSet":
+    def restrict(self, *, layers: Iterable[int] | None = None, sites: str | Iterable[str] | None = None) -> "NeuronSet":
         """The part in some layers and sites, e.g. ``restrict(layers=range(0, 8), sites=["mlp"])``."""
         kept = torch.ones(self.space.n_layers, dtype=torch.bool)
         if layers is not None:
             chosen = list(layers)
             outside = [layer for layer in chosen if not 0 <= layer < self.space.n_layers]
             if outside:
-                raise ValueError(
-                    f"{self.space.model} has layers 0 to {self.space.n_layers - 1}, not {outside[0]}."
-                )
+                raise ValueError(f"{self.space.model} has layers 0 to {self.space.n_layers - 1}, not {outside[0]}.")
             kept = torch.isin(torch.arange(self.space.n_layers), torch.tensor(chosen, dtype=torch.long))
         kept_sites = require_sites(SITES if sites is None else sites)
         masks = {site: mask & kept[:, None] & (site in kept_sites) for site, mask in self.masks.items()}
@@ -256,9 +240,7 @@ class NeuronSet:
 
     def counts(self) -> pd.DataFrame:
         """Neurons in the set by layer (rows) and site (columns)."""
-        return pd.DataFrame({site: mask.sum(-1).tolist() for site, mask in self.masks.items()}).rename_axis(
-            "layer"
-        )
+        return pd.DataFrame({site: mask.sum(-1).tolist() for site, mask in self.masks.items()}).rename_axis("layer")
 
     def to_frame(self) -> pd.DataFrame:
         """One row a neuron: layer, site, structure, neuron, head (missing in the feed-forward), index in it."""
@@ -289,9 +271,7 @@ class NeuronSet:
 
     def save(self, path: str | Path) -> None:
         """Write to a directory that does not exist yet or is empty."""
-        write_result(
-            path, "neuron_set", {"space": asdict(self.space), "origin": dict(self.origin)}, self.masks
-        )
+        write_result(path, "neuron_set", {"space": asdict(self.space), "origin": dict(self.origin)}, self.masks)
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronSet":

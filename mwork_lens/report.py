@@ -13,7 +13,8 @@ from plotly.offline import get_plotlyjs
 
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, 'Noto Sans', sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.55 system-ui, 'Noto Sans', sans-serif; color: #222; max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }

@@ -11,7 +11,7 @@ LEVEL = 0.95
 
 def bootstrap_weights(
     documents: Mapping[str, Sequence[str]], *, paired: bool, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Float[np.ndarray, "resample passage"]]:
+) -> dict[str, Float[np.ndarray, "resample _"]]:
     """How often each passage counts in each resample of whole documents, by language.
 
     Args:

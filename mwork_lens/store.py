@@ -28,9 +28,7 @@ def cache_directory() -> Path:
 
 def versions() -> dict[str, str]:
     """The versions of this package and of those that decide its numbers."""
-    return {
-        name: version(name) for name in ("mwork_lens", "transformer-lens", "torch", "transformers", "einops")
-    }
+    return {name: version(name) for name in ("mwork_lens", "transformer-lens", "torch", "transformers", "einops")}
 
 
 def require_free(path: str | Path) -> Path:
@@ -83,7 +81,5 @@ def read_result(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
     if cfg.get("kind") != kind:
         raise ValueError(f"{path} holds a {cfg.get('kind')!r}, not a {kind!r}.")
     if cfg.get("format", 0) > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} was written by a newer mwork_lens (format {cfg['format']}): upgrade to read it."
-        )
+        raise ValueError(f"{path} was written by a newer mwork_lens (format {cfg['format']}): upgrade to read it.")
     return cfg, load_file(path / TENSORS_NAME)

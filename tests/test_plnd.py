@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from mwork_lens.detection import importance
 from mwork_lens.neurons import NeuronSpace

@@ -56,9 +56,7 @@ def tiny(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Hook
     options = {key: value for key, value in {**COMMON, **FAMILIES[family]}.items() if value is not None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cfg = HookedTransformerConfig(
-            **options, dtype=dtype, device="cpu", model_name=f"tiny-{family}", seed=seed
-        )
+        cfg = HookedTransformerConfig(**options, dtype=dtype, device="cpu", model_name=f"tiny-{family}", seed=seed)
         model = HookedTransformer(cfg)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():

@@ -29,11 +29,11 @@ BASELINE = "baseline"
 class EffectMatrix:
     """Loss of every passage with nothing off and with each set off; the rises in loss follow from it."""
 
-    nats: Mapping[str, Mapping[str, Float[Tensor, " passage"]]]
+    nats: Mapping[str, Mapping[str, Float[Tensor, " _"]]]
     """By what is off (``"baseline"`` first) and by language: negative log-likelihood of each passage."""
-    tokens: Mapping[str, Int[Tensor, " passage"]]
+    tokens: Mapping[str, Int[Tensor, " _"]]
     """By language: the tokens of each passage that count."""
-    utf8_bytes: Mapping[str, Int[Tensor, " passage"]]
+    utf8_bytes: Mapping[str, Int[Tensor, " _"]]
     """By language: each passage's length in UTF-8 (0 for documents given as token ids)."""
     documents: Mapping[str, Sequence[str]]
     """By language: the document of each passage."""
@@ -55,9 +55,7 @@ class EffectMatrix:
     @property
     def baseline(self) -> pd.Series:
         """Loss by language with nothing off, in nats a token."""
-        losses = {
-            read: float(self.nats[BASELINE][read].sum() / count.sum()) for read, count in self.tokens.items()
-        }
+        losses = {read: float(self.nats[BASELINE][read].sum() / count.sum()) for read, count in self.tokens.items()}
         return pd.Series(losses, name="nats_per_token")
 
     @property
@@ -86,9 +84,7 @@ class EffectMatrix:
         of the others' rise holds zero. Damage alone proves nothing: any important neurons hurt when they are off.
         """
         weights = self._weights()
-        rows = [
-            self._selectivity(off, own, weights) for off, own in self.languages.items() if own in self.tokens
-        ]
+        rows = [self._selectivity(off, own, weights) for off, own in self.languages.items() if own in self.tokens]
         return pd.DataFrame(rows).set_index("off") if rows else pd.DataFrame()
 
     def _selectivity(self, off: str, own: str | None, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -154,9 +150,7 @@ class EffectMatrix:
 
     def save(self, path: str | Path) -> None:
         """Write to a directory that does not exist yet or is empty."""
-        tensors = {
-            f"nats/{off}/{read}": x for off, by_read in self.nats.items() for read, x in by_read.items()
-        }
+        tensors = {f"nats/{off}/{read}": x for off, by_read in self.nats.items() for read, x in by_read.items()}
         for read in self.tokens:
             tensors |= {f"tokens/{read}": self.tokens[read], f"utf8_bytes/{read}": self.utf8_bytes[read]}
         cfg = {

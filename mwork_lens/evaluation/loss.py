@@ -16,7 +16,7 @@ TOKENS_AT_ONCE = 4096
 @torch.inference_mode()
 def passage_nats(
     model: HookedModel,
-    encoded: Sequence[Int[Tensor, " pos"]],
+    encoded: Sequence[Int[Tensor, " _"]],
     *,
     batch_size: int | None = None,
     after_batch: Callable[[int], object] = lambda documents: None,
@@ -66,8 +66,6 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _capped(
-    model: HookedModel, logits: Float[Tensor, "vocabulary token"]
-) -> Float[Tensor, "vocabulary token"]:
+def _capped(model: HookedModel, logits: Float[Tensor, "vocabulary token"]) -> Float[Tensor, "vocabulary token"]:
     cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
     return cap * torch.tanh(logits / cap) if cap > 0 else logits

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,11 +21,11 @@ class Coefficients:
     For a query, Δ_ij = shrink_id R_ij + direct_id k̃_jd + paired_id k̃_j,pair(d); for a key the roles swap.
     """
 
-    shrink: Float[Tensor, "pos head d_head"]
+    shrink: Float[Tensor, "head d_head pos"]
     """1 − ρ: what normalisation gives back to the other coordinates (0 without QK-norm)."""
-    direct: Float[Tensor, "pos head d_head"]
+    direct: Float[Tensor, "head d_head pos"]
     """ρ q̂ c / m."""
-    paired: Float[Tensor, "pos head d_head"]
+    paired: Float[Tensor, "head d_head pos"]
     """ρ q̂ s / m."""
 
 
@@ -36,9 +36,9 @@ class Attention:
     pattern: Float[Tensor, "head query key"]
     scores: Float[Tensor, "head query key"]
     """Raw scores R = q̃ · k̃ / m, before soft cap, biases and mask."""
-    queries: Float[Tensor, "query head d_head"]
+    queries: Float[Tensor, "head d_head query"]
     """q̃, rotated."""
-    keys: Float[Tensor, "key group d_head"]
+    keys: Float[Tensor, "group d_head key"]
     """k̃, rotated."""
     query_neurons: Coefficients
     key_neurons: Coefficients
@@ -46,20 +46,34 @@ class Attention:
     """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
     cap: float | None
     """Soft cap on the scores."""
-    query_across: bool
+    across_heads: bool
     """Whether normalisation runs over all heads, so that a neuron rescales the other heads' scores too."""
+    normalises: bool
+    """Whether there is QK-norm; without it ``shrink`` is zero."""
+    rotates: bool
+    """Whether there are rotary embeddings; without them ``paired`` is zero."""
+    positions: Int[Tensor, " query"] | None
+    """The position of each row where a query sees no later key; None where it may see all."""
+
+    @property
+    def rows(self) -> int:
+        """Queries that are scored."""
+        return self.pattern.shape[1]
 
     @property
     def heads_per_group(self) -> int:
         """Query heads that share a key head."""
-        return self.queries.shape[1] // self.keys.shape[1]
+        return len(self.queries) // len(self.keys)
+
+    def seen_keys(self, rows: slice) -> slice:
+        """The keys that these rows can see."""
+        return slice(0, self.keys.shape[-1] if self.positions is None else int(self.positions[rows][-1]) + 1)
 
 
 @dataclass(frozen=True)
 class Geometry:
     """What turns q into q̃ in one layer: normalisation, clipping, rotation, scale and cap, read from the model."""
 
-    n_groups: int
     scale: float
     cap: float | None
     clip: float | None
@@ -68,6 +82,7 @@ class Geometry:
     key_gain: Tensor | None
     eps: float
     across_heads: bool
+    causal: bool
 
     @classmethod
     def of(cls, model: HookedModel, layer: int) -> "Geometry":
@@ -81,15 +96,10 @@ class Geometry:
         clip = getattr(cfg, "clip_qkv", None)
         query_norm, key_norm = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
         if clip is not None and query_norm is not None:
-            raise ValueError(
-                f"{cfg.model_name} clips normalised queries: their neurons have no closed form here."
-            )
+            raise ValueError(f"{cfg.model_name} clips normalised queries: their neurons have no closed form here.")
         rotary = Rotary(attn, cfg.d_head) if cfg.positional_embedding_type == "rotary" else None
-        gains = [
-            None if norm is None else at_least_float32(norm.w.detach()) for norm in (query_norm, key_norm)
-        ]
+        gains = [None if norm is None else at_least_float32(norm.w.detach()) for norm in (query_norm, key_norm)]
         return cls(
-            n_groups=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
             scale=float(attn.attn_scale),
             cap=float(cap) if cap > 0 else None,
             clip=clip,
@@ -98,6 +108,7 @@ class Geometry:
             key_gain=gains[1],
             eps=float(query_norm.eps) if query_norm is not None else 0.0,
             across_heads=gains[0] is not None and gains[0].numel() != cfg.d_head,
+            causal=getattr(cfg, "attention_dir", "causal") == "causal",
         )
 
     @property
@@ -118,19 +129,23 @@ class Geometry:
         q_hat, q_share = self._normalised(q, self.query_gain)
         k_hat, k_share = self._normalised(k, self.key_gain)
         q_rot, k_rot = (self.rotary.rotate(x) if self.rotary else x for x in (q_hat, k_hat))
-        keys_by_head = repeat(k_rot, "j group d -> j (group head) d", head=q.shape[1] // k.shape[1])
-        scores = einsum(q_rot[content], keys_by_head, "i head d, j head d -> head i j") / self.scale
-        pair = self.rotary.pair if self.rotary else torch.arange(q.shape[-1], device=q.device)
+        queries = rearrange(q_rot[content], "query head d -> head d query").contiguous()
+        keys = rearrange(k_rot, "key group d -> group d key").contiguous()
+        by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
+        scores = by_group @ keys[:, None] / self.scale
         return Attention(
             pattern=pattern[:, content],
-            scores=scores,
-            queries=q_rot[content],
-            keys=k_rot,
+            scores=rearrange(scores, "group head query key -> (group head) query key"),
+            queries=queries,
+            keys=keys,
             query_neurons=self._coefficients(q_hat, q_share, content),
             key_neurons=self._coefficients(k_hat, k_share, None),
-            pair=pair,
+            pair=self.rotary.pair if self.rotary else torch.arange(q.shape[-1], device=q.device),
             cap=self.cap,
-            query_across=self.across_heads,
+            across_heads=self.across_heads,
+            normalises=self.query_gain is not None,
+            rotates=self.rotary is not None,
+            positions=content.nonzero().flatten() if self.causal else None,
         )
 
     def _normalised(
@@ -159,8 +174,8 @@ class Geometry:
         else:
             cosine, sine = self.rotary.coefficients(x_hat)
             direct, paired = grown * cosine, grown * sine
-        parts = (-growth, direct, paired)
-        return Coefficients(*(part if content is None else part[content] for part in parts))
+        kept = [part if content is None else part[content] for part in (-growth, direct, paired)]
+        return Coefficients(*(rearrange(part, "pos head d -> head d pos").contiguous() for part in kept))
 
 
 class Rotary:

@@ -1,5 +1,6 @@
 """The change that deactivating a feed-forward neuron makes: one column of W_up with its row of W_down."""
 
+import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
@@ -15,11 +16,11 @@ HIDDEN = "mlp.hook_post"
 def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
     """In the feed-forward's own output: the change is h[:, k] ⊗ W_down[k], of norm ‖h[:, k]‖ · ‖W_down[k]‖."""
     w_out = at_least_float32(weight(model, layer, "mlp.W_out").detach())
-    row_squares = einsum(w_out, w_out, "neuron d_model, neuron d_model -> neuron")
+    row_squares = w_out.square().sum(-1)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         hidden = _content(seen, batch)
-        squares = einsum(hidden, hidden, "batch pos neuron, batch pos neuron -> batch neuron") * row_squares
+        squares = hidden.square().sum(1) * row_squares
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN,), score)
@@ -34,14 +35,14 @@ def stream_change(model: HookedModel, layer: int) -> LayerMeasure:
 def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
     w_out = at_least_float32(weight(model, layer, "mlp.W_out").detach())
     gain_squared = norm.gain.square()
-    row_squares = einsum(w_out, w_out, "neuron d_model, neuron d_model -> neuron")
-    row_squares_gained = einsum(w_out, w_out, gain_squared, "neuron d, neuron d, d -> neuron")
+    row_squares = w_out.square().sum(-1)
+    row_squares_gained = w_out.square() @ gain_squared
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         hidden = _content(seen, batch)
         scale, normalized = norm.seen(seen)
-        along = einsum(normalized, w_out, "batch pos d, neuron d -> batch pos neuron")
-        along_gained = einsum(normalized * gain_squared, w_out, "batch pos d, neuron d -> batch pos neuron")
+        directions = torch.stack([normalized, normalized * gain_squared])
+        along, along_gained = einsum(directions, w_out, "which batch pos d, neuron d -> which batch pos neuron")
         squares = change_after_norm(
             squared=hidden.square() * row_squares,
             squared_gained=hidden.square() * row_squares_gained,

@@ -4,18 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..batches import TokenBatch
 from ..hooks import ForwardHook
 from ..sites import HookedModel
+from .selection import Selection
 
 Activations = Mapping[str, Tensor]
 """What the hook points of one layer showed for one batch, by hook name within the block."""
 
 SiteScores = Mapping[str, Float[Tensor, "batch _"]]
 """By site: how much deactivating each neuron changes, for each document of the batch."""
+
+SiteMasks = Mapping[str, Bool[Tensor, "batch _"]]
+"""By site: which of the scores are exact."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,9 @@ class LayerMeasure:
     reads: tuple[str, ...]
     """Hook points within the block, in the order in which the forward pass reaches them."""
     score: Callable[[Activations, TokenBatch], SiteScores]
-    """Called once a batch, as soon as the last of ``reads`` is there."""
+    """Every neuron's score; called once a batch, as soon as the last of ``reads`` is there."""
+    screen: Callable[[Activations, TokenBatch, Selection], tuple[SiteScores, SiteMasks]] | None = None
+    """Where there is a faster way: scores that select the same neurons as ``score`` does, and which are exact."""
 
 
 Measure = Callable[[HookedModel, int], Sequence[LayerMeasure]]
@@ -37,22 +43,27 @@ positions of ``batch.content``, divided by the root of their number, in float32 
 """
 
 
+Receive = Callable[[int, SiteScores, SiteMasks | None], None]
+
+
 def score_hooks(
     layers: Sequence[Sequence[LayerMeasure]],
     batch: Callable[[], TokenBatch],
-    receive: Callable[[int, SiteScores], None],
+    receive: Receive,
+    selection: Selection | None = None,
 ) -> list[ForwardHook]:
     """Hook functions that score every layer while the forward pass runs, and keep nothing that is used up.
 
     Args:
         layers: the measures of each layer.
         batch: gives the batch that is running.
-        receive: takes a layer's number and its scores.
+        receive: takes a layer's number, its scores, and which of them are exact (None: all).
+        selection: screen for this selection where a measure can; None scores every neuron exactly.
     """
     hooks: list[ForwardHook] = []
     for layer, parts in enumerate(layers):
         for part in parts:
-            hooks += _reading(layer, part, batch, receive)
+            hooks += _reading(layer, part, batch, receive, selection)
     return hooks
 
 
@@ -60,7 +71,8 @@ def _reading(
     layer: int,
     part: LayerMeasure,
     batch: Callable[[], TokenBatch],
-    receive: Callable[[int, SiteScores], None],
+    receive: Receive,
+    selection: Selection | None,
 ) -> list[ForwardHook]:
     seen: dict[str, Tensor] = {}
 
@@ -68,9 +80,12 @@ def _reading(
         def read(activation: Tensor, hook: object = None) -> Tensor:
             seen[name] = activation
             if name == part.reads[-1]:
-                scores = part.score(seen, batch())
+                if part.screen is None or selection is None:
+                    scores, known = part.score(seen, batch()), None
+                else:
+                    scores, known = part.screen(seen, batch(), selection)
                 seen.clear()
-                receive(layer, scores)
+                receive(layer, scores, known)
             return activation
 
         return read

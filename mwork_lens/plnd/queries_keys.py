@@ -1,153 +1,185 @@
 """The change that deactivating a query or key neuron makes: the attention pattern moves.
 
-For a query neuron d the scores become R'_ijd = ρ_id (R_ij − u_ijd) with u_ijd = q̂_id (c_id k̃_jd + s_id k̃_j,pair(d)) / m,
-and score² = Σ_ij (softmax_j(f(R'_ijd)) − P_ij)², where f is the soft cap, biases, masks and sinks (P already holds them).
-For a key neuron the roles of q and k swap and the squares add up over the query heads of its group.
+For a query neuron d the scores become R'_ijd = ρ_id (R_ij − u_ijd), with
+u_ijd = q̂_id (c_id k̃_jd + s_id k̃_j,pair(d)) / m, and score² = Σ_ij (softmax_j(f(R'_ijd)) − P_ij)², where f is the
+soft cap, biases, masks and sinks (P already holds them). For a key neuron the roles of q and k swap, and the squares
+add up over the query heads of its group.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..batches import TokenBatch
 from ..sites import HookedModel
 from .attention import KEYS, PATTERN, QUERIES, Attention, Geometry
-from .measure import Activations, LayerMeasure, SiteScores, root_mean
+from .measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
+from .screening import screen_keys, screen_queries
+from .selection import Selection, refine
 
-ELEMENTS_AT_ONCE = 2**21
-"""Entries of [neuron, query, key] held at a time, a few copies of which are the memory that scoring takes."""
+ELEMENTS_AT_ONCE = 2**19
+"""Entries of [neuron, query, key] held at a time: few enough to stay in a processor's cache."""
+ROWS_AT_ONCE = 64
 
 
 def pattern_change(model: HookedModel, layer: int) -> LayerMeasure:
-    """The change of the attention pattern, exactly, for every query and key neuron of one layer."""
+    """The change of the attention pattern, exactly, for every query and key neuron of one layer.
+
+    Its screen gives the same active neurons from a second-order estimate (``screening.py``) of all of them and the
+    exact score of those near the cut.
+    """
     geometry = Geometry.of(model, layer)
 
-    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        squares: dict[str, list[Tensor]] = {"q": [], "k": []}
+    def documents(seen: Activations, batch: TokenBatch) -> Iterator[Attention]:
         for i, length in enumerate(batch.lengths):
-            attention = geometry.attention(
+            yield geometry.attention(
                 seen[QUERIES][i, :length],
                 seen[KEYS][i, :length],
                 seen[PATTERN][i, :, :length, :length],
                 batch.content[i, :length],
             )
-            squares["q"].append(query_squares(attention))
-            squares["k"].append(key_squares(attention))
-        return {site: root_mean(torch.stack(values), batch) for site, values in squares.items()}
 
-    return LayerMeasure(geometry.reads, score)
+    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        found = [{site: squares(a) for site, squares in _SQUARES.items()} for a in documents(seen, batch)]
+        return {site: root_mean(torch.stack([f[site] for f in found]), batch) for site in _SQUARES}
 
+    def screen(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
+        found = [_screened(attention, selection) for attention in documents(seen, batch)]
+        scores = {site: torch.stack([f[site][0] for f in found]) for site in _SQUARES}
+        return scores, {site: torch.stack([f[site][1] for f in found]) for site in _SQUARES}
 
-def query_delta(
-    attention: Attention, head: int, neurons: Int[Tensor, " neuron"]
-) -> Float[Tensor, "neuron query key"]:
-    """Δ = R − R' in one head for query neurons of that head (indices within it)."""
-    own, group = attention.query_neurons, head // attention.heads_per_group
-    keys = attention.keys[:, group]
-    left = torch.stack([own.direct[:, head, neurons], own.paired[:, head, neurons]])
-    right = torch.stack([keys[:, neurons], keys[:, attention.pair[neurons]]])
-    shrink = rearrange(own.shrink[:, head, neurons], "query neuron -> neuron query 1")
-    return einsum(left, right, "part query neuron, part key neuron -> neuron query key").addcmul_(
-        shrink, attention.scores[head]
-    )
+    return LayerMeasure(geometry.reads, score, None if geometry.across_heads else screen)
 
 
-def key_delta(
-    attention: Attention, head: int, neurons: Int[Tensor, " neuron"]
-) -> Float[Tensor, "neuron query key"]:
-    """Δ = R − R' in one query head for key neurons of the group that it reads (indices within the group)."""
-    own, group = attention.key_neurons, head // attention.heads_per_group
-    queries = attention.queries[:, head]
-    left = torch.stack([queries[:, neurons], queries[:, attention.pair[neurons]]])
-    right = torch.stack([own.direct[:, group, neurons], own.paired[:, group, neurons]])
-    shrink = rearrange(own.shrink[:, group, neurons], "key neuron -> neuron 1 key")
-    return einsum(left, right, "part query neuron, part key neuron -> neuron query key").addcmul_(
-        shrink, attention.scores[head]
-    )
+def _screened(attention: Attention, selection: Selection) -> dict[str, tuple[Tensor, Tensor]]:
+    rows = attention.rows
+    result = {}
+    for site, squares in _SQUARES.items():
+        screened = screen_queries(attention) if site == "q" else screen_keys(attention)
+
+        def exact(neurons: Tensor, squares: Squares = squares) -> Tensor:
+            return (squares(attention, neurons) / rows).sqrt()
+
+        result[site] = refine((screened.squares / rows).sqrt(), screened.uncertainty, exact, selection, rows)
+    return result
 
 
-def pattern_difference(
-    attention: Attention, head: int, delta: Float[Tensor, "neuron query key"]
-) -> Float[Tensor, " neuron"]:
-    """‖softmax(f(R − Δ)) − P‖² in one head, with small differences kept.
+@dataclass(frozen=True)
+class _Units:
+    """Some (neuron, query head) pairs: in that head, Δ = Σ_part query_part_i key_part_j + shrink R."""
+
+    heads: Int[Tensor, " unit"]
+    by_query: Float[Tensor, "unit query part"]
+    by_key: Float[Tensor, "unit part key"]
+    shrink: Tensor
+    """``[unit, query, 1]`` for query neurons, ``[unit, 1, key]`` for key neurons."""
+
+
+def _query_units(attention: Attention, neurons: Int[Tensor, " unit"], heads: Int[Tensor, " unit"]) -> _Units:
+    own, d_head = attention.query_neurons, attention.queries.shape[1]
+    index, group = neurons % d_head, heads // attention.heads_per_group
+    mine = (neurons // d_head == heads)[:, None]
+    left = [part.flatten(0, 1)[neurons] * mine for part in (own.direct, own.paired)]
+    right = [attention.keys[group, d] for d in (index, attention.pair[index])]
+    shrink = own.shrink.flatten(0, 1)[neurons][..., None]
+    return _Units(heads, torch.stack(left, -1), torch.stack(right, -2), shrink)
+
+
+def _key_units(attention: Attention, neurons: Int[Tensor, " unit"], heads: Int[Tensor, " unit"]) -> _Units:
+    own, d_head = attention.key_neurons, attention.queries.shape[1]
+    index, group = neurons % d_head, heads // attention.heads_per_group
+    mine = (neurons // d_head == group)[:, None]
+    left = [attention.queries[heads, d] for d in (index, attention.pair[index])]
+    right = [part.flatten(0, 1)[neurons] * mine for part in (own.direct, own.paired)]
+    shrink = own.shrink.flatten(0, 1)[neurons][:, None]
+    return _Units(heads, torch.stack(left, -1), torch.stack(right, -2), shrink)
+
+
+def _delta(attention: Attention, units: _Units, rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
+    """Δ = R − R' for some rows and the keys that they see."""
+    by_query, by_key = units.by_query[:, rows], units.by_key[..., keys]
+    delta = einsum(by_query, by_key, "unit query part, unit part key -> unit query key")
+    if not attention.normalises:
+        return delta
+    per_query = units.shrink.shape[-1] == 1
+    shrink = units.shrink[:, rows] if per_query else units.shrink[..., keys]
+    return delta.addcmul_(shrink, attention.scores[:, rows, keys][units.heads])
+
+
+def _pattern_difference(
+    pattern: Float[Tensor, "unit query key"], change: Float[Tensor, "unit query key"]
+) -> Float[Tensor, " unit"]:
+    """‖softmax(S + x) − P‖² for a change x of the scores, with small differences kept; uses ``change`` up.
 
     softmax(S + x) − P = P ∘ (expm1(x) − E) / (1 + E) with E = Σ_j P expm1(x). The softmax does not see a shift of x,
     so its mean under P is taken out first, which leaves E small.
     """
-    pattern = attention.pattern[head]
-    change = (_capped(attention, head, delta) if attention.cap else delta).neg_()
-    mean = einsum(change, pattern, "neuron query key, query key -> neuron query")
+    mean = (change * pattern).sum(-1)
     sink = (1 - pattern.sum(-1)).clamp(min=0)  # what an attention sink takes; its score does not change
-    limit = 0.9 * torch.log(torch.tensor(torch.finfo(change.dtype).max)).item()
-    growth = change.sub_(mean[..., None]).clamp_(max=limit).expm1_()
-    total = einsum(growth, pattern, "neuron query key, query key -> neuron query")
-    total = total + sink * torch.expm1(-mean)
-    weighted = growth.sub_(total[..., None]).mul_(pattern)
-    by_query = einsum(weighted, weighted, "neuron query key, neuron query key -> neuron query")
-    return (by_query / (1 + total).square()).sum(-1)
+    limit = 0.9 * math.log(torch.finfo(change.dtype).max)
+    weighted = change.sub_(mean[..., None]).clamp_(max=limit).expm1_().mul_(pattern)
+    total = weighted.sum(-1) + sink * torch.expm1(-mean)
+    weighted.addcmul_(total[..., None], pattern, value=-1)
+    return (torch.linalg.vector_norm(weighted, dim=-1) / (1 + total)).square().sum(-1)
 
 
 def _capped(
-    attention: Attention, head: int, delta: Float[Tensor, "neuron query key"]
-) -> Float[Tensor, "neuron query key"]:
+    cap: float, scores: Float[Tensor, "unit query key"], delta: Float[Tensor, "unit query key"]
+) -> Float[Tensor, "unit query key"]:
     """cap tanh(R / cap) − cap tanh((R − Δ) / cap), from tanh a − tanh b = tanh(a − b) (1 − tanh a tanh b)."""
-    cap = attention.cap
-    before, after = attention.scores[head] / cap, (attention.scores[head] - delta) / cap
-    return cap * torch.tanh(delta / cap) * (1 - torch.tanh(before) * torch.tanh(after))
+    after = torch.tanh((scores - delta) / cap)
+    return cap * torch.tanh(delta / cap) * (1 - torch.tanh(scores / cap) * after)
 
 
-def query_squares(attention: Attention) -> Float[Tensor, " neuron"]:
-    """Squared pattern change of every query neuron (neuron = head * d_head + index)."""
-    heads, d_head = attention.queries.shape[1:]
-    squares = torch.zeros(heads, d_head, dtype=attention.pattern.dtype, device=attention.pattern.device)
-    for head in range(heads):
-        squares[head] += _in_chunks(attention, head, d_head, query_delta)
-        if attention.query_across:
-            shrink = attention.query_neurons.shrink
-            for other in set(range(heads)) - {head}:
-                squares[other] += _rescaled(
-                    attention, head, shrink[:, other], "query neuron -> neuron query 1"
-                )
-    return squares.flatten()
+def query_squares(attention: Attention, neurons: Int[Tensor, " neuron"] | None = None) -> Float[Tensor, " neuron"]:
+    """Squared pattern change of query neurons (neuron = head * d_head + index), of all of them by default."""
+    heads, d_head = attention.queries.shape[:2]
+    return _squares(attention, _all_or(neurons, heads * d_head, attention), 1, _query_units)
 
 
-def key_squares(attention: Attention) -> Float[Tensor, " neuron"]:
-    """Squared pattern change of every key neuron (neuron = group * d_head + index)."""
-    groups, d_head = attention.keys.shape[1:]
-    squares = torch.zeros(groups, d_head, dtype=attention.pattern.dtype, device=attention.pattern.device)
-    for head in range(attention.queries.shape[1]):
-        group = head // attention.heads_per_group
-        squares[group] += _in_chunks(attention, head, d_head, key_delta)
-        if attention.query_across:
-            shrink = attention.key_neurons.shrink
-            for other in set(range(groups)) - {group}:
-                squares[other] += _rescaled(attention, head, shrink[:, other], "key neuron -> neuron 1 key")
-    return squares.flatten()
+def key_squares(attention: Attention, neurons: Int[Tensor, " neuron"] | None = None) -> Float[Tensor, " neuron"]:
+    """Squared pattern change of key neurons (neuron = group * d_head + index), of all of them by default."""
+    groups, d_head = attention.keys.shape[:2]
+    return _squares(attention, _all_or(neurons, groups * d_head, attention), attention.heads_per_group, _key_units)
 
 
-def _in_chunks(
-    attention: Attention,
-    head: int,
-    width: int,
-    delta: Callable[[Attention, int, Tensor], Tensor],
+Squares = Callable[..., Tensor]
+_SQUARES: dict[str, Squares] = {"q": query_squares, "k": key_squares}
+
+
+def _all_or(neurons: Tensor | None, width: int, attention: Attention) -> Int[Tensor, " neuron"]:
+    return torch.arange(width, device=attention.pattern.device) if neurons is None else neurons
+
+
+def _squares(
+    attention: Attention, neurons: Int[Tensor, " neuron"], heads_each: int, units_of: Callable[..., _Units]
 ) -> Float[Tensor, " neuron"]:
-    at_once = max(1, ELEMENTS_AT_ONCE // attention.pattern[head].numel())
-    neurons = torch.arange(width, device=attention.pattern.device)
-    return torch.cat(
-        [
-            pattern_difference(attention, head, delta(attention, head, chunk))
-            for chunk in neurons.split(at_once)
-        ]
-    )
+    """Add up every neuron's change over the query heads that it reaches, by blocks of rows and of units."""
+    heads, d_head = attention.queries.shape[:2]
+    if attention.across_heads:
+        reached = torch.arange(heads, device=neurons.device).expand(len(neurons), heads)
+    else:
+        first = neurons // d_head * heads_each
+        reached = first[:, None] + torch.arange(heads_each, device=neurons.device)
+    which, of_unit = neurons.repeat_interleave(reached.shape[1]), reached.flatten()
+    squares = attention.pattern.new_zeros(len(which))
+    for start in range(0, attention.rows, ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        keys = attention.seen_keys(rows)
+        at_once = max(1, ELEMENTS_AT_ONCE // (ROWS_AT_ONCE * keys.stop))
+        for block in torch.arange(len(which), device=neurons.device).split(at_once):
+            units = units_of(attention, which[block], of_unit[block])
+            squares[block] += _change_of(attention, units, rows, keys)
+    return squares.view(len(neurons), -1).sum(-1)
 
 
-def _rescaled(attention: Attention, head: int, shrink: Tensor, layout: str) -> Float[Tensor, " neuron"]:
-    """Change in a head that a neuron of another head rescales through a norm over all heads: Δ = (1 − ρ) R."""
-
-    def delta(attention: Attention, head: int, neurons: Tensor) -> Tensor:
-        return rearrange(shrink[:, neurons], layout) * attention.scores[head]
-
-    return _in_chunks(attention, head, shrink.shape[-1], delta)
+def _change_of(attention: Attention, units: _Units, rows: slice, keys: slice) -> Float[Tensor, " unit"]:
+    delta = _delta(attention, units, rows, keys)
+    if attention.cap:
+        delta = _capped(attention.cap, attention.scores[:, rows, keys][units.heads], delta)
+    return _pattern_difference(attention.pattern[:, rows, keys][units.heads], delta.neg_())

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -26,10 +27,10 @@ class _Output:
         w_o = at_least_float32(weight(model, layer, "attn.W_O").detach())
         return cls(rearrange(w_o, "(group head) d_head d_model -> group head d_head d_model", group=groups))
 
-    def gram(self, gain: Float[Tensor, " d_model"] | None = None) -> Float[Tensor, "group head other d_head"]:
-        """G[a, b] = W_O[a, k] · W_O[b, k] for the heads a, b of a group, with squared gains if given."""
-        left = self.w_o if gain is None else self.w_o * gain.square()
-        return einsum(left, self.w_o, "group a k d, group b k d -> group a b k")
+    def gram(self, gain: Float[Tensor, " d_model"] | None = None) -> Float[Tensor, "head group other d_head"]:
+        """G_k[a, b] = W_O[a, k] · W_O[b, k] for the heads a, b of a group, with squared gains if given."""
+        by_neuron = rearrange(self.w_o if gain is None else self.w_o * gain, "group a k d -> group k a d")
+        return rearrange(by_neuron @ by_neuron.mT, "group k a b -> a group b k").contiguous()
 
     def mixed(self, seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch pos group head d_head"]:
         z = at_least_float32(seen[MIXED]) * batch.content[..., None, None]
@@ -43,9 +44,7 @@ def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         z = output.mixed(seen, batch)
-        products = einsum(z, z, "batch pos g a k, batch pos g b k -> batch g a b k")
-        squares = einsum(products, gram, "batch g a b k, g a b k -> batch g k")
-        return {"v": root_mean(rearrange(squares, "batch g k -> batch (g k)"), batch)}
+        return {"v": root_mean(_quadratic(z, gram).sum(1), batch)}
 
     return LayerMeasure((MIXED,), score)
 
@@ -64,19 +63,14 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
         z = output.mixed(seen, batch)
         scale, normalized = norm.seen(seen)
 
-        def quadratic(form: Tensor) -> Tensor:
-            half = einsum(z, form, "batch pos g a k, g a b k -> batch pos g b k")
-            return rearrange((half * z).sum(-2), "batch pos g k -> batch pos (g k)")
-
-        def projected(direction: Tensor) -> Tensor:
-            by_head = einsum(direction, output.w_o, "batch pos d, g a k d -> batch pos g a k")
-            return rearrange((by_head * z).sum(-2), "batch pos g k -> batch pos (g k)")
-
+        directions = torch.stack([normalized, normalized * norm.gain.square()])
+        by_head = einsum(directions, output.w_o, "which batch pos d, g a k d -> which batch pos g a k")
+        along, along_gained = rearrange((by_head * z).sum(-2), "which batch pos g k -> which batch pos (g k)")
         squares = change_after_norm(
-            squared=quadratic(gram),
-            squared_gained=quadratic(gram_gained),
-            along=projected(normalized),
-            along_gained=projected(normalized * norm.gain.square()),
+            squared=_quadratic(z, gram),
+            squared_gained=_quadratic(z, gram_gained),
+            along=along,
+            along_gained=along_gained,
             scale=scale,
             normalized=normalized,
             gain=norm.gain,
@@ -84,3 +78,11 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
         return {"v": root_mean(squares.sum(1), batch)}
 
     return LayerMeasure((MIXED, *norm.reads), score)
+
+
+def _quadratic(
+    z: Float[Tensor, "batch pos group head d_head"], gram: Float[Tensor, "head group other d_head"]
+) -> Float[Tensor, "batch pos neuron"]:
+    """z_tᵀ G_k z_t for each neuron k, one head's row of G at a time."""
+    rows = [(z * form).sum(-2) * z[:, :, :, head] for head, form in enumerate(gram)]
+    return rearrange(torch.stack(rows).sum(0), "batch pos group k -> batch pos (group k)")

@@ -1,0 +1,185 @@
+"""The second-order screen of query and key neurons: all of them from a few matrix products with the pattern.
+
+To second order in Δ = R − R' the score is Σ_ij P_ij² (Δ_ij − Σ_j' P_ij' Δ_ij')², and Δ is linear in R_ij, k̃_jd and
+k̃_j,pair(d) with coefficients that depend on the query and the neuron only (for a key neuron: on the key). So it takes
+the moments of P and P² against these and their products, and no [neuron, query, key] array. A soft cap multiplies Δ
+by its slope t = 1 − tanh²(R / cap).
+
+Its relative error is third order, i.e. grows in proportion to the largest |Δ| of the rows that make up the score;
+a bound on that, which is as cheap, comes with each score as its uncertainty.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from .attention import Attention
+
+ROWS_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Squared scores to second order, and how far off they may be."""
+
+    squares: Float[Tensor, " neuron"]
+    uncertainty: Float[Tensor, " neuron"]
+    """The mean over rows, weighted by their share of the score, of a bound on the row's |Δ|."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Weights of the moments for some rows and the keys they see, transposed; leading axes: key head, query head."""
+
+    rows: slice
+    keys: slice
+    mean: Float[Tensor, "group head key query"]
+    """Of Σ_j P Δ."""
+    cross: Float[Tensor, "group head key query"]
+    """Of Σ_j P² Δ."""
+    square: Float[Tensor, "group head key query"]
+    """Of Σ_j P² Δ²."""
+    total: Float[Tensor, "group head 1 query"]
+    """Σ_j P²."""
+    scores: Float[Tensor, "group head key query"]
+    largest: Float[Tensor, "group head 1 query"]
+    """max_j |R| over the keys that the row sees."""
+
+
+def _blocks(attention: Attention) -> Iterator[_Rows]:
+    for start in range(0, attention.rows, ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        keys = attention.seen_keys(rows)
+        layout = "(group head) query key -> group head key query"
+        pattern, scores = (
+            rearrange(part[:, rows, keys], layout, group=len(attention.keys)).contiguous()
+            for part in (attention.pattern, attention.scores)
+        )
+        squared = pattern.square()
+        mean, cross, square = pattern, squared, squared
+        if attention.cap:
+            slope = 1 - torch.tanh(scores / attention.cap).square()
+            mean, cross = pattern * slope, squared * slope
+            square = cross * slope
+        largest = torch.where(pattern > 0, scores, 0).abs().amax(-2, keepdim=True)
+        yield _Rows(rows, keys, mean, cross, square, squared.sum(-2, keepdim=True), scores, largest)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Σ P Δ, Σ P² Δ and Σ P² Δ² of each neuron and row, and a bound on |Δ| there."""
+
+    mean: Float[Tensor, "group head d_head query"]
+    cross: Float[Tensor, "group head d_head query"]
+    square: Float[Tensor, "group head d_head query"]
+    bound: Float[Tensor, "group head d_head query"]
+
+    def by_row(self, total: Float[Tensor, "group head 1 query"]) -> Float[Tensor, "group head d_head query"]:
+        """Σ_j P² (Δ − Σ P Δ)²."""
+        return torch.addcmul(self.square, self.mean, self.mean * total - 2 * self.cross).clamp_(min=0)
+
+
+def _summed(parts: list[tuple[Tensor, Tensor]]) -> Screened:
+    squares, bounds = (torch.stack(part).sum(0).flatten() for part in zip(*parts, strict=True))
+    return Screened(squares, bounds / squares.clamp(min=torch.finfo(squares.dtype).tiny))
+
+
+def screen_queries(attention: Attention) -> Screened:
+    """Every query neuron of one document to second order (neuron = head * d_head + index)."""
+    own, keys, pair = attention.query_neurons, attention.keys, attention.pair
+    layout = "(group head) d query -> group head d query"
+    by_group = [rearrange(x, layout, group=len(keys)) for x in (own.shrink, own.direct, own.paired)]
+    products = torch.cat([keys.square(), keys * keys[:, pair]], 1) if attention.rotates else keys.square()
+    reach = (keys.square() + keys[:, pair].square()).sqrt().amax(-1)[:, None, :, None]
+    parts = []
+    for block in _blocks(attention):
+        moments = _query_moments(attention, block, by_group, products, reach)
+        rows = moments.by_row(block.total)
+        parts.append((rows.sum(-1), (rows * moments.bound).sum(-1)))
+    return _summed(parts)
+
+
+def _query_moments(
+    attention: Attention, block: _Rows, own: Sequence[Tensor], products: Tensor, reach: Tensor
+) -> _Moments:
+    shrink, direct, paired = (part[..., block.rows] for part in own)
+    keys, pair = attention.keys[:, None, :, block.keys], attention.pair
+    mean_k, cross_k = keys @ block.mean, keys @ block.cross
+    second = products[:, None, :, block.keys] @ block.square
+    square_k = second[..., : keys.shape[-2], :]
+    mean, cross, square = direct * mean_k, direct * cross_k, direct.square() * square_k
+    bound = direct.abs()
+    if attention.rotates:
+        mean.addcmul_(paired, mean_k[..., pair, :])
+        cross.addcmul_(paired, cross_k[..., pair, :])
+        square.addcmul_(paired.square(), square_k[..., pair, :])
+        square.addcmul_(direct * paired, second[..., keys.shape[-2] :, :], value=2)
+        bound = torch.addcmul(direct.square(), paired, paired).sqrt_()
+    bound = bound * reach
+    if attention.normalises:
+        weighted = block.square * block.scores
+        mean.addcmul_(shrink, (block.mean * block.scores).sum(-2, keepdim=True))
+        cross.addcmul_(shrink, (block.cross * block.scores).sum(-2, keepdim=True))
+        with_scores = keys @ weighted
+        along = direct * with_scores
+        if attention.rotates:
+            along.addcmul_(paired, with_scores[..., pair, :])
+        along.mul_(2).addcmul_(shrink, (weighted * block.scores).sum(-2, keepdim=True))
+        square.addcmul_(shrink, along)
+        bound.addcmul_(shrink.abs(), block.largest)
+    return _Moments(mean, cross, square, bound)
+
+
+def screen_keys(attention: Attention) -> Screened:
+    """Every key neuron of one document to second order (neuron = group * d_head + index)."""
+    own = attention.key_neurons
+    queries = rearrange(attention.queries, "(group head) d query -> group head d query", group=len(attention.keys))
+    linear, quadratic = [own.direct], [own.direct.square()]
+    if attention.rotates:
+        linear.append(own.paired)
+        quadratic += [own.paired.square(), own.direct * own.paired]
+    features = torch.cat(linear, 1), torch.cat(quadratic, 1)
+    reach = (own.direct.square() + own.paired.square()).sqrt().amax(-1)[:, None, :, None]
+    parts = []
+    for block in _blocks(attention):
+        moments = _key_moments(attention, block, queries[..., block.rows], *features, reach)
+        rows = moments.by_row(block.total)
+        # a key neuron's changes in the query heads of its group add up
+        parts.append((rows.sum((1, 3)), (rows * moments.bound).sum((1, 3))))
+    return _summed(parts)
+
+
+def _key_moments(
+    attention: Attention, block: _Rows, queries: Tensor, linear: Tensor, quadratic: Tensor, reach: Tensor
+) -> _Moments:
+    width, rotates = queries.shape[-2], attention.rotates
+    first = linear[:, None, :, block.keys]
+    partners = queries[..., attention.pair, :]
+
+    def with_queries(products: Tensor) -> Tensor:
+        own = queries * products[..., :width, :]
+        return own.addcmul_(partners, products[..., width:, :]) if rotates else own
+
+    mean, cross = with_queries(first @ block.mean), with_queries(first @ block.cross)
+    second = quadratic[:, None, :, block.keys] @ block.square
+    square = queries.square() * second[..., :width, :]
+    bound = queries.abs()
+    if rotates:
+        square.addcmul_(partners.square(), second[..., width : 2 * width, :])
+        square.addcmul_(queries * partners, second[..., 2 * width :, :], value=2)
+        bound = torch.addcmul(queries.square(), partners, partners).sqrt_()
+    bound = bound * reach
+    if attention.normalises:
+        shrink = attention.key_neurons.shrink[:, None, :, block.keys]
+        weighted = block.square * block.scores
+        mean += shrink @ (block.mean * block.scores)
+        cross += shrink @ (block.cross * block.scores)
+        shrunk = first * (torch.cat([shrink, shrink], -2) if rotates else shrink)
+        square.add_(with_queries(shrunk @ weighted), alpha=2)
+        square += shrink.square() @ (weighted * block.scores)
+        bound.addcmul_(shrink.abs().amax(-1, keepdim=True), block.largest)
+    return _Moments(mean, cross, square, bound)
