@@ -70,50 +70,51 @@ def _screened(attention: Attention, selection: Selection) -> dict[str, tuple[Ten
 
 
 @dataclass(frozen=True)
-class _Units:
-    """Some (neuron, query head) pairs: in that head, Δ = Σ_part query_part_i key_part_j + shrink R."""
+class _InHead:
+    """Some neurons in one query head, where Δ = Σ_part query_part_i key_part_j + shrink R."""
 
-    heads: Int[Tensor, " unit"]
-    by_query: Float[Tensor, "unit query part"]
-    by_key: Float[Tensor, "unit part key"]
+    head: int
+    by_query: Float[Tensor, "neuron query part"]
+    by_key: Float[Tensor, "neuron part key"]
     shrink: Tensor
-    """``[unit, query, 1]`` for query neurons, ``[unit, 1, key]`` for key neurons."""
+    """``[neuron, query, 1]`` for query neurons, ``[neuron, 1, key]`` for key neurons."""
 
 
-def _query_units(attention: Attention, neurons: Int[Tensor, " unit"], heads: Int[Tensor, " unit"]) -> _Units:
+def _queries_in_head(attention: Attention, neurons: Int[Tensor, " neuron"], head: int) -> _InHead:
     own, d_head = attention.query_neurons, attention.queries.shape[1]
-    index, group = neurons % d_head, heads // attention.heads_per_group
-    mine = (neurons // d_head == heads)[:, None]
+    index, mine = neurons % d_head, (neurons // d_head == head)[:, None]
+    keys = attention.keys[head // attention.heads_per_group]
     left = [part.flatten(0, 1)[neurons] * mine for part in (own.direct, own.paired)]
-    right = [attention.keys[group, d] for d in (index, attention.pair[index])]
+    right = [keys[d] for d in (index, attention.pair[index])]
     shrink = own.shrink.flatten(0, 1)[neurons][..., None]
-    return _Units(heads, torch.stack(left, -1), torch.stack(right, -2), shrink)
+    return _InHead(head, torch.stack(left, -1), torch.stack(right, -2), shrink)
 
 
-def _key_units(attention: Attention, neurons: Int[Tensor, " unit"], heads: Int[Tensor, " unit"]) -> _Units:
+def _keys_in_head(attention: Attention, neurons: Int[Tensor, " neuron"], head: int) -> _InHead:
     own, d_head = attention.key_neurons, attention.queries.shape[1]
-    index, group = neurons % d_head, heads // attention.heads_per_group
-    mine = (neurons // d_head == group)[:, None]
-    left = [attention.queries[heads, d] for d in (index, attention.pair[index])]
+    index, mine = neurons % d_head, (neurons // d_head == head // attention.heads_per_group)[:, None]
+    left = [attention.queries[head, d] for d in (index, attention.pair[index])]
     right = [part.flatten(0, 1)[neurons] * mine for part in (own.direct, own.paired)]
     shrink = own.shrink.flatten(0, 1)[neurons][:, None]
-    return _Units(heads, torch.stack(left, -1), torch.stack(right, -2), shrink)
+    return _InHead(head, torch.stack(left, -1), torch.stack(right, -2), shrink)
 
 
-def _delta(attention: Attention, units: _Units, rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
-    """Δ = R − R' for some rows and the keys that they see."""
-    by_query, by_key = units.by_query[:, rows], units.by_key[..., keys]
-    delta = einsum(by_query, by_key, "unit query part, unit part key -> unit query key")
+def _delta(
+    attention: Attention, units: _InHead, block: slice, rows: slice, keys: slice
+) -> Float[Tensor, "neuron query key"]:
+    """Δ = R − R' of some of the neurons, for some rows and the keys that they see."""
+    by_query, by_key = units.by_query[block, rows], units.by_key[block, :, keys]
+    delta = einsum(by_query, by_key, "neuron query part, neuron part key -> neuron query key")
     if not attention.normalises:
         return delta
     per_query = units.shrink.shape[-1] == 1
-    shrink = units.shrink[:, rows] if per_query else units.shrink[..., keys]
-    return delta.addcmul_(shrink, attention.scores[:, rows, keys][units.heads])
+    shrink = units.shrink[block, rows] if per_query else units.shrink[block, :, keys]
+    return delta.addcmul_(shrink, attention.scores[units.head, rows, keys])
 
 
 def _pattern_difference(
-    pattern: Float[Tensor, "unit query key"], change: Float[Tensor, "unit query key"]
-) -> Float[Tensor, " unit"]:
+    pattern: Float[Tensor, "query key"], change: Float[Tensor, "neuron query key"]
+) -> Float[Tensor, " neuron"]:
     """‖softmax(S + x) − P‖² for a change x of the scores, with small differences kept; uses ``change`` up.
 
     softmax(S + x) − P = P ∘ (expm1(x) − E) / (1 + E) with E = Σ_j P expm1(x). The softmax does not see a shift of x,
@@ -129,8 +130,8 @@ def _pattern_difference(
 
 
 def _capped(
-    cap: float, scores: Float[Tensor, "unit query key"], delta: Float[Tensor, "unit query key"]
-) -> Float[Tensor, "unit query key"]:
+    cap: float, scores: Float[Tensor, "query key"], delta: Float[Tensor, "neuron query key"]
+) -> Float[Tensor, "neuron query key"]:
     """cap tanh(R / cap) − cap tanh((R − Δ) / cap), from tanh a − tanh b = tanh(a − b) (1 − tanh a tanh b)."""
     after = torch.tanh((scores - delta) / cap)
     return cap * torch.tanh(delta / cap) * (1 - torch.tanh(scores / cap) * after)
@@ -139,13 +140,13 @@ def _capped(
 def query_squares(attention: Attention, neurons: Int[Tensor, " neuron"] | None = None) -> Float[Tensor, " neuron"]:
     """Squared pattern change of query neurons (neuron = head * d_head + index), of all of them by default."""
     heads, d_head = attention.queries.shape[:2]
-    return _squares(attention, _all_or(neurons, heads * d_head, attention), 1, _query_units)
+    return _squares(attention, _all_or(neurons, heads * d_head, attention), heads, _queries_in_head)
 
 
 def key_squares(attention: Attention, neurons: Int[Tensor, " neuron"] | None = None) -> Float[Tensor, " neuron"]:
     """Squared pattern change of key neurons (neuron = group * d_head + index), of all of them by default."""
     groups, d_head = attention.keys.shape[:2]
-    return _squares(attention, _all_or(neurons, groups * d_head, attention), attention.heads_per_group, _key_units)
+    return _squares(attention, _all_or(neurons, groups * d_head, attention), groups, _keys_in_head)
 
 
 Squares = Callable[..., Tensor]
@@ -157,29 +158,31 @@ def _all_or(neurons: Tensor | None, width: int, attention: Attention) -> Int[Ten
 
 
 def _squares(
-    attention: Attention, neurons: Int[Tensor, " neuron"], heads_each: int, units_of: Callable[..., _Units]
+    attention: Attention, neurons: Int[Tensor, " neuron"], owners: int, in_head: Callable[..., _InHead]
 ) -> Float[Tensor, " neuron"]:
-    """Add up every neuron's change over the query heads that it reaches, by blocks of rows and of units."""
+    """Add up every neuron's change over the query heads that it reaches; ``owners`` heads hold the neurons."""
     heads, d_head = attention.queries.shape[:2]
-    if attention.across_heads:
-        reached = torch.arange(heads, device=neurons.device).expand(len(neurons), heads)
-    else:
-        first = neurons // d_head * heads_each
-        reached = first[:, None] + torch.arange(heads_each, device=neurons.device)
-    which, of_unit = neurons.repeat_interleave(reached.shape[1]), reached.flatten()
-    squares = attention.pattern.new_zeros(len(which))
+    squares = attention.pattern.new_zeros(len(neurons))
+    for head in range(heads):
+        reached = neurons // d_head == head * owners // heads
+        which = (reached | attention.across_heads).nonzero().flatten()
+        if len(which):
+            squares[which] += _squares_in_head(attention, in_head(attention, neurons[which], head), len(which))
+    return squares
+
+
+def _squares_in_head(attention: Attention, units: _InHead, number: int) -> Float[Tensor, " neuron"]:
+    """By blocks of rows, with the keys that they see, and of neurons, so that a block stays in cache."""
+    squares = attention.pattern.new_zeros(number)
     for start in range(0, attention.rows, ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         keys = attention.seen_keys(rows)
-        at_once = max(1, ELEMENTS_AT_ONCE // (ROWS_AT_ONCE * keys.stop))
-        for block in torch.arange(len(which), device=neurons.device).split(at_once):
-            units = units_of(attention, which[block], of_unit[block])
-            squares[block] += _change_of(attention, units, rows, keys)
-    return squares.view(len(neurons), -1).sum(-1)
-
-
-def _change_of(attention: Attention, units: _Units, rows: slice, keys: slice) -> Float[Tensor, " unit"]:
-    delta = _delta(attention, units, rows, keys)
-    if attention.cap:
-        delta = _capped(attention.cap, attention.scores[:, rows, keys][units.heads], delta)
-    return _pattern_difference(attention.pattern[:, rows, keys][units.heads], delta.neg_())
+        pattern = attention.pattern[units.head, rows, keys]
+        at_once = max(1, ELEMENTS_AT_ONCE // pattern.numel())
+        for first in range(0, number, at_once):
+            block = slice(first, first + at_once)
+            delta = _delta(attention, units, block, rows, keys)
+            if attention.cap:
+                delta = _capped(attention.cap, attention.scores[units.head, rows, keys], delta)
+            squares[block] += _pattern_difference(pattern, delta.neg_())
+    return squares
