@@ -158,6 +158,9 @@ def _from_transformers(
     if getattr(hf_model, "is_quantized", False):
         raise ValueError("Quantised weights have no columns to score or switch off: load the model dequantised.")
     title = (label or name or hf_model.config._name_or_path or type(hf_model).__name__).rstrip("/").split("/")[-1]
+    if tokenizer is not None and not tokenizer.name_or_path:
+        # TransformerLens would reload a tokenizer by its name, which one made in memory does not have
+        tokenizer.init_kwargs |= {"name_or_path": title, "add_bos_token": True}
     # a model made from a config, not from a checkpoint, does not say what it is
     hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
     hf_model = hf_model.to(dtype).eval()  # pyright: ignore[reportArgumentType]
@@ -222,7 +225,8 @@ def _official_name(config: Any, name: str | None) -> str | None:
     architecture = (config.architectures or [""])[0]
     if architecture not in _NAMED_ARCHITECTURES:
         return None
-    candidates = [name] if name else [n for n in loading.OFFICIAL_MODEL_NAMES if "gemma" in n.lower()]
+    official: list[str] = loading.OFFICIAL_MODEL_NAMES  # pyright: ignore[reportPrivateImportUsage]
+    candidates = [name] if name else [known for known in official if "gemma" in known.lower()]
     for candidate in candidates:
         cfg = loading.get_pretrained_model_config(candidate)
         if cfg.original_architecture == architecture and _sizes(cfg) == _hf_sizes(config):
@@ -259,9 +263,9 @@ def _require_same_logits(model: Any, hf_model: PreTrainedModel, dtype: torch.dty
 
 def store_unembedding_by_token(model: HookedModel) -> None:
     """Lay out W_U so that ``HookedTransformer.unembed`` need not copy it on every call; values stay the same."""
-    unembed = getattr(model, "unembed", None)
-    if isinstance(getattr(unembed, "W_U", None), torch.nn.Parameter) and not unembed.W_U.t().is_contiguous():
-        unembed.W_U.data = unembed.W_U.data.t().contiguous().t()
+    unembedding: torch.nn.Parameter = model.unembed.W_U  # pyright: ignore[reportAttributeAccessIssue]
+    if not unembedding.t().is_contiguous():
+        unembedding.data = unembedding.data.t().contiguous().t()
 
 
 # --- names ----------------------------------------------------------------------------------------

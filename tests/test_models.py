@@ -3,6 +3,8 @@ import warnings
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformer_lens import HookedTransformer
 
 import mwork_lens as mw
@@ -47,9 +49,16 @@ def test_model_without_a_hooked_transformer_is_a_bridge(caplog):
     theirs = gemma()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = mw.load_model(theirs, device="cpu")
+        model = mw.load_model(theirs, tokenizer=words(), device="cpu")
     assert type(model).__name__ == "TransformerBridge"
     assert "no official TransformerLens model" in caplog.text
+
+
+def words():
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<bos>", "<unk>", *"abcdefgh"])}
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<pad>"}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def gemma():

@@ -1,5 +1,7 @@
 """One document's attention in one layer: what every query and key score is made of."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,6 @@ from ..sites import HookedModel
 from .measure import at_least_float32
 
 QUERIES, KEYS, PATTERN = "attn.hook_q", "attn.hook_k", "attn.hook_pattern"
-ROTATED_QUERIES, ROTATED_KEYS = "attn.hook_rot_q", "attn.hook_rot_k"
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ class Geometry:
     @property
     def reads(self) -> tuple[str, ...]:
         """The hook points that :meth:`attention` needs, in the order of the forward pass."""
-        rotated = (ROTATED_QUERIES, ROTATED_KEYS) if self.rotary else ()
-        return (QUERIES, KEYS, *rotated, PATTERN)
+        return (QUERIES, KEYS, PATTERN)
 
     def attention(
         self,
@@ -125,99 +125,96 @@ class Geometry:
         content: Bool[Tensor, " pos"],
     ) -> Attention:
         """One document, its padding already cut off."""
-        q, k, pattern = at_least_float32(q), at_least_float32(k), at_least_float32(pattern)
-        q_hat, q_share = self._normalised(q, self.query_gain)
-        k_hat, k_share = self._normalised(k, self.key_gain)
-        q_rot, k_rot = (self.rotary.rotate(x) if self.rotary else x for x in (q_hat, k_hat))
-        queries = rearrange(q_rot[content], "query head d -> head d query").contiguous()
-        keys = rearrange(k_rot, "key group d -> group d key").contiguous()
+        layout = "pos head d_head -> head d_head pos"
+        q = rearrange(at_least_float32(q[content]), layout).contiguous()
+        k = rearrange(at_least_float32(k), layout).contiguous()
+        positions = torch.arange(len(content), device=q.device)
+        queries, query_neurons = self._side(q, self.query_gain, positions[content])
+        keys, key_neurons = self._side(k, self.key_gain, positions)
         by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
         scores = by_group @ keys[:, None] / self.scale
         return Attention(
-            pattern=pattern[:, content],
+            pattern=at_least_float32(pattern[:, content]),
             scores=rearrange(scores, "group head query key -> (group head) query key"),
             queries=queries,
             keys=keys,
-            query_neurons=self._coefficients(q_hat, q_share, content),
-            key_neurons=self._coefficients(k_hat, k_share, None),
-            pair=self.rotary.pair if self.rotary else torch.arange(q.shape[-1], device=q.device),
+            query_neurons=query_neurons,
+            key_neurons=key_neurons,
+            pair=self.rotary.pair if self.rotary else torch.arange(q.shape[1], device=q.device),
             cap=self.cap,
             across_heads=self.across_heads,
             normalises=self.query_gain is not None,
             rotates=self.rotary is not None,
-            positions=content.nonzero().flatten() if self.causal else None,
+            positions=positions[content] if self.causal else None,
         )
 
-    def _normalised(
-        self, x: Float[Tensor, "pos head d_head"], gain: Tensor | None
-    ) -> tuple[Float[Tensor, "pos head d_head"], Float[Tensor, "pos head d_head"] | None]:
-        """x̂ (normalised or clipped) and each coordinate's share x² / (D ms) of the mean square, or None."""
+    def _side(
+        self, x: Float[Tensor, "head d_head pos"], gain: Tensor | None, positions: Int[Tensor, " pos"]
+    ) -> tuple[Float[Tensor, "head d_head pos"], Coefficients]:
+        """x̃ for q or k, and how its neurons enter the scores."""
         if gain is None:
-            return (x if self.clip is None else x.clamp(-self.clip, self.clip)), None
-        flat = rearrange(x, "pos head d -> pos 1 (head d)") if self.across_heads else x
-        mean_square = flat.square().mean(-1, keepdim=True) + self.eps
-        share = flat.square() / (flat.shape[-1] * mean_square)
-        normalised = flat / mean_square.sqrt() * gain
-        return normalised.reshape(x.shape), share.reshape(x.shape)
-
-    def _coefficients(
-        self,
-        x_hat: Float[Tensor, "pos head d_head"],
-        share: Float[Tensor, "pos head d_head"] | None,
-        content: Bool[Tensor, " pos"] | None,
-    ) -> Coefficients:
-        # ρ − 1 = (1 − share)^(−1/2) − 1, without cancellation for small shares
-        growth = torch.zeros_like(x_hat) if share is None else torch.expm1(-0.5 * torch.log1p(-share))
-        grown = x_hat * (1 + growth) / self.scale
-        if self.rotary is None:
-            direct, paired = grown, torch.zeros_like(grown)
+            x_hat = x if self.clip is None else x.clamp(-self.clip, self.clip)
+            growth = torch.zeros_like(x)
         else:
-            cosine, sine = self.rotary.coefficients(x_hat)
-            direct, paired = grown * cosine, grown * sine
-        kept = [part if content is None else part[content] for part in (-growth, direct, paired)]
-        return Coefficients(*(rearrange(part, "pos head d -> head d pos").contiguous() for part in kept))
+            x_hat, growth = self._normalised(x, gain)
+        # ρ x̂ / m
+        grown = torch.addcmul(x_hat, x_hat, growth).div_(self.scale)
+        if self.rotary is None:
+            return x_hat, Coefficients(-growth, grown, torch.zeros_like(grown))
+        cosine, sine = self.rotary.coefficients(positions, x)
+        rotated = torch.addcmul((x_hat * sine)[:, self.rotary.pair], x_hat, cosine)
+        return rotated, Coefficients(growth.neg_(), grown * cosine, grown * sine)
+
+    def _normalised(
+        self, x: Float[Tensor, "head d_head pos"], gain: Tensor
+    ) -> tuple[Float[Tensor, "head d_head pos"], Float[Tensor, "head d_head pos"]]:
+        """x̂ and ρ − 1 = (1 − share)^(−1/2) − 1, where share = x² / (D ms) is a coordinate's part of the mean square."""
+        axes = (0, 1) if self.across_heads else (1,)
+        squares = x.square()
+        width = math.prod(x.shape[axis] for axis in axes)
+        mean_square = squares.mean(axes, keepdim=True) + self.eps
+        x_hat = x * mean_square.rsqrt() * (gain.view(len(x), -1, 1) if self.across_heads else gain[:, None])
+        # through logarithms, without cancellation for small shares
+        return x_hat, squares.div_(-width * mean_square).log1p_().mul_(-0.5).expm1_()
 
 
 class Rotary:
-    """The model's own rotary function, and what it does to single coordinates."""
+    """What the model's own rotary function does to single coordinates: e_d goes to c e_d + s e_pair(d)."""
 
     def __init__(self, attn: torch.nn.Module, d_head: int) -> None:
-        self._apply = attn.apply_rotary
+        self._apply: Callable[[Tensor], Tensor] = attn.apply_rotary  # pyright: ignore[reportAttributeAccessIssue]
         self._d_head = d_head
-        self._coefficients: tuple[Tensor, Tensor] | None = None
-        weight = attn.get_parameter("W_Q")
-        self.pair = self._find_pairs(weight.device)
-
-    def rotate(self, x: Float[Tensor, "pos head d_head"]) -> Float[Tensor, "pos head d_head"]:
-        """As the model rotates queries and keys."""
-        return at_least_float32(self._apply(x[None])[0])
+        self._cached: tuple[Tensor, Tensor] | None = None
+        self.pair = self._find_pairs(attn.get_parameter("W_Q").device)
 
     def _find_pairs(self, device: torch.device) -> Int[Tensor, " d_head"]:
         """Rotate every basis vector at position 1 and see where it goes."""
         basis = torch.eye(self._d_head, device=device)
-        images = self.rotate(torch.stack([basis, basis]))[1]
+        images = self._rotate(torch.stack([basis, basis]))[1]
         own = torch.arange(self._d_head, device=device)
         images[own, own] = 0
         return torch.where(images.abs().amax(-1) > 0, images.abs().argmax(-1), own)
 
+    def _rotate(self, x: Float[Tensor, "pos head d_head"]) -> Float[Tensor, "pos head d_head"]:
+        return at_least_float32(self._apply(x[None])[0])
+
     def coefficients(
-        self, like: Float[Tensor, "pos head d_head"]
-    ) -> tuple[Float[Tensor, "pos 1 d_head"], Float[Tensor, "pos 1 d_head"]]:
-        """c and s such that basis vector d at a position goes to c e_d + s e_pair(d)."""
-        positions = len(like)
-        if self._coefficients is None or len(self._coefficients[0]) < positions:
-            self._coefficients = self._measure(positions, like)
-        cosine, sine = self._coefficients
-        return cosine[:positions], sine[:positions]
+        self, positions: Int[Tensor, " pos"], like: Tensor
+    ) -> tuple[Float[Tensor, "d_head pos"], Float[Tensor, "d_head pos"]]:
+        """c and s of every coordinate at these positions."""
+        needed = int(positions[-1]) + 1
+        if self._cached is None or self._cached[0].shape[-1] < needed:
+            self._cached = self._measure(needed, like)
+        cosine, sine = self._cached
+        return cosine[:, positions], sine[:, positions]
 
     def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
         own = torch.arange(self._d_head, device=like.device)
-        pair = self.pair.to(like.device)
-        first = (own <= pair).to(like.dtype)
+        first = (own <= self.pair).to(like.dtype)
         # one member of each pair at a time: its image has c at its own place and s at its partner's
         probes = repeat(torch.stack([first, 1 - first]), "which d -> pos which d", pos=positions)
-        images = self.rotate(probes)
+        images = self._rotate(probes)
         chosen = torch.where(first.bool(), 0, 1)
         cosine = images[:, chosen, own]
-        sine = torch.where(own == pair, 0, images[:, chosen, pair])
-        return cosine[:, None], sine[:, None]
+        sine = torch.where(own == self.pair, 0, images[:, chosen, self.pair])
+        return cosine.t().contiguous(), sine.t().contiguous()

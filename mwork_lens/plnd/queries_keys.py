@@ -24,7 +24,7 @@ from .selection import Selection, refine
 
 ELEMENTS_AT_ONCE = 2**19
 """Entries of [neuron, query, key] held at a time: few enough to stay in a processor's cache."""
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 128
 
 
 def pattern_change(model: HookedModel, layer: int) -> LayerMeasure:

@@ -29,7 +29,7 @@ class _Output:
 
     def gram(self, gain: Float[Tensor, " d_model"] | None = None) -> Float[Tensor, "head group other d_head"]:
         """G_k[a, b] = W_O[a, k] · W_O[b, k] for the heads a, b of a group, with squared gains if given."""
-        by_neuron = rearrange(self.w_o if gain is None else self.w_o * gain, "group a k d -> group k a d")
+        by_neuron = rearrange(self.w_o if gain is None else self.w_o * gain, "group a k d -> group k a d").contiguous()
         return rearrange(by_neuron @ by_neuron.mT, "group k a b -> a group b k").contiguous()
 
     def mixed(self, seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch pos group head d_head"]:
