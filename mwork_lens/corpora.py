@@ -1,15 +1,10 @@
 """Text by language, with document ids: the demo text, files, a hub data set or the user's own dict."""
 
-import csv
-import gzip
 import hashlib
-import json
-import logging
 import random
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -22,15 +17,12 @@ import torch
 from torch import Tensor
 
 from .languages import Labels, expected_scripts, main_script, require_language
-
-logger = logging.getLogger("mwork_lens")
+from .readers import SUFFIXES, language_of, read_files, read_folder, read_hub
 
 Document = str | Tensor
 """One text; or its token ids as a 1-D tensor, used as given (nothing is prepended)."""
 
 FEW_PASSAGES = 20
-SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
-DOCUMENT_IDS = "DOCUMENT_IDS.tsv"
 
 
 @dataclass(frozen=True)
@@ -185,7 +177,8 @@ def load_corpus(
             ``text`` and, optionally, ``document``. A file DOCUMENT_IDS.tsv beside ``.txt`` files names the
             document of each line, the same in every language: the corpus is parallel then.
         languages: BCP 47 tags to keep, in this order; all that are there if None.
-        sentences_per_passage: neighbouring lines or rows joined into one passage, never across documents.
+        sentences_per_passage: neighbouring lines or rows joined into one passage, never across documents (where none
+            are named, the file is one running text and each passage its own document).
         limit: at most this many passages a language, spread over the documents.
         parallel: whether passage i is the same content in every language; found out from document ids if None.
         labels: ``"free"`` for groups that are no languages (dialects, domains, scripts).
@@ -205,8 +198,14 @@ def load_corpus(
     missing = [language for language in wanted or () if language not in rows]
     if missing:
         raise ValueError(f"{name} has no {missing[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
-    corpus = _assemble({language: rows[language] for language in wanted or rows}, name, labels, parallel)
-    corpus = _join(corpus, sentences_per_passage)
+    if parallel is None and isinstance(source, Corpus):
+        parallel = source.parallel
+    chosen = {language: rows[language] for language in wanted or rows}
+    _require_passages(chosen, name)
+    joined = {
+        language: _join(rows, sentences_per_passage, _between(language, labels)) for language, rows in chosen.items()
+    }
+    corpus = _assemble(joined, name, labels, parallel)
     corpus = corpus if limit is None else corpus.limit(limit)
     _warn(corpus)
     return corpus
@@ -217,11 +216,13 @@ def as_corpus(corpus: Mapping[str, Sequence[Document]]) -> Corpus:
     if isinstance(corpus, Corpus):
         return corpus
     valid = all(langcodes.tag_is_valid(label) for label in corpus if label)
-    return _assemble(_from_dict(corpus), "given", "bcp47" if valid else "free", None)
+    rows = _from_dict(corpus)
+    _require_passages(rows, "given")
+    return _assemble(rows, "given", "bcp47" if valid else "free", None)
 
 
-Rows = list[tuple[str, Document]]
-"""(document id, text) of each passage, in order."""
+Passages = Sequence[tuple[str | None, Document]]
+"""(document id, or None where there is none; text) of each passage, in order."""
 
 
 def _label(language: str, labels: Labels) -> str:
@@ -230,198 +231,59 @@ def _label(language: str, labels: Labels) -> str:
 
 def _read(
     source: Any, wanted: list[str] | None, labels: Labels, text_field: str, split: str
-) -> tuple[dict[str, Rows], str]:
+) -> tuple[Mapping[str, Passages], str]:
+    if isinstance(source, Corpus):
+        return {
+            lang: list(zip(source.documents[lang], source.texts[lang], strict=True)) for lang in source
+        }, source.source
     if isinstance(source, Mapping):
         given = {_label(language, labels): rows for language, rows in _from_dict(source).items()}
         if len(given) < len(source):
             raise ValueError(f"Of {', '.join(source)}, several are the same language: {', '.join(given)} remain.")
         return given, "given"
     if str(source) == "demo":
-        return _from_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text"), "demo"
+        return read_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text"), "demo"
     path = Path(source).expanduser()
     if path.is_dir():
-        return _from_folder(path, wanted, labels, text_field), path.name
+        return read_folder(path, wanted, labels, text_field), path.name
     if path.is_file():
-        return _from_files({_language_of(path, labels) or "und": path}, None, text_field), path.name
-    if "/" in str(source) and not str(source).startswith((".", "/", "~")) and str(source).count("/") == 1:
-        return _from_hub(str(source), wanted, text_field, split), str(source)
+        return read_files({language_of(path, labels) or "und": path}, None, text_field), path.name
+    hub_id = str(source).count("/") == 1 and not str(source).startswith((".", "/", "~"))
+    if hub_id and path.suffix not in (*SUFFIXES, ".gz"):
+        return read_hub(str(source), wanted, text_field, split), str(source)
     raise FileNotFoundError(f"There is no corpus file or folder {str(source)!r}.")
 
 
-def _from_dict(corpus: Mapping[str, Sequence[Document]]) -> dict[str, Rows]:
+def _from_dict(corpus: Mapping[str, Sequence[Document]]) -> dict[str, Passages]:
     for language, texts in corpus.items():
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise ValueError(f"The texts of {language!r} must be a list of documents, not {type(texts).__name__}.")
-    return {language: [(str(i), text) for i, text in enumerate(texts)] for language, texts in corpus.items()}
+    return {language: [(None, text) for text in texts] for language, texts in corpus.items()}
 
 
-def _language_of(path: Path, labels: Labels) -> str | None:
-    """The language that a file's name ends in, or None; a script or region in the name is kept."""
-    name = path.name.removesuffix(".gz")
-    stem = name.removesuffix(Path(name).suffix)
-    if labels == "free":
-        return stem
-    tag = stem.rsplit(".", 1)[-1]
-    known = 2 <= len(tag.split("-")[0].split("_")[0]) <= 3 and langcodes.tag_is_valid(tag)
-    return require_language(tag) if known else None
-
-
-def _from_folder(folder: Path, wanted: list[str] | None, labels: Labels, text_field: str) -> dict[str, Rows]:
-    candidates = sorted(p for p in folder.iterdir() if Path(p.name.removesuffix(".gz")).suffix in SUFFIXES)
-    found: dict[str, Path] = {}
-    skipped = []
-    for path in candidates:
-        language = _language_of(path, labels)
-        if path.name == DOCUMENT_IDS:
-            continue
-        if language is None:
-            skipped.append(path.name)
-        elif language in found:
-            raise ValueError(f"{found[language].name} and {path.name} in {folder} are both {language!r}.")
-        else:
-            found[language] = path
-    if skipped:
-        logger.warning("Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped))
-    if not found:
-        kinds = ", ".join(SUFFIXES)
-        raise ValueError(f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl).")
-    if labels != "free":
-        found = _without_lone_regions(found, wanted or [])
-    chosen = {language: path for language, path in found.items() if wanted is None or language in wanted}
-    ids = folder / DOCUMENT_IDS
-    return _from_files(chosen, ids if ids.is_file() else None, text_field)
-
-
-def _without_lone_regions(found: dict[str, Path], wanted: Sequence[str]) -> dict[str, Path]:
-    """``zh-CN`` counts as ``zh`` where no other file is Chinese, unless it is wanted by its full name."""
-    bases = [langcodes.get(tag).language if langcodes.tag_is_valid(tag) else tag for tag in found]
-    short = {}
-    for (tag, path), base in zip(found.items(), bases, strict=True):
-        regional = langcodes.tag_is_valid(tag) and langcodes.get(tag).territory and not langcodes.get(tag).script
-        lone = regional and bases.count(base) == 1 and tag not in wanted
-        short[base if base and lone else tag] = path
-    return short
-
-
-def _from_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> dict[str, Rows]:
-    rows: dict[str, Rows] = {}
-    names = None if ids is None else [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
-    for language, path in paths.items():
-        rows[language] = _read_rows(path, text_field)
-        if names is not None:
-            if len(names) != len(rows[language]):
-                raise ValueError(f"{ids} names {len(names)} lines but {path.name} has {len(rows[language])}.")
-            rows[language] = [(name, text) for name, (_, text) in zip(names, rows[language], strict=True)]
-    return rows
-
-
-def _read_rows(path: Path, text_field: str) -> Rows:
-    """The passages of a file; a row without ``document`` is its own.
-
-    Not through ``datasets``, which reads "NA" as missing, "2019-01-01" as a time and "007" as 7.
-    """
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES:
-        raise ValueError(f"{path} is of no kind that can be read ({', '.join(SUFFIXES)}; also with .gz).")
-    opened = gzip.open if path.name.endswith(".gz") else open
-    rows: Rows = []
-    number = 0
-
-    def lines(file: Iterable[str]) -> Iterator[str]:
-        nonlocal number
-        for line in file:
-            number += 1
-            yield line
-
-    try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as file:
-            for row in _parsed(lines(file), suffix, text_field):
-                if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-                    raise ValueError(f"no text in field {text_field!r}")
-                document = row.get("document")
-                rows.append((str(len(rows) if document is None else document), row[text_field]))
-    except (ValueError, OSError, EOFError, csv.Error, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read, line {number}: {error}.") from error
-    if not rows:
-        raise ValueError(f"{path} is empty.")
-    return rows
-
-
-def _parsed(lines: Iterator[str], suffix: str, text_field: str) -> Iterator[Any]:
-    """One dict a row, by column. Quotes mean nothing in a .tsv; in a .csv they may hold commas and line ends."""
-    if suffix == ".txt":
-        yield from ({text_field: line.removesuffix("\n")} for line in lines)
-    elif suffix == ".jsonl":
-        yield from (json.loads(line.rstrip()) for line in lines if line.strip())
-    elif suffix == ".csv":
-        yield from _table((row for row in csv.reader(lines, strict=True) if row), text_field)
-    else:
-        yield from _table((line.removesuffix("\n").split("\t") for line in lines if line.strip()), text_field)
-
-
-def _table(rows: Iterator[list[str]], text_field: str) -> Iterator[dict[str, str]]:
-    columns = next(rows, [])
-    if columns and text_field not in columns:
-        raise ValueError(f"no column {text_field!r} among {columns}")
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"{len(row)} columns where the header has {len(columns)}")
-        yield dict(zip(columns, row, strict=True))
-
-
-def _from_hub(source: str, wanted: list[str] | None, text_field: str, split: str) -> dict[str, Rows]:
-    from datasets import get_dataset_config_names, load_dataset
-
-    try:
-        with _quiet_datasets():
-            configurations = wanted or get_dataset_config_names(source)
-            tables = {c: load_dataset(source, c, split=split) for c in configurations}
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source!r} is no file or folder, and not to be had as a hub data set: {reason}") from error
-    for configuration, table in tables.items():
-        columns = table.column_names
-        if text_field not in columns:  # pyright: ignore[reportOperatorIssue]
-            raise ValueError(f"{source} ({configuration}) has no column {text_field!r} among {columns}.")
-    return {
-        language: [(str(i), str(text)) for i, text in enumerate(table[text_field])]
-        for language, table in tables.items()
-    }
-
-
-def _quiet_datasets() -> Any:
-    import contextlib
-
-    import datasets
-
-    @contextlib.contextmanager
-    def quiet() -> Iterator[None]:
-        shown = datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-        try:
-            yield
-        finally:
-            if not shown:
-                datasets.enable_progress_bars()
-
-    return quiet()
-
-
-def _assemble(rows: Mapping[str, Rows], name: str, labels: Labels, parallel: bool | None) -> Corpus:
-    if not rows or not any(rows.values()):
+def _require_passages(rows: Mapping[str, Passages], name: str) -> None:
+    if not any(rows.values()):
         raise ValueError(f"The corpus {name!r} is empty.")
     for language, passages in rows.items():
         if not passages:
             raise ValueError(f"The corpus {name!r} has no documents in {language!r}.")
         for i, (_, text) in enumerate(passages):
             _require_document(text, language, i)
-    documents = {language: tuple(document for document, _ in passages) for language, passages in rows.items()}
-    same = len(set(documents.values())) == 1 and len(rows) > 1
+
+
+def _assemble(rows: Mapping[str, Passages], name: str, labels: Labels, parallel: bool | None) -> Corpus:
+    """A passage without a document id is a document of its own."""
+    named = all(document is not None for passages in rows.values() for document, _ in passages)
+    documents = {
+        language: tuple(str(i) if document is None else document for i, (document, _) in enumerate(passages))
+        for language, passages in rows.items()
+    }
+    same = len(set(documents.values())) == 1
     if parallel and not same:
         raise ValueError(f"The corpus {name!r} is said to be parallel, but its documents differ between languages.")
-    named = name != "given" and any(document != str(i) for i, document in enumerate(next(iter(documents.values()))))
+    found = same and named and len(rows) > 1
     texts = {language: tuple(text for _, text in passages) for language, passages in rows.items()}
-    return Corpus(texts, documents, same and named if parallel is None else parallel, name, labels)
+    return Corpus(texts, documents, found if parallel is None else parallel, name, labels)
 
 
 def _require_document(text: Any, language: str, i: int) -> None:
@@ -437,23 +299,24 @@ def _require_document(text: Any, language: str, i: int) -> None:
         raise ValueError(f"Document {i} of {language!r} is empty.")
 
 
-def _join(corpus: Corpus, sentences: int) -> Corpus:
+def _between(language: str, labels: Labels) -> str:
+    """What stands between two sentences: nothing in Chinese and Japanese, else a space."""
+    scripts = frozenset() if labels == "free" else expected_scripts(language)
+    return "" if scripts and scripts <= {"Hani", "Hira", "Kana"} else " "
+
+
+def _join(rows: Passages, sentences: int, between: str) -> Passages:
+    """Join neighbours of one document; rows that name no document are one running text."""
     if sentences == 1:
-        return corpus
-    texts, documents = {}, {}
-    for language, names in corpus.documents.items():
-        by_document: dict[str, list[Document]] = {}
-        for name, text in zip(names, corpus.texts[language], strict=True):
-            by_document.setdefault(name, []).append(text)
-        scripts = frozenset() if corpus.labels == "free" else expected_scripts(language)
-        between = "" if scripts and scripts <= {"Hani", "Hira", "Kana"} else " "
-        passages = [
-            (name, _joined(parts[start : start + sentences], between))
-            for name, parts in by_document.items()
-            for start in range(0, len(parts), sentences)
-        ]
-        documents[language], texts[language] = zip(*passages, strict=True)
-    return Corpus(texts, documents, corpus.parallel, corpus.source, corpus.labels)
+        return rows
+    by_document: dict[str | None, list[Document]] = {}
+    for document, text in rows:
+        by_document.setdefault(document, []).append(text)
+    return [
+        (document, _joined(parts[start : start + sentences], between))
+        for document, parts in by_document.items()
+        for start in range(0, len(parts), sentences)
+    ]
 
 
 def _joined(parts: Sequence[Document], between: str) -> Document:

@@ -132,7 +132,8 @@ def run_demo(
 
 def _times(row: pd.Series) -> float:
     """Own rise over the mean rise of the others, infinite where these do not rise."""
-    return float(row["own"] / row["others"]) if row["others"] > 0 else math.inf if row["own"] > 0 else 0.0
+    own, others = row[["own", "others"]].astype(float).tolist()
+    return own / others if others > 0 else math.inf if own > 0 else 0.0
 
 
 def _range(numbers: list[int]) -> str:

@@ -43,7 +43,7 @@ def with_tokenizer(family):
 @pytest.mark.parametrize("batch_size", [None, 3])
 @pytest.mark.parametrize("make", [tiny, with_tokenizer])
 @pytest.mark.parametrize("family", KINDS)
-@torch.inference_mode()
+@torch.no_grad()
 def test_padded_batches_equal_one_document_at_a_time(family, make, batch_size):
     model, documents = make(family), made_up_documents(LENGTHS)
     documents[1][:2] = 0  # ids are used as given, even the padding's at the start

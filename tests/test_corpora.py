@@ -156,7 +156,7 @@ def test_the_hash_is_that_of_the_content():
 
 def test_dicts_and_token_ids_are_corpora():
     ids = [torch.tensor([1, i + 2]) for i in range(20)]
-    corpus = load_corpus({"fra": lines("fr"), "th": ids}, sentences_per_passage=2)
+    corpus = load_corpus({"fra": lines("fr"), "th": ids})
     assert corpus["fr"] == lines("fr")
     assert all(torch.equal(found, given_) for found, given_ in zip(corpus["th"], ids, strict=True))
     assert not corpus.parallel
@@ -287,7 +287,7 @@ def test_a_file_that_names_no_language_is_of_any(tmp_path):
 
 def test_free_labels_are_kept_as_they_are(tmp_path):
     write(tmp_path, {"en-GB.txt": lines("en"), "my.dialect 1.txt": lines("th")})
-    assert set(load_corpus(tmp_path, labels="free", sentences_per_passage=2)) == {"en-GB", "my.dialect 1"}
+    assert set(load_corpus(tmp_path, labels="free")) == {"en-GB", "my.dialect 1"}
     assert set(load_corpus({"group 2": lines("ru")}, labels="free")) == {"group 2"}
 
 
@@ -401,3 +401,15 @@ def test_a_folder_needs_one_file_a_language(tmp_path):
 def test_a_missing_file_is_named(name):
     with pytest.raises(FileNotFoundError, match=name):
         load_corpus(name)
+
+
+def test_lines_without_documents_are_one_running_text():
+    ids = [torch.tensor([1, i + 2]) for i in range(40)]
+    corpus = load_corpus({"fr": [f"Phrase {i}." for i in range(40)], "th": ids}, sentences_per_passage=2)
+    assert corpus["fr"][0] == "Phrase 0. Phrase 1."
+    assert corpus["th"][0].tolist() == [1, 2, 1, 3]
+    assert len(corpus["fr"]) == len(set(corpus.documents["fr"])) == 20
+    again = load_corpus(load_corpus("demo"), languages=["fr", "zh"], limit=30)
+    assert again.parallel
+    assert again.source == "demo"
+    assert {language: len(texts) for language, texts in again.items()} == {"fr": 30, "zh": 30}

@@ -16,19 +16,19 @@ DOCUMENTS = {
 QUIET = {"progress": False}
 
 
-@pytest.mark.parametrize("options", [{"top": 0.2}, {"top": 0.03}, {"threshold": 0.01}])
+@pytest.mark.parametrize("options", [{"top": 0.2}, {"threshold": 0.05}])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_screening_selects_what_the_exact_scores_select(family, options):
-    model = tiny(family)
-    screened = mw.detect(model, DOCUMENTS, **options, **QUIET)
-    dense = mw.detect(model, DOCUMENTS, **options, scores="exact", **QUIET)
-    for language in DOCUMENTS:
-        for site, counts in dense.counts[language].items():
-            assert torch.equal(screened.counts[language][site], counts)
-            known = screened.screened[language][site] == 0
-            means = screened.mean_scores[language][site]
-            torch.testing.assert_close(means[known], dense.mean_scores[language][site][known])
-            assert dense.screened[language][site].sum() == 0
+    model, documents = tiny(family), {"en": [tokens(9, 1), tokens(45, 2)]}
+    screened = mw.detect(model, documents, **options, **QUIET)
+    dense = mw.detect(model, documents, **options, scores="exact", **QUIET)
+    for site, counts in dense.counts["en"].items():
+        assert torch.equal(screened.counts["en"][site], counts)
+        known = screened.screened["en"][site] == 0
+        means = screened.mean_scores["en"][site]
+        torch.testing.assert_close(means[known], dense.mean_scores["en"][site][known])
+        assert dense.screened["en"][site].sum() == 0
+    assert family == "olmo2" or screened.screened["en"]["q"].sum() > 0
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

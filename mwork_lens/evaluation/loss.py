@@ -9,7 +9,7 @@ from torch import Tensor
 from ..batches import TokenBatch, batches, run_blocks
 from ..sites import HookedModel
 
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 2048
 """Tokens of the vocabulary whose logits are held at a time."""
 
 
@@ -50,16 +50,18 @@ def _token_nats(
     hidden = model.ln_final(stream[None])[0].t().contiguous()  # pyright: ignore[reportAttributeAccessIssue]
     unembed = model.unembed  # pyright: ignore[reportAttributeAccessIssue]
     rows, bias = unembed.W_U.t(), getattr(unembed, "b_U", None)
-    normaliser = torch.full_like(targets, -torch.inf, dtype=_wide(hidden))
-    of_target = torch.zeros_like(normaliser)
+    largest = torch.full_like(targets, -torch.inf, dtype=_wide(hidden))
+    total, of_target = torch.zeros_like(largest), torch.zeros_like(largest)
     for start in range(0, len(rows), TOKENS_AT_ONCE):
         stop = start + TOKENS_AT_ONCE
-        logits = (rows[start:stop] @ hidden).to(normaliser.dtype)
+        logits = (rows[start:stop] @ hidden).to(largest.dtype)
         logits = _capped(model, logits if bias is None else logits.add_(bias[start:stop, None]))
-        normaliser = torch.logaddexp(normaliser, logits.logsumexp(0))
         inside = ((targets >= start) & (targets < stop)).nonzero().flatten()
         of_target[inside] = logits[targets[inside] - start, inside]
-    return normaliser - of_target
+        # log-sum-exp over the vocabulary, one part at a time and in place
+        before, largest = largest, torch.maximum(largest, logits.amax(0))
+        total = total * torch.exp(before - largest) + logits.sub_(largest).exp_().sum(0)
+    return largest + total.log() - of_target
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

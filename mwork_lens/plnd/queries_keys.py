@@ -99,42 +99,59 @@ def _keys_in_head(attention: Attention, neurons: Int[Tensor, " neuron"], head: i
     return _InHead(head, torch.stack(left, -1), torch.stack(right, -2), shrink)
 
 
-def _delta(
-    attention: Attention, units: _InHead, block: slice, rows: slice, keys: slice
-) -> Float[Tensor, "neuron query key"]:
-    """Δ = R − R' of some of the neurons, for some rows and the keys that they see."""
-    by_query, by_key = units.by_query[block, rows], units.by_key[block, :, keys]
-    delta = einsum(by_query, by_key, "neuron query part, neuron part key -> neuron query key")
+def _mean_delta(attention: Attention, units: _InHead) -> Float[Tensor, "neuron query"]:
+    """Σ_j P_ij Δ_ij of every neuron and row, from matrix products with P alone."""
+    pattern, scores = attention.pattern[units.head], attention.scores[units.head]
+    seen = einsum(pattern, units.by_key, "query key, neuron part key -> neuron query part")
+    mean = (units.by_query * seen).sum(-1)
     if not attention.normalises:
-        return delta
+        return mean
+    weighted = pattern * scores
+    if units.shrink.shape[-1] == 1:
+        return torch.addcmul(mean, units.shrink[..., 0], weighted.sum(-1))
+    return mean + units.shrink[:, 0] @ weighted.T
+
+
+def _centred_change(
+    attention: Attention, units: _InHead, mean: Float[Tensor, "neuron query"], block: slice, rows: slice, keys: slice
+) -> Float[Tensor, "neuron query key"]:
+    """Σ_j P_ij Δ_ij − Δ for some neurons, some rows and the keys that they see."""
+    shift = mean[block, rows, None]
+    by_query = torch.cat([-units.by_query[block, rows], shift], -1)
+    by_key = units.by_key[block, :, keys]
+    by_key = torch.cat([by_key, torch.ones_like(by_key[:, :1])], 1)
+    change = einsum(by_query, by_key, "neuron query part, neuron part key -> neuron query key")
+    if not attention.normalises:
+        return change
     per_query = units.shrink.shape[-1] == 1
     shrink = units.shrink[block, rows] if per_query else units.shrink[block, :, keys]
-    return delta.addcmul_(shrink, attention.scores[units.head, rows, keys])
+    return change.addcmul_(shrink, attention.scores[units.head, rows, keys], value=-1)
 
 
 def _pattern_difference(
-    pattern: Float[Tensor, "query key"], change: Float[Tensor, "neuron query key"]
+    pattern: Float[Tensor, "query key"],
+    change: Float[Tensor, "neuron query key"],
+    mean: Float[Tensor, "neuron query"],
 ) -> Float[Tensor, " neuron"]:
-    """‖softmax(S + x) − P‖² for a change x of the scores, with small differences kept; uses ``change`` up.
+    """‖softmax(S + x) − P‖² for x = ``change`` − ``mean``, with small differences kept; uses ``change`` up.
 
     softmax(S + x) − P = P ∘ (expm1(x) − E) / (1 + E) with E = Σ_j P expm1(x). The softmax does not see a shift of x,
     so its mean under P is taken out first, which leaves E small.
     """
-    mean = (change * pattern).sum(-1)
     sink = (1 - pattern.sum(-1)).clamp(min=0)  # what an attention sink takes; its score does not change
     limit = 0.9 * math.log(torch.finfo(change.dtype).max)
-    weighted = change.sub_(mean[..., None]).clamp_(max=limit).expm1_().mul_(pattern)
-    total = weighted.sum(-1) + sink * torch.expm1(-mean)
+    weighted = change.clamp_(max=limit).expm1_().mul_(pattern)
+    total = weighted.sum(-1) + sink * torch.expm1(mean)
     weighted.addcmul_(total[..., None], pattern, value=-1)
     return (torch.linalg.vector_norm(weighted, dim=-1) / (1 + total)).square().sum(-1)
 
 
-def _capped(
-    cap: float, scores: Float[Tensor, "query key"], delta: Float[Tensor, "neuron query key"]
+def _capped_change(
+    cap: float, scores: Float[Tensor, "query key"], change: Float[Tensor, "neuron query key"]
 ) -> Float[Tensor, "neuron query key"]:
-    """cap tanh(R / cap) − cap tanh((R − Δ) / cap), from tanh a − tanh b = tanh(a − b) (1 − tanh a tanh b)."""
-    after = torch.tanh((scores - delta) / cap)
-    return cap * torch.tanh(delta / cap) * (1 - torch.tanh(scores / cap) * after)
+    """cap tanh((R + x) / cap) − cap tanh(R / cap), from tanh a − tanh b = tanh(a − b) (1 − tanh a tanh b)."""
+    after = torch.tanh((scores + change) / cap)
+    return cap * torch.tanh(change / cap) * (1 - torch.tanh(scores / cap) * after)
 
 
 def query_squares(attention: Attention, neurons: Int[Tensor, " neuron"] | None = None) -> Float[Tensor, " neuron"]:
@@ -174,6 +191,7 @@ def _squares(
 def _squares_in_head(attention: Attention, units: _InHead, number: int) -> Float[Tensor, " neuron"]:
     """By blocks of rows, with the keys that they see, and of neurons, so that a block stays in cache."""
     squares = attention.pattern.new_zeros(number)
+    mean = torch.zeros_like(units.by_query[..., 0]) if attention.cap else _mean_delta(attention, units)
     for start in range(0, attention.rows, ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         keys = attention.seen_keys(rows)
@@ -181,8 +199,10 @@ def _squares_in_head(attention: Attention, units: _InHead, number: int) -> Float
         at_once = max(1, ELEMENTS_AT_ONCE // pattern.numel())
         for first in range(0, number, at_once):
             block = slice(first, first + at_once)
-            delta = _delta(attention, units, block, rows, keys)
+            change, shift = _centred_change(attention, units, mean, block, rows, keys), mean[block, rows]
             if attention.cap:
-                delta = _capped(attention.cap, attention.scores[units.head, rows, keys], delta)
-            squares[block] += _pattern_difference(pattern, delta.neg_())
+                change = _capped_change(attention.cap, attention.scores[units.head, rows, keys], change)
+                shift = -(change * pattern).sum(-1)
+                change += shift[..., None]
+            squares[block] += _pattern_difference(pattern, change, shift)
     return squares
