@@ -113,7 +113,7 @@ def _mean_delta(attention: Attention, units: _InHead) -> Float[Tensor, "neuron q
 
 
 def _centred_change(
-    attention: Attention, units: _InHead, mean: Float[Tensor, "neuron query"], block: slice, rows: slice, keys: slice
+    attention: Attention, units: _InHead, mean: Float[Tensor, "neurons queries"], block: slice, rows: slice, keys: slice
 ) -> Float[Tensor, "neuron query key"]:
     """Σ_j P_ij Δ_ij − Δ for some neurons, some rows and the keys that they see."""
     shift = mean[block, rows, None]
