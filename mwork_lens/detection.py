@@ -120,7 +120,7 @@ def detect(
         "measure": measure,
         "max_tokens": max_tokens,
         "dtype": str(_probe(model).dtype),
-        "tokenizer": getattr(model.tokenizer, "name_or_path", None),
+        "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
         "corpus": given.describe(),
     }
     return Detection(

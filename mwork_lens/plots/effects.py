@@ -52,7 +52,7 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
     figure.update_xaxes(title_text="language read", type="category", showgrid=False)
     figure.update_yaxes(title_text="neurons off", type="category", autorange="reversed", showgrid=False)
-    figure.update_layout(height=140 + 46 * len(frame))
+    figure.update_layout(height=180 + 46 * len(frame))
     passages = sum(map(len, effects.documents.values()))
     detail = f"{effects.settings['model']}; {passages} held-out passages; frame: the row's own language"
     return finish(figure, "Rise of loss when neurons are switched off", detail, layout)

@@ -44,6 +44,7 @@ def neuron_counts(sets: NeuronSet | Mapping[str, NeuronSet], **layout: Any) -> g
             figure.add_trace(line, row=1, col=column)
     figure.update_xaxes(title_text="neurons", rangemode="tozero")
     figure.update_yaxes(title_text="layer", row=1, col=1)
+    figure.update_layout(height=560, margin={"t": 130})
     space = next(iter(named.values())).space
     widths = ", ".join(f"{site} {width}" for site, width in space.widths.items())
     return finish(figure, "Neurons by layer", f"{space.model}; neurons in a layer: {widths}", layout)

@@ -22,7 +22,7 @@ def template() -> go.layout.Template:
             "paper_bgcolor": "white",
             "xaxis": axis,
             "yaxis": axis,
-            "margin": {"l": 70, "r": 30, "t": 90, "b": 60},
+            "margin": {"l": 70, "r": 30, "t": 100, "b": 70},
         }
     )
 
