@@ -1,6 +1,5 @@
 """Documents in, right-padded token batches out; and the forward pass through the blocks alone."""
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from torch import Tensor
 from .corpora import Document
 from .sites import HookedModel
 
-logger = logging.getLogger("mwork_lens")
+MAX_TOKENS = 512
+"""Where documents are cut by default."""
 
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 

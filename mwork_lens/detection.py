@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .batches import TokenBatch, batches, encode, run_blocks
+from .batches import MAX_TOKENS, TokenBatch, batches, encode, run_blocks
 from .corpora import Document, as_corpus
 from .hooks import hooked
 from .neurons import NeuronSet, NeuronSpace
@@ -22,7 +23,6 @@ from .plnd.selection import Selection
 from .sites import SITES, HookedModel
 from .store import read_result, write_result
 
-MAX_TOKENS = 512
 Scores = Literal["screened", "exact"]
 
 
@@ -104,13 +104,7 @@ def detect(
     with tqdm(total=sum(map(len, encoded.values())), unit="doc", disable=not progress) as bar:
         for language, documents in encoded.items():
             bar.set_description(f"detecting {language}")
-            tally = tallies[language]
-
-            def receive(layer: int, found: SiteScores, known: SiteMasks | None, tally: "_Tally" = tally) -> None:
-                for site, values in found.items():
-                    exact_ones = None if known is None else known[site]
-                    tally.add(site, layer, values, selection.active(values), exact_ones)
-
+            receive = partial(tallies[language].receive, selection)
             screen = selection if scores == "screened" else None
             _score(model, space, chosen, documents, receive, screen, batch_size, bar)
     settings = {
@@ -186,6 +180,10 @@ class _Tally:
         )
         sums = {site: torch.zeros(shape, dtype=torch.float64) for site, shape in shapes.items()}
         return cls(counts, sums, screened, dtype)
+
+    def receive(self, selection: Selection, layer: int, found: SiteScores, known: SiteMasks | None) -> None:
+        for site, values in found.items():
+            self.add(site, layer, values, selection.active(values), None if known is None else known[site])
 
     def add(self, site: str, layer: int, scores: Tensor, active: Tensor, known: Tensor | None) -> None:
         self.counts[site][layer] += active.sum(0).to("cpu", torch.int32)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..batches import encode
+from ..batches import MAX_TOKENS, encode
 from ..corpora import Corpus, Document, as_corpus
 from ..hooks import Mode
 from ..neurons import NeuronSet, ablate
@@ -21,7 +21,6 @@ from ..statistics import bootstrap_weights, interval
 from ..store import read_result, write_result
 from .loss import passage_nats
 
-MAX_TOKENS = 512
 BASELINE = "baseline"
 
 
