@@ -1,7 +1,7 @@
 """One document's attention in one layer: what every query and key score is made of."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,14 @@ class Attention:
     def heads_per_group(self) -> int:
         """Query heads that share a key head."""
         return len(self.queries) // len(self.keys)
+
+    def parts(self, neurons: Coefficients) -> Sequence[Float[Tensor, "head d_head pos"]]:
+        """The coefficients of a neuron's own coordinate and, where there is rotation, of its partner."""
+        return (neurons.direct, neurons.paired) if self.rotates else (neurons.direct,)
+
+    def row_blocks(self, size: int) -> Iterator[slice]:
+        """All scored rows, ``size`` at a time."""
+        return (slice(start, start + size) for start in range(0, self.rows, size))
 
     def seen_keys(self, rows: slice) -> slice:
         """The keys that these rows can see."""

@@ -20,11 +20,14 @@ from ..sites import HookedModel
 from .attention import KEYS, PATTERN, QUERIES, Attention, Geometry
 from .measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
 from .screening import screen_keys, screen_queries
-from .selection import Selection, refine
+from .selection import Estimate, Selection, refine
+from .third_order import third_order_squares
 
-ELEMENTS_AT_ONCE = 2**19
+ELEMENTS_AT_ONCE = 2**18
 """Entries of [neuron, query, key] held at a time: few enough to stay in a processor's cache."""
 ROWS_AT_ONCE = 128
+WORTH_AN_ESTIMATE = 2**21
+"""From so many entries of [neuron, query, key] on, a third-order estimate costs less than the exact form."""
 
 
 def pattern_change(model: HookedModel, layer: int) -> LayerMeasure:
@@ -57,98 +60,93 @@ def pattern_change(model: HookedModel, layer: int) -> LayerMeasure:
 
 
 def _screened(attention: Attention, selection: Selection) -> dict[str, tuple[Tensor, Tensor]]:
+    return {site: _refined(attention, selection, site) for site in _SQUARES}
+
+
+def _refined(attention: Attention, selection: Selection, site: str) -> tuple[Tensor, Tensor]:
+    """One site's scores, exact where they decide the selection.
+
+    In a single row the second-order screen is off by up to its bound u on |Δ|; over many rows errors average out, so
+    its β starts at 1/8 + 8 / rows (at most 1). The third-order estimate is off by about u², but u bounds the largest
+    of a row where its typical Δ would do, so it takes u^1.5; β starts at an eighth of the screen's. Both are then
+    measured on the neurons that are refined.
+    """
     rows = attention.rows
-    result = {}
-    for site, squares in _SQUARES.items():
-        screened = screen_queries(attention) if site == "q" else screen_keys(attention)
+    screened = screen_queries(attention) if site == "q" else screen_keys(attention)
+    beta = min(1.0, 0.125 + 8 / rows)
 
-        def exact(neurons: Tensor, squares: Squares = squares) -> Tensor:
-            return (squares(attention, neurons) / rows).sqrt()
+    def better(neurons: Tensor) -> Estimate:
+        if attention.cap or len(neurons) * attention.pattern[0].numel() < WORTH_AN_ESTIMATE:
+            return Estimate(screened.squares[neurons].div(rows).sqrt(), screened.uncertainty[neurons], beta)
+        squares = third_order_squares(attention, screened, neurons, site)
+        return Estimate((squares / rows).sqrt(), screened.uncertainty[neurons].pow(1.5), beta / 8)
 
-        result[site] = refine((screened.squares / rows).sqrt(), screened.uncertainty, exact, selection, rows)
-    return result
+    def exact(neurons: Tensor) -> Estimate:
+        squares = _SQUARES[site](attention, neurons)
+        return Estimate((squares / rows).sqrt(), torch.zeros_like(squares))
+
+    return refine(Estimate((screened.squares / rows).sqrt(), screened.uncertainty, beta), (better, exact), selection)
 
 
 @dataclass(frozen=True)
-class _InHead:
-    """Some neurons in one query head, where Δ = Σ_part query_part_i key_part_j + shrink R."""
+class _Units:
+    """Some neurons in one query head that they reach: Δ = Σ_part query_part_i key_part_j + shrink R."""
 
     head: int
-    by_query: Float[Tensor, "neuron query part"]
-    by_key: Float[Tensor, "neuron part key"]
+    by_query: Float[Tensor, "unit query part"]
+    by_key: Float[Tensor, "unit part key"]
     shrink: Tensor
-    """``[neuron, query, 1]`` for query neurons, ``[neuron, 1, key]`` for key neurons."""
+    """``[unit, query, 1]`` for query neurons, ``[unit, 1, key]`` for key neurons."""
 
 
-def _queries_in_head(attention: Attention, neurons: Int[Tensor, " neuron"], head: int) -> _InHead:
+def _query_units(attention: Attention, neurons: Int[Tensor, " unit"], head: int) -> _Units:
     own, d_head = attention.query_neurons, attention.queries.shape[1]
-    index, mine = neurons % d_head, (neurons // d_head == head)[:, None]
-    keys = attention.keys[head // attention.heads_per_group]
-    left = [part.flatten(0, 1)[neurons] * mine for part in (own.direct, own.paired)]
-    right = [keys[d] for d in (index, attention.pair[index])]
-    shrink = own.shrink.flatten(0, 1)[neurons][..., None]
-    return _InHead(head, torch.stack(left, -1), torch.stack(right, -2), shrink)
+    index, mine, group = neurons % d_head, (neurons // d_head == head)[:, None], head // attention.heads_per_group
+    left = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(own)]
+    right = [attention.keys[group, d] for d in (index, attention.pair[index])[: len(left)]]
+    return _Units(head, torch.stack(left, -1), torch.stack(right, -2), own.shrink.flatten(0, 1)[neurons][..., None])
 
 
-def _keys_in_head(attention: Attention, neurons: Int[Tensor, " neuron"], head: int) -> _InHead:
+def _key_units(attention: Attention, neurons: Int[Tensor, " unit"], head: int) -> _Units:
     own, d_head = attention.key_neurons, attention.queries.shape[1]
     index, mine = neurons % d_head, (neurons // d_head == head // attention.heads_per_group)[:, None]
-    left = [attention.queries[head, d] for d in (index, attention.pair[index])]
-    right = [part.flatten(0, 1)[neurons] * mine for part in (own.direct, own.paired)]
-    shrink = own.shrink.flatten(0, 1)[neurons][:, None]
-    return _InHead(head, torch.stack(left, -1), torch.stack(right, -2), shrink)
+    right = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(own)]
+    left = [attention.queries[head, d] for d in (index, attention.pair[index])[: len(right)]]
+    return _Units(head, torch.stack(left, -1), torch.stack(right, -2), own.shrink.flatten(0, 1)[neurons][:, None])
 
 
-def _mean_delta(attention: Attention, units: _InHead) -> Float[Tensor, "neuron query"]:
-    """Σ_j P_ij Δ_ij of every neuron and row, from matrix products with P alone."""
-    pattern, scores = attention.pattern[units.head], attention.scores[units.head]
-    seen = einsum(pattern, units.by_key, "query key, neuron part key -> neuron query part")
-    mean = (units.by_query * seen).sum(-1)
-    if not attention.normalises:
-        return mean
-    weighted = pattern * scores
-    if units.shrink.shape[-1] == 1:
-        return torch.addcmul(mean, units.shrink[..., 0], weighted.sum(-1))
-    return mean + units.shrink[:, 0] @ weighted.T
-
-
-def _centred_change(
-    attention: Attention, units: _InHead, mean: Float[Tensor, "neurons queries"], block: slice, rows: slice, keys: slice
-) -> Float[Tensor, "neuron query key"]:
-    """Σ_j P_ij Δ_ij − Δ for some neurons, some rows and the keys that they see."""
-    shift = mean[block, rows, None]
-    by_query = torch.cat([-units.by_query[block, rows], shift], -1)
-    by_key = units.by_key[block, :, keys]
-    by_key = torch.cat([by_key, torch.ones_like(by_key[:, :1])], 1)
-    change = einsum(by_query, by_key, "neuron query part, neuron part key -> neuron query key")
-    if not attention.normalises:
-        return change
-    per_query = units.shrink.shape[-1] == 1
-    shrink = units.shrink[block, rows] if per_query else units.shrink[block, :, keys]
-    return change.addcmul_(shrink, attention.scores[units.head, rows, keys], value=-1)
+def _change(attention: Attention, units: _Units, rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
+    """−Δ for some rows and the keys that they see; through the soft cap where there is one."""
+    scores = attention.scores[units.head, rows, keys]
+    change = einsum(-units.by_query[:, rows], units.by_key[..., keys], "u query part, u part key -> u query key")
+    if attention.normalises:
+        per_query = units.shrink.shape[-1] == 1
+        change.addcmul_(units.shrink[:, rows] if per_query else units.shrink[..., keys], scores, value=-1)
+    if attention.cap:
+        return _capped_change(attention.cap, scores, change)
+    return change
 
 
 def _pattern_difference(
-    pattern: Float[Tensor, "query key"],
-    change: Float[Tensor, "neuron query key"],
-    mean: Float[Tensor, "neuron query"],
-) -> Float[Tensor, " neuron"]:
-    """‖softmax(S + x) − P‖² for x = ``change`` − ``mean``, with small differences kept; uses ``change`` up.
+    pattern: Float[Tensor, "query key"], change: Float[Tensor, "unit query key"]
+) -> Float[Tensor, " unit"]:
+    """‖softmax(S + x) − P‖² for x = ``change``, with small differences kept; uses ``change`` up.
 
     softmax(S + x) − P = P ∘ (expm1(x) − E) / (1 + E) with E = Σ_j P expm1(x). The softmax does not see a shift of x,
     so its mean under P is taken out first, which leaves E small.
     """
+    mean = (change * pattern).sum(-1)
     sink = (1 - pattern.sum(-1)).clamp(min=0)  # what an attention sink takes; its score does not change
     limit = 0.9 * math.log(torch.finfo(change.dtype).max)
-    weighted = change.clamp_(max=limit).expm1_().mul_(pattern)
-    total = weighted.sum(-1) + sink * torch.expm1(mean)
+    weighted = change.sub_(mean[..., None]).clamp_(max=limit).expm1_().mul_(pattern)
+    total = weighted.sum(-1) + sink * torch.expm1(-mean)
     weighted.addcmul_(total[..., None], pattern, value=-1)
     return (torch.linalg.vector_norm(weighted, dim=-1) / (1 + total)).square().sum(-1)
 
 
 def _capped_change(
-    cap: float, scores: Float[Tensor, "query key"], change: Float[Tensor, "neuron query key"]
-) -> Float[Tensor, "neuron query key"]:
+    cap: float, scores: Float[Tensor, "query key"], change: Float[Tensor, "unit query key"]
+) -> Float[Tensor, "unit query key"]:
     """cap tanh((R + x) / cap) − cap tanh(R / cap), from tanh a − tanh b = tanh(a − b) (1 − tanh a tanh b)."""
     after = torch.tanh((scores + change) / cap)
     return cap * torch.tanh(change / cap) * (1 - torch.tanh(scores / cap) * after)
@@ -156,53 +154,40 @@ def _capped_change(
 
 def query_squares(attention: Attention, neurons: Int[Tensor, " neuron"] | None = None) -> Float[Tensor, " neuron"]:
     """Squared pattern change of query neurons (neuron = head * d_head + index), of all of them by default."""
-    heads, d_head = attention.queries.shape[:2]
-    return _squares(attention, _all_or(neurons, heads * d_head, attention), heads, _queries_in_head)
+    return _squares(attention, neurons, len(attention.queries), _query_units)
 
 
 def key_squares(attention: Attention, neurons: Int[Tensor, " neuron"] | None = None) -> Float[Tensor, " neuron"]:
     """Squared pattern change of key neurons (neuron = group * d_head + index), of all of them by default."""
-    groups, d_head = attention.keys.shape[:2]
-    return _squares(attention, _all_or(neurons, groups * d_head, attention), groups, _keys_in_head)
+    return _squares(attention, neurons, len(attention.keys), _key_units)
 
 
 Squares = Callable[..., Tensor]
 _SQUARES: dict[str, Squares] = {"q": query_squares, "k": key_squares}
 
 
-def _all_or(neurons: Tensor | None, width: int, attention: Attention) -> Int[Tensor, " neuron"]:
-    return torch.arange(width, device=attention.pattern.device) if neurons is None else neurons
-
-
 def _squares(
-    attention: Attention, neurons: Int[Tensor, " neuron"], owners: int, in_head: Callable[..., _InHead]
+    attention: Attention, neurons: Int[Tensor, " neuron"] | None, owners: int, units_of: Callable[..., _Units]
 ) -> Float[Tensor, " neuron"]:
-    """Add up every neuron's change over the query heads that it reaches; ``owners`` heads hold the neurons."""
-    heads, d_head = attention.queries.shape[:2]
+    """Add up every neuron's change over the query heads that it reaches; ``owners`` heads hold the neurons.
+
+    By blocks of units, and of rows with the keys that they see, so that a block stays in a processor's cache.
+    """
+    heads, d_head, device = *attention.queries.shape[:2], attention.pattern.device
+    neurons = torch.arange(owners * d_head, device=device) if neurons is None else neurons
     squares = attention.pattern.new_zeros(len(neurons))
+    at_once = max(1, ELEMENTS_AT_ONCE // (min(ROWS_AT_ONCE, attention.rows) * attention.keys.shape[-1]))
     for head in range(heads):
-        reached = neurons // d_head == head * owners // heads
-        which = (reached | attention.across_heads).nonzero().flatten()
-        if len(which):
-            squares[which] += _squares_in_head(attention, in_head(attention, neurons[which], head), len(which))
+        reached = (neurons // d_head == head * owners // heads) | attention.across_heads
+        for some in reached.nonzero().flatten().split(at_once):
+            squares[some] += _unit_squares(attention, units_of(attention, neurons[some], head))
     return squares
 
 
-def _squares_in_head(attention: Attention, units: _InHead, number: int) -> Float[Tensor, " neuron"]:
-    """By blocks of rows, with the keys that they see, and of neurons, so that a block stays in cache."""
-    squares = attention.pattern.new_zeros(number)
-    mean = torch.zeros_like(units.by_query[..., 0]) if attention.cap else _mean_delta(attention, units)
-    for start in range(0, attention.rows, ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
+def _unit_squares(attention: Attention, units: _Units) -> Float[Tensor, " unit"]:
+    squares = attention.pattern.new_zeros(len(units.by_query))
+    for rows in attention.row_blocks(ROWS_AT_ONCE):
         keys = attention.seen_keys(rows)
-        pattern = attention.pattern[units.head, rows, keys]
-        at_once = max(1, ELEMENTS_AT_ONCE // pattern.numel())
-        for first in range(0, number, at_once):
-            block = slice(first, first + at_once)
-            change, shift = _centred_change(attention, units, mean, block, rows, keys), mean[block, rows]
-            if attention.cap:
-                change = _capped_change(attention.cap, attention.scores[units.head, rows, keys], change)
-                shift = -(change * pattern).sum(-1)
-                change += shift[..., None]
-            squares[block] += _pattern_difference(pattern, change, shift)
+        change = _change(attention, units, rows, keys)
+        squares += _pattern_difference(attention.pattern[units.head, rows, keys], change)
     return squares

@@ -14,12 +14,37 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .attention import Attention
 
 ROWS_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Σ P Δ, Σ P² Δ and Σ P² Δ² of each neuron and row, and a bound on |Δ| there; every array of one shape."""
+
+    mean: Float[Tensor, "*neuron query"]
+    cross: Float[Tensor, "*neuron query"]
+    square: Float[Tensor, "*neuron query"]
+    bound: Float[Tensor, "*neuron query"]
+
+    def of(self, group: int, heads: slice, index: Int[Tensor, " neuron"]) -> "Moments":
+        """Some neurons in some query heads of a group."""
+        return Moments(*(part[group, heads][:, index] for part in self._parts()))
+
+    def rows(self, rows: slice) -> "Moments":
+        """Some rows."""
+        return Moments(*(part[..., rows] for part in self._parts()))
+
+    def by_row(self, total: Float[Tensor, "*group 1 query"]) -> Float[Tensor, "*neuron query"]:
+        """Σ_j P² (Δ − Σ P Δ)²."""
+        return torch.addcmul(self.square, self.mean, self.mean * total - 2 * self.cross).clamp_(min=0)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.mean, self.cross, self.square, self.bound
 
 
 @dataclass(frozen=True)
@@ -29,6 +54,8 @@ class Screened:
     squares: Float[Tensor, " neuron"]
     uncertainty: Float[Tensor, " neuron"]
     """The mean over rows, weighted by their share of the score, of a bound on the row's |Δ|."""
+    moments: Moments
+    """``[group, head, d_head, query]``."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +78,7 @@ class _Rows:
 
 
 def _blocks(attention: Attention) -> Iterator[_Rows]:
-    for start in range(0, attention.rows, ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
+    for rows in attention.row_blocks(ROWS_AT_ONCE):
         keys = attention.seen_keys(rows)
         layout = "(group head) query key -> group head key query"
         pattern, scores = (
@@ -69,23 +95,14 @@ def _blocks(attention: Attention) -> Iterator[_Rows]:
         yield _Rows(rows, keys, mean, cross, square, squared.sum(-2, keepdim=True), scores, largest)
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Σ P Δ, Σ P² Δ and Σ P² Δ² of each neuron and row, and a bound on |Δ| there."""
-
-    mean: Float[Tensor, "group head d_head query"]
-    cross: Float[Tensor, "group head d_head query"]
-    square: Float[Tensor, "group head d_head query"]
-    bound: Float[Tensor, "group head d_head query"]
-
-    def by_row(self, total: Float[Tensor, "group head 1 query"]) -> Float[Tensor, "group head d_head query"]:
-        """Σ_j P² (Δ − Σ P Δ)²."""
-        return torch.addcmul(self.square, self.mean, self.mean * total - 2 * self.cross).clamp_(min=0)
-
-
-def _summed(parts: list[tuple[Tensor, Tensor]]) -> Screened:
-    squares, bounds = (torch.stack(part).sum(0).flatten() for part in zip(*parts, strict=True))
-    return Screened(squares, bounds / squares.clamp(min=torch.finfo(squares.dtype).tiny))
+def _summed(parts: Sequence[tuple[Moments, Tensor]], axes: tuple[int, ...]) -> Screened:
+    """From the moments and Σ_j P² of each block of rows; ``axes`` are added up."""
+    by_row = [moments.by_row(total) for moments, total in parts]
+    squares = torch.stack([rows.sum(axes) for rows in by_row]).sum(0).flatten()
+    bounds = [(rows * moments.bound).sum(axes) for rows, (moments, _) in zip(by_row, parts, strict=True)]
+    uncertainty = torch.stack(bounds).sum(0).flatten() / squares.clamp(min=torch.finfo(squares.dtype).tiny)
+    together = zip(*((m.mean, m.cross, m.square, m.bound) for m, _ in parts), strict=True)
+    return Screened(squares, uncertainty, Moments(*(torch.cat(part, -1) for part in together)))
 
 
 def screen_queries(attention: Attention) -> Screened:
@@ -98,14 +115,13 @@ def screen_queries(attention: Attention) -> Screened:
     parts = []
     for block in _blocks(attention):
         moments = _query_moments(attention, block, by_group, products, reach)
-        rows = moments.by_row(block.total)
-        parts.append((rows.sum(-1), (rows * moments.bound).sum(-1)))
-    return _summed(parts)
+        parts.append((moments, block.total))
+    return _summed(parts, (-1,))
 
 
 def _query_moments(
     attention: Attention, block: _Rows, own: Sequence[Tensor], products: Tensor, reach: Tensor
-) -> _Moments:
+) -> Moments:
     shrink, direct, paired = (part[..., block.rows] for part in own)
     keys, pair = attention.keys[:, None, :, block.keys], attention.pair
     mean_k, cross_k = keys @ block.mean, keys @ block.cross
@@ -131,7 +147,7 @@ def _query_moments(
         along.mul_(2).addcmul_(shrink, (weighted * block.scores).sum(-2, keepdim=True))
         square.addcmul_(shrink, along)
         bound.addcmul_(shrink.abs(), block.largest)
-    return _Moments(mean, cross, square, bound)
+    return Moments(mean, cross, square, bound.expand_as(mean))
 
 
 def screen_keys(attention: Attention) -> Screened:
@@ -147,15 +163,14 @@ def screen_keys(attention: Attention) -> Screened:
     parts = []
     for block in _blocks(attention):
         moments = _key_moments(attention, block, queries[..., block.rows], *features, reach)
-        rows = moments.by_row(block.total)
-        # a key neuron's changes in the query heads of its group add up
-        parts.append((rows.sum((1, 3)), (rows * moments.bound).sum((1, 3))))
-    return _summed(parts)
+        parts.append((moments, block.total))
+    # a key neuron's changes in the query heads of its group add up
+    return _summed(parts, (1, 3))
 
 
 def _key_moments(
     attention: Attention, block: _Rows, queries: Tensor, linear: Tensor, quadratic: Tensor, reach: Tensor
-) -> _Moments:
+) -> Moments:
     width, rotates = queries.shape[-2], attention.rotates
     first = linear[:, None, :, block.keys]
     partners = queries[..., attention.pair, :]
@@ -182,4 +197,4 @@ def _key_moments(
         square.add_(with_queries(shrunk @ weighted), alpha=2)
         square += shrink.square() @ (weighted * block.scores)
         bound.addcmul_(shrink.abs().amax(-1, keepdim=True), block.largest)
-    return _Moments(mean, cross, square, bound)
+    return Moments(mean, cross, square, bound.expand_as(mean))

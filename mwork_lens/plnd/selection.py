@@ -1,7 +1,7 @@
 """Which scores count as active, and how to decide it when only some of them are known exactly."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,45 +46,59 @@ class Selection:
         return scores.topk(self.number(len(scores))).values[-1]
 
 
-def refine(
-    screened: Float[Tensor, " neuron"],
-    uncertainty: Float[Tensor, " neuron"],
-    exact: Callable[[Int[Tensor, " chosen"]], Float[Tensor, " chosen"]],
-    selection: Selection,
-    rows: int,
-) -> tuple[Float[Tensor, " neuron"], Bool[Tensor, " neuron"]]:
-    """Replace screened scores by exact ones until the selection is that of the exact scores.
+@dataclass(frozen=True)
+class Estimate:
+    """Scores, and how far off each may be."""
 
-    A screened score is off, in logarithm, by at most β times its uncertainty. For a single row a second-order
-    estimate has β up to 1; over many rows errors average out, so β starts at 1/4 + 8 / rows (at most 1), is then
-    measured on the neurons that were refined, and taken ``SAFETY`` times larger. A neuron stays screened only where
-    even so it lies on its side of the cut. Each round refines what the current β and cut leave open, so a bad screen
-    ends with every neuron refined, i.e. in the dense method.
+    scores: Float[Tensor, " neuron"]
+    uncertainty: Float[Tensor, " neuron"]
+    """The logarithm of a score is off by at most β times this; zero for exact scores."""
+    beta: float = 0.0
+    """Where β starts, before it is measured."""
+
+
+Refinement = Callable[[Int[Tensor, " chosen"]], Estimate]
+
+
+def refine(
+    first: Estimate, refinements: Sequence[Refinement], selection: Selection
+) -> tuple[Float[Tensor, " neuron"], Bool[Tensor, " neuron"]]:
+    """Replace estimated scores by ever better ones until the selection is that of the exact scores.
+
+    A neuron stays with an estimate only where its band, β times its uncertainty on either side, does not reach the
+    cut; all others go on to the next refinement. Each refinement shows how far off the estimate before it was: β is
+    raised to ``SAFETY`` times the largest error seen, in units of the uncertainty, and the bands are looked at again.
+    So a bad estimate ends with every neuron refined, i.e. in the dense method.
 
     Args:
-        screened: estimated scores.
-        uncertainty: of the logarithm of each, in units of β.
-        exact: gives the exact scores of some neurons.
+        first: an estimate for every neuron.
+        refinements: better and better ones for chosen neurons; the last is exact.
         selection: what has to be decided.
-        rows: how many rows (queries) the scores sum over.
 
     Returns:
         The scores, and which of them are exact.
     """
-    tiny = torch.finfo(screened.dtype).tiny
-    scores, known = screened.clone(), torch.zeros_like(screened, dtype=torch.bool)
+    scores, level = first.scores.clone(), torch.zeros_like(first.scores, dtype=torch.long)
+    last = len(refinements)
     if selection.top is not None and selection.number(len(scores)) == len(scores):
-        return scores, known  # every neuron is active, whatever its score
-    logs = screened.clamp(min=tiny).log()
-    beta = min(1.0, 0.25 + 8 / rows)
+        return scores, level == last  # every neuron is active, whatever its score
+    uncertainty, beta = first.uncertainty.clone(), [first.beta] + [0.0] * last
     while True:
-        distance = (logs - selection.cut(scores).clamp(min=tiny).log()).abs()
-        # not (>) rather than (<=): refine whatever is not a number
-        undecided = ~known & ~(distance > beta * uncertainty)
+        # whatever lies near the cut, or is not a number
+        near = ~((_log(scores) - _log(selection.cut(scores))).abs() > scores.new_tensor(beta)[level] * uncertainty)
+        undecided = near & (level < last)
         if not undecided.any():
-            return scores, known
-        chosen = undecided.nonzero().flatten()
-        scores[chosen] = exact(chosen)
-        known |= undecided
-        errors = (scores[known].clamp(min=tiny).log() - logs[known]).abs()
-        beta = max(beta, SAFETY * (errors / uncertainty[known].clamp(min=1e-6)).max().item())
+            return scores, level == last
+        for at in range(last - 1, -1, -1):
+            chosen = (undecided & (level == at)).nonzero().flatten()
+            if not len(chosen):
+                continue
+            better = refinements[at](chosen)
+            error = (_log(better.scores) - _log(scores[chosen])).abs() / uncertainty[chosen].clamp(min=1e-6)
+            beta[at] = max(beta[at], SAFETY * error.nan_to_num(torch.inf).max().item())
+            beta[at + 1] = max(beta[at + 1], better.beta)
+            scores[chosen], uncertainty[chosen], level[chosen] = better.scores, better.uncertainty, at + 1
+
+
+def _log(scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
