@@ -1,6 +1,8 @@
 """mwork_lens: how a multilingual language model works inside, on TransformerLens models."""
 
 from . import plots as plots
+from .comparison import agreement as agreement
+from .comparison import overlap as overlap
 from .controls import matched_control as matched_control
 from .controls import random_control as random_control
 from .corpora import Corpus as Corpus

@@ -1,5 +1,6 @@
-"""The command line: ``mwork-lens demo | detect | effects``."""
+"""The command line: ``mwork-lens demo | detect | effects | bench``."""
 
+import json
 import logging
 import sys
 import warnings
@@ -145,6 +146,41 @@ def effects(
     )
     print(measured)
     _say_written([folder / "effects", folder / "effects.html"])
+
+
+@app.command()
+def bench(
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = "en,zh",
+    corpus: CorpusOption = "demo",
+    lengths: Annotated[str, typer.Option("--lengths", help="Tokens a document, with commas.")] = "64,128,256,512,1024",
+    dense_up_to: Annotated[int, typer.Option("--dense-up-to", help="Longest document for the dense forms.")] = 128,
+    output: OutputOption = None,
+) -> None:
+    """What detection costs beside the bare forward pass, the dense exact form and the paper's parallel form."""
+    from .bench import benchmark
+
+    tokens = _numbers("--lengths", lengths)
+    folder = _output(output, "mwork-lens-bench")
+    text = _corpus(corpus, languages, 1, None)
+    found = benchmark(_model(model, device, dtype), text, lengths=tokens, dense_up_to=dense_up_to)
+    found.to_frame().to_csv(folder / "bench.csv", index=False)
+    folder.joinpath("settings.json").write_text(json.dumps(dict(found.settings), indent=2, ensure_ascii=False))
+    print("\nTime over the bare forward pass through the blocks, by tokens of a document\n")
+    print(found.table().to_string(float_format=lambda value: f"{value:.1f}", na_rep="–"))
+    print("\nPeak memory above it, MB\n")
+    memory = found.to_frame().pivot(index="method", columns="tokens", values="megabytes_above_forward")
+    print(memory.to_string(float_format=lambda value: f"{value:.0f}", na_rep="–"))
+    _say_written([folder / "bench.csv", folder / "settings.json"])
+
+
+def _numbers(option: str, given: str) -> list[int]:
+    parts = [part.strip() for part in given.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() and int(part) > 1 for part in parts):
+        raise ValueError(f"{option} {given}: give whole numbers above 1 with commas, e.g. 64,128.")
+    return [int(part) for part in parts]
 
 
 def _model(source: str, device: str | None, dtype: str) -> Any:

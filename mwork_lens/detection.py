@@ -17,7 +17,7 @@ from .batches import MAX_TOKENS, TokenBatch, batches, encode, run_blocks
 from .corpora import Document, as_corpus
 from .hooks import hooked
 from .neurons import NeuronSet, NeuronSpace
-from .plnd import Measure, Where, exact
+from .plnd import FORMULATIONS, Measure, Where
 from .plnd.measure import Receive, SiteMasks, SiteScores, at_least_float32, score_hooks
 from .plnd.selection import Selection
 from .sites import SITES, HookedModel
@@ -39,7 +39,7 @@ def importance(
     Args:
         model: a hooked model.
         document: a text, or its token ids as a 1-D tensor.
-        formulation: ``"exact"`` or a :class:`Measure`.
+        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation) or a :class:`Measure`.
         measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
         max_tokens: a longer document is cut there, with a warning.
 
@@ -81,7 +81,7 @@ def detect(
         top: a neuron is active on a document if its score is among the ⌊top · width⌋ highest of its layer and site
             (at least one).
         threshold: instead of ``top``: active if the score is at least this (the paper's ε).
-        formulation: ``"exact"`` or a :class:`Measure`.
+        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation) or a :class:`Measure`.
         measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
         scores: ``"screened"`` computes exactly what decides which neurons are active, so counts and sets are those of
             the exact scores, while mean scores of neurons far from the cut may rest on a second-order estimate
@@ -134,9 +134,9 @@ def _probe(model: HookedModel) -> Tensor:
 def _formulation(formulation: str | Measure, measure: Where) -> Measure:
     if not isinstance(formulation, str):
         return formulation
-    if formulation != "exact":
-        raise ValueError(f"formulation={formulation!r}: it must be 'exact' or a Measure.")
-    return exact(measure)
+    if formulation not in FORMULATIONS:
+        raise ValueError(f"formulation={formulation!r}: it must be {', '.join(map(repr, FORMULATIONS))} or a Measure.")
+    return FORMULATIONS[formulation](measure)
 
 
 def selection_rule(top: float, threshold: float | None) -> Selection:

@@ -1,7 +1,9 @@
 import pytest
+import torch
 
 from mwork_lens.detection import importance
 from mwork_lens.neurons import NeuronSpace
+from mwork_lens.plnd import parallel
 
 from .oracle import sequential
 from .tiny import FAMILIES, tiny, tokens
@@ -20,3 +22,39 @@ def test_closed_forms_equal_ablation(family, where):
             for neuron in range(0, width, 3):
                 truth = sequential(model, ids, layer, site, neuron, where)
                 assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gptj"])
+def test_papers_form_zeroes_rotated_coordinates(family):
+    """A query neuron of the paper is a coordinate after normalisation and rotation; likewise a key neuron."""
+    model, ids = tiny(family), tokens(12)
+    scores = importance(model, ids, formulation="paper", measure="structure")
+    rotated = model.cfg.positional_embedding_type == "rotary"
+    for site in "qk":
+        hook = f"blocks.1.attn.hook_{'rot_' if rotated else ''}{site}"
+        for neuron in range(0, scores[site].shape[1], 5):
+            change = pattern_with(model, ids, hook, neuron) - pattern_with(model, ids, hook, None)
+            truth = (change.square().sum() / len(ids)).sqrt().item()
+            assert scores[site][1, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
+
+
+def pattern_with(model, ids, hook, neuron):
+    def zero(activation, hook):
+        flat = activation.flatten(2).clone()
+        flat[..., neuron] = 0
+        return flat.view(activation.shape)
+
+    kept = []
+    hooks = [] if neuron is None else [(hook, zero)]
+    hooks.append(("blocks.1.attn.hook_pattern", lambda activation, hook: kept.append(activation.clone())))
+    model.run_with_hooks(ids[None], fwd_hooks=hooks, stop_at_layer=2)
+    return kept[0][0]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_parallel_form_is_the_papers_formulation(family):
+    ids = tokens(20)
+    fast = importance(tiny(family), ids, formulation="paper", measure="structure")
+    whole = importance(tiny(family), ids, formulation=parallel)
+    for site, values in whole.items():
+        torch.testing.assert_close(fast[site], values, rtol=1e-6, atol=1e-10)

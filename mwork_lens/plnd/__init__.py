@@ -7,6 +7,7 @@ from ..sites import HookedModel
 from . import feed_forward, queries_keys, values
 from .measure import LayerMeasure as LayerMeasure
 from .measure import Measure as Measure
+from .parallel import parallel as parallel
 
 Where = Literal["stream", "structure"]
 
@@ -18,13 +19,30 @@ def exact(where: Where = "stream") -> Measure:
     residual stream (``"stream"``), or of its own output before a post-norm (``"structure"``); the two are the same
     for models without post-norms.
     """
+    return _measure(where, rotated_neurons=False)
+
+
+def paper(where: Where = "structure") -> Measure:
+    """The paper's parallel form: as :func:`exact`, but query and key neurons are taken after rotation.
+
+    There zeroing a coordinate takes q̃_id k̃_jd / m off the scores, which is not what zeroing a column of W_Q or W_K
+    does wherever the model rotates or normalises its queries and keys.
+    """
+    return _measure(where, rotated_neurons=True)
+
+
+FORMULATIONS = {"exact": exact, "paper": paper}
+
+
+def _measure(where: Where, *, rotated_neurons: bool) -> Measure:
     if where not in get_args(Where):
         raise ValueError(f"measure={where!r}: it must be one of {', '.join(get_args(Where))}.")
 
     def measure(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
         attention = values.stream_change if where == "stream" else values.structure_change
         hidden = feed_forward.stream_change if where == "stream" else feed_forward.structure_change
-        parts = [queries_keys.pattern_change(model, layer), attention(model, layer)]
+        patterns = queries_keys.pattern_change(model, layer, rotated_neurons=rotated_neurons)
+        parts = [patterns, attention(model, layer)]
         return parts if getattr(model.cfg, "attn_only", False) else [*parts, hidden(model, layer)]
 
     return measure

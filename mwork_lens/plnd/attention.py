@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
@@ -66,6 +66,13 @@ class Attention:
         """Query heads that share a key head."""
         return len(self.queries) // len(self.keys)
 
+    def with_rotated_neurons(self, scale: float) -> "Attention":
+        """The same attention with coordinates of q̃ and k̃ as neurons: Δ_ij = q̃_id k̃_jd / m."""
+        sides = [Coefficients(torch.zeros_like(x), x / scale, torch.zeros_like(x)) for x in (self.queries, self.keys)]
+        own = torch.arange(len(self.pair), device=self.pair.device)
+        flags = {"across_heads": False, "normalises": False, "rotates": False}
+        return replace(self, query_neurons=sides[0], key_neurons=sides[1], pair=own, **flags)
+
     def parts(self, neurons: Coefficients) -> Sequence[Float[Tensor, "head d_head pos"]]:
         """The coefficients of a neuron's own coordinate and, where there is rotation, of its partner."""
         return (neurons.direct, neurons.paired) if self.rotates else (neurons.direct,)
@@ -92,9 +99,11 @@ class Geometry:
     eps: float
     across_heads: bool
     causal: bool
+    rotated_neurons: bool = False
+    """Whether a neuron is a coordinate of q̃ and k̃, after normalisation and rotation (as in the paper)."""
 
     @classmethod
-    def of(cls, model: HookedModel, layer: int) -> "Geometry":
+    def of(cls, model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> "Geometry":
         """Read one layer.
 
         Raises:
@@ -118,6 +127,7 @@ class Geometry:
             eps=float(query_norm.eps) if query_norm is not None else 0.0,
             across_heads=gains[0] is not None and gains[0].numel() != cfg.d_head,
             causal=getattr(cfg, "attention_dir", "causal") == "causal",
+            rotated_neurons=rotated_neurons,
         )
 
     @property
@@ -141,7 +151,7 @@ class Geometry:
         keys, key_neurons = self._side(k, self.key_gain, positions)
         by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
         scores = by_group @ keys[:, None] / self.scale
-        return Attention(
+        found = Attention(
             pattern=at_least_float32(pattern[:, content]),
             scores=rearrange(scores, "group head query key -> (group head) query key"),
             queries=queries,
@@ -155,6 +165,7 @@ class Geometry:
             rotates=self.rotary is not None,
             positions=positions[content] if self.causal else None,
         )
+        return found.with_rotated_neurons(self.scale) if self.rotated_neurons else found
 
     def _side(
         self, x: Float[Tensor, "head d_head pos"], gain: Tensor | None, positions: Int[Tensor, " pos"]

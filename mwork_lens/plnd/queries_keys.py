@@ -30,13 +30,19 @@ WORTH_AN_ESTIMATE = 2**21
 """From so many entries of [neuron, query, key] on, a third-order estimate costs less than the exact form."""
 
 
-def pattern_change(model: HookedModel, layer: int) -> LayerMeasure:
+def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> LayerMeasure:
     """The change of the attention pattern, exactly, for every query and key neuron of one layer.
 
-    Its screen gives the same active neurons from a second-order estimate (``screening.py``) of all of them and the
-    exact score of those near the cut.
+    Its screen gives the same active neurons from a second-order estimate (``screening.py``) of all of them, a
+    third-order one (``third_order.py``) of those near the cut, and the exact score of those that are still nearer.
+
+    Args:
+        model: a hooked model.
+        layer: which layer.
+        rotated_neurons: take the coordinates of q and k after normalisation and rotation as neurons, as the paper
+            does; deactivating a column of W_Q or W_K acts before these.
     """
-    geometry = Geometry.of(model, layer)
+    geometry = Geometry.of(model, layer, rotated_neurons=rotated_neurons)
 
     def documents(seen: Activations, batch: TokenBatch) -> Iterator[Attention]:
         for i, length in enumerate(batch.lengths):
@@ -56,7 +62,7 @@ def pattern_change(model: HookedModel, layer: int) -> LayerMeasure:
         scores = {site: torch.stack([f[site][0] for f in found]) for site in _SQUARES}
         return scores, {site: torch.stack([f[site][1] for f in found]) for site in _SQUARES}
 
-    return LayerMeasure(geometry.reads, score, None if geometry.across_heads else screen)
+    return LayerMeasure(geometry.reads, score, None if geometry.across_heads and not rotated_neurons else screen)
 
 
 def _screened(attention: Attention, selection: Selection) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,0 +1,202 @@
+"""What detection costs, side by side in one run: bare forward pass, ours, the dense form, the paper's, one by one."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .batches import batches, encode, run_blocks
+from .corpora import Document, as_corpus
+from .hooks import hooked
+from .neurons import NeuronSet, NeuronSpace, ablate
+from .plnd import Measure, exact, parallel
+from .plnd.measure import score_hooks
+from .plnd.selection import Selection
+from .sites import HookedModel
+
+LENGTHS = (64, 128, 256, 512, 1024)
+SEQUENTIAL_SAMPLE = 3
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Times and peak memory by method and length."""
+
+    rows: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a length and method: seconds a document, its ratio to the bare forward pass, MB above that pass."""
+        return pd.DataFrame(list(self.rows))
+
+    def table(self) -> pd.DataFrame:
+        """Ratios to the bare forward pass, methods by length; missing where a method was left out."""
+        return self.to_frame().pivot(index="method", columns="tokens", values="ratio").reindex(list(METHODS))
+
+
+def benchmark(
+    model: HookedModel,
+    corpus: Mapping[str, Sequence[Document]],
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    dense_up_to: int = 128,
+    top: float = 0.2,
+    repeats: int = 3,
+    progress: bool = True,
+) -> Benchmark:
+    """Time one document of each language at each length; the median over repeats and languages is reported.
+
+    What depends on weights only (a measure's set-up, once a run) is done before the clock starts.
+
+    Args:
+        model: a hooked model.
+        corpus: texts by language; each language's are joined until they are long enough.
+        lengths: tokens of a document.
+        dense_up_to: longest document on which the dense and the paper's form are timed.
+        top: the fraction that decides which neurons are refined.
+        repeats: runs of each.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for a length above the model's context, or too little text.
+    """
+    given = as_corpus(corpus)
+    too_long = [length for length in lengths if length > model.cfg.n_ctx]
+    if too_long:
+        raise ValueError(f"length {too_long[0]} is above {model.cfg.model_name}'s context of {model.cfg.n_ctx}.")
+    joined = {language: _joined(model, given[language], language, max(lengths)) for language in given}
+    methods = {"forward": None, "stream": exact("stream"), "structure": exact("structure")}
+    dense = {"dense": exact("stream"), "parallel": parallel}
+    bound = {name: _bound(model, measure) for name, measure in {**methods, **dense}.items()}
+    rows: list[dict[str, Any]] = []
+    bar = tqdm(total=len(lengths), unit="length", disable=not progress)
+    for length in lengths:
+        documents = [ids[:length] for ids in joined.values()]
+        chosen = [name for name in bound if name in methods or length <= dense_up_to]
+        runs = {name: _runner(model, bound[name], Selection(top=top), screen=name in methods) for name in chosen}
+        timed = {name: _measured(run, documents, repeats if name in methods else 1) for name, run in runs.items()}
+        timed["sequential"] = (_sequential_seconds(model, documents[0]), math.nan)
+        forward_seconds, forward_memory = timed["forward"]
+        for name, (seconds, memory) in timed.items():
+            rows.append(
+                {
+                    "tokens": length,
+                    "method": METHODS_BY_KEY[name],
+                    "seconds": seconds,
+                    "ratio": seconds / forward_seconds,
+                    "megabytes_above_forward": max(0.0, memory - forward_memory) if memory == memory else math.nan,
+                }
+            )
+        bar.update()
+    bar.close()
+    settings = {
+        "model": str(model.cfg.model_name),
+        "device": str(_device(model)),
+        "dtype": str(next(model.parameters()).dtype),  # pyright: ignore[reportAttributeAccessIssue]
+        "threads": torch.get_num_threads(),
+        "top": top,
+        "repeats": repeats,
+        "corpus": given.describe(),
+    }
+    return Benchmark(rows, settings)
+
+
+METHODS_BY_KEY = {
+    "forward": "bare forward",
+    "stream": "ours (change in the stream)",
+    "structure": "ours (measure='structure')",
+    "dense": "dense exact",
+    "parallel": "paper's parallel form",
+    "sequential": "one neuron at a time (extrapolated)",
+}
+METHODS = tuple(METHODS_BY_KEY.values())
+
+
+def _device(model: HookedModel) -> torch.device:
+    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _joined(model: HookedModel, texts: Sequence[Document], language: str, needed: int) -> Int[Tensor, " pos"]:
+    parts = encode(model, texts, [language] * len(texts), model.cfg.n_ctx)
+    # one start token only, where there is one
+    ids = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
+    if len(ids) < needed:
+        raise ValueError(f"The {language!r} text has {len(ids)} tokens, too few for a document of {needed}.")
+    return ids
+
+
+def _bound(model: HookedModel, measure: Measure | None) -> list:
+    return [] if measure is None else [measure(model, layer) for layer in range(model.cfg.n_layers)]
+
+
+def _runner(model: HookedModel, layers: list, selection: Selection, screen: bool) -> Callable[[Tensor], None]:
+    def run(ids: Tensor) -> None:
+        (batch,) = batches(model, [ids])
+        hooks = score_hooks(layers, lambda: batch, lambda *_: None, selection if screen else None)
+        with torch.inference_mode(), hooked(model, hooks):
+            run_blocks(model, batch.tokens)
+        if batch.tokens.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _measured(run: Callable[[Tensor], None], documents: Sequence[Tensor], repeats: int) -> tuple[float, float]:
+    """Median seconds a document, and peak memory in MB."""
+    seconds = []
+    with _PeakMemory() as peak:
+        run(documents[0])
+        for _ in range(repeats):
+            for ids in documents:
+                start = time.perf_counter()
+                run(ids)
+                seconds.append(time.perf_counter() - start)
+    return sorted(seconds)[len(seconds) // 2], peak.megabytes
+
+
+@torch.inference_mode()
+def _sequential_seconds(model: HookedModel, ids: Tensor) -> float:
+    """All neurons one by one, extrapolated from a few."""
+    space = NeuronSpace.of(model)
+    (batch,) = batches(model, [ids])
+    start = time.perf_counter()
+    for neuron in range(SEQUENTIAL_SAMPLE):
+        with ablate(model, NeuronSet.from_list(space, [(0, "q", neuron)])):
+            run_blocks(model, batch.tokens)
+    if batch.tokens.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / SEQUENTIAL_SAMPLE * space.total
+
+
+class _PeakMemory:
+    """The highest memory of this process (CPU, sampled, Linux only) or of CUDA's allocator within the block."""
+
+    megabytes = math.nan
+
+    def __enter__(self) -> "_PeakMemory":
+        self._stop, self._highest = threading.Event(), 0
+        self._cuda, self._statm = torch.cuda.is_available(), Path("/proc/self/statm")
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._cuda and self._statm.exists() and not self._stop.wait(0.002):
+            self._highest = max(self._highest, int(self._statm.read_text().split()[1]) * 4096)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        highest = torch.cuda.max_memory_allocated() if self._cuda else self._highest
+        self.megabytes = highest / 2**20 if highest else math.nan
