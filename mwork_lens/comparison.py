@@ -48,7 +48,7 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
                 "language": language,
                 "layer": layer,
                 "site": site,
-                "spearman": float("nan") if constant else float(spearmanr(ours, theirs).statistic),
+                "spearman": float("nan") if constant else float(spearmanr(ours, theirs).statistic),  # pyright: ignore
                 "top_overlap": common.double().mean().item(),
                 "expected": number / len(ours),
             }

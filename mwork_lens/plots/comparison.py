@@ -25,8 +25,8 @@ def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detectio
         by_layer = rows.groupby("layer")[["spearman", "top_overlap", "expected"]].mean()
         for column, value in enumerate(("spearman", "top_overlap"), start=1):
             line = go.Scatter(
-                x=by_layer[value],
-                y=by_layer.index,
+                x=by_layer[value],  # pyright: ignore
+                y=by_layer.index,  # pyright: ignore
                 name=str(site),
                 mode="lines+markers",
                 line={"color": COLOURS[i]},
@@ -62,7 +62,7 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
     for row, name in enumerate(names, start=1):
         for column, part in enumerate(structures, start=1):
             cells = compared[(compared["detection"] == name) & (compared["structure"] == part)]
-            languages = list(cells["language"].unique())
+            languages = list(cells["language"].unique())  # pyright: ignore
             table, chance = (
                 cells.pivot(index="language", columns="other", values=v).reindex(languages)[languages]
                 for v in (value, "expected_share")
