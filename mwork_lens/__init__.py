@@ -1,6 +1,9 @@
 """mwork_lens: how a multilingual language model works inside, on TransformerLens models."""
 
 from . import plots as plots
+from .activations import Activations as Activations
+from .activations import collect_means as collect_means
+from .activations import collect_samples as collect_samples
 from .comparison import agreement as agreement
 from .comparison import overlap as overlap
 from .controls import matched_control as matched_control
@@ -12,6 +15,7 @@ from .detection import detect as detect
 from .detection import importance as importance
 from .evaluation import EffectMatrix as EffectMatrix
 from .evaluation import effect_matrix as effect_matrix
+from .hooks import ContentPositions as ContentPositions
 from .models import load_model as load_model
 from .neurons import NeuronSet as NeuronSet
 from .neurons import NeuronSpace as NeuronSpace
