@@ -22,3 +22,5 @@ from .neurons import NeuronSpace as NeuronSpace
 from .neurons import ablate as ablate
 from .plnd import LayerMeasure as LayerMeasure
 from .plnd import Measure as Measure
+from .weights import edit_weights as edit_weights
+from .weights import export_edited as export_edited
