@@ -185,9 +185,10 @@ _IDENTIFIERS: Mapping[str, Callable[[Mapping[str, str]], Identifier]] = {
     "cld3": _cld3,
 }
 
-_CLD3 = (
+_CLD3 = regex.findall(
+    r"\S+",
     "af am ar bg bg-Latn bn bs ca ceb co cs cy da de el el-Latn en eo es et eu fa fi fil fr fy ga gd gl gu ha haw hi "
     "hi-Latn hmn hr ht hu hy id ig is it iw ja ja-Latn jv ka kk km kn ko ku ky la lb lo lt lv mg mi mk ml mn mr ms mt "
     "my ne nl no ny pa pl ps pt ro ru ru-Latn sd si sk sl sm sn so sq sr st su sv sw ta te tg th tr uk ur uz vi xh yi "
-    "yo zh zh-Latn zu"
-).split()
+    "yo zh zh-Latn zu",
+)
