@@ -6,8 +6,13 @@ from .activations import collect_means as collect_means
 from .activations import collect_samples as collect_samples
 from .comparison import agreement as agreement
 from .comparison import overlap as overlap
+from .controls import all_controls as all_controls
+from .controls import cut_to_equal as cut_to_equal
 from .controls import matched_control as matched_control
+from .controls import other_control as other_control
 from .controls import random_control as random_control
+from .controls import shared_control as shared_control
+from .controls import top_control as top_control
 from .corpora import Corpus as Corpus
 from .corpora import load_corpus as load_corpus
 from .detection import Detection as Detection
