@@ -10,8 +10,8 @@ from torch import Tensor
 class RandomDirections:
     """Streams a layer's hidden states into random directions z ~ N(0, Σ), without ever holding Σ.
 
-    z = Σ_i w_i g_i (h_i − μ) over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has just
-    the states' covariance about their mean μ. Every label (prompt language) counts the same, or the baseline
+    z = Σ_i w_i g_i (h_i − μ) over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has
+    just the states' covariance about their mean μ. Every label (prompt language) counts the same, or the baseline
     would swallow the signal. Directions are scaled to the layer's mean norm.
     """
 
