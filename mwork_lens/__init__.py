@@ -19,7 +19,13 @@ from .detection import Detection as Detection
 from .detection import detect as detect
 from .detection import importance as importance
 from .evaluation import EffectMatrix as EffectMatrix
+from .evaluation import Generations as Generations
+from .evaluation import Steering as Steering
 from .evaluation import effect_matrix as effect_matrix
+from .evaluation import generate as generate
+from .evaluation import generations as generations
+from .evaluation import mean_difference as mean_difference
+from .evaluation import steer as steer
 from .hooks import ContentPositions as ContentPositions
 from .lens import LanguageRatio as LanguageRatio
 from .lens import identifier_accuracy as identifier_accuracy
