@@ -1,14 +1,19 @@
 """Sets to compare a language's neurons with, of the same size in every layer and site."""
 
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .detection import Detection
 from .neurons import NeuronSet
 
 NEAREST = 4
+"""Free neurons among which a matched one is drawn."""
 
 
 def random_control(neurons: NeuronSet, *, seed: int = 0) -> NeuronSet:
@@ -19,16 +24,10 @@ def random_control(neurons: NeuronSet, *, seed: int = 0) -> NeuronSet:
     Raises:
         ValueError: if a layer and site has too few other neurons.
     """
-    generator = np.random.default_rng(seed)
-    masks = {}
-    for site, mask in neurons.masks.items():
-        chosen = torch.zeros_like(mask)
-        for layer, row in enumerate(mask):
-            outside = _candidates(~row, int(row.sum()), layer, site)
-            chosen[layer, generator.choice(outside, size=int(row.sum()), replace=False)] = True
-        masks[site] = chosen
-    own = {"language": neurons.origin["language"]} if "language" in neurons.origin else {}
-    return NeuronSet(neurons.space, masks, {**own, "kind": "random", "seed": seed, "of": dict(neurons.origin)})
+    pool = ~neurons
+    for site, layer, row in _cells(neurons):
+        _require_enough(pool.masks[site][layer], int(row.sum()), layer, site)
+    return _drawn(neurons, pool, seed, "random")
 
 
 def matched_control(
@@ -37,7 +36,10 @@ def matched_control(
     """Other neurons that matter as much: as many in each layer and site, with the same mean scores.
 
     Each neuron of the set, in random order, takes one of the nearest free neurons by log mean score. None is taken
-    from the set itself, nor, where the layer has enough others, from any language's specific neurons.
+    from the set itself, nor from any language's specific neurons, at the quorum that the set was made with. Where a
+    layer and site has too few others, specific neurons fill the gap, with a warning. The set's origin records how many
+    (``from_specific``) and how well the scores match (``log_score_gap``: mean of log control score minus mean of log
+    own score).
 
     Args:
         neurons: the set to match.
@@ -48,45 +50,187 @@ def matched_control(
     Raises:
         ValueError: if the set names no language and none is given, or too few neurons are left.
     """
+    language = _language(neurons, detection, language)
+    specific = _any_specific(neurons, detection)
+    generator = np.random.default_rng(seed)
+    masks, gaps = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}, []
+    for site, layer, row in _cells(neurons):
+        free = ~row & ~specific.masks[site][layer]
+        free = free if free.sum() >= row.sum() else ~row
+        _require_enough(free, int(row.sum()), layer, site)
+        logs = np.log(detection.mean_scores[language][site][layer].double().numpy() + 1e-300)
+        taken = _match(row, free.nonzero().flatten().numpy(), logs, generator)
+        masks[site][layer, taken] = True
+        gaps += [*logs[taken], *-logs[row.numpy()]]
+    filled = len(NeuronSet(neurons.space, masks) & specific)
+    if filled:
+        warnings.warn(
+            f"{filled} of {len(neurons)} matched neurons are specific to a language: some layers have too few others.",
+            stacklevel=2,
+        )
+    origin = {**_origin(neurons, seed, "matched"), "language": language, "from_specific": filled}
+    return NeuronSet(neurons.space, masks, {**origin, "log_score_gap": float(np.sum(gaps)) / max(len(neurons), 1)})
+
+
+def shared_control(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> NeuronSet:
+    """Neurons active in every language, drawn at random, as many in each layer and site (or all, with a warning).
+
+    A neuron is active at the quorum that the set was made with (0.9 where it does not say).
+    """
+    neurons.space.require_compatible(detection.space)
+    pool = ~NeuronSet.empty(detection.space)
+    for language in detection.languages:
+        pool = pool & detection.active(language, quorum=_quorum(neurons))
+    return _drawn(neurons, pool - neurons, seed, "shared")
+
+
+def top_control(neurons: NeuronSet, detection: Detection, *, language: str = "en", seed: int = 0) -> NeuronSet:
+    """English's own top neurons (or another language's), as many in each layer and site as ``neurons`` has.
+
+    Drawn from the neurons outside the set with the highest mean scores in ``language``, twice as many as are needed,
+    so that seeds differ.
+    """
+    neurons.space.require_compatible(detection.space)
+    pool = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}
+    for site, by_layer in detection.mean_scores[_language(neurons, detection, language)].items():
+        for layer, scores in enumerate(by_layer):
+            own = neurons.masks[site][layer]
+            order = scores.masked_fill(own, -torch.inf).argsort(descending=True)
+            pool[site][layer, order[: min(2 * int(own.sum()), int((~own).sum()))]] = True
+    return _drawn(neurons, NeuronSet(neurons.space, pool), seed, f"top {language}")
+
+
+def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> NeuronSet:
+    """Another language's neurons cut at random to as many in each layer and site as ``neurons`` has.
+
+    Where ``other`` has fewer, all of them are taken, with a warning; :func:`cut_to_equal` cuts both sides instead.
+    """
+    named = other.origin.get("language", "other")
+    return _drawn(neurons, other - neurons, seed, f"specific {named}")
+
+
+def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, NeuronSet]:
+    """Every set cut at random to the same number in each layer and site: the smallest among them.
+
+    Raises:
+        ValueError: for sets of different models, or none.
+    """
+    if not sets:
+        raise ValueError("There is no set to cut.")
+    first = next(iter(sets.values()))
+    for neurons in sets.values():
+        first.space.require_compatible(neurons.space)
+    least = {site: torch.stack([s.masks[site].sum(-1) for s in sets.values()]).amin(0) for site in first.masks}
+    generator = np.random.default_rng(seed)
+    return {
+        name: NeuronSet(
+            s.space, _draw(s.masks, least, generator), {**s.origin, "cut_to_equal": list(sets), "seed": seed}
+        )
+        for name, s in sets.items()
+    }
+
+
+def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> dict[str, NeuronSet]:
+    """Every control of a language's set: ``random``, ``matched``, ``shared``, ``top en`` and ``specific LANGUAGE``.
+
+    ``top en`` is left out where English was not detected or is the set's own language. The other language is the one
+    whose specific set fills most of the places.
+    """
+    language = _language(neurons, detection, None)
+    found = {
+        "random": random_control(neurons, seed=seed),
+        "matched": matched_control(neurons, detection, seed=seed),
+        "shared": shared_control(neurons, detection, seed=seed),
+    }
+    if "en" in detection.documents and language != "en":
+        found["top en"] = top_control(neurons, detection, seed=seed)
+    others = [_specific(neurons, detection, other) for other in detection.languages if other not in (language, "en")]
+    if others:
+        fullest = max(others, key=lambda other: len(_drawn(neurons, other - neurons, seed, "", warn=False)))
+        found[f"specific {fullest.origin['language']}"] = other_control(neurons, fullest, seed=seed)
+    return found
+
+
+def _cells(neurons: NeuronSet) -> Iterator[tuple[str, int, Bool[Tensor, " neuron"]]]:
+    """Site, layer and mask of each layer and site."""
+    for site, mask in neurons.masks.items():
+        for layer, row in enumerate(mask):
+            yield site, layer, row
+
+
+def _language(neurons: NeuronSet, detection: Detection, language: str | None) -> str:
     language = language or neurons.origin.get("language")
     if language is None:
         raise ValueError("The set does not say whose neurons it holds: give language=.")
     if language not in detection.documents:
         raise ValueError(f"Nothing was detected for {language!r}; there are {', '.join(detection.languages)}.")
     neurons.space.require_compatible(detection.space)
-    avoided = [detection.specific(other) for other in detection.languages] if len(detection.languages) > 1 else []
-    generator = np.random.default_rng(seed)
-    masks = {}
-    for site, mask in neurons.masks.items():
-        specific = torch.stack([torch.zeros_like(mask), *(s.masks[site] for s in avoided)]).any(0)
-        chosen = torch.zeros_like(mask)
-        for layer, row in enumerate(mask):
-            free = ~row & ~specific[layer]
-            free = free if free.sum() >= row.sum() else ~row
-            candidates = _candidates(free, int(row.sum()), layer, site)
-            scores = detection.mean_scores[language][site][layer]
-            chosen[layer, _match(row, candidates, scores, generator)] = True
-        masks[site] = chosen
-    origin = {"language": language, "kind": "matched", "seed": seed, "of": dict(neurons.origin)}
-    return NeuronSet(neurons.space, masks, origin)
+    return language
 
 
-def _candidates(free: Bool[Tensor, " neuron"], needed: int, layer: int, site: str) -> np.ndarray:
-    candidates = free.nonzero().flatten().numpy()
-    if len(candidates) < needed:
-        raise ValueError(
-            f"Layer {layer} has {len(candidates)} other {site} neurons, too few for a control of {needed}."
+def _quorum(neurons: NeuronSet) -> float:
+    return neurons.origin.get("quorum", 0.9)
+
+
+def _specific(neurons: NeuronSet, detection: Detection, language: str) -> NeuronSet:
+    theirs = neurons.origin.get("against_quorum")
+    return detection.specific(language, quorum=_quorum(neurons), against_quorum=theirs)
+
+
+def _any_specific(neurons: NeuronSet, detection: Detection) -> NeuronSet:
+    found = NeuronSet.empty(neurons.space)
+    for language in detection.languages if len(detection.languages) > 1 else ():
+        found = found | _specific(neurons, detection, language)
+    return found
+
+
+def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:
+    own = {"language": neurons.origin["language"]} if "language" in neurons.origin else {}
+    return {**own, "kind": kind, "seed": seed, "of": dict(neurons.origin)}
+
+
+def _drawn(neurons: NeuronSet, pool: NeuronSet, seed: int, kind: str, *, warn: bool = True) -> NeuronSet:
+    """As many of ``pool`` in each layer and site as ``neurons`` has, or all that there are."""
+    needed = {site: mask.sum(-1) for site, mask in neurons.masks.items()}
+    masks = _draw(pool.masks, needed, np.random.default_rng(seed))
+    drawn = NeuronSet(neurons.space, masks, _origin(neurons, seed, kind))
+    missing = len(neurons) - len(drawn)
+    if missing and warn:
+        warnings.warn(
+            f"The control {kind!r} lacks {missing} of {len(neurons)} neurons: some layers and sites have too few.",
+            stacklevel=3,
         )
-    return candidates
+    return drawn
+
+
+def _draw(
+    pools: Mapping[str, Bool[Tensor, "layer _"]],
+    needed: Mapping[str, Int[Tensor, " layer"]],
+    generator: np.random.Generator,
+) -> dict[str, Bool[Tensor, "layer _"]]:
+    masks = {}
+    for site, pool in pools.items():
+        masks[site] = torch.zeros_like(pool)
+        for layer, row in enumerate(pool):
+            there = row.nonzero().flatten().numpy()
+            size = min(int(needed[site][layer]), len(there))
+            masks[site][layer, generator.choice(there, size=size, replace=False)] = True
+    return masks
+
+
+def _require_enough(free: Bool[Tensor, " neuron"], needed: int, layer: int, site: str) -> None:
+    if free.sum() < needed:
+        raise ValueError(
+            f"Layer {layer} has {int(free.sum())} other {site} neurons, too few for a control of {needed}."
+        )
 
 
 def _match(
     members: Bool[Tensor, " neuron"],
-    candidates: np.ndarray,
-    scores: Float[Tensor, " neuron"],
+    candidates: Int[np.ndarray, " candidate"],
+    logs: Float[np.ndarray, " neuron"],
     generator: np.random.Generator,
 ) -> list[int]:
-    logs = np.log(scores.double().numpy() + 1e-300)
     free = list(candidates[np.argsort(logs[candidates], kind="stable")])
     taken = []
     for member in generator.permutation(members.nonzero().flatten().numpy()):

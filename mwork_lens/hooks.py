@@ -1,46 +1,137 @@
-"""A mask in, hook functions out; they take the activation's own shape and device and leave no trace."""
+"""A mask and values in, hook functions out; they take the activation's own shape and device and leave no trace."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .sites import SITES, HookedModel
 
-Mode = Literal["zero"]
+Mode = Literal["zero", "mean", "language_mean", "set", "scale", "resample"]
+Positions = Literal["all", "content"]
 ForwardHook = tuple[str, Callable[..., Tensor]]
+Change = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From an activation, the mask of what changes and the layer's values (of the activation's dtype): the activation."""
 
 
-def mask_hooks(masks: Mapping[str, Bool[Tensor, "layer _"]], mode: Mode = "zero") -> list[ForwardHook]:
-    """Hook functions that switch the masked neurons off, one for each layer and site that has any.
+class ContentPositions:
+    """Which positions of the running forward pass hold ordinary tokens; special tokens and padding are spared.
 
-    They act on every position, prompt or generated, with or without a key-value cache, and need no model:
-    use them as ``run_with_hooks(fwd_hooks=...)`` or ``model.hooks(...)``, beside any hooks of your own.
+    A context manager that watches the token ids entering ``model.embed``, in forward passes and in ``generate``::
+
+        with ContentPositions(model) as content:
+            model.run_with_hooks(tokens, fwd_hooks=french.hooks(positions=content))
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"There is no mode {mode!r}; modes are {', '.join(get_args(Mode))}.")
+
+    def __init__(self, model: HookedModel) -> None:
+        self._embed: torch.nn.Module = model.embed  # pyright: ignore[reportAttributeAccessIssue]
+        self._special = torch.tensor(getattr(model.tokenizer, "all_special_ids", None) or [], dtype=torch.long)
+        self._seen: Tensor | None = None
+        self._handle: Any = None
+
+    def __enter__(self) -> "ContentPositions":
+        self._handle = self._embed.register_forward_pre_hook(self._note, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+        self._seen = None
+
+    def _note(self, _: Any, positional: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        tokens: Int[Tensor, "batch pos"] = positional[0] if positional else next(iter(named.values()))
+        content = ~torch.isin(tokens, self._special.to(tokens.device))
+        # generate embeds each new token alone, and without a cache then runs all of them again
+        follows = self._seen is not None and tokens.shape[1] == 1 and len(self._seen) == len(tokens)
+        self._seen = torch.cat([self._seen, content], 1) if follows else content  # pyright: ignore
+
+    def of(self, activation: Tensor) -> Bool[Tensor, "batch pos"]:
+        """The ordinary tokens among the activation's positions.
+
+        Raises:
+            RuntimeError: outside the context, or if the forward pass did not begin with token ids.
+        """
+        batch, pos = activation.shape[:2]
+        if self._seen is None or len(self._seen) != batch or self._seen.shape[1] < pos:
+            raise RuntimeError(
+                f"The tokens of these {batch} × {pos} positions were not seen: enter ContentPositions(model) first, "
+                "and run the model from token ids."
+            )
+        return self._seen[:, -pos:].to(activation.device)
+
+
+def mask_hooks(
+    masks: Mapping[str, Bool[Tensor, "layer _"]],
+    change: Change,
+    values: Mapping[str, Float[Tensor, "layer _"]] | None = None,
+    content: ContentPositions | None = None,
+) -> list[ForwardHook]:
+    """Hook functions that change the masked neurons, one for each layer and site that has any.
+
+    They act on every position (or on ``content``), prompt or generated, with or without a key-value cache: use them
+    as ``run_with_hooks(fwd_hooks=...)`` or ``model.hooks(...)``, beside any hooks of your own.
+    """
     return [
-        (SITES[site].hook_name(layer), _zeroing(mask))
+        (
+            SITES[site].hook_name(layer),
+            _changing(mask, change, None if values is None else values[site][layer], content),
+        )
         for site, by_layer in masks.items()
         for layer, mask in enumerate(by_layer)
         if mask.any()
     ]
 
 
-def _zeroing(mask: Bool[Tensor, " neuron"]) -> Callable[..., Tensor]:
-    on_device = mask
+def _changing(
+    mask: Bool[Tensor, " neuron"],
+    change: Change,
+    values: Float[Tensor, " neuron"] | None,
+    content: ContentPositions | None,
+) -> Callable[..., Tensor]:
+    held = torch.zeros(len(mask)) if values is None else values
+    placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def zero(activation: Tensor, hook: Any = None) -> Tensor:
-        nonlocal on_device
-        if on_device.device != activation.device:
-            on_device = on_device.to(activation.device)
-        # [neuron] as the activation has it: [head, d_head] in attention, [d_mlp] in the feed-forward
-        own_shape = activation.shape[2:]
-        return activation.masked_fill(on_device.view(own_shape), 0)
+    def hook_function(activation: Tensor, hook: Any = None) -> Tensor:
+        place = (activation.device, activation.dtype)
+        if place not in placed:
+            # [neuron] as the activation has it: [head, d_head] in attention, [d_mlp] in the feed-forward
+            own_shape = activation.shape[2:]
+            placed[place] = (mask.to(place[0]).view(own_shape), held.to(*place).view(own_shape))
+        where, own_values = placed[place]
+        if content is not None:
+            where = where & content.of(activation).view(*activation.shape[:2], *(1 for _ in where.shape))
+        return change(activation, where, own_values)
 
-    return zero
+    return hook_function
+
+
+def hold(activation: Tensor, where: Tensor, values: Tensor) -> Tensor:
+    """The masked neurons at ``values``, the others untouched."""
+    return torch.where(where, values, activation)
+
+
+def scale(factor: float, activation: Tensor, where: Tensor, _: Tensor) -> Tensor:
+    """The masked neurons times ``factor``, the others untouched."""
+    return torch.where(where, activation * factor, activation)
+
+
+def change_of(mode: Mode, factor: float | None, valued: bool) -> Change:
+    """What a mode does to an activation.
+
+    Raises:
+        ValueError: for an unknown mode, or options that the mode lacks or has no use for.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"There is no mode {mode!r}; modes are {', '.join(get_args(Mode))}.")
+    if (factor is None) == (mode == "scale"):
+        raise ValueError(f"mode={mode!r} with factor={factor}: a factor belongs to 'scale', which needs one.")
+    if valued == (mode in ("zero", "scale")):
+        needs = "takes no values=" if valued else "needs values=, e.g. collect_means(model, corpus)"
+        raise ValueError(f"mode={mode!r} {needs}.")
+    return hold if factor is None else partial(scale, factor)
 
 
 @contextlib.contextmanager

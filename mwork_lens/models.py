@@ -71,6 +71,14 @@ def load_model(
     return _from_name(str(source), tokenizer, device, dtype)
 
 
+def source_directory(source: str | Path) -> str | Path:
+    """What transformers can load ``source`` from: the converted directory of ``"demo"`` or a GGUF file, else itself."""
+    if str(source) == "demo":
+        return _demo_directory()
+    path = Path(source).expanduser()
+    return _gguf_directory(path) if path.suffix == ".gguf" else source
+
+
 def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:

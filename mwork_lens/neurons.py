@@ -3,18 +3,18 @@
 import contextlib
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from .hooks import ForwardHook, Mode, hooked, mask_hooks
+from .hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
 from .sites import SITES, HookedModel, require_sites, weight
 from .store import read_result, write_result
 
@@ -53,7 +53,7 @@ class NeuronSpace:
             n_key_value_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
             d_head=cfg.d_head,
             d_mlp=0 if getattr(cfg, "attn_only", False) else cfg.d_mlp,
-            processing=_processing(model),
+            processing=weight_processing(model),
         )
         for site, width in space.widths.items():
             for layer in range(space.n_layers):
@@ -117,7 +117,7 @@ def _require_width(model: HookedModel, layer: int, site: str, width: int) -> Non
         )
 
 
-def _processing(model: HookedModel) -> str:
+def weight_processing(model: HookedModel) -> str:
     """What loading did to the weights, as far as the model itself shows."""
     steps = []
     if str(getattr(model.cfg, "normalization_type", "")).endswith("Pre"):
@@ -265,9 +265,47 @@ class NeuronSet:
 
     # --- using ---
 
-    def hooks(self, mode: Mode = "zero") -> list[ForwardHook]:
-        """``[(hook name, function)]`` that switch the set off: ``run_with_hooks(fwd_hooks=french.hooks())``."""
-        return mask_hooks(self.masks, mode)
+    def hooks(
+        self,
+        mode: Mode = "zero",
+        *,
+        values: Any = None,
+        language: str | None = None,
+        factor: float | None = None,
+        positions: Literal["all"] | ContentPositions = "all",
+    ) -> list[ForwardHook]:
+        """``[(hook name, function)]`` that intervene on the set: ``run_with_hooks(fwd_hooks=french.hooks())``.
+
+        Args:
+            mode: ``"zero"``; ``"mean"``, held at the mean over all languages; ``"language_mean"``, at the mean of the
+                set's own language; ``"set"``, at the mean of another ``language`` or at values of your own;
+                ``"scale"``, multiplied by ``factor``; ``"resample"``, at what it was on a token of another document.
+            values: for the modes that hold: what :func:`collect_means` gave (:func:`collect_samples` for
+                ``"resample"``), or, for ``"set"``, ``{site: [layer, neuron]}``.
+            language: whose values; by default, except for ``"set"``, those of the set's own language.
+            factor: for ``"scale"``.
+            positions: all, or a :class:`ContentPositions` to spare special tokens and padding.
+
+        Raises:
+            ValueError: for an unknown mode, options that it lacks or has no use for, or values of another model.
+        """
+        change = change_of(mode, factor, values is not None)
+        held = None if values is None else self._held(mode, values, language)
+        return mask_hooks(self.masks, change, held, None if positions == "all" else positions)
+
+    def _held(self, mode: Mode, values: Any, language: str | None) -> Mapping[str, Tensor]:
+        if not isinstance(values, Mapping):
+            self.space.require_compatible(values.space)
+            return values.held(mode, language, self.origin.get("language"))
+        if mode != "set" or language is not None:
+            raise ValueError(f"mode={mode!r} with {language=} takes its values from collect_means, not from tensors.")
+        return {site: self._fitting(site, values.get(site)) for site, mask in self.masks.items() if mask.any()}
+
+    def _fitting(self, site: str, values: Tensor | None) -> Tensor:
+        found, expected = None if values is None else tuple(values.shape), tuple(self.masks[site].shape)
+        if values is None or found != expected:
+            raise ValueError(f"values of {site} have shape {found}, where {self.space.model} has {expected}.")
+        return values
 
     def save(self, path: str | Path) -> None:
         """Write to a directory that does not exist yet or is empty."""
@@ -296,12 +334,37 @@ def _named(neurons: NeuronSet) -> str:
 
 
 def ablate(
-    model: HookedModel, neurons: NeuronSet, mode: Mode = "zero"
+    model: HookedModel,
+    neurons: NeuronSet,
+    mode: Mode = "zero",
+    *,
+    positions: Positions = "all",
+    **options: Any,
 ) -> contextlib.AbstractContextManager[HookedModel]:
-    """``model`` with the set's neurons switched off, in forward passes and in ``generate``; restored on any exit.
+    """``model`` with an intervention on the set, in forward passes and in ``generate``; restored on any exit.
+
+    Args:
+        model: a hooked model.
+        neurons: the set.
+        mode: zero by default; the others, and their ``options``, are those of :meth:`NeuronSet.hooks`.
+        positions: ``"content"`` spares special tokens and padding.
+        options: ``values=``, ``language=``, ``factor=``.
 
     Raises:
-        ValueError: if the set is of a model with other sizes.
+        ValueError: at once, if the set is of a model with other sizes, or for options that do not fit the mode.
     """
     neurons.space.require_compatible(NeuronSpace.of(model))
-    return hooked(model, neurons.hooks(mode))
+    if positions not in get_args(Positions):
+        raise ValueError(f"positions={positions!r}: it must be one of {', '.join(get_args(Positions))}.")
+    if positions == "all":
+        return hooked(model, neurons.hooks(mode, **options))
+    content = ContentPositions(model)
+    return _together(content, hooked(model, neurons.hooks(mode, positions=content, **options)))
+
+
+@contextlib.contextmanager
+def _together(
+    watching: ContentPositions, hooks: contextlib.AbstractContextManager[HookedModel]
+) -> Iterator[HookedModel]:
+    with watching, hooks as model:
+        yield model

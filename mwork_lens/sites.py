@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from einops import rearrange
+from jaxtyping import Bool
 from torch import Tensor
 
 Structure = Literal["attention", "feed_forward"]
@@ -24,6 +26,22 @@ class HookedModel(Protocol):
 
 
 @dataclass(frozen=True)
+class Slices:
+    """The part of one weight that belongs to each neuron."""
+
+    weight: str
+    """The weight within a block, e.g. ``attn.W_Q``."""
+    axes: str
+    """Its axes with those of the neuron named: ``head`` and ``index`` in attention, ``neuron`` in the feed-forward."""
+
+    def of(self, mask: Bool[Tensor, " neuron"], d_head: int) -> Bool[Tensor, "..."]:
+        """``mask`` so shaped that it broadcasts over the weight."""
+        if "head" in self.axes:
+            return rearrange(mask, f"(head index) -> {self.axes}", index=d_head)
+        return rearrange(mask, f"neuron -> {self.axes}")
+
+
+@dataclass(frozen=True)
 class Site:
     """One kind of neuron. A neuron is a coordinate of ``hook``; ``heads`` says how that axis is laid out."""
 
@@ -37,24 +55,32 @@ class Site:
     weight: str
     """The matrix whose columns (last axis, and heads) are the neurons: ``[head, d_model, d_head]`` or
     ``[d_model, d_mlp]``."""
+    silencing: tuple[Slices, ...]
+    """What to set to zero for the same outputs as with the neuron at zero. A feed-forward neuron's row of W_out, since
+    an activation function need not send 0 to 0."""
 
     def hook_name(self, layer: int) -> str:
         """The full name of this site's hook point in one layer."""
         return f"blocks.{layer}.{self.hook}"
 
 
+def _attention(letter: str, heads: Literal["query", "key_value"]) -> Site:
+    matrix, bias = Slices(f"attn.W_{letter}", "head 1 index"), Slices(f"attn.b_{letter}", "head index")
+    return Site(letter.lower(), "attention", f"attn.hook_{letter.lower()}", heads, matrix.weight, (matrix, bias))
+
+
 SITES: Mapping[str, Site] = MappingProxyType(
     {
-        "q": Site("q", "attention", "attn.hook_q", "query", "attn.W_Q"),
-        "k": Site("k", "attention", "attn.hook_k", "key_value", "attn.W_K"),
-        "v": Site("v", "attention", "attn.hook_v", "key_value", "attn.W_V"),
-        "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, "mlp.W_in"),
+        "q": _attention("Q", "query"),
+        "k": _attention("K", "key_value"),
+        "v": _attention("V", "key_value"),
+        "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, "mlp.W_in", (Slices("mlp.W_out", "neuron 1"),)),
     }
 )
 
 
-def weight(model: HookedModel, layer: int, name: str) -> Tensor:
-    """The weight that is stored, e.g. ``attn.W_K`` as ``[n_key_value_heads, d_model, d_head]``.
+def weight(model: HookedModel, layer: int, name: str) -> Any:
+    """The weight that is stored, e.g. ``attn.W_K`` as ``[n_key_value_heads, d_model, d_head]``; None for no bias.
 
     HookedTransformer shows K and V repeated to all query heads and keeps the leaves as ``_W_K``, ``_W_V``.
     """

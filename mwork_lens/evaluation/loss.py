@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..batches import TokenBatch, batches, run_blocks
@@ -18,22 +18,30 @@ def passage_nats(
     model: HookedModel,
     encoded: Sequence[Int[Tensor, " _"]],
     *,
+    skip: Sequence[int] | None = None,
     batch_size: int | None = None,
     after_batch: Callable[[int], object] = lambda documents: None,
 ) -> tuple[Float[Tensor, " passage"], Int[Tensor, " passage"]]:
     """Summed negative log-likelihood of each passage's ordinary tokens, and how many these are.
 
-    A token counts if it is neither special nor the passage's first (which nothing predicts).
+    A token counts if it is neither special nor the passage's first (which nothing predicts), nor among the first
+    ``skip`` tokens of its passage, e.g. those of a prompt.
     """
     nats = torch.zeros(len(encoded), dtype=torch.float64)
     tokens = torch.zeros(len(encoded), dtype=torch.int64)
     for batch in batches(model, encoded, batch_size):
         stream = run_blocks(model, batch.tokens)
-        counted = batch.content[:, 1:]
+        counted = batch.content[:, 1:] & _after(batch, skip)
         by_token = _token_nats(model, stream[:, :-1][counted], batch.tokens[:, 1:][counted])
         _add(batch, counted, by_token, nats, tokens)
         after_batch(len(batch.rows))
     return nats, tokens
+
+
+def _after(batch: TokenBatch, skip: Sequence[int] | None) -> Bool[Tensor, "batch pos"]:
+    positions = torch.arange(1, batch.tokens.shape[1], device=batch.tokens.device)
+    first = torch.tensor([skip[row] if skip else 1 for row in batch.rows], device=positions.device)
+    return positions >= first[:, None]
 
 
 def _add(batch: TokenBatch, counted: Tensor, by_token: Tensor, nats: Tensor, tokens: Tensor) -> None:
