@@ -1,11 +1,14 @@
 """The logit lens itself: final norm and unembedding of any hidden states, a part of the vocabulary at a time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..batches import run_blocks
+from ..hooks import hooked
 from ..sites import HookedModel
 
 ROWS_AT_ONCE = 256
@@ -19,6 +22,20 @@ GROUP = 32
 def stream_hook(layer: int) -> str:
     """Where the residual stream after ``layer`` blocks is: 0 is the embedding."""
     return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
+
+
+@torch.inference_mode()
+def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Tensor, "pos d_model"]]:
+    """The residual stream of one text at the embedding and after every layer."""
+    seen: list[Tensor] = []
+
+    def keep(activation: Tensor, hook: Any = None) -> Tensor:
+        seen.append(activation[0].clone())
+        return activation
+
+    with hooked(model, [(stream_hook(layer), keep) for layer in range(model.cfg.n_layers + 1)]):
+        run_blocks(model, ids[None].to(model.unembed.W_U.device))  # pyright: ignore[reportAttributeAccessIssue]
+    return seen
 
 
 def final_norm(
