@@ -14,6 +14,7 @@ from .evaluation import EffectMatrix as EffectMatrix
 from .evaluation import effect_matrix as effect_matrix
 from .lens import LanguageRatio as LanguageRatio
 from .lens import identifier_accuracy as identifier_accuracy
+from .lens import inspect as inspect
 from .lens import label_vocabulary as label_vocabulary
 from .lens import language_ratio as language_ratio
 from .lens import latent_languages as latent_languages

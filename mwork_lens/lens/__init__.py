@@ -2,6 +2,8 @@
 
 from .grid import LensGrid as LensGrid
 from .grid import lens_grid as lens_grid
+from .inspection import NeuronCards as NeuronCards
+from .inspection import inspect as inspect
 from .probes import LatentLanguages as LatentLanguages
 from .probes import Probe as Probe
 from .probes import latent_languages as latent_languages

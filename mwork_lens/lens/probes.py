@@ -56,8 +56,8 @@ class LatentLanguages:
     def to_frame(self) -> pd.DataFrame:
         """One row a layer and language.
 
-        Columns: layer (0 is the embedding), language, probability (mean over probes) with its 95 % interval low and high
-        (bootstrap over probes), median rank, and the entropy of the layer (mean, nats).
+        Columns: layer (0 is the embedding), language, probability (mean over probes) with its 95 % interval
+        low and high (bootstrap over probes), median rank, and the entropy of the layer (mean, nats).
         """
         weights = bootstrap_weights({"probes": [str(i) for i in range(len(self.prompts))]}, paired=False)["probes"]
         weights = weights / weights.sum(1, keepdims=True)

@@ -48,14 +48,14 @@ def final_norm(
 
 
 def logit_parts(
-    model: HookedModel, normed: Float[Tensor, "row d_model"]
+    model: HookedModel, normed: Float[Tensor, "row d_model"], *, biased: bool = True
 ) -> Iterator[tuple[int, Float[Tensor, "token row"]]]:
     """First token and logits of each part of the vocabulary, before a soft cap.
 
     Tall blocks of the unembedding times few states run faster this way round on a CPU.
     """
     unembed = model.unembed  # pyright: ignore[reportAttributeAccessIssue]
-    by_token, bias = unembed.W_U.t(), getattr(unembed, "b_U", None)
+    by_token, bias = unembed.W_U.t(), getattr(unembed, "b_U", None) if biased else None
     columns = normed.to(by_token.dtype).t().contiguous()
     for start in range(0, len(by_token), TOKENS_AT_ONCE):
         logits = by_token[start : start + TOKENS_AT_ONCE] @ columns
@@ -77,11 +77,16 @@ def top_tokens(
     return soft_cap(model, values), ids
 
 
+def top_ids(model: HookedModel, normed: Float[Tensor, "row d_model"], k: int) -> Int[Tensor, "row k"]:
+    """The ``k`` tokens most in line with some directions in the unembedding's input; its bias is left out."""
+    return _top(model, normed, k, biased=False)[1]
+
+
 def _top(
-    model: HookedModel, normed: Float[Tensor, "row d_model"], k: int
+    model: HookedModel, normed: Float[Tensor, "row d_model"], k: int, *, biased: bool = True
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     best, ids = [], []
-    for start, logits in logit_parts(model, normed):
+    for start, logits in logit_parts(model, normed, biased=biased):
         values, tokens = _grouped_top(logits, k)
         best, ids = [*best, values], [*ids, tokens + start]
         if len(best) > 1:

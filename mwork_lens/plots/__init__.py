@@ -3,6 +3,7 @@
 from .comparison import agreement as agreement
 from .comparison import overlap as overlap
 from .effects import effect_matrix as effect_matrix
+from .inspection import promoted_language as promoted_language
 from .neurons import neuron_counts as neuron_counts
 from .probes import latent_languages as latent_languages
 from .ratio import language_heatmap as language_heatmap
