@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import langcodes
 import numpy as np
 import pandas as pd
 import torch
@@ -26,6 +25,26 @@ from ..sites import HookedModel
 from ..statistics import bootstrap_weights, interval
 from ..store import read_result, write_result
 from .readout import final_norm, logit_parts, soft_cap, stream_states
+
+NAMES = {
+    "ar": "العربية",
+    "de": "Deutsch",
+    "en": "English",
+    "es": "Español",
+    "fr": "Français",
+    "hi": "हिन्दी",
+    "id": "Bahasa Indonesia",
+    "it": "Italiano",
+    "ja": "日本語",
+    "ko": "한국어",
+    "pt": "Português",
+    "ru": "Русский",
+    "sw": "Kiswahili",
+    "th": "ไทย",
+    "vi": "Tiếng Việt",
+    "zh": "中文",
+}
+"""What prompts call a language."""
 
 Words = Mapping[str, Sequence[str]]
 """One concept: its words, by language."""
@@ -123,6 +142,7 @@ def translation_probes(
     target: str,
     shots: int = 4,
     limit: int | None = None,
+    names: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> list[Probe]:
     """Prompts that ask for a word's translation after a few examples, e.g. ``Deutsch: "Hund" - 中文: "``.
@@ -135,6 +155,7 @@ def translation_probes(
         target: the language to translate to.
         shots: worked examples before each question, drawn among the other concepts.
         limit: at most this many probes.
+        names: what the languages are called in the prompt, where not as in ``NAMES``.
         seed: of the draw.
 
     Raises:
@@ -148,13 +169,16 @@ def translation_probes(
         raise ValueError(
             f"{len(told)} concepts can be told apart by language, too few for {shots} examples and a question."
         )
-    names = {tag: langcodes.get(tag).autonym() for tag in (source, target)}
+    named = {**NAMES, **(names or {})}
+    for tag in (source, target):
+        if tag not in named:
+            raise ValueError(f"What is {tag!r} called in its own language? Say so with names={{{tag!r}: ...}}.")
     generator = random.Random(seed)
     probes = []
     for words in told[:limit]:
         examples = generator.sample([other for other in told if other is not words], shots)
-        lines = [_line(names, other, source, target) + f'{other[target][0]}"\n' for other in examples]
-        probes.append(Probe("".join(lines) + _line(names, words, source, target), words))
+        lines = [_line(named, other, source, target) + f'{other[target][0]}"\n' for other in examples]
+        probes.append(Probe("".join(lines) + _line(named, words, source, target), words))
     return probes
 
 

@@ -41,7 +41,7 @@ def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3,
         columns,
         shared_xaxes="all",  # pyright: ignore[reportArgumentType]
         shared_yaxes="all",  # pyright: ignore[reportArgumentType]
-        subplot_titles=[f"prompts in {_named(prompt)}" for prompt in prompts],
+        subplot_titles=[f"prompts in {escape(prompt)}" for prompt in prompts],
         vertical_spacing=0.24 / rows,
         horizontal_spacing=0.05,
     )
@@ -55,10 +55,11 @@ def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3,
     figure.update_xaxes(title_text="layer (0: embedding)", row=rows, showticklabels=True)
     figure.update_layout(
         height=210 + 235 * rows,
-        margin={"t": 150},
+        margin={"t": 120, "b": 100},
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
     )
-    return finish(figure, "Which language each layer speaks", _detail(ratio), layout)
+    dotted = "; dotted: random directions" if ratio.chance.shape[1] else ""
+    return finish(figure, "Which language each layer speaks", _detail(ratio) + dotted, layout)
 
 
 def _panel(ratio: LanguageRatio, prompt: str, pivot: str) -> dict[str, pd.DataFrame]:
@@ -130,7 +131,7 @@ def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int
     prompts, frame = list(ratio.counts), ratio.to_frame()
     columns = min(columns, len(prompts))
     rows = math.ceil(len(prompts) / columns)
-    titles = [f"prompts in {_named(prompt)}" for prompt in prompts]
+    titles = [f"prompts in {escape(prompt)}" for prompt in prompts]
     figure = make_subplots(
         rows,
         columns,
@@ -223,18 +224,9 @@ def _pale(colour: str) -> str:
     return "rgb({}, {}, {})".format(*(round(255 - 0.45 * (255 - part)) for part in hex_to_rgb(colour)))
 
 
-def _named(label: str) -> str:
-    """A language's English name with its tag; any other label as it is."""
-    import langcodes
-
-    known = langcodes.tag_is_valid(label)
-    return f"{langcodes.get(label).display_name()} ({label})" if known else escape(label)
-
-
 def _detail(ratio: LanguageRatio) -> str:
     settings = ratio.settings
     read = f"top {settings['top_k']} tokens" if settings["by"] == "count" else "probability mass"
     number = sum(map(len, ratio.counts.values()))
-    dotted = "; dotted: random directions" if ratio.chance.shape[1] else ""
     norm = "" if settings["normalize"] else "; without the final norm"
-    return f"{settings['model']}; {read} by {settings['identifier']}; {number} prompts{norm}{dotted}"
+    return f"{settings['model']}; {read} by {settings['identifier']}; {number} prompts{norm}"
