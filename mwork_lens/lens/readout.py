@@ -1,11 +1,14 @@
 """The logit lens itself: final norm and unembedding of any hidden states, a part of the vocabulary at a time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..batches import run_blocks
+from ..hooks import hooked
 from ..sites import HookedModel
 
 ROWS_AT_ONCE = 256
@@ -21,6 +24,20 @@ def stream_hook(layer: int) -> str:
     return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
 
 
+@torch.inference_mode()
+def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Tensor, "pos d_model"]]:
+    """The residual stream of one text at the embedding and after every layer."""
+    seen: list[Tensor] = []
+
+    def keep(activation: Tensor, hook: Any = None) -> Tensor:
+        seen.append(activation[0].clone())
+        return activation
+
+    with hooked(model, [(stream_hook(layer), keep) for layer in range(model.cfg.n_layers + 1)]):
+        run_blocks(model, ids[None].to(model.unembed.W_U.device))  # pyright: ignore[reportAttributeAccessIssue]
+    return seen
+
+
 def final_norm(
     model: HookedModel, hidden: Float[Tensor, "row d_model"], normalize: bool = True
 ) -> Float[Tensor, "row d_model"]:
@@ -31,14 +48,14 @@ def final_norm(
 
 
 def logit_parts(
-    model: HookedModel, normed: Float[Tensor, "row d_model"]
+    model: HookedModel, normed: Float[Tensor, "row d_model"], *, biased: bool = True
 ) -> Iterator[tuple[int, Float[Tensor, "token row"]]]:
     """First token and logits of each part of the vocabulary, before a soft cap.
 
     Tall blocks of the unembedding times few states run faster this way round on a CPU.
     """
     unembed = model.unembed  # pyright: ignore[reportAttributeAccessIssue]
-    by_token, bias = unembed.W_U.t(), getattr(unembed, "b_U", None)
+    by_token, bias = unembed.W_U.t(), getattr(unembed, "b_U", None) if biased else None
     columns = normed.to(by_token.dtype).t().contiguous()
     for start in range(0, len(by_token), TOKENS_AT_ONCE):
         logits = by_token[start : start + TOKENS_AT_ONCE] @ columns
@@ -60,11 +77,16 @@ def top_tokens(
     return soft_cap(model, values), ids
 
 
+def top_ids(model: HookedModel, normed: Float[Tensor, "row d_model"], k: int) -> Int[Tensor, "row k"]:
+    """The ``k`` tokens most in line with some directions in the unembedding's input; its bias is left out."""
+    return _top(model, normed, k, biased=False)[1]
+
+
 def _top(
-    model: HookedModel, normed: Float[Tensor, "row d_model"], k: int
+    model: HookedModel, normed: Float[Tensor, "row d_model"], k: int, *, biased: bool = True
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     best, ids = [], []
-    for start, logits in logit_parts(model, normed):
+    for start, logits in logit_parts(model, normed, biased=biased):
         values, tokens = _grouped_top(logits, k)
         best, ids = [*best, values], [*ids, tokens + start]
         if len(best) > 1:

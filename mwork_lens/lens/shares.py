@@ -71,6 +71,17 @@ class LanguageRatio:
         columns = ["share", "low", "high", "chance", "vocabulary", "lift", "lift_low", "lift_high"]
         return pd.DataFrame(rows, columns=["prompt_language", "layer", "language", *columns])
 
+    def only(self, prompt_language: str) -> "LanguageRatio":
+        """The same result for the prompts of one language.
+
+        Raises:
+            KeyError: if there are none.
+        """
+        if prompt_language not in self.counts:
+            raise KeyError(f"There are no prompts in {prompt_language!r}; there are {', '.join(self.counts)}.")
+        chosen = {prompt_language: self.counts[prompt_language]}
+        return replace(self, counts=chosen, documents={prompt_language: self.documents[prompt_language]})
+
     def grouped(self, groups: Mapping[str, Sequence[str]]) -> "LanguageRatio":
         """The same result for groups of languages, e.g. ``{"Romance": ["fr", "es"], "Germanic": ["en", "de"]}``.
 
