@@ -8,6 +8,8 @@ import torch
 import mwork_lens as mw
 from mwork_lens.lens import LatentLanguages, Probe, read_words
 
+from .tiny import tiny
+
 SWADESH = Path(os.environ.get("MWORK_LENS_TEST_DATA", "/nowhere")) / "panlex_swadesh" / "swadesh207.jsonl"
 CONCEPTS = [
     {"de": ["Hund"], "en": ["dog"], "zh": ["狗"]},
@@ -54,9 +56,9 @@ def test_word_lists_are_read(tmp_path):
 def test_probes_need_answers_in_a_common_language():
     probes = [Probe("a", {"en": ["x"]}), Probe("b", {"fr": ["y"]})]
     with pytest.raises(ValueError, match="a common language"):
-        mw.latent_languages(None, probes)
+        mw.latent_languages(tiny("llama"), probes)
     with pytest.raises(ValueError, match="no probe"):
-        mw.latent_languages(None, [])
+        mw.latent_languages(tiny("llama"), [])
 
 
 @pytest.mark.demo

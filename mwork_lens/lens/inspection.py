@@ -121,7 +121,7 @@ class NeuronCards:
             raise ValueError(f"Tokens were not identified as {language!r}, but as {', '.join(self.vocabulary)}.")
         rows = self.written()
         own = rows[rows["language"] == language]
-        shares, counts = own["share"].to_numpy(), own["neurons"].to_numpy()
+        shares, counts = np.asarray(own["share"]), np.asarray(own["neurons"])
         neurons = int(counts.sum())
         share = float((shares * counts).sum() / neurons) if neurons else float("nan")
         return {"share": share, "vocabulary": self.vocabulary[language], "neurons": neurons}
