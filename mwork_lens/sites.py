@@ -78,7 +78,9 @@ class Site:
 
 def _attention(letter: str, heads: Literal["query", "key_value"]) -> Site:
     matrix, bias = Slices(f"attn.W_{letter}", "head 1 index"), Slices(f"attn.b_{letter}", "head index")
-    return Site(letter.lower(), "attention", f"attn.hook_{letter.lower()}", heads, matrix.weight, (matrix, bias), (matrix, bias))
+    return Site(
+        letter.lower(), "attention", f"attn.hook_{letter.lower()}", heads, matrix.weight, (matrix, bias), (matrix, bias)
+    )
 
 
 _READ, _BIAS, _WRITE = Slices("mlp.W_in", "1 neuron"), Slices("mlp.b_in", "neuron"), Slices("mlp.W_out", "neuron 1")

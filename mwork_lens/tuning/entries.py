@@ -143,7 +143,7 @@ class Trained:
 
 
 @contextlib.contextmanager
-def training(model: HookedModel, parts: Sequence[Trained]) -> Iterator[None]:
+def training(model: HookedModel, parts: Sequence[Trained], ties: Sequence[Any] = ()) -> Iterator[None]:
     """Gradients for these parts only, on any exit as before; with nothing selected before a layer backward stops there.
 
     Everything else needs no gradient, so autograd neither computes nor stores it.
@@ -158,6 +158,9 @@ def training(model: HookedModel, parts: Sequence[Trained]) -> Iterator[None]:
             part.entries.parameter.requires_grad_(True)
             if not part.in_place:
                 handles.append(part.entries.parameter.register_post_accumulate_grad_hook(part.collect))
+        for tie in ties:
+            tie.embedding.requires_grad_(True)
+            handles.append(tie.embedding.register_post_accumulate_grad_hook(tie.collect))
         yield
     finally:
         for handle in handles:
