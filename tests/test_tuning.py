@@ -1,6 +1,7 @@
 """Tuning against dense AdamW in float64; nothing outside the selection moves; killed runs resume; deltas and export."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mwork_lens.batches import batches
 from mwork_lens.tuning.entries import Trained, selected_entries, training
 from mwork_lens.tuning.objective import accumulate_gradient
 
+from .test_models import SMALL, words
 from .tiny import tiny, tokens
 
 TEXTS = [tokens(length, seed) for seed, length in enumerate((9, 14, 6, 11, 8, 12, 7))]
@@ -303,3 +305,51 @@ def test_bad_input_is_refused_and_divergence_stops(tmp_path):
     assert (tmp_path / "step-000001").is_dir()
     model.blocks[0].mlp.W_gate.data[0, 0] = before["blocks.0.mlp.W_gate"][0, 0]
     assert all(torch.equal(values, before[name]) for name, values in weights(model).items())
+
+
+HF = {
+    "Llama": {"num_key_value_heads": 2},
+    "Qwen2": {"num_key_value_heads": 2},
+    "GPTNeoX": {"rotary_pct": 1.0},
+    "Gemma3": {"num_key_value_heads": 2, "head_dim": 4},
+    "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
+}
+
+
+def transformers_model(kind):
+    import transformers
+
+    options = HF[kind] if kind == "GPT2" else {**SMALL, **HF[kind]}
+    config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")(
+        **{**options, "vocab_size": 60}
+    )
+    torch.manual_seed(0)
+    name = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
+    model = getattr(transformers, name)(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("kind", HF)
+def test_an_exported_model_is_the_tuned_one(kind, tmp_path):
+    """HookedTransformers and raw bridges, fused and separate projections, biases, tied embeddings."""
+    original, tokenizer = transformers_model(kind), words()
+    kept = {name: values.clone() for name, values in original.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = mw.load_model(transformers_model(kind), tokenizer=tokenizer, device="cpu")
+        assert (type(model).__name__ == "TransformerBridge") == (kind in ("Gemma3", "GPT2"))
+        neurons = some(model, [(0, "mlp", 3), (1, "mlp", 9), (0, "q", 5), (1, "k", 7), (1, "v", 2)])
+        tuned = mw.tune(model, neurons, [text % 11 for text in TEXTS], **OPTIONS)
+        path = mw.export_tuned(model, tuned.delta, tmp_path / "out", source=original, tokenizer=tokenizer)
+        assert all(torch.equal(values, kept[name]) for name, values in original.state_dict().items())
+        exported = type(original).from_pretrained(path, attn_implementation="eager")
+        ids = TEXTS[1][None] % 11
+        torch.testing.assert_close(exported(ids).logits, model(ids), rtol=1e-4, atol=1e-5)
+        mw.NeuronDelta.load(path / "delta").revert(model)
+        with pytest.raises(ValueError, match="logits differ"):
+            mw.export_tuned(model, tuned.delta, tmp_path / "no", source=original, tokenizer=tokenizer)
+        with pytest.raises(ValueError, match="does not hold the delta's old values"):
+            mw.export_tuned(model, tuned.delta, tmp_path / "no", source=exported, tokenizer=tokenizer)
+    assert not (tmp_path / "no").exists()

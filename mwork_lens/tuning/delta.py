@@ -56,7 +56,7 @@ class NeuronDelta:
         self.space.require_compatible(NeuronSpace.of(model))
         entries = self.entries(model)
         for part in entries:
-            _require_values(part, expected[part.name], which, str(model.cfg.model_name))
+            require_values(part, expected[part.name], which, str(model.cfg.model_name))
         for part in entries:
             part.write(values[part.name])
 
@@ -144,7 +144,8 @@ class NeuronDelta:
         return cls.from_tensors(NeuronSpace(**cfg["space"]), tensors, cfg["origin"])
 
 
-def _require_values(part: Entries, expected: Tensor, which: str, model: str) -> None:
+def require_values(part: Entries, expected: Tensor, which: str, model: str) -> None:
+    """Refuse unless these entries of the model are ``expected``, bit for bit."""
     found = part.read(part.parameter.detach()).cpu()
     if found.dtype != expected.dtype:
         raise ValueError(f"{part.name} of {model} is {found.dtype}, but the delta was made on {expected.dtype}.")
