@@ -310,7 +310,7 @@ def test_bad_input_is_refused_and_divergence_stops(tmp_path):
 HF = {
     "Llama": {"num_key_value_heads": 2},
     "Qwen2": {"num_key_value_heads": 2},
-    "GPTNeoX": {"rotary_pct": 1.0},
+    "GPTNeoX": {"rotary_pct": 1.0, "num_key_value_heads": 4},
     "Gemma3": {"num_key_value_heads": 2, "head_dim": 4},
     "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
 }
