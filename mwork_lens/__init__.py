@@ -16,6 +16,14 @@ from .detection import importance as importance
 from .evaluation import EffectMatrix as EffectMatrix
 from .evaluation import effect_matrix as effect_matrix
 from .hooks import ContentPositions as ContentPositions
+from .lens import LanguageRatio as LanguageRatio
+from .lens import identifier_accuracy as identifier_accuracy
+from .lens import inspect as inspect
+from .lens import label_vocabulary as label_vocabulary
+from .lens import language_ratio as language_ratio
+from .lens import latent_languages as latent_languages
+from .lens import lens_grid as lens_grid
+from .lens import translation_probes as translation_probes
 from .models import load_model as load_model
 from .neurons import NeuronSet as NeuronSet
 from .neurons import NeuronSpace as NeuronSpace

@@ -32,20 +32,25 @@ class TokenBatch:
 
 
 def encode(
-    model: HookedModel, documents: Sequence[Document], names: Sequence[str], max_tokens: int
+    model: HookedModel, documents: Sequence[Document], names: Sequence[str], max_tokens: int | None
 ) -> list[Int[Tensor, " _"]]:
     """Token ids of each document, cut at ``max_tokens`` or the model's context, with a warning that says so.
 
     Raises:
-        ValueError: for a document without any ordinary token, or a string where there is no tokenizer.
+        ValueError: for a document without any ordinary token, a string where there is no tokenizer, or, with
+            ``max_tokens=None``, one longer than the model's context.
     """
-    if max_tokens < 2:
+    if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} leaves nothing to score; it must be at least 2.")
-    limit = min(max_tokens, model.cfg.n_ctx)
+    limit = model.cfg.n_ctx if max_tokens is None else min(max_tokens, model.cfg.n_ctx)
     special = special_ids(model)
     encoded, cut = [], []
     for document, name in zip(documents, names, strict=True):
         ids = _ids(model, document, name)
+        if len(ids) > limit and max_tokens is None:
+            raise ValueError(
+                f"Document {name} has {len(ids)} tokens, more than the context of {limit} of {model.cfg.model_name}."
+            )
         if len(ids) > limit:
             cut.append((len(ids), name))
         ids = ids[:limit]

@@ -1,4 +1,4 @@
-"""The command line: ``mwork-lens demo | detect | effects | bench``."""
+"""The command line: ``mwork-lens demo | detect | effects | ratio | experiment | bench``."""
 
 import json
 import logging
@@ -17,6 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+experiment = typer.Typer(help="The paper's items, one named experiment each.", no_args_is_help=True)
+app.add_typer(experiment, name="experiment")
+
 ModelOption = Annotated[str, typer.Option("--model", help="demo, a TransformerLens or hub name, a directory, a .gguf.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default CUDA if there is one.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
@@ -28,6 +31,10 @@ OutputOption = Annotated[Path | None, typer.Option("--output", help="A directory
 TopOption = Annotated[float, typer.Option("--top", help="Active: the top fraction of each layer and site.")]
 QuorumOption = Annotated[float, typer.Option("--quorum", help="Share of documents on which a neuron must be active.")]
 TokensOption = Annotated[int, typer.Option("--max-tokens", help="Longer documents are cut there.")]
+
+TopKOption = Annotated[int, typer.Option("--top-k", help="Tokens that each position decodes to.")]
+IdentifierOption = Annotated[str, typer.Option("--identifier", help="lingua, script or cld3.")]
+EveryOption = Annotated[int, typer.Option("--every", help="Read every n-th token only, to save time.")]
 
 DEMO_LANGUAGES = "en,fr,zh,ru,th"
 LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError)
@@ -146,6 +153,102 @@ def effects(
     )
     print(measured)
     _say_written([folder / "effects", folder / "effects.html"])
+
+
+@app.command()
+def ratio(
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    limit: LimitOption = 5,
+    top_k: TopKOption = 10,
+    by: Annotated[str, typer.Option("--by", help="count of the top k, or probability mass.")] = "count",
+    identifier: IdentifierOption = "lingua",
+    every: EveryOption = 1,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens to generate after each prompt.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Without the final norm, as the paper's code reads.")] = False,
+    text: Annotated[str | None, typer.Option("--text", help="Also a layer by token grid of this text.")] = None,
+    validate: Annotated[bool, typer.Option("--validate", help="Only score the identifier on the corpus.")] = False,
+    output: OutputOption = None,
+) -> None:
+    """Which language each layer speaks: decoded tokens by language and layer, beside chance."""
+    from . import plots
+    from .lens import identifier_accuracy, language_ratio, lens_grid
+    from .report import write_figure
+
+    positions = _every(every)
+    folder = _output(output, "mwork-lens-ratio")
+    prompts = _corpus(corpus, languages, sentences_per_passage, None if validate else limit)
+    hooked = _model(model, device, dtype)
+    if validate:
+        accuracy = identifier_accuracy(hooked, prompts, name=identifier)
+        accuracy.to_frame().to_csv(folder / "identifier.csv")
+        print(accuracy)
+        return _say_written([folder / "identifier.csv"])
+    reading: dict[str, Any] = {"normalize": not raw, "identifier": identifier}
+    counting: dict[str, Any] = {"by": by, "positions": positions, "new_tokens": new_tokens}
+    measured = language_ratio(hooked, prompts, top_k=top_k, **counting, **reading)
+    written = _write_ratio(folder, measured)
+    if text is not None:
+        grid = lens_grid(hooked, text, languages=measured.languages, **reading)
+        grid.to_frame().to_csv(folder / "grid.csv", index=False)
+        written += [folder / "grid.csv", *write_figure(folder / "grid", plots.lens_grid(grid))]
+    _say_written(written)
+
+
+@experiment.command("language-ratio")
+def experiment_language_ratio(
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    limit: LimitOption = 20,
+    top_k: TopKOption = 10,
+    identifier: IdentifierOption = "lingua",
+    every: EveryOption = 4,
+    output: OutputOption = None,
+) -> None:
+    """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, beside chance."""
+    from .lens import language_ratio
+
+    positions = _every(every)
+    folder = _output(output, "mwork-lens-language-ratio")
+    prompts = _corpus(corpus, languages, sentences_per_passage, limit)
+    hooked = _model(model, device, dtype)
+    measured = language_ratio(hooked, prompts, top_k=top_k, positions=positions, identifier=identifier)
+    _say_written(_write_ratio(folder, measured))
+
+
+def _write_ratio(folder: Path, measured: Any) -> list[Path]:
+    """The result, its table and its figures; prints the verdict."""
+    from . import plots
+    from .report import write_figure
+
+    measured.save(folder / "ratio")
+    frame = measured.to_frame()
+    frame.to_csv(folder / "ratio.csv", index=False)
+    frame.to_json(folder / "ratio.json", orient="records", indent=1, force_ascii=False)
+    figures = {
+        "ratio": plots.language_ratio(measured),
+        "heatmap": plots.language_heatmap(measured),
+        "lift": plots.language_heatmap(measured, value="lift"),
+        "english": plots.language_ratio(measured.two_way("en")),
+    }
+    written = [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
+    if set(measured.counts) - {"en"}:
+        print(measured.finding("en"))
+    return [folder / "ratio", folder / "ratio.csv", folder / "ratio.json", *written]
+
+
+def _every(every: int) -> slice | None:
+    if every < 1:
+        raise ValueError(f"--every {every}: it must be at least 1.")
+    return None if every == 1 else slice(every // 2, None, every)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The whole story in one run: whose neurons are whose, and what switching them off does to every language."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +10,21 @@ import numpy as np
 import pandas as pd
 
 from . import plots
+from .batches import MAX_TOKENS
 from .controls import matched_control, random_control
 from .corpora import Corpus
 from .detection import Detection, detect
 from .evaluation import EffectMatrix, effect_matrix
+from .lens import LanguageRatio, language_ratio
 from .neurons import NeuronSet
 from .report import Section, write_page
 from .sites import HookedModel
 from .store import versions
+
+logger = logging.getLogger("mwork_lens")
+
+PROMPTS = 2
+"""Held-out passages of each language that the language ratio reads."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class Demo:
     """A score-matched and a uniformly random control for one language."""
     effects: EffectMatrix
     held_out: Corpus
+    ratio: LanguageRatio | None
+    """Which language each layer speaks, on a few held-out passages; None where no identifier knows the languages."""
 
     def table(self) -> pd.DataFrame:
         """The effect matrix with the size of each set and how selective it is."""
@@ -70,6 +80,8 @@ class Demo:
         for name, neurons in {**self.sets, **self.controls}.items():
             neurons.save(folder / "neurons" / name.replace(" ", "-"))
         self.effects.save(folder / "effects")
+        if self.ratio is not None:
+            self.ratio.save(folder / "ratio")
         self.table().to_csv(folder / "effects.csv")
         page = write_page(folder / "report.html", f"Language neurons of {self.detection.space.model}", self._sections())
         return [page, folder / "effects.csv", folder / "effects", folder / "detection", folder / "neurons"]
@@ -89,6 +101,7 @@ class Demo:
         ]
         selectivity = self.effects.selectivity().drop(columns="language").round(3)
         return [
+            *self._language_ratio(),
             Section("What switching neurons off does", self.findings(), plots.effect_matrix(self.effects)),
             Section("The numbers", ["Off (rows) by read (columns), nats a token."], self.table().round(3)),
             Section("Selectivity, with intervals", (), selectivity),
@@ -96,6 +109,18 @@ class Demo:
             Section("How to read this", limits),
             Section("Settings", (), settings),
         ]
+
+    def _language_ratio(self) -> list[Section]:
+        if self.ratio is None:
+            return []
+        known = "en" in self.ratio.languages and set(self.ratio.counts) - {"en"}
+        text = [
+            "Hidden states after each layer, decoded through the unembedding: the language of the ten most likely "
+            "tokens at every position. Dotted: what random directions of that layer decode to. Only the distance from "
+            "its dotted line says anything about the model.",
+            *([self.ratio.finding("en")] if known else []),
+        ]
+        return [Section("Which language each layer speaks", text, plots.language_ratio(self.ratio))]
 
 
 def run_demo(
@@ -115,6 +140,7 @@ def run_demo(
     if len(corpus) < 2:
         raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
     train, rest = corpus.split(held_out, seed=seed)
+    ratio = _ratio(model, rest.limit(PROMPTS))
     detection = detect(model, train, top=top)
     sets = {language: detection.specific(language, quorum=quorum) for language in corpus}
     found = [language for language in corpus if len(sets[language])]
@@ -127,7 +153,15 @@ def run_demo(
         f"random {chosen}": random_control(sets[chosen], seed=seed),
     }
     effects = effect_matrix(model, {**sets, **controls}, rest)
-    return Demo(detection, sets, controls, effects, rest)
+    return Demo(detection, sets, controls, effects, rest, ratio)
+
+
+def _ratio(model: HookedModel, prompts: Corpus) -> LanguageRatio | None:
+    try:
+        return language_ratio(model, prompts, max_tokens=MAX_TOKENS)
+    except (ValueError, ImportError) as error:
+        logger.warning("Without the languages of each layer: %s", error)
+        return None
 
 
 def _times(row: pd.Series) -> float:

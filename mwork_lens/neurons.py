@@ -53,7 +53,7 @@ class NeuronSpace:
             n_key_value_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
             d_head=cfg.d_head,
             d_mlp=0 if getattr(cfg, "attn_only", False) else cfg.d_mlp,
-            processing=_processing(model),
+            processing=weight_processing(model),
         )
         for site, width in space.widths.items():
             for layer in range(space.n_layers):
@@ -117,7 +117,7 @@ def _require_width(model: HookedModel, layer: int, site: str, width: int) -> Non
         )
 
 
-def _processing(model: HookedModel) -> str:
+def weight_processing(model: HookedModel) -> str:
     """What loading did to the weights, as far as the model itself shows."""
     steps = []
     if str(getattr(model.cfg, "normalization_type", "")).endswith("Pre"):

@@ -1,6 +1,7 @@
 """One self-contained HTML page from figures, tables and text; it opens without a network."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,6 +11,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+
+logger = logging.getLogger("mwork_lens")
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -46,6 +49,18 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Pat
         encoding="utf-8",
     )
     return path
+
+
+def write_figure(path: str | Path, figure: go.Figure) -> list[Path]:
+    """Write a figure beside ``path`` as HTML, which opens without a network, and, where a browser is there, as PNG."""
+    page, picture = Path(path).with_suffix(".html"), Path(path).with_suffix(".png")
+    page.write_text(figure.to_html(include_plotlyjs=True, include_mathjax=False), encoding="utf-8")
+    try:
+        figure.write_image(picture, scale=2)
+    except Exception as error:  # whatever kaleido and the browser raise: the page is there all the same
+        logger.info("No %s: %s", picture.name, (str(error).strip().splitlines() or [type(error).__name__])[0])
+        return [page]
+    return [page, picture]
 
 
 def _section(i: int, section: Section) -> str:

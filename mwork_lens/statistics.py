@@ -38,3 +38,12 @@ def interval(values: Float[np.ndarray, " resample"], level: float = LEVEL) -> tu
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def intervals(
+    values: Float[np.ndarray, "resample *shape"], level: float = LEVEL
+) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    """The percentile intervals of resampled arrays, entry by entry."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], axis=0)
+    return low, high

@@ -3,4 +3,9 @@
 from .comparison import agreement as agreement
 from .comparison import overlap as overlap
 from .effects import effect_matrix as effect_matrix
+from .inspection import promoted_language as promoted_language
 from .neurons import neuron_counts as neuron_counts
+from .probes import latent_languages as latent_languages
+from .ratio import language_heatmap as language_heatmap
+from .ratio import language_ratio as language_ratio
+from .ratio import lens_grid as lens_grid

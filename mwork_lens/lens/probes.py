@@ -1,0 +1,248 @@
+"""Which language's word a layer is about to say, for prompts whose answer is known in several languages.
+
+It answers "does it pass through English?" without any identifier of languages: Wendler, Veselovsky, Monea and West,
+*Do Llamas Work in English?* (ACL 2024).
+"""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import langcodes
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..batches import encode
+from ..languages import require_language
+from ..neurons import weight_processing
+from ..sites import HookedModel
+from ..statistics import bootstrap_weights, interval
+from ..store import read_result, write_result
+from .readout import final_norm, logit_parts, soft_cap, stream_states
+
+Words = Mapping[str, Sequence[str]]
+"""One concept: its words, by language."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A prompt, and the words that could come next, by language."""
+
+    prompt: str
+    answers: Words
+
+
+@dataclass(frozen=True, eq=False)
+class LatentLanguages:
+    """How probable each language's answer is at the last token of each prompt, by layer."""
+
+    probability: Float[Tensor, "probe layer language"]
+    """Summed over the tokens that begin one of the language's answers."""
+    rank: Int[Tensor, "probe layer language"]
+    """Place of the likeliest of these among all tokens; 1 is the first."""
+    entropy: Float[Tensor, "probe layer"]
+    """Of the whole distribution, in nats."""
+    languages: tuple[str, ...]
+    prompts: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a layer and language.
+
+        Columns: layer (0 is the embedding), language, probability (mean over probes) with its 95 % interval
+        low and high (bootstrap over probes), median rank, and the entropy of the layer (mean, nats).
+        """
+        weights = bootstrap_weights({"probes": [str(i) for i in range(len(self.prompts))]}, paired=False)["probes"]
+        weights = weights / weights.sum(1, keepdims=True)
+        rows = []
+        for layer in range(self.entropy.shape[1]):
+            for i, language in enumerate(self.languages):
+                values = self.probability[:, layer, i].double().numpy()
+                low, high = interval(weights @ values)
+                found = {"probability": values.mean(), "low": low, "high": high}
+                rank = float(np.median(self.rank[:, layer, i].numpy()))
+                entropy = float(self.entropy[:, layer].mean())
+                rows.append({"layer": layer, "language": language, **found, "rank": rank, "entropy": entropy})
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"LatentLanguages({self.settings['model']}: {len(self.prompts)} probes in {', '.join(self.languages)})"
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        cfg = {
+            "languages": list(self.languages),
+            "prompts": list(self.prompts),
+            "settings": dict(self.settings),
+        }
+        tensors = {"probability": self.probability, "rank": self.rank, "entropy": self.entropy}
+        write_result(path, "latent_languages", cfg, tensors)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LatentLanguages":
+        """Read what :meth:`save` wrote."""
+        cfg, tensors = read_result(path, "latent_languages")
+        return cls(
+            **tensors, languages=tuple(cfg["languages"]), prompts=tuple(cfg["prompts"]), settings=cfg["settings"]
+        )
+
+
+def read_words(path: str | Path, languages: Sequence[str]) -> list[dict[str, list[str]]]:
+    """Concepts that have words in all ``languages``, from a JSON-lines file with a list of words a language (PanLex).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a malformed line, or if no concept is left.
+    """
+    path, tags = Path(path), [require_language(tag) for tag in languages]
+    concepts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            words = {tag: [str(word) for word in row[tag]] for tag in tags if row.get(tag)}
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read, line {number}: {error}.") from error
+        if len(words) == len(tags):
+            concepts.append(words)
+    if not concepts:
+        raise ValueError(f"{path} has no concept with words in all of {', '.join(tags)}.")
+    return concepts
+
+
+def translation_probes(
+    concepts: Sequence[Words],
+    *,
+    source: str,
+    target: str,
+    shots: int = 4,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[Probe]:
+    """Prompts that ask for a word's translation after a few examples, e.g. ``Deutsch: "Hund" - 中文: "``.
+
+    Left out are concepts for which two languages have a word in common, which no answer could tell apart.
+
+    Args:
+        concepts: words by language; each language's first word is the one written.
+        source: the language to translate from.
+        target: the language to translate to.
+        shots: worked examples before each question, drawn among the other concepts.
+        limit: at most this many probes.
+        seed: of the draw.
+
+    Raises:
+        ValueError: for a language without words, or too few concepts.
+    """
+    for tag in (source, target):
+        if not concepts or any(tag not in words for words in concepts):
+            raise ValueError(f"Not every concept has a word in {tag!r}.")
+    told = [words for words in concepts if _apart(words)]
+    if len(told) <= shots:
+        raise ValueError(
+            f"{len(told)} concepts can be told apart by language, too few for {shots} examples and a question."
+        )
+    names = {tag: langcodes.get(tag).autonym() for tag in (source, target)}
+    generator = random.Random(seed)
+    probes = []
+    for words in told[:limit]:
+        examples = generator.sample([other for other in told if other is not words], shots)
+        lines = [_line(names, other, source, target) + f'{other[target][0]}"\n' for other in examples]
+        probes.append(Probe("".join(lines) + _line(names, words, source, target), words))
+    return probes
+
+
+def _line(names: Mapping[str, str], words: Words, source: str, target: str) -> str:
+    return f'{names[source]}: "{words[source][0]}" - {names[target]}: "'
+
+
+def _apart(words: Words) -> bool:
+    every = [word.casefold() for group in words.values() for word in set(group)]
+    return len(set(every)) == len(every)
+
+
+def latent_languages(
+    model: HookedModel,
+    probes: Sequence[Probe],
+    *,
+    languages: Sequence[str] | None = None,
+    normalize: bool = True,
+    progress: bool = True,
+) -> LatentLanguages:
+    """Decode the last token of each prompt at every layer: how probable is each language's answer?
+
+    A language's answer counts by the tokens that begin it, with a leading space or without (``"``, then ``fl`` or
+    ``fleur``). Tokens that begin answers in several languages count for none of them.
+
+    Args:
+        model: a hooked model with a tokenizer.
+        probes: prompts with their answers, e.g. of :func:`translation_probes` or a cloze of your own.
+        languages: whose answers to follow; by default those that all probes have.
+        normalize: False leaves out the final norm.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for no probes, a probe without an answer in a language, or one whose answers no token tells apart.
+    """
+    if not probes:
+        raise ValueError("There is no probe: give at least one prompt with answers.")
+    common = [tag for tag in probes[0].answers if all(tag in probe.answers for probe in probes)]
+    tags = common if languages is None else list(languages)
+    missing = [tag for tag in tags if tag not in common]
+    if missing or not tags:
+        raise ValueError(f"Not every probe has an answer in {missing or 'a common language'}.")
+    if model.tokenizer is None:
+        raise ValueError(f"{model.cfg.model_name} has no tokenizer: prompts and answers are text.")
+    encoded = encode(model, [probe.prompt for probe in probes], [f"probe {i}" for i in range(len(probes))], None)
+    starts = [_starts(model, {tag: probe.answers[tag] for tag in tags}, i) for i, probe in enumerate(probes)]
+    bar = tqdm(zip(encoded, starts, strict=True), total=len(probes), unit="probe", disable=not progress)
+    found = [_probed(model, ids, begins, normalize) for ids, begins in bar]
+    probability, rank, entropy = (torch.stack(parts) for parts in zip(*found, strict=True))
+    settings = {
+        "model": str(model.cfg.model_name),
+        "processing": weight_processing(model),
+        "normalize": normalize,
+    }
+    return LatentLanguages(probability, rank, entropy, tuple(tags), tuple(p.prompt for p in probes), settings)
+
+
+def _starts(model: HookedModel, answers: Words, number: int) -> list[Int[Tensor, " _"]]:
+    """For each language, the single tokens that begin one of its answers and no other language's."""
+    begins = {tag: {i for word in words for i in _prefix_tokens(model, word)} for tag, words in answers.items()}
+    own = {tag: ids - set().union(*(begins[o] for o in begins if o != tag)) for tag, ids in begins.items()}
+    for tag, ids in own.items():
+        if not ids:
+            raise ValueError(
+                f"Probe {number}: no token begins the {tag!r} answer {list(answers[tag])} and no other one."
+            )
+    return [torch.tensor(sorted(ids)) for ids in own.values()]
+
+
+def _prefix_tokens(model: HookedModel, word: str) -> list[int]:
+    prefixes = [word[:end] for end in range(1, len(word) + 1)]
+    texts = [space + prefix for prefix in prefixes for space in ("", " ")]
+    found = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [ids[0] for ids in found if len(ids) == 1]
+
+
+@torch.inference_mode()
+def _probed(
+    model: HookedModel, ids: Int[Tensor, " pos"], begins: Sequence[Int[Tensor, " _"]], normalize: bool
+) -> tuple[Float[Tensor, "layer language"], Int[Tensor, "layer language"], Float[Tensor, " layer"]]:
+    states = torch.stack([layer[-1] for layer in stream_states(model, ids)])
+    parts = [soft_cap(model, part) for _, part in logit_parts(model, final_norm(model, states, normalize))]
+    logits = torch.cat(parts).t()  # [layer, token]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probabilities = logits.log_softmax(-1)
+    probabilities = log_probabilities.exp()
+    own = [probabilities[:, tokens.to(logits.device)].sum(-1) for tokens in begins]
+    best = [logits[:, tokens.to(logits.device)].amax(-1, keepdim=True) for tokens in begins]
+    ranks = [(logits > one).sum(-1) + 1 for one in best]
+    entropy = -(probabilities * log_probabilities).nansum(-1)
+    return torch.stack(own, -1).cpu(), torch.stack(ranks, -1).cpu(), entropy.cpu()

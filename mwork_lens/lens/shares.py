@@ -1,0 +1,257 @@
+"""The result of :func:`language_ratio`: counts of each prompt; shares, lifts over chance and the verdict follow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..languages import OTHER, SHARED
+from ..statistics import RESAMPLES, bootstrap_weights, interval, intervals
+from ..store import read_result, write_result
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageRatio:
+    """Languages of the tokens that each prompt's hidden states decode to, by layer, and of what chance decodes to."""
+
+    counts: Mapping[str, Float[Tensor, "prompt layer label"]]
+    """By prompt language: decoded tokens (or probability) under each label, summed up over positions."""
+    chance: Float[Tensor, "layer direction label"]
+    """The same for random directions; no direction where the baseline was left out."""
+    vocabulary: Float[Tensor, " label"]
+    """Each label's share of the whole vocabulary."""
+    layers: tuple[int, ...]
+    """0 is the embedding, the last one what the model's own logits are computed from."""
+    names: tuple[str, ...]
+    """The labels: all languages that tokens were identified over, then ``shared`` and ``other``."""
+    languages: tuple[str, ...]
+    """The languages reported; the rest of ``names`` is ``other``."""
+    documents: Mapping[str, Sequence[str]]
+    """By prompt language: the document of each prompt; intervals are by bootstrap over documents."""
+    settings: Mapping[str, Any]
+    """Everything that decided the result."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What shares are reported for: ``languages``, ``shared``, ``other``; they add up to one."""
+        return (*self.languages, SHARED, OTHER)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a prompt language, layer and label.
+
+        Columns: prompt_language, layer (0 is the embedding), language (with ``shared`` and ``other``), share with its
+        95 % interval low and high (mean over prompts, bootstrap over documents), chance (share in random directions),
+        vocabulary (share of the vocabulary), lift (share − chance) with lift_low and lift_high.
+        """
+        rows = []
+        chance, vocabulary = self._chance.mean(0), (self.vocabulary @ self._fold).numpy()
+        for prompt_language, drawn in self._drawn.items():
+            share = self._shares[prompt_language].mean(0)
+            values = {"share": share, "chance": chance, "lift": share - chance}
+            values["low"], values["high"] = intervals(drawn)
+            values["lift_low"], values["lift_high"] = intervals(drawn - self._chance_drawn)
+            rows += [
+                {
+                    "prompt_language": prompt_language,
+                    "layer": layer,
+                    "language": label,
+                    **{name: float(array[i, j]) for name, array in values.items()},
+                    "vocabulary": float(vocabulary[j]),
+                }
+                for i, layer in enumerate(self.layers)
+                for j, label in enumerate(self.labels)
+            ]
+        columns = ["share", "low", "high", "chance", "vocabulary", "lift", "lift_low", "lift_high"]
+        return pd.DataFrame(rows, columns=["prompt_language", "layer", "language", *columns])
+
+    def only(self, prompt_language: str) -> "LanguageRatio":
+        """The same result for the prompts of one language.
+
+        Raises:
+            KeyError: if there are none.
+        """
+        if prompt_language not in self.counts:
+            raise KeyError(f"There are no prompts in {prompt_language!r}; there are {', '.join(self.counts)}.")
+        chosen = {prompt_language: self.counts[prompt_language]}
+        return replace(self, counts=chosen, documents={prompt_language: self.documents[prompt_language]})
+
+    def grouped(self, groups: Mapping[str, Sequence[str]]) -> "LanguageRatio":
+        """The same result for groups of languages, e.g. ``{"Romance": ["fr", "es"], "Germanic": ["en", "de"]}``.
+
+        Raises:
+            ValueError: for a language that tokens were not identified over, or one in two groups.
+        """
+        listed = [language for group in groups.values() for language in group]
+        unknown = [language for language in listed if language not in self.names[:-2]]
+        if unknown or not listed or len(set(listed)) < len(listed):
+            raise ValueError(
+                f"Groups {dict(groups)} must hold, once each, some of {', '.join(self.names[:-2])}: the languages that "
+                "tokens were identified over."
+            )
+        fold = _fold(self.names, groups)
+        return replace(
+            self,
+            counts={label: counts @ fold for label, counts in self.counts.items()},
+            chance=self.chance @ fold,
+            vocabulary=self.vocabulary @ fold,
+            names=(*groups, SHARED, OTHER),
+            languages=tuple(groups),
+        )
+
+    def two_way(self, language: str = "en") -> "LanguageRatio":
+        """Two rows, as in the paper's figure: one language, and all others that tokens were identified over."""
+        rest = [other for other in self.names[:-2] if other != language]
+        return self.grouped({language: [language], f"non-{language}": rest})
+
+    def verdict(self, language: str = "en", layers: Sequence[int] | None = None) -> pd.DataFrame:
+        """Whether the layers decode to ``language`` more than chance does, for prompts in other languages.
+
+        Args:
+            language: e.g. English, the pivot that the paper proposes.
+            layers: averaged over; by default the middle third.
+
+        Returns:
+            One row a prompt language other than ``language``, and their mean: share, chance, lift (share − chance) with
+            its 95 % interval (over documents and random directions), and the verdict: above, below or at chance.
+
+        Raises:
+            ValueError: for a language that is not reported, layers that were not read, or no baseline.
+        """
+        if language not in self.languages:
+            raise ValueError(f"{language!r} is not reported; there are {', '.join(self.languages)}.")
+        rows = [self.layers.index(layer) for layer in self._middle(layers)]
+        if not self.chance.shape[1]:
+            raise ValueError("Without a baseline (directions=0) there is no verdict: nothing says what chance gives.")
+        column = self.labels.index(language)
+
+        def middle(values: Float[np.ndarray, "resample layer label"]) -> Float[np.ndarray, " resample"]:
+            return values[:, rows, column].mean(1)
+
+        others = [prompts for prompts in self.counts if prompts != language]
+        if not others:
+            raise ValueError(f"All prompts are in {language!r}: a verdict needs prompts in another language.")
+        shares = {prompts: middle(self._shares[prompts]).mean() for prompts in others}
+        drawn = {prompts: middle(self._drawn[prompts]) for prompts in others}
+        shares["mean"], drawn["mean"] = np.mean(list(shares.values())), np.mean(list(drawn.values()), axis=0)
+        chance, chance_drawn = middle(self._chance).mean(), middle(self._chance_drawn)
+        table = []
+        for prompts, share in shares.items():
+            low, high = interval(drawn[prompts] - chance_drawn)
+            said = "above chance" if low > 0 else "below chance" if high < 0 else "at chance"
+            found = {"share": share, "chance": chance, "lift": share - chance, "low": low, "high": high}
+            table.append({"prompt_language": prompts, **found, "verdict": said})
+        return pd.DataFrame(table).set_index("prompt_language")
+
+    def finding(self, language: str = "en") -> str:
+        """The verdict as a sentence with its numbers."""
+        table, layers = self.verdict(language), self._middle(None)
+        mean, single = table.loc["mean"], table.drop(index="mean")
+        said = {kind: list(rows.index) for kind, rows in single.groupby("verdict", sort=False)}
+        listed = "; ".join(f"{kind} for {', '.join(prompts)}" for kind, prompts in said.items())
+        return (
+            f"In layers {layers[0]} to {layers[-1]} of {self.settings['n_layers']}, prompts in other languages decode "
+            f"to {mean['share']:.1%} {language} tokens where random directions give {mean['chance']:.1%}: a lift of "
+            f"{100 * mean['lift']:+.1f} points ({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), "
+            f"{mean['verdict']} ({listed})."
+        )
+
+    def _middle(self, layers: Sequence[int] | None) -> list[int]:
+        total = self.settings["n_layers"]
+        wanted = [layer for layer in self.layers if total < 3 * layer <= 2 * total] if layers is None else list(layers)
+        missing = [layer for layer in wanted if layer not in self.layers]
+        if missing or not wanted:
+            raise ValueError(f"Layers {missing or 'of the middle third'} were not read; there are {list(self.layers)}.")
+        return wanted
+
+    @cached_property
+    def _fold(self) -> Float[Tensor, "label reported"]:
+        return _fold(self.names, {language: [language] for language in self.languages})
+
+    @cached_property
+    def _shares(self) -> dict[str, Float[np.ndarray, "prompt layer reported"]]:
+        folded = {label: counts @ self._fold for label, counts in self.counts.items()}
+        return {label: (counts / counts.sum(-1, keepdim=True)).numpy() for label, counts in folded.items()}
+
+    @cached_property
+    def _drawn(self) -> dict[str, Float[np.ndarray, "resample layer reported"]]:
+        paired = bool(self.settings["corpus"]["parallel"])
+        weights = bootstrap_weights(self.documents, paired=paired)
+        return {
+            label: np.einsum("rp,plk->rlk", weights[label] / weights[label].sum(1, keepdims=True), shares)
+            for label, shares in self._shares.items()
+        }
+
+    @cached_property
+    def _chance(self) -> Float[np.ndarray, "one layer reported"]:
+        """The mean share over random directions; missing where there are none."""
+        if not self.chance.shape[1]:
+            return np.full((1, len(self.layers), len(self.labels)), np.nan)
+        return self._chance_shares.mean(1)[None]
+
+    @property
+    def _chance_shares(self) -> Float[np.ndarray, "layer direction reported"]:
+        folded = self.chance @ self._fold
+        return (folded / folded.sum(-1, keepdim=True)).numpy()
+
+    @cached_property
+    def _chance_drawn(self) -> Float[np.ndarray, "resample layer reported"]:
+        number = self.chance.shape[1]
+        if not number:
+            return self._chance
+        draws = np.random.default_rng(1).multinomial(number, np.full(number, 1 / number), size=RESAMPLES) / number
+        return np.einsum("rd,ldk->rlk", draws, self._chance_shares)
+
+    def __repr__(self) -> str:
+        prompts = ", ".join(f"{label} {len(counts)}" for label, counts in self.counts.items())
+        kept = {key: self.settings[key] for key in ("top_k", "by", "normalize", "identifier")}
+        return f"LanguageRatio({self.settings['model']}: prompts {prompts}; layers {list(self.layers)}; {kept})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        shares = self.to_frame().pivot(index=["prompt_language", "language"], columns="layer", values="share")
+        return f"<p>{escape(repr(self))}</p>{shares.to_html(float_format='{:.0%}'.format)}"
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        tensors = {f"counts/{label}": counts for label, counts in self.counts.items()}
+        cfg = {
+            "layers": list(self.layers),
+            "names": list(self.names),
+            "languages": list(self.languages),
+            "documents": {label: list(names) for label, names in self.documents.items()},
+            "settings": dict(self.settings),
+        }
+        write_result(path, "language_ratio", cfg, {**tensors, "chance": self.chance, "vocabulary": self.vocabulary})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LanguageRatio":
+        """Read what :meth:`save` wrote."""
+        cfg, tensors = read_result(path, "language_ratio")
+        return cls(
+            counts={label: tensors[f"counts/{label}"] for label in cfg["documents"]},
+            chance=tensors["chance"],
+            vocabulary=tensors["vocabulary"],
+            layers=tuple(cfg["layers"]),
+            names=tuple(cfg["names"]),
+            languages=tuple(cfg["languages"]),
+            documents=cfg["documents"],
+            settings=cfg["settings"],
+        )
+
+
+def _fold(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Float[Tensor, "label group"]:
+    """1 where a label goes into a group; ``shared`` stays, and what is in no group goes to ``other``."""
+    targets = [*groups, SHARED, OTHER]
+    of = {language: group for group, members in groups.items() for language in members} | {SHARED: SHARED}
+    fold = torch.zeros(len(names), len(targets), dtype=torch.float64)
+    for i, name in enumerate(names):
+        fold[i, targets.index(of.get(name, OTHER))] = 1
+    return fold

@@ -1,0 +1,60 @@
+"""Figures of what neurons write."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
+
+from ..lens import NeuronCards
+from .style import COLOURS, finish
+
+
+def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: str, **layout: Any) -> go.Figure:
+    """How much of what neurons promote is in one language, by layer; one line a set, with 95 % bands.
+
+    Args:
+        cards: of one set, or of several by name, e.g. French's and a control's.
+        language: e.g. the set's own.
+        layout: passed on to ``figure.update_layout``.
+
+    Raises:
+        ValueError: for a language that tokens were not identified over.
+    """
+    named = {"neurons": cards} if isinstance(cards, NeuronCards) else dict(cards)
+    figure = go.Figure()
+    for i, (name, found) in enumerate(named.items()):
+        share = found.summary(language)["share"]
+        rows = found.written()
+        rows, colour = rows[rows["language"] == language], COLOURS[i % len(COLOURS)]
+        band = go.Scatter(
+            x=[*rows["layer"], *rows["layer"][::-1]],
+            y=[*rows["high"], *rows["low"][::-1]],
+            fill="toself",
+            fillcolor=f"rgba{(*hex_to_rgb(colour), 0.18)}",
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=name,
+        )
+        line = go.Scatter(
+            x=rows["layer"],
+            y=rows["share"],
+            name=f"{name} ({share:.0%} in all)",
+            legendgroup=name,
+            mode="lines+markers",
+            line={"color": colour, "width": 2.5},
+            customdata=rows["neurons"],
+            hovertemplate=f"{name}, layer %{{x}}: %{{y:.1%}} of what %{{customdata}} neurons promote<extra></extra>",
+        )
+        figure.add_traces([band, line])
+    first = next(iter(named.values()))
+    vocabulary = first.vocabulary[language]
+    figure.add_hline(y=vocabulary, line={"dash": "dot", "color": "#666666"})
+    figure.update_yaxes(title_text=f"promoted tokens in {language}", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(title_text="layer")
+    figure.update_layout(height=460)
+    detail = (
+        f"{first.settings['model']}; top {first.promoted.shape[1]} tokens of each v and mlp neuron; dotted: vocabulary"
+    )
+    return finish(figure, f"How much of what neurons promote is {language}", detail, layout)

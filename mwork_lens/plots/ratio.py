@@ -1,0 +1,240 @@
+"""Figures of which language each layer speaks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
+from plotly.subplots import make_subplots
+
+from ..languages import OTHER, SHARED
+from ..lens import LanguageRatio, LensGrid
+from .style import COLOURS, DIVERGING, finish
+
+GREYS = {SHARED: "#999999", OTHER: "#666666"}
+REST = "other languages"
+FEW = 4
+LONGEST = 11
+
+
+def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3, **layout: Any) -> go.Figure:
+    """Share of decoded tokens by layer, a panel a prompt language, with 95 % bands; dotted: random directions.
+
+    With more than four languages, a panel shows the prompts' own, the pivot, and all others together.
+
+    Args:
+        ratio: what :func:`mwork_lens.language_ratio` gave, or its ``two_way()`` form.
+        pivot: the language to show in every panel.
+        columns: panels in a row.
+        layout: passed on to ``figure.update_layout``.
+    """
+    prompts = list(ratio.counts)
+    panels = {prompt: _panel(ratio, prompt, pivot) for prompt in prompts}
+    columns = min(columns, len(prompts))
+    rows = math.ceil(len(prompts) / columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        shared_xaxes="all",  # pyright: ignore[reportArgumentType]
+        shared_yaxes="all",  # pyright: ignore[reportArgumentType]
+        subplot_titles=[f"prompts in {_named(prompt)}" for prompt in prompts],
+        vertical_spacing=0.24 / rows,
+        horizontal_spacing=0.05,
+    )
+    colours = _colours([name for panel in panels.values() for name in panel], pivot)
+    for i, (prompt, panel) in enumerate(panels.items()):
+        for name, rows_of in panel.items():
+            for trace in _lines(prompt, name, rows_of, colours[name], first=_first(panels, prompt, name)):
+                figure.add_trace(trace, row=i // columns + 1, col=i % columns + 1)
+    figure.update_yaxes(range=[0, 1], tickformat=".0%")
+    figure.update_yaxes(title_text="share of decoded tokens", col=1)
+    figure.update_xaxes(title_text="layer (0: embedding)", row=rows, showticklabels=True)
+    figure.update_layout(
+        height=210 + 235 * rows,
+        margin={"t": 150},
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+    )
+    return finish(figure, "Which language each layer speaks", _detail(ratio), layout)
+
+
+def _panel(ratio: LanguageRatio, prompt: str, pivot: str) -> dict[str, pd.DataFrame]:
+    """The lines of one panel, by name."""
+    mine = ratio.only(prompt)
+    if len(ratio.languages) > FEW:
+        known = [name for name in dict.fromkeys((pivot, prompt)) if name in ratio.names[:-2]]
+        rest = [name for name in ratio.names[:-2] if name not in known]
+        own = {"the prompts' own": [prompt]} if prompt in known and prompt != pivot else {}
+        english = {pivot: [pivot]} if pivot in known else {}
+        mine = mine.grouped({**english, **own, **({REST: rest} if rest else {})})
+    return {str(name): rows for name, rows in mine.to_frame().groupby("language", sort=False)}
+
+
+def _colours(names: Sequence[str], pivot: str) -> dict[str, str]:
+    languages = [name for name in dict.fromkeys((pivot, *names)) if name not in GREYS]
+    # the pivot is blue, the prompts' own vermilion where they are drawn under that name
+    palette = [COLOURS[0], COLOURS[4], COLOURS[2], COLOURS[1], COLOURS[3], COLOURS[5], COLOURS[6]]
+    return {**{name: palette[i % len(palette)] for i, name in enumerate(languages)}, **GREYS}
+
+
+def _first(panels: Mapping[str, Mapping[str, Any]], prompt: str, name: str) -> bool:
+    return prompt == next(other for other, panel in panels.items() if name in panel)
+
+
+def _lines(prompt: str, name: str, rows: pd.DataFrame, colour: str, first: bool) -> list[go.Scatter]:
+    """Band, share and chance of one label."""
+    shared = {"x": rows["layer"], "legendgroup": name, "hoverinfo": "skip", "showlegend": False}
+    band = go.Scatter(
+        **{**shared, "x": [*rows["layer"], *rows["layer"][::-1]]},
+        y=[*rows["high"], *rows["low"][::-1]],
+        fill="toself",
+        fillcolor=f"rgba{(*hex_to_rgb(colour), 0.18)}",
+        line={"width": 0},
+        mode="lines",
+    )
+    chance = go.Scatter(**shared, y=rows["chance"], mode="lines", line={"color": colour, "dash": "dot", "width": 1.5})
+    hover = [
+        f"{prompt} prompts, layer {row['layer']}<br>{name}: {row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+        f"<br>random directions: {row['chance']:.1%}<br>vocabulary: {row['vocabulary']:.1%}"
+        f"<br>lift: {100 * row['lift']:+.1f} points ({100 * row['lift_low']:+.1f} to {100 * row['lift_high']:+.1f})"
+        for row in rows.to_dict("records")
+    ]
+    line = go.Scatter(
+        **{**shared, "showlegend": first, "hoverinfo": "text"},
+        y=rows["share"],
+        name=name,
+        mode="lines",
+        line={"color": colour, "width": 1.5 if name in GREYS else 2.5},
+        hovertext=hover,
+    )
+    return [band, chance, line]
+
+
+def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int = 2, **layout: Any) -> go.Figure:
+    """Language by layer as heat maps, a panel a prompt language.
+
+    Args:
+        ratio: what :func:`mwork_lens.language_ratio` gave.
+        value: ``"share"``, or ``"lift"`` over random directions.
+        columns: panels in a row.
+        layout: passed on to ``figure.update_layout``.
+
+    Raises:
+        ValueError: for another value.
+    """
+    if value not in ("share", "lift"):
+        raise ValueError(f"value={value!r}: it must be 'share' or 'lift'.")
+    prompts, frame = list(ratio.counts), ratio.to_frame()
+    columns = min(columns, len(prompts))
+    rows = math.ceil(len(prompts) / columns)
+    titles = [f"prompts in {_named(prompt)}" for prompt in prompts]
+    figure = make_subplots(
+        rows,
+        columns,
+        shared_xaxes="all",  # pyright: ignore[reportArgumentType]
+        shared_yaxes="all",  # pyright: ignore[reportArgumentType]
+        subplot_titles=titles,
+        vertical_spacing=0.26 / rows,
+        horizontal_spacing=0.06,
+    )
+    bound = float(np.nanmax(frame["lift"].abs())) if value == "lift" else 1.0
+    for i, prompt in enumerate(prompts):
+        cells = frame[frame["prompt_language"] == prompt].pivot(index="language", columns="layer", values=value)
+        heat = go.Heatmap(
+            z=cells.loc[list(ratio.labels)],
+            x=list(ratio.layers),
+            y=list(ratio.labels),
+            coloraxis="coloraxis",
+            hovertemplate="%{y}, layer %{x}: %{z:.1%}<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+        figure.add_trace(heat, row=i // columns + 1, col=i % columns + 1)
+    figure.update_xaxes(showgrid=False, title_text="layer (0: embedding)", row=rows, showticklabels=True)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    scale = {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound} if value == "lift" else {"colorscale": "Viridis"}
+    bar = {"title": {"text": value}, "tickformat": ".0%"}
+    figure.update_layout(
+        height=170 + rows * (70 + 20 * len(ratio.labels)), margin={"t": 130}, coloraxis={**scale, "colorbar": bar}
+    )
+    title = "Which language each layer speaks" + (", above and below chance" if value == "lift" else "")
+    return finish(figure, title, _detail(ratio), layout)
+
+
+def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: Any) -> go.Figure:
+    """Layer by token: the most probable decoded token in each cell, coloured by its language.
+
+    Args:
+        grid: what :func:`mwork_lens.lens_grid` gave.
+        layers: some rows only; by default all.
+        layout: passed on to ``figure.update_layout``.
+    """
+    rows = list(range(len(grid.ids)) if layers is None else layers)
+    found = [[[grid.decoded[i] for i in cell] for cell in grid.ids[layer].tolist()] for layer in rows]
+    probabilities = grid.probabilities[rows].tolist()
+    seen = {language for row in found for cell in row for _, language in cell[:1]}
+    shown = [name for name in grid.names if name in seen]
+    colours = [_pale(GREYS.get(name) or COLOURS[i % len(COLOURS)]) for i, name in enumerate(shown)]
+    steps = [[(i + side) / len(shown), colour] for i, colour in enumerate(colours) for side in (0, 1)]
+    hover = [
+        [
+            f"layer {layer}, after {_shown(grid.tokens[pos], 60)}<br>"
+            + "<br>".join(f"{_shown(text, 60)} ({language}) {p:.1%}" for (text, language), p in zip(c, ps, strict=True))
+            for pos, (c, ps) in enumerate(zip(cells, by_cell, strict=True))
+        ]
+        for layer, cells, by_cell in zip(rows, found, probabilities, strict=True)
+    ]
+    heat = go.Heatmap(
+        z=[[shown.index(cell[0][1]) for cell in row] for row in found],
+        x=list(range(len(grid.tokens))),
+        y=list(range(len(rows))),
+        zmin=-0.5,
+        zmax=len(shown) - 0.5,
+        colorscale=steps,
+        colorbar={"tickvals": list(range(len(shown))), "ticktext": shown, "title": {"text": "language"}},
+        text=[[_shown(cell[0][0], LONGEST) for cell in row] for row in found],
+        texttemplate="%{text}",
+        textfont={"size": 11, "color": "#111111"},
+        hovertext=hover,
+        hoverinfo="text",
+        xgap=1,
+        ygap=1,
+    )
+    figure = go.Figure(heat)
+    ticks = {"tickvals": list(range(len(grid.tokens))), "ticktext": [_shown(token, LONGEST) for token in grid.tokens]}
+    figure.update_xaxes(**ticks, title_text="token read", side="bottom", showgrid=False, tickangle=-45)
+    layer_ticks = {"tickvals": list(range(len(rows))), "ticktext": [str(layer) for layer in rows]}
+    figure.update_yaxes(**layer_ticks, title_text="layer (0: embedding)", showgrid=False)
+    figure.update_layout(height=220 + 24 * len(rows), width=max(520, 190 + 88 * len(grid.tokens)))
+    detail = f"{grid.settings['model']}; languages by {grid.settings['identifier']}; · is a space"
+    return finish(figure, "What each layer decodes to", detail, layout)
+
+
+def _shown(token: str, longest: int) -> str:
+    """A token for a label: spaces and line ends visible, cut where too long, no markup for plotly to act on."""
+    text = "".join("·" if c == " " else repr(c)[1:-1] if not c.isprintable() else c for c in token)
+    return escape(text if len(text) <= longest else text[: longest - 1] + "…") or "∅"
+
+
+def _pale(colour: str) -> str:
+    return "rgb({}, {}, {})".format(*(round(255 - 0.45 * (255 - part)) for part in hex_to_rgb(colour)))
+
+
+def _named(label: str) -> str:
+    """A language's English name with its tag; any other label as it is."""
+    import langcodes
+
+    known = langcodes.tag_is_valid(label)
+    return f"{langcodes.get(label).display_name()} ({label})" if known else escape(label)
+
+
+def _detail(ratio: LanguageRatio) -> str:
+    settings = ratio.settings
+    read = f"top {settings['top_k']} tokens" if settings["by"] == "count" else "probability mass"
+    number = sum(map(len, ratio.counts.values()))
+    dotted = "; dotted: random directions" if ratio.chance.shape[1] else ""
+    norm = "" if settings["normalize"] else "; without the final norm"
+    return f"{settings['model']}; {read} by {settings['identifier']}; {number} prompts{norm}{dotted}"
