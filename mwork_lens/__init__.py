@@ -41,5 +41,9 @@ from .neurons import NeuronSpace as NeuronSpace
 from .neurons import ablate as ablate
 from .plnd import LayerMeasure as LayerMeasure
 from .plnd import Measure as Measure
+from .tuning import NeuronDelta as NeuronDelta
+from .tuning import Tuned as Tuned
+from .tuning import export_tuned as export_tuned
+from .tuning import tune as tune
 from .weights import edit_weights as edit_weights
 from .weights import export_edited as export_edited

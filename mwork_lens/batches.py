@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -126,10 +127,23 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
     Raises:
         ValueError: if it is not finite (broken weights, or an overflow in half precision).
     """
-    stream = model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right")  # pyright: ignore
+    stream = _bridge_stream(model, tokens) if hasattr(model, "original_model") else _stream(model, tokens)
     if not torch.isfinite(stream).all():
         raise ValueError(
             f"The residual stream of {model.cfg.model_name} is not finite: its weights hold NaN or infinite values, "
             f"or {stream.dtype} overflows."
         )
     return stream
+
+
+def _stream(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    return model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right")
+
+
+def _bridge_stream(bridge: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """A raw bridge takes ``stop_at_layer=n_layers`` for the whole model, so run what is below the unembedding."""
+    streams: list[Tensor] = []
+    last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
+    with bridge.hooks(fwd_hooks=[(last, lambda activation, hook: streams.append(activation))]):
+        bridge.original_model.base_model(tokens)
+    return streams[-1]

@@ -333,6 +333,18 @@ def _bridge(
     return model.eval()  # pyright: ignore[reportReturnType]
 
 
+def bridge_on(hf_model: PreTrainedModel, tokenizer: Any) -> HookedModel:
+    """A raw bridge around ``hf_model``, which is taken apart by this."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
+    name = hf_model.config._name_or_path or type(hf_model).__name__
+    with _quiet_transformers():
+        return TransformerBridge.boot_transformers(  # pyright: ignore[reportReturnType]
+            name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
+        )
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 

@@ -1,4 +1,4 @@
-"""Where neurons live: the one table that scoring, hooks and weight edits read."""
+"""Where neurons live: the one table that scoring, hooks, weight edits and tuning read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +34,16 @@ class Slices:
     axes: str
     """Its axes with those of the neuron named: ``head`` and ``index`` in attention, ``neuron`` in the feed-forward."""
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether this is a bias: TransformerLens adds zero ones that no checkpoint has."""
+        return ".b_" in self.weight
+
+    @property
+    def neuron_axes(self) -> tuple[int, ...]:
+        """Where the neurons are among the weight's axes."""
+        return tuple(i for i, name in enumerate(self.axes.split()) if name != "1")
+
     def of(self, mask: Bool[Tensor, " neuron"], d_head: int) -> Bool[Tensor, "..."]:
         """``mask`` so shaped that it broadcasts over the weight."""
         if "head" in self.axes:
@@ -58,6 +68,8 @@ class Site:
     silencing: tuple[Slices, ...]
     """What to set to zero for the same outputs as with the neuron at zero. A feed-forward neuron's row of W_out, since
     an activation function need not send 0 to 0."""
+    tuning: tuple[Slices, ...]
+    """All that belongs to a neuron and may be tuned: columns that read, biases, rows that write."""
 
     def hook_name(self, layer: int) -> str:
         """The full name of this site's hook point in one layer."""
@@ -66,15 +78,21 @@ class Site:
 
 def _attention(letter: str, heads: Literal["query", "key_value"]) -> Site:
     matrix, bias = Slices(f"attn.W_{letter}", "head 1 index"), Slices(f"attn.b_{letter}", "head index")
-    return Site(letter.lower(), "attention", f"attn.hook_{letter.lower()}", heads, matrix.weight, (matrix, bias))
+    return Site(
+        letter.lower(), "attention", f"attn.hook_{letter.lower()}", heads, matrix.weight, (matrix, bias), (matrix, bias)
+    )
 
+
+_READ, _BIAS, _WRITE = Slices("mlp.W_in", "1 neuron"), Slices("mlp.b_in", "neuron"), Slices("mlp.W_out", "neuron 1")
+GATE = Slices("mlp.W_gate", "1 neuron")
+"""Not part of a neuron as PLND defines it; tuned with it on request."""
 
 SITES: Mapping[str, Site] = MappingProxyType(
     {
         "q": _attention("Q", "query"),
         "k": _attention("K", "key_value"),
         "v": _attention("V", "key_value"),
-        "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, "mlp.W_in", (Slices("mlp.W_out", "neuron 1"),)),
+        "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, "mlp.W_in", (_WRITE,), (_READ, _BIAS, _WRITE)),
     }
 )
 

@@ -1,0 +1,202 @@
+"""What tuning changed: old and new values of each entry, to apply, take back, merge and save."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..neurons import NeuronSpace
+from ..sites import GATE, SITES, HookedModel
+from ..store import read_result, write_result
+from .entries import Entries, entries_of
+
+Collide = Literal["refuse", "add"]
+_PIECES = {piece.weight: piece for piece in (*(p for site in SITES.values() for p in site.tuning), GATE)}
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronDelta:
+    """Old and new values of neurons' entries, by weight in TransformerLens's words (``blocks.3.attn.W_Q``).
+
+    The same delta fits a HookedTransformer and a raw bridge of the model.
+    """
+
+    space: NeuronSpace
+    neurons: Mapping[str, Int[Tensor, " _"]]
+    """By weight: the neurons, in ascending order (head * d_head + index in attention)."""
+    old: Mapping[str, Tensor]
+    """By weight: values before, ``[neuron, d_model]``, of a bias ``[neuron]``, in the model's dtype."""
+    new: Mapping[str, Tensor]
+    """By weight: values after, of the same shapes and dtype."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from."""
+
+    def apply(self, model: HookedModel) -> None:
+        """Write the new values, bit for bit.
+
+        Raises:
+            ValueError: if the model is of other sizes or does not hold the old values; nothing is changed then.
+        """
+        self._replace(model, self.old, self.new, "old")
+
+    def revert(self, model: HookedModel) -> None:
+        """Write the old values back, bit for bit.
+
+        Raises:
+            ValueError: if the model does not hold the new values; nothing is changed then.
+        """
+        self._replace(model, self.new, self.old, "new")
+
+    def _replace(self, model: HookedModel, expected: Mapping[str, Tensor], values: Mapping[str, Tensor], which: str):
+        self.space.require_compatible(NeuronSpace.of(model))
+        entries = self.entries(model)
+        for part in entries:
+            require_values(part, expected[part.name], which, str(model.cfg.model_name))
+        for part in entries:
+            part.write(values[part.name])
+
+    def entries(self, model: HookedModel) -> list[Entries]:
+        """Where the delta's weights lie in ``model``."""
+        found = []
+        for name, neurons in self.neurons.items():
+            _, layer, weight = name.split(".", 2)
+            found.append(entries_of(model, int(layer), _PIECES[weight], neurons))
+        return found
+
+    def collisions(self, other: "NeuronDelta") -> pd.DataFrame:
+        """Neurons that both change, a row each: weight, neuron, and the cosine between the two changes."""
+        rows = []
+        for name in self.neurons:
+            mine, theirs = _common(self, other, name)
+            for neuron, a, b in zip(
+                self.neurons[name][mine].tolist(),
+                _change(self, name)[mine],
+                _change(other, name)[theirs] if name in other.neurons else (),
+                strict=True,
+            ):
+                cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+                rows.append({"weight": name, "neuron": neuron, "cosine": cosine})
+        return pd.DataFrame(rows, columns=["weight", "neuron", "cosine"])
+
+    def merge(self, other: "NeuronDelta", *, collide: Collide = "refuse") -> "NeuronDelta":
+        """Both changes in one, e.g. of two languages; :meth:`collisions` says beforehand where they meet.
+
+        Args:
+            other: made from the same weights.
+            collide: for neurons that both change, ``"refuse"``, or ``"add"`` the two changes up.
+
+        Raises:
+            ValueError: for collisions that are not to be added, deltas of other models, or of other old values.
+        """
+        if collide not in get_args(Collide):
+            raise ValueError(f"collide={collide!r}: it must be one of {', '.join(get_args(Collide))}.")
+        self.space.require_compatible(other.space)
+        shared = self.collisions(other)
+        if len(shared) and collide == "refuse":
+            first = shared.iloc[0]
+            raise ValueError(
+                f"{len(shared)} neurons are changed by both, the first {first['neuron']} of {first['weight']}: "
+                "collide='add' adds the changes up."
+            )
+        names = dict.fromkeys((*self.neurons, *other.neurons))
+        merged = {name: _merged(self, other, name) for name in names}
+        origin = {"merged": [dict(self.origin), dict(other.origin)], "collisions": len(shared)}
+        neurons, old, new = ({name: parts[i] for name, parts in merged.items()} for i in range(3))
+        return NeuronDelta(self.space, neurons, old, new, origin)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a weight: neurons, entries, how many changed, largest and mean absolute and mean relative change."""
+        by_layer = sorted(self.neurons, key=lambda name: (int(name.split(".")[1]), name))
+        return pd.DataFrame([_summary(self, name) for name in by_layer])
+
+    def __repr__(self) -> str:
+        entries = sum(values.numel() for values in self.old.values())
+        changed = sum(int((self.old[name] != self.new[name]).sum()) for name in self.neurons)
+        return f"NeuronDelta({self.space.model}: {changed:,} of {entries:,} entries changed in {len(self.old)} weights)"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All arrays by name, as :meth:`save` stores them."""
+        kinds = {"neurons": self.neurons, "old": self.old, "new": self.new}
+        return {f"{kind}/{name}": tensor for kind, by_name in kinds.items() for name, tensor in by_name.items()}
+
+    @classmethod
+    def from_tensors(cls, space: NeuronSpace, tensors: Mapping[str, Tensor], origin: Mapping[str, Any]):
+        """The inverse of :meth:`tensors`."""
+        kinds: dict[str, dict[str, Tensor]] = {"neurons": {}, "old": {}, "new": {}}
+        for name, tensor in tensors.items():
+            kind, weight = name.split("/", 1)
+            kinds[kind][weight] = tensor
+        return cls(space, origin=origin, **kinds)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        write_result(path, "neuron_delta", {"space": asdict(self.space), "origin": dict(self.origin)}, self.tensors())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronDelta":
+        """Read what :meth:`save` wrote."""
+        cfg, tensors = read_result(path, "neuron_delta")
+        return cls.from_tensors(NeuronSpace(**cfg["space"]), tensors, cfg["origin"])
+
+
+def require_values(part: Entries, expected: Tensor, which: str, model: str) -> None:
+    """Refuse unless these entries of the model are ``expected``, bit for bit."""
+    found = part.read(part.parameter.detach()).cpu()
+    if found.dtype != expected.dtype:
+        raise ValueError(f"{part.name} of {model} is {found.dtype}, but the delta was made on {expected.dtype}.")
+    differ = int((found != expected).sum())
+    if differ:
+        raise ValueError(
+            f"{part.name} of {model} does not hold the delta's {which} values: {differ:,} of {found.numel():,} entries "
+            "differ. It is another model, or was changed since."
+        )
+
+
+def _common(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Bool[Tensor, " _"], Bool[Tensor, " _"]]:
+    """Which neurons of each are in the other too."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    mine, theirs = a.neurons.get(name, nothing), b.neurons.get(name, nothing)
+    return torch.isin(mine, theirs), torch.isin(theirs, mine)
+
+
+def _change(delta: NeuronDelta, name: str) -> Tensor:
+    return delta.new[name].double() - delta.old[name].double()
+
+
+def _merged(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Neurons, old and new values of one weight of the merged delta."""
+    parts = [delta for delta in (a, b) if name in delta.neurons]
+    neurons = torch.cat([delta.neurons[name] for delta in parts]).unique()
+    old = parts[0].old[name].new_empty(len(neurons), *parts[0].old[name].shape[1:])
+    for delta in parts:
+        old[torch.isin(neurons, delta.neurons[name])] = delta.old[name]
+    for delta in parts:
+        if not torch.equal(old[torch.isin(neurons, delta.neurons[name])], delta.old[name]):
+            raise ValueError(f"The two deltas were made from other values of {name}: they are of different models.")
+    new = old.clone()
+    for delta in parts:
+        new[torch.isin(neurons, delta.neurons[name])] = delta.new[name]
+    mine, theirs = _common(a, b, name)
+    if mine.any():
+        both = a.old[name][mine].double() + _change(a, name)[mine] + _change(b, name)[theirs]
+        new[torch.isin(neurons, a.neurons[name][mine])] = both.to(new.dtype)
+    return neurons, old, new
+
+
+def _summary(delta: NeuronDelta, name: str) -> dict[str, Any]:
+    old = delta.old[name].double()
+    change = _change(delta, name).abs()
+    return {
+        "weight": name,
+        "neurons": len(delta.neurons[name]),
+        "entries": old.numel(),
+        "changed": int((delta.old[name] != delta.new[name]).sum()),
+        "largest_change": change.max().item(),
+        "mean_change": change.mean().item(),
+        "relative_change": (change.sum() / old.abs().sum()).item(),
+    }
