@@ -145,5 +145,5 @@ def _bridge_stream(bridge: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tenso
     streams: list[Tensor] = []
     last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
     with bridge.hooks(fwd_hooks=[(last, lambda activation, hook: streams.append(activation))]):
-        bridge.original_model.base_model(tokens)
+        bridge.original_model.base_model(tokens, use_cache=False)
     return streams[-1]

@@ -1,15 +1,16 @@
 """One document's attention in one layer: what every query and key score is made of."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..sites import HookedModel
+from .conventions import Rotary, attention_scale, norm_eps, norm_gain
 from .measure import at_least_float32
 
 QUERIES, KEYS, PATTERN = "attn.hook_q", "attn.hook_k", "attn.hook_pattern"
@@ -93,7 +94,7 @@ class Geometry:
     scale: float
     cap: float | None
     clip: float | None
-    rotary: "Rotary | None"
+    rotary: Rotary | None
     query_gain: Tensor | None
     key_gain: Tensor | None
     eps: float
@@ -115,16 +116,16 @@ class Geometry:
         query_norm, key_norm = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
         if clip is not None and query_norm is not None:
             raise ValueError(f"{cfg.model_name} clips normalised queries: their neurons have no closed form here.")
-        rotary = Rotary(attn, cfg.d_head) if cfg.positional_embedding_type == "rotary" else None
-        gains = [None if norm is None else at_least_float32(norm.w.detach()) for norm in (query_norm, key_norm)]
+        rotary = Rotary(model, layer) if cfg.positional_embedding_type == "rotary" else None
+        gains = [None if norm is None else norm_gain(model, norm) for norm in (query_norm, key_norm)]
         return cls(
-            scale=float(attn.attn_scale),
+            scale=attention_scale(model, layer),
             cap=float(cap) if cap > 0 else None,
             clip=clip,
             rotary=rotary,
             query_gain=gains[0],
             key_gain=gains[1],
-            eps=float(query_norm.eps) if query_norm is not None else 0.0,
+            eps=0.0 if query_norm is None else norm_eps(query_norm),
             across_heads=gains[0] is not None and gains[0].numel() != cfg.d_head,
             causal=getattr(cfg, "attention_dir", "causal") == "causal",
             rotated_neurons=rotated_neurons,
@@ -195,45 +196,3 @@ class Geometry:
         x_hat = x * mean_square.rsqrt() * (gain.view(len(x), -1, 1) if self.across_heads else gain[:, None])
         # through logarithms, without cancellation for small shares
         return x_hat, squares.div_(-width * mean_square).log1p_().mul_(-0.5).expm1_()
-
-
-class Rotary:
-    """What the model's own rotary function does to single coordinates: e_d goes to c e_d + s e_pair(d)."""
-
-    def __init__(self, attn: torch.nn.Module, d_head: int) -> None:
-        self._apply: Callable[[Tensor], Tensor] = attn.apply_rotary  # pyright: ignore[reportAttributeAccessIssue]
-        self._d_head = d_head
-        self._cached: tuple[Tensor, Tensor] | None = None
-        self.pair = self._find_pairs(attn.get_parameter("W_Q").device)
-
-    def _find_pairs(self, device: torch.device) -> Int[Tensor, " d_head"]:
-        """Rotate every basis vector at position 1 and see where it goes."""
-        basis = torch.eye(self._d_head, device=device)
-        images = self._rotate(torch.stack([basis, basis]))[1]
-        own = torch.arange(self._d_head, device=device)
-        images[own, own] = 0
-        return torch.where(images.abs().amax(-1) > 0, images.abs().argmax(-1), own)
-
-    def _rotate(self, x: Float[Tensor, "pos head d_head"]) -> Float[Tensor, "pos head d_head"]:
-        return at_least_float32(self._apply(x[None])[0])
-
-    def coefficients(
-        self, positions: Int[Tensor, " pos"], like: Tensor
-    ) -> tuple[Float[Tensor, "d_head pos"], Float[Tensor, "d_head pos"]]:
-        """c and s of every coordinate at these positions."""
-        needed = int(positions[-1]) + 1
-        if self._cached is None or self._cached[0].shape[-1] < needed:
-            self._cached = self._measure(needed, like)
-        cosine, sine = self._cached
-        return cosine[:, positions], sine[:, positions]
-
-    def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        own = torch.arange(self._d_head, device=like.device)
-        first = (own <= self.pair).to(like.dtype)
-        # one member of each pair at a time: its image has c at its own place and s at its partner's
-        probes = repeat(torch.stack([first, 1 - first]), "which d -> pos which d", pos=positions)
-        images = self._rotate(probes)
-        chosen = torch.where(first.bool(), 0, 1)
-        cosine = images[:, chosen, own]
-        sine = torch.where(own == self.pair, 0, images[:, chosen, self.pair])
-        return cosine.t().contiguous(), sine.t().contiguous()

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..sites import HookedModel
+from .conventions import norm_gain
 from .measure import Activations, at_least_float32
 
 
@@ -35,13 +36,15 @@ def post_norm(model: HookedModel, layer: int, structure: str) -> PostNorm | None
     block = model.blocks[layer]  # pyright: ignore[reportAttributeAccessIssue]
     name = f"ln{number}_post" if hasattr(block, f"ln{number}_post") else f"ln{number}"
     if name.endswith("_post") or _norms_output_only(model):
-        return PostNorm(name, at_least_float32(getattr(block, name).w.detach()))
+        return PostNorm(name, norm_gain(model, getattr(block, name)))
     return None
 
 
 def _norms_output_only(model: HookedModel) -> bool:
     """OLMo 2 and 3 norm a structure's output where others norm its input, under the same name."""
-    return str(getattr(model.cfg, "original_architecture", "")) in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+    wrapped = getattr(model, "original_model", None)
+    name = getattr(model.cfg, "original_architecture", None) if wrapped is None else type(wrapped).__name__
+    return name in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
 
 def change_after_norm(

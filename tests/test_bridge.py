@@ -1,0 +1,100 @@
+"""The closed forms on raw bridges, whose modules are those of transformers, against ablation through hooks."""
+
+import contextlib
+import io
+import warnings
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformer_lens.model_bridge import TransformerBridge
+
+from mwork_lens.batches import run_blocks
+from mwork_lens.detection import importance
+from mwork_lens.hooks import hooked
+from mwork_lens.neurons import NeuronSpace
+from mwork_lens.sites import SITES
+
+COMMON = {
+    "hidden_size": 32,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+}
+GROUPED = {**COMMON, "num_key_value_heads": 2}
+GEMMA = {**GROUPED, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 20, "vocab_size": 50, "n_positions": 64}
+FAMILIES = {
+    "Llama": GROUPED,
+    "Mistral": {**GROUPED, "sliding_window": 5},
+    "Qwen2": GROUPED,
+    "Qwen3": {**GROUPED, "head_dim": 8},
+    "Gemma2": {**GEMMA, "attn_logit_softcapping": 3.0},
+    "Gemma3": {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
+    "GPT2": GPT,
+    "GPTJ": {**GPT, "rotary_dim": 4},
+    "GPTNeoX": {**COMMON, "rotary_pct": 0.5},
+    "Phi": {**COMMON, "partial_rotary_factor": 0.5},
+    "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50},
+    "Olmo2": GROUPED,
+}
+CONFIGS, MODELS = {"Gemma3": "Gemma3Text"}, {"GPT2": "GPT2LMHeadModel"}
+
+
+def words():
+    """A tokenizer, without which a bridge looks for one on the hub."""
+    model = Tokenizer(WordLevel({"<pad>": 0, "<bos>": 1, "<unk>": 2}, unk_token="<unk>"))
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<pad>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=model, **special)
+    tokenizer.init_kwargs |= {"name_or_path": "tiny", "add_bos_token": True}
+    return tokenizer
+
+
+def bridge(family):
+    config = getattr(transformers, f"{CONFIGS.get(family, family)}Config")(**FAMILIES[family])
+    torch.manual_seed(0)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        theirs = getattr(transformers, MODELS.get(family, f"{family}ForCausalLM"))(config).double().eval()
+        theirs.config.architectures = [type(theirs).__name__]
+        for parameter in theirs.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+        return TransformerBridge.boot_transformers(
+            family, hf_model=theirs, tokenizer=words(), dtype=torch.float64, device="cpu"
+        )
+
+
+@torch.inference_mode()
+def ablated(model, ids, layer, site, neuron):
+    output = {"q": "attn.hook_pattern", "k": "attn.hook_pattern", "v": "hook_attn_out", "mlp": "hook_mlp_out"}[site]
+
+    def zero(activation, hook=None):
+        flat = activation.flatten(2).clone()
+        flat[..., neuron] = 0
+        return flat.view(activation.shape)
+
+    def run(hooks):
+        kept = []
+        keep = (f"blocks.{layer}.{output}", lambda activation, hook=None: kept.append(activation.clone()))
+        with hooked(model, [*hooks, keep]):
+            run_blocks(model, ids[None])
+        return kept[0][0]
+
+    change = run([(SITES[site].hook_name(layer), zero)]) - run([])
+    return (change.square().sum() / len(ids)).sqrt().item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_closed_forms_equal_ablation_on_a_bridge(family):
+    """To 1e-5: transformers computes rotary angles and RMS norms in float32, whatever the model's type."""
+    model, ids = bridge(family), torch.arange(3, 15)
+    scores = importance(model, ids)
+    for site, width in NeuronSpace.of(model).widths.items():
+        for layer in range(2):
+            for neuron in range(0, width, 7):
+                truth = ablated(model, ids, layer, site, neuron)
+                assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-5, abs=1e-9)
