@@ -26,6 +26,8 @@ from .evaluation import generate as generate
 from .evaluation import generations as generations
 from .evaluation import mean_difference as mean_difference
 from .evaluation import steer as steer
+from .export import export_edited as export_edited
+from .export import export_tuned as export_tuned
 from .hooks import ContentPositions as ContentPositions
 from .lens import LanguageRatio as LanguageRatio
 from .lens import identifier_accuracy as identifier_accuracy
@@ -43,7 +45,5 @@ from .plnd import LayerMeasure as LayerMeasure
 from .plnd import Measure as Measure
 from .tuning import NeuronDelta as NeuronDelta
 from .tuning import Tuned as Tuned
-from .tuning import export_tuned as export_tuned
 from .tuning import tune as tune
 from .weights import edit_weights as edit_weights
-from .weights import export_edited as export_edited

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .corpora import Document
-from .sites import HookedModel
+from .sites import HookedModel, special_ids
 
 MAX_TOKENS = 512
 """Where documents are cut by default."""
@@ -81,11 +81,6 @@ def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids.")
     return model.to_tokens(document, truncate=False)[0].cpu()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def special_ids(model: HookedModel) -> Int[Tensor, " id"]:
-    """The tokenizer's special token ids; empty without a tokenizer."""
-    return torch.tensor(getattr(model.tokenizer, "all_special_ids", None) or [], dtype=torch.long)
 
 
 def batches(

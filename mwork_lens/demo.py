@@ -24,7 +24,7 @@ from .store import versions
 logger = logging.getLogger("mwork_lens")
 
 PROMPTS = 2
-"""Held-out passages of each language that the language ratio reads."""
+"""Held-out passages of each language that the language ratio reads, at every fourth token."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class Demo:
         known = "en" in self.ratio.languages and set(self.ratio.counts) - {"en"}
         text = [
             "Hidden states after each layer, decoded through the unembedding: the language of the ten most likely "
-            "tokens at every position. Dotted: what random directions of that layer decode to. Only the distance from "
-            "its dotted line says anything about the model.",
+            "tokens at every fourth position. Dotted: what random directions of that layer decode to. Only the "
+            "distance from its dotted line says anything about the model.",
             *([self.ratio.finding("en")] if known else []),
         ]
         return [Section("Which language each layer speaks", text, plots.language_ratio(self.ratio))]
@@ -158,7 +158,7 @@ def run_demo(
 
 def _ratio(model: HookedModel, prompts: Corpus) -> LanguageRatio | None:
     try:
-        return language_ratio(model, prompts, max_tokens=MAX_TOKENS)
+        return language_ratio(model, prompts, positions=slice(2, None, 4), max_tokens=MAX_TOKENS)
     except (ValueError, ImportError) as error:
         logger.warning("Without the languages of each layer: %s", error)
         return None

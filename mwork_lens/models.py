@@ -166,9 +166,7 @@ def _from_transformers(
     if getattr(hf_model, "is_quantized", False):
         raise ValueError("Quantised weights have no columns to score or switch off: load the model dequantised.")
     title = (label or name or hf_model.config._name_or_path or type(hf_model).__name__).rstrip("/").split("/")[-1]
-    if tokenizer is not None and not tokenizer.name_or_path:
-        # TransformerLens would reload a tokenizer by its name, which one made in memory does not have
-        tokenizer.init_kwargs |= {"name_or_path": title, "add_bos_token": True}
+    _name_tokenizer(tokenizer, title)
     # a model made from a config, not from a checkpoint, does not say what it is
     hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
     hf_model = hf_model.to(dtype).eval()  # pyright: ignore[reportArgumentType]
@@ -179,6 +177,12 @@ def _from_transformers(
     model.cfg.model_name = title
     logger.info("Loaded %s as a HookedTransformer", title)
     return model
+
+
+def _name_tokenizer(tokenizer: Any, title: str) -> None:
+    """TransformerLens would reload a tokenizer by its name, which one made in memory does not have."""
+    if tokenizer is not None and not tokenizer.name_or_path:
+        tokenizer.init_kwargs |= {"name_or_path": title, "add_bos_token": True}
 
 
 class _NotHookable(Exception):
@@ -339,6 +343,7 @@ def bridge_on(hf_model: PreTrainedModel, tokenizer: Any) -> HookedModel:
 
     hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
     name = hf_model.config._name_or_path or type(hf_model).__name__
+    _name_tokenizer(tokenizer, name)
     with _quiet_transformers():
         return TransformerBridge.boot_transformers(  # pyright: ignore[reportReturnType]
             name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from einops import rearrange
-from jaxtyping import Bool
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 Structure = Literal["attention", "feed_forward"]
@@ -43,12 +43,6 @@ class Slices:
     def neuron_axes(self) -> tuple[int, ...]:
         """Where the neurons are among the weight's axes."""
         return tuple(i for i, name in enumerate(self.axes.split()) if name != "1")
-
-    def of(self, mask: Bool[Tensor, " neuron"], d_head: int) -> Bool[Tensor, "..."]:
-        """``mask`` so shaped that it broadcasts over the weight."""
-        if "head" in self.axes:
-            return rearrange(mask, f"(head index) -> {self.axes}", index=d_head)
-        return rearrange(mask, f"neuron -> {self.axes}")
 
 
 @dataclass(frozen=True)
@@ -118,3 +112,8 @@ def require_sites(names: Any) -> tuple[str, ...]:
     if unknown:
         raise ValueError(f"There is no site {unknown[0]!r}; sites are {', '.join(SITES)}.")
     return tuple(name for name in SITES if name in names)
+
+
+def special_ids(model: HookedModel) -> Int[Tensor, " id"]:
+    """The tokenizer's special token ids; empty without a tokenizer."""
+    return torch.tensor(getattr(model.tokenizer, "all_special_ids", None) or [], dtype=torch.long)

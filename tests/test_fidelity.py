@@ -1,16 +1,14 @@
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
-from tokenizers.pre_tokenizers import WhitespaceSplit
 
 import mwork_lens as mw
 from mwork_lens.evaluation.steering import stream_changes
 
 from .test_hooks import installed, some_neurons
-from .test_models import words
+from .test_models import spelled
 from .tiny import tiny
 
 PROMPTS = {"en": ["a b c", "d e"], "fr": ["f g h a b", "c c d"]}
@@ -19,13 +17,7 @@ OPTIONS = {"max_new_tokens": 6, "progress": False}
 
 @pytest.fixture(scope="module")
 def model():
-    model = copy.deepcopy(tiny("gemma3"))
-    tokenizer = words()
-    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
-    model.set_tokenizer(tokenizer, default_padding_side="left")
-    model.cfg.d_vocab = 50
-    model.unembed.b_U.data[11:] = -1e9
+    model = spelled("gemma3")
     model.unembed.b_U.data[:3] = -1e9
     return model
 

@@ -1,15 +1,13 @@
-import copy
 import warnings
 
 import pytest
 import torch
-from tokenizers.pre_tokenizers import WhitespaceSplit
 
 import mwork_lens as mw
 from mwork_lens.evaluation.generation import generate
 
 from .test_hooks import some_neurons
-from .test_models import gemma, words
+from .test_models import gemma, spelled, words
 from .tiny import FAMILIES, tiny, tokens
 
 PROMPTS = [tokens(length, seed) for seed, length in enumerate((5, 9, 3, 9, 6))]
@@ -75,16 +73,9 @@ def test_sampled_frequencies_are_the_models_probabilities():
     assert (found - expected).abs().max() < 4 * (expected.max() / 2000) ** 0.5
 
 
-@pytest.fixture
-def spelled():
-    model = copy.deepcopy(tiny("llama"))
-    tokenizer = words()
-    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
-    model.set_tokenizer(tokenizer, default_padding_side="left")
-    model.cfg.d_vocab = 50
-    model.unembed.b_U.data[11:] = -1e9
-    return model
+@pytest.fixture(name="spelled")
+def spelled_llama():
+    return spelled("llama")
 
 
 def test_completions_end_at_the_end_token_and_before_stop_strings(spelled):

@@ -1,3 +1,4 @@
+import copy
 import warnings
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformer_lens import HookedTransformer
 
 import mwork_lens as mw
@@ -59,6 +61,17 @@ def words():
     special = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<pad>"}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def spelled(family):
+    """A tiny model that reads and writes the letters a to h."""
+    model, tokenizer = copy.deepcopy(tiny(family)), words()
+    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
+    model.set_tokenizer(tokenizer, default_padding_side="left")
+    model.cfg.d_vocab = 50
+    model.unembed.b_U.data[11:] = -1e9
+    return model
 
 
 def gemma():

@@ -8,8 +8,9 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.batches import batches
-from mwork_lens.tuning.entries import Trained, selected_entries, training
+from mwork_lens.tuning.entries import Trained, training
 from mwork_lens.tuning.objective import accumulate_gradient
+from mwork_lens.weights import selected_entries
 
 from .test_models import SMALL, words
 from .tiny import tiny, tokens

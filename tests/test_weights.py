@@ -121,6 +121,6 @@ def test_another_models_weights_are_not_exported(tmp_path):
     other = small_model("Llama")
     with torch.no_grad():
         other.lm_head.weight.mul_(1.5)
-    with pytest.raises(ValueError, match="standard deviations"):
-        mw.export_edited(model, some_neurons(model), tmp_path / "edited", source=other)
+    with pytest.raises(ValueError, match="standard deviation"):
+        mw.export_edited(model, some_neurons(model), tmp_path / "edited", source=other, tokenizer=words())
     assert not (tmp_path / "edited").exists()

@@ -134,14 +134,21 @@ class Generations:
 
     def save(self, path: str | Path) -> None:
         """Write to a directory that does not exist yet or is empty."""
-        cfg = {"rows": [asdict(row) for row in self.rows], "settings": dict(self.settings)}
-        write_result(path, "generations", cfg, {})
+        write_result(path, "generations", self.to_cfg(), {})
+
+    def to_cfg(self) -> dict[str, Any]:
+        """Everything, as JSON holds it."""
+        return {"rows": [asdict(row) for row in self.rows], "settings": dict(self.settings)}
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping[str, Any]) -> "Generations":
+        """The inverse of :meth:`to_cfg`."""
+        return cls(tuple(Generation(**{**row, "tokens": tuple(row["tokens"])}) for row in cfg["rows"]), cfg["settings"])
 
     @classmethod
     def load(cls, path: str | Path) -> "Generations":
         """Read what :meth:`save` wrote."""
-        cfg, _ = read_result(path, "generations")
-        return cls(tuple(Generation(**{**row, "tokens": tuple(row["tokens"])}) for row in cfg["rows"]), cfg["settings"])
+        return cls.from_cfg(read_result(path, "generations")[0])
 
 
 def generations(

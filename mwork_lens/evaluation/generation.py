@@ -174,7 +174,7 @@ def _left_padded(
 
 
 def _advance(model: HookedModel, batch: int, use_cache: bool) -> Advance:
-    step = _hooked_step if type(model).__name__ == "HookedTransformer" else _bridge_step
+    step = _bridge_step if hasattr(model, "original_model") else _hooked_step
     return step(model, batch) if use_cache else _whole(lambda: step(model, batch))
 
 

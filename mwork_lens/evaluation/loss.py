@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..batches import TokenBatch, batches, run_blocks
+from ..lens.readout import soft_cap
 from ..sites import HookedModel
 
 TOKENS_AT_ONCE = 2048
@@ -63,7 +64,7 @@ def _token_nats(
     for start in range(0, len(rows), TOKENS_AT_ONCE):
         stop = start + TOKENS_AT_ONCE
         logits = (rows[start:stop] @ hidden).to(largest.dtype)
-        logits = _capped(model, logits if bias is None else logits.add_(bias[start:stop, None]))
+        logits = soft_cap(model, logits if bias is None else logits.add_(bias[start:stop, None]))
         inside = ((targets >= start) & (targets < stop)).nonzero().flatten()
         of_target[inside] = logits[targets[inside] - start, inside]
         # log-sum-exp over the vocabulary, one part at a time and in place
@@ -74,8 +75,3 @@ def _token_nats(
 
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _capped(model: HookedModel, logits: Float[Tensor, "vocabulary token"]) -> Float[Tensor, "vocabulary token"]:
-    cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
-    return cap * torch.tanh(logits / cap) if cap > 0 else logits

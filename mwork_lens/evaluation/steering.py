@@ -18,7 +18,7 @@ from ..lens.readout import stream_hook
 from ..neurons import NeuronSet, NeuronSpace
 from ..sites import HookedModel
 from ..store import read_result, write_result
-from .fidelity import BASELINE, Generation, Generations, generations
+from .fidelity import BASELINE, Generations, generations
 
 FACTORS = (2.0, 4.0)
 
@@ -56,16 +56,14 @@ class Steering:
     def save(self, path: str | Path) -> None:
         """Write to a directory that does not exist yet or is empty."""
         cfg = {name: getattr(self, name) for name in ("norms", "stream_norm", "toward", "away", "layer")}
-        rows = [vars(row) for row in self.generations.rows]
-        write_result(path, "steering", {**cfg, "rows": rows, "settings": dict(self.generations.settings)}, {})
+        write_result(path, "steering", {**cfg, **self.generations.to_cfg()}, {})
 
     @classmethod
     def load(cls, path: str | Path) -> "Steering":
         """Read what :meth:`save` wrote."""
         cfg, _ = read_result(path, "steering")
-        rows = tuple(Generation(**{**row, "tokens": tuple(row["tokens"])}) for row in cfg["rows"])
         kept = {name: cfg[name] for name in ("norms", "stream_norm", "toward", "away", "layer")}
-        return cls(generations=Generations(rows, cfg["settings"]), **kept)
+        return cls(generations=Generations.from_cfg(cfg), **kept)
 
 
 def mean_difference(means: Activations, *, toward: str, away: str, layer: int, norm: float) -> list[ForwardHook]:

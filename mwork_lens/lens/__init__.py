@@ -1,8 +1,8 @@
 """Which language each layer speaks, and what single neurons read and write."""
 
+from .cards import NeuronCards as NeuronCards
 from .grid import LensGrid as LensGrid
 from .grid import lens_grid as lens_grid
-from .inspection import NeuronCards as NeuronCards
 from .inspection import inspect as inspect
 from .probes import LatentLanguages as LatentLanguages
 from .probes import Probe as Probe

@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..batches import TokenBatch, batches, encode, run_blocks, special_ids
+from ..batches import TokenBatch, batches, encode, run_blocks
 from ..corpora import Corpus, Document, as_corpus
 from ..hooks import hooked
 from ..languages import Identifier, require_language
 from ..neurons import weight_processing
-from ..sites import HookedModel
+from ..sites import HookedModel, special_ids
 from .chance import RandomDirections
 from .readout import label_masses, stream_hook, top_tokens
 from .shares import LanguageRatio
@@ -89,16 +89,7 @@ def language_ratio(
     masks = {label: [_read_at(model, ids, positions) for ids in found] for label, found in encoded.items()}
     rows = _require_positions(masks, given, positions)
     random = RandomDirections(chosen, directions, rows, seed) if directions else None
-    counts = {}
-    with tqdm(total=sum(map(len, encoded.values())), unit="prompt", disable=not progress) as bar:
-        for label, found in encoded.items():
-            bar.set_description(f"reading {label}")
-            tally = _Tally.empty(lens, chosen, len(found))
-            see = None if random is None else _seen_by(random, label)
-            _stream(lens, tally, found, masks[label], see, batch_size, bar)
-            counts[label] = tally.counts
-        bar.set_description("reading random directions")
-        chance = _chance(lens, chosen, random)
+    counts, chance = _read(lens, chosen, encoded, masks, random, batch_size, progress)
     settings = {"positions": _named(positions), "new_tokens": new_tokens, "directions": directions, "seed": seed}
     return LanguageRatio(
         counts=counts,
@@ -110,6 +101,28 @@ def language_ratio(
         documents=given.documents,
         settings={**lens.settings(), **settings, "states": rows, "corpus": given.describe()},
     )
+
+
+def _read(
+    lens: "_Lens",
+    layers: Sequence[int],
+    encoded: Mapping[str, Sequence[Int[Tensor, " _"]]],
+    masks: Mapping[str, Sequence[Bool[Tensor, " _"]]],
+    random: RandomDirections | None,
+    batch_size: int | None,
+    progress: bool,
+) -> tuple[dict[str, Float[Tensor, "_ layer label"]], Float[Tensor, "layer direction label"]]:
+    """The labels of what the prompts' states, by prompt language, and what random directions decode to."""
+    counts = {}
+    with tqdm(total=sum(map(len, encoded.values())), unit="prompt", disable=not progress) as bar:
+        for label, found in encoded.items():
+            bar.set_description(f"reading {label}")
+            tally = _Tally.empty(lens, layers, len(found))
+            see = None if random is None else _seen_by(random, label)
+            _stream(lens, tally, found, masks[label], see, batch_size, bar)
+            counts[label] = tally.counts
+        bar.set_description("reading random directions")
+        return counts, _chance(lens, layers, random)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,15 @@ def parallel(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
     """Zhao et al. 2024, eq. 4: ‖softmax(S − Δ) − softmax(S)‖ with Δ ∈ R^{l × l × d}, materialised head by head.
 
     The same Δ_ijd = q̃_id k̃_jd / m serves queries and keys, so a key's score adds up the heads of its group. Only for
-    models whose pattern is a softmax of masked scores alone (no soft cap, no biases, no sinks).
+    models whose pattern is a softmax of masked scores alone.
+
+    Raises:
+        ValueError: for a soft cap, ALiBi or attention sinks.
     """
     geometry = Geometry.of(model, layer, rotated_neurons=True)
+    biased = model.cfg.positional_embedding_type == "alibi" or getattr(model.cfg, "use_attention_sinks", False)
+    if geometry.cap or biased:
+        raise ValueError(f"{model.cfg.model_name}: the paper's form has no soft cap, no biases and no sinks.")
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         by_document = []

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.colors import hex_to_rgb
 
 from ..lens import NeuronCards
-from .style import COLOURS, finish
+from .style import COLOURS, band, finish
 
 
 def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: str, **layout: Any) -> go.Figure:
@@ -26,17 +25,7 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     for i, (name, found) in enumerate(named.items()):
         share = found.summary(language)["share"]
         rows = found.written()
-        rows, colour = rows[rows["language"] == language], COLOURS[i % len(COLOURS)]
-        band = go.Scatter(
-            x=[*rows["layer"], *rows["layer"][::-1]],
-            y=[*rows["high"], *rows["low"][::-1]],
-            fill="toself",
-            fillcolor=f"rgba{(*hex_to_rgb(colour), 0.18)}",
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=name,
-        )
+        rows, colour = rows.loc[rows["language"] == language], COLOURS[i % len(COLOURS)]
         line = go.Scatter(
             x=rows["layer"],
             y=rows["share"],
@@ -47,7 +36,7 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
             customdata=rows["neurons"],
             hovertemplate=f"{name}, layer %{{x}}: %{{y:.1%}} of what %{{customdata}} neurons promote<extra></extra>",
         )
-        figure.add_traces([band, line])
+        figure.add_traces([band(rows, colour, name), line])
     first = next(iter(named.values()))
     vocabulary = first.vocabulary[language]
     figure.add_hline(y=vocabulary, line={"dash": "dot", "color": "#666666"})

@@ -3,11 +3,10 @@
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
 from ..lens import LatentLanguages
-from .style import COLOURS, finish
+from .style import COLOURS, band, finish
 
 
 def latent_languages(found: LatentLanguages, **layout: Any) -> go.Figure:
@@ -21,25 +20,15 @@ def latent_languages(found: LatentLanguages, **layout: Any) -> go.Figure:
     titles = ("probability of the answer", "median rank of its likeliest token", "entropy of all tokens")
     figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08)
     for i, language in enumerate(found.languages):
-        rows, colour = frame[frame["language"] == language], COLOURS[i % len(COLOURS)]
+        rows, colour = frame.loc[frame["language"] == language], COLOURS[i % len(COLOURS)]
         shared = {"legendgroup": language, "line": {"color": colour, "width": 2.5}, "name": language}
-        band = go.Scatter(
-            x=[*rows["layer"], *rows["layer"][::-1]],
-            y=[*rows["high"], *rows["low"][::-1]],
-            fill="toself",
-            fillcolor=f"rgba{(*hex_to_rgb(colour), 0.18)}",
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=language,
-        )
         hover = f"{language}, layer %{{x}}: %{{y:.3f}}<extra></extra>"
         line = go.Scatter(x=rows["layer"], y=rows["probability"], mode="lines", hovertemplate=hover, **shared)
         ranks = f"{language}, layer %{{x}}: rank %{{y}}<extra></extra>"
         rank = go.Scatter(
             x=rows["layer"], y=rows["rank"], mode="lines", showlegend=False, hovertemplate=ranks, **shared
         )
-        figure.add_traces([band, line, rank], rows=[1, 1, 2], cols=[1, 1, 1])
+        figure.add_traces([band(rows, colour, language), line, rank], rows=[1, 1, 2], cols=[1, 1, 1])
     one = frame[frame["language"] == found.languages[0]]
     entropy = {"x": one["layer"], "y": one["entropy"], "mode": "lines", "line": {"color": "#666666"}}
     hover = "layer %{x}: %{y:.2f} nats<extra></extra>"

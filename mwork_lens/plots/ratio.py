@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from ..languages import OTHER, SHARED
 from ..lens import LanguageRatio, LensGrid
-from .style import COLOURS, DIVERGING, finish
+from .style import COLOURS, DIVERGING, band, finish
 
 GREYS = {SHARED: "#999999", OTHER: "#666666"}
 REST = "other languages"
@@ -88,14 +88,6 @@ def _first(panels: Mapping[str, Mapping[str, Any]], prompt: str, name: str) -> b
 def _lines(prompt: str, name: str, rows: pd.DataFrame, colour: str, first: bool) -> list[go.Scatter]:
     """Band, share and chance of one label."""
     shared = {"x": rows["layer"], "legendgroup": name, "hoverinfo": "skip", "showlegend": False}
-    band = go.Scatter(
-        **{**shared, "x": [*rows["layer"], *rows["layer"][::-1]]},
-        y=[*rows["high"], *rows["low"][::-1]],
-        fill="toself",
-        fillcolor=f"rgba{(*hex_to_rgb(colour), 0.18)}",
-        line={"width": 0},
-        mode="lines",
-    )
     chance = go.Scatter(**shared, y=rows["chance"], mode="lines", line={"color": colour, "dash": "dot", "width": 1.5})
     hover = [
         f"{prompt} prompts, layer {row['layer']}<br>{name}: {row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
@@ -111,7 +103,7 @@ def _lines(prompt: str, name: str, rows: pd.DataFrame, colour: str, first: bool)
         line={"color": colour, "width": 1.5 if name in GREYS else 2.5},
         hovertext=hover,
     )
-    return [band, chance, line]
+    return [band(rows, colour, name), chance, line]
 
 
 def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int = 2, **layout: Any) -> go.Figure:

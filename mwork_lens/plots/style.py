@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 
 # Okabe and Ito's palette, grey last
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999")
@@ -31,3 +33,18 @@ def finish(figure: go.Figure, title: str, detail: str, layout: dict[str, Any]) -
     """Title, a line of model and settings under it, the template, and the caller's own layout last."""
     figure.update_layout(template=template(), title={"text": title, "subtitle": {"text": detail}})
     return figure.update_layout(**layout)
+
+
+def band(rows: pd.DataFrame, colour: str, group: str) -> go.Scatter:
+    """The interval from ``low`` to ``high`` over ``layer``, as a pale area behind a line of ``colour``."""
+    return go.Scatter(
+        x=[*rows["layer"], *rows["layer"][::-1]],
+        y=[*rows["high"], *rows["low"][::-1]],
+        fill="toself",
+        fillcolor=f"rgba{(*hex_to_rgb(colour), 0.18)}",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=group,
+    )

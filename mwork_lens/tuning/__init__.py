@@ -1,7 +1,6 @@
-"""Tune only some neurons: the masked-gradient loop, what it changed, checkpoints, export."""
+"""Tune only some neurons: the masked-gradient loop, what it changed, checkpoints."""
 
 from .delta import NeuronDelta as NeuronDelta
-from .export import export_tuned as export_tuned
 from .loop import tune as tune
 from .recipe import Recipe as Recipe
 from .result import Step as Step

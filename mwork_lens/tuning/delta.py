@@ -13,7 +13,7 @@ from torch import Tensor
 from ..neurons import NeuronSpace
 from ..sites import GATE, SITES, HookedModel
 from ..store import read_result, write_result
-from .entries import Entries, entries_of
+from ..weights import Entries, entries_of
 
 Collide = Literal["refuse", "add"]
 _PIECES = {piece.weight: piece for piece in (*(p for site in SITES.values() for p in site.tuning), GATE)}

@@ -19,9 +19,10 @@ from ..corpora import Document
 from ..evaluation.loss import passage_nats
 from ..neurons import NeuronSet, NeuronSpace
 from ..sites import HookedModel
+from ..weights import selected_entries
 from .checkpoint import load_checkpoint, save_checkpoint
 from .delta import NeuronDelta
-from .entries import Trained, selected_entries, training
+from .entries import Trained, training
 from .objective import Layout, accumulate_gradient, passages, predicted
 from .recipe import Recipe
 from .result import Step, Tuned

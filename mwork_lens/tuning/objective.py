@@ -8,9 +8,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
-from ..batches import TokenBatch, encode, run_blocks, special_ids
+from ..batches import TokenBatch, encode, run_blocks
 from ..corpora import Document
-from ..sites import HookedModel
+from ..lens.readout import soft_cap
+from ..sites import HookedModel, special_ids
 
 POSITIONS_AT_ONCE = 128
 """Positions whose logits over the vocabulary are held at a time."""
@@ -73,7 +74,5 @@ def _logits(model: HookedModel, stream: Tensor) -> Tensor:
     unembed = model.unembed  # pyright: ignore[reportAttributeAccessIssue]
     hidden = model.ln_final(stream[None])[0]  # pyright: ignore[reportAttributeAccessIssue]
     logits = functional.linear(hidden, unembed.W_U.t(), getattr(unembed, "b_U", None))
-    cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
     # the loss in float32 where the weights are narrower
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return cap * torch.tanh(logits / cap) if cap > 0 else logits
+    return soft_cap(model, logits if logits.dtype == torch.float64 else logits.float())

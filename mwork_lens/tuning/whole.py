@@ -7,7 +7,8 @@ import torch
 from torch.nn import Parameter
 
 from ..sites import HookedModel
-from .entries import Entries, Trained
+from ..weights import Entries
+from .entries import Trained
 
 
 @dataclass(frozen=True)

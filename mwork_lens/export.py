@@ -1,4 +1,4 @@
-"""A tuned model as a Hugging Face directory, read back and compared before it counts as written."""
+"""A changed model as a Hugging Face directory, read back and compared before it counts as written."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -10,10 +10,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from ..models import bridge_on, source_directory
-from ..sites import HookedModel
-from ..store import atomic_directory, require_free
-from .delta import NeuronDelta
+from .models import bridge_on, source_directory
+from .neurons import NeuronSet, NeuronSpace
+from .sites import HookedModel
+from .store import atomic_directory, require_free
+from .tuning import NeuronDelta
+from .weights import edit_weights, silencing_entries
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """Of logits, in their standard deviations; 0.2 in half precision, where the two libraries round apart."""
@@ -49,6 +51,50 @@ def export_tuned(
         ValueError: if ``source`` does not hold the delta's old values, or what was written differs from ``model``.
     """
     require_free(path)
+    return _export(model, delta, path, source, tokenizer, {"delta": delta})
+
+
+def export_edited(
+    model: HookedModel,
+    neurons: NeuronSet,
+    path: str | Path,
+    *,
+    source: str | Path | PreTrainedModel,
+    tokenizer: Any = None,
+) -> Path:
+    """As :func:`export_tuned`, with the set's neurons switched off instead; the set goes beside, in ``neurons/``.
+
+    Args:
+        model: the hooked model that ``source`` was loaded as; unchanged.
+        neurons: the set to switch off.
+        path: a directory that does not exist yet or is empty.
+        source: see :func:`export_tuned`.
+        tokenizer: see :func:`export_tuned`.
+
+    Raises:
+        FileExistsError: if ``path`` is taken.
+        ValueError: for no neurons, a set of another model, or a ``source`` of which ``model`` was not loaded.
+    """
+    require_free(path)
+    if not len(neurons):
+        raise ValueError(f"{neurons!r} holds no neurons: there is nothing to switch off.")
+    entries = silencing_entries(model, neurons)
+    old = {part.name: part.read(part.parameter.detach()).cpu() for part in entries}
+    new = {name: torch.zeros_like(values) for name, values in old.items()}
+    places = {part.name: part.neurons for part in entries if part.neurons is not None}
+    off = NeuronDelta(NeuronSpace.of(model), places, old, new, {"off": dict(neurons.origin)})
+    with edit_weights(model, neurons):
+        return _export(model, off, path, source, tokenizer, {"neurons": neurons})
+
+
+def _export(
+    model: HookedModel,
+    delta: NeuronDelta,
+    path: str | Path,
+    source: str | Path | PreTrainedModel,
+    tokenizer: Any,
+    beside: Mapping[str, NeuronDelta | NeuronSet],
+) -> Path:
     dtype = next(iter(delta.new.values())).dtype
     load: Callable[[torch.dtype], Any]
     if isinstance(source, PreTrainedModel):
@@ -71,7 +117,8 @@ def export_tuned(
         read_back = _read(building, dtype)
         _require_values(read_back, places, delta.new, "what was written does not hold the delta's new values")
         _require_same_logits(model, read_back)
-        delta.save(building / "delta")
+        for name, result in beside.items():
+            result.save(building / name)
     return Path(path)
 
 

@@ -1,0 +1,29 @@
+import pytest
+import torch
+
+from mwork_lens.bench import METHODS, benchmark
+from mwork_lens.plnd import parallel
+
+from .tiny import tiny, tokens
+
+
+def test_a_benchmark_compares_every_method_at_every_length():
+    corpus = {language: [tokens(30, seed)] for seed, language in enumerate(("en", "fr"))}
+    found = benchmark(tiny("gemma3"), corpus, lengths=[8, 16], dense_up_to=8, repeats=1, progress=False)
+    frame = found.to_frame().set_index(["tokens", "method"])
+    assert set(frame.loc[8].index) == set(METHODS)
+    assert set(METHODS) - set(frame.loc[16].index) == {"dense exact", "paper's parallel form"}
+    forward = frame.xs("bare forward", level="method")["seconds"]
+    torch.testing.assert_close(
+        torch.tensor(frame["ratio"].to_numpy()),
+        torch.tensor((frame["seconds"] / forward.reindex(frame.index, level="tokens")).to_numpy()),
+    )
+
+
+def test_bad_lengths_and_models_are_refused():
+    with pytest.raises(ValueError, match="length 65 is above"):
+        benchmark(tiny("llama"), {"en": [tokens(30)]}, lengths=[65], progress=False)
+    with pytest.raises(ValueError, match="has 30 tokens, too few for a document of 40"):
+        benchmark(tiny("llama"), {"en": [tokens(30)]}, lengths=[40], progress=False)
+    with pytest.raises(ValueError, match="no soft cap"):
+        parallel(tiny("gemma2"), 0)
