@@ -12,7 +12,7 @@ from . import plots
 from .controls import with_controls
 from .corpora import Corpus
 from .detection import Detection, detect
-from .evaluation import EffectMatrix, StageGrid, Workflow, effect_matrix, pool, pool_grids, stage_grid, workflow
+from .evaluation import EffectMatrix, StageGrid, Workflow, beside, effect_matrix, pool, pool_grids, stage_grid, workflow
 from .evaluation.matrix import Among, Unit
 from .neurons import NeuronSet
 from .report import write_figure
@@ -120,9 +120,13 @@ def _folds(
 def _effects(
     model: HookedModel, read: Corpus, part: Path, plan: Plan, found: Detection, progress: bool
 ) -> EffectMatrix:
-    rows = with_controls(plan.sets(found), found, languages=plan.controls, seeds=plan.seeds)
-    options = {"max_tokens": plan.max_tokens, "progress": progress}
-    return _piece(part / "effects", EffectMatrix, effect_matrix, model, rows, read, **options)
+    sets, options = plan.sets(found), {"max_tokens": plan.max_tokens, "progress": progress}
+    rows = {"specific": sets}
+    for language in plan.controls:
+        every = with_controls(sets, found, languages=[language], seeds=plan.seeds)
+        rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in sets}
+    folder = part / "effects"
+    return beside([_piece(folder / n, EffectMatrix, effect_matrix, model, r, read, **options) for n, r in rows.items()])
 
 
 def _grid(

@@ -11,7 +11,7 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.controls import cut_to_size, with_controls
-from mwork_lens.corpora import load_corpus
+from mwork_lens.corpora import as_corpus
 from mwork_lens.evaluation import pool_grids
 from mwork_lens.neurons import NeuronSpace
 from mwork_lens.stages import MWORK_PARTS
@@ -95,7 +95,7 @@ def test_the_grid_switches_off_each_part_alone(model, sets, grid):
         assert [len(part) for part in parts.values()] == list(frame.query("language == @language")["neurons"])
     equal = grid.to_frame(equal=True)
     assert (equal["neurons"] == 1).all()
-    assert grid.layers == {stage: layers for stage, layers in stages}
+    assert grid.layers == dict(stages)
     means = grid.means(without=["ru"])
     french = frame.query("language == 'fr'").set_index("part")
     np.testing.assert_allclose(means["difference"], french["difference"])
@@ -124,21 +124,21 @@ def test_grids_are_saved_pooled_and_drawn(model, grid, tmp_path):
     figure = mw.plots.stage_grid(grid)
     table = grid.to_frame().pivot(index="part", columns="language", values="difference").loc[list(MWORK_PARTS)]
     np.testing.assert_allclose(np.array(figure.data[0].z, dtype=float), table)
-    assert "(2)" in figure.data[0].text[3, 0]
+    assert "(3)" in figure.data[0].text[3, 0]
 
 
 def test_the_sweep_grows_from_either_end(model, sets, sweep):
     assert sweep.languages == ["fr", "ru"]
     assert (sweep.n_layers, sweep.depths) == (5, [1, 2, 3])
-    frame = sweep.to_frame().set_index(["language", "side", "layers"])
+    frame = sweep.to_frame().set_index(["language", "side", "layers"]).sort_index()
     late = {"fr": sets["fr"].restrict(layers=[3, 4])}
     rises = mw.effect_matrix(model, late, CORPUS, progress=False).to_frame().loc["fr"]
     found = frame.loc[("fr", "last", 2)]
     assert found["difference"] == pytest.approx(rises["fr"] - rises[["en", "ru"]].mean())
     whole = frame.loc[("fr", "first", 5), "difference"]
     assert found["excess"] == pytest.approx(found["difference"] - 2 / 5 * whole)
-    means = frame.loc["mean", "difference"]
-    np.testing.assert_allclose(means, (frame.loc["fr", "difference"] + frame.loc["ru", "difference"]) / 2)
+    means, french, russian = (frame.loc[name]["difference"] for name in ("mean", "fr", "ru"))
+    np.testing.assert_allclose(means, (french + russian) / 2)
     np.testing.assert_allclose(frame.xs(5, level="layers")["excess"], 0, atol=1e-12)
 
 
@@ -208,7 +208,7 @@ def texts():
     def passage(offset, i):
         return " ".join(words[(offset + i * j) % 9 + offset % 7] for j in range(3, 11))
 
-    return load_corpus({lang: [passage(n, i) for i in range(24)] for n, lang in enumerate(("en", "fr", "ru"))})
+    return as_corpus({lang: [passage(n, i) for i in range(24)] for n, lang in enumerate(("en", "fr", "ru"))})
 
 
 @pytest.mark.filterwarnings("ignore:The control")

@@ -10,6 +10,7 @@ from .grid import StageGrid as StageGrid
 from .grid import pool_grids as pool_grids
 from .grid import stage_grid as stage_grid
 from .matrix import EffectMatrix as EffectMatrix
+from .matrix import beside as beside
 from .matrix import pool as pool
 from .steering import Steering as Steering
 from .steering import mean_difference as mean_difference

@@ -322,6 +322,26 @@ def pool(folds: Sequence[EffectMatrix]) -> EffectMatrix:
     )
 
 
+def beside(parts: Sequence[EffectMatrix]) -> EffectMatrix:
+    """One matrix of several with other rows, measured on the same documents.
+
+    Raises:
+        ValueError: for none, other documents, or a row that is in two.
+    """
+    if not parts:
+        raise ValueError("There is no effect matrix to join.")
+    first, rows = parts[0], [row for part in parts for row in part.rows]
+    if len(set(rows)) < len(rows) or any(p.settings["corpus"] != first.settings["corpus"] for p in parts):
+        raise ValueError(f"These effect matrices cannot be joined: rows {rows}, or other documents.")
+    sets = {row: found for part in parts for row, found in part.settings["sets"].items()}
+    return replace(
+        first,
+        nats={off: by_read for part in parts for off, by_read in part.nats.items()},
+        languages={row: language for part in parts for row, language in part.languages.items()},
+        settings={**first.settings, "sets": sets},
+    )
+
+
 def _shape(matrix: EffectMatrix) -> tuple[dict[str, int], list[str], str]:
     """What matrices must have in common: rows with their draws, languages, unit."""
     draws = {off: len(next(iter(by_read.values()))) for off, by_read in matrix.nats.items()}
