@@ -93,7 +93,6 @@ def _cards(
     per_position = torch.tensor(list(positions.values()), dtype=torch.float64)
     wrote = [_written(model, place, followed, top_k) for place, followed in found.items()]
     promoted, suppressed = (torch.cat(parts) for parts in zip(*wrote, strict=True))
-    frame = labels.to_frame()
     return NeuronCards(
         neurons=tuple((layer, site, int(i)) for (layer, site), f in found.items() for i in f.neurons),
         firing_rate=torch.cat([_fired(model, site, f) for (_, site), f in found.items()]) / per_position,
@@ -104,7 +103,7 @@ def _cards(
         promoted=promoted,
         suppressed=suppressed,
         tokens=_named(model, labels, torch.cat([promoted, suppressed])),
-        vocabulary=dict(zip(frame["language"], frame["share"], strict=True)),
+        vocabulary=labels.shares(),
         languages=tuple(positions),
         settings={"model": space.model, "processing": space.processing, **settings},
     )
