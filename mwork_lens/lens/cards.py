@@ -161,7 +161,7 @@ class NeuronCards:
             for name, ids in (("Promotes", self.promoted[i]), ("Suppresses", self.suppressed[i]))
             if site in WRITES
         )
-        head = "<tr><th></th><th>fires</th><th>mean</th><th>|mean|</th></tr>"
+        head = "<tr><th></th><th>fires</th><th>mean</th><th>mean |·|</th></tr>"
         return (
             f"<div class='card'><h4>layer {layer} · {escape(site)} · {neuron}</h4><table>{head}{rows}</table>"
             f"<ol>{contexts}</ol>{write}</div>"

@@ -17,6 +17,9 @@ from .reading import Followed, Places, fires, follow
 from .vocabulary import TokenLanguages, label_vocabulary, token_texts
 from .writing import WRITES, directions, written
 
+BROKEN = "\ufffd"
+"""What a part of a character decodes to."""
+
 
 def inspect(
     model: HookedModel,
@@ -159,6 +162,8 @@ def _contexts(
             "after": ids[position + 1 : position + 1 + window],
         }
         text = {name: _joined(model, some) for name, some in parts.items()}
+        # the window may cut through a character of several tokens
+        text |= {"before": text["before"].lstrip(BROKEN), "after": text["after"].rstrip(BROKEN)}
         found.append({"language": language, "passage": given.ids[language][passage], "position": position, **text})
     return tuple(found)
 

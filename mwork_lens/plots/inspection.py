@@ -42,7 +42,9 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     figure.add_hline(y=vocabulary, line={"dash": "dot", "color": "#666666"})
     figure.update_yaxes(title_text=f"promoted tokens in {language}", tickformat=".0%", rangemode="tozero")
     figure.update_xaxes(title_text="layer of the neurons (0: the first block)")
-    figure.update_layout(height=480, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
+    figure.update_layout(
+        height=480, margin={"t": 125}, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
+    )
     settings = first.settings
     detail = (
         f"{settings['model']}; top {first.promoted.shape[1]} tokens of each v and mlp neuron by "

@@ -56,7 +56,7 @@ def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3,
                 figure.add_trace(trace, row=i // columns + 1, col=i % columns + 1)
     figure.update_yaxes(range=[0, 1], tickformat=".0%")
     figure.update_yaxes(title_text="share of decoded tokens", col=1)
-    figure.update_xaxes(title_text="layer (0: embedding)", row=rows, showticklabels=True)
+    _name_layers(figure, len(panels), columns)
     figure.update_layout(
         height=210 + 235 * rows,
         margin={"t": 120, "b": 100},
@@ -110,7 +110,7 @@ def _lines(prompt: str, name: str, rows: pd.DataFrame, colour: str, first: bool)
     return [line] if name in GREYS else [band(rows, colour, name), chance, line]
 
 
-def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int = 2, **layout: Any) -> go.Figure:
+def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int = 3, **layout: Any) -> go.Figure:
     """Language by layer as heat maps, a panel a prompt language.
 
     Args:
@@ -149,19 +149,23 @@ def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int
             ygap=1,
         )
         figure.add_trace(heat, row=i // columns + 1, col=i % columns + 1)
-    figure.update_xaxes(showgrid=False, title_text="layer (0: embedding)", row=rows, showticklabels=True)
+    figure.update_xaxes(showgrid=False)
+    _name_layers(figure, len(panels), columns)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     largest = max(float(np.nanmax(np.abs(100 * cells.to_numpy()))) for cells in panels.values())
     scale = ("Viridis", 0) if value == "share" else (DIVERGING, -largest)
-    axis = {
-        "colorscale": scale[0],
-        "cmin": scale[1],
-        "cmax": largest,
-        "colorbar": {"title": {"text": f"{value}, {unit}"}},
-    }
+    bar = {"title": {"text": f"{value}, {unit}"}, "lenmode": "pixels", "len": 260, "y": 1, "yanchor": "top"}
+    axis = {"colorscale": scale[0], "cmin": scale[1], "cmax": largest, "colorbar": bar}
     figure.update_layout(height=170 + rows * (70 + 20 * len(ratio.labels)), margin={"t": 130}, coloraxis=axis)
     title = "Which language each layer speaks" + (", above and below random directions" if value == "lift" else "")
     return finish(figure, title, _detail(ratio), layout)
+
+
+def _name_layers(figure: go.Figure, panels: int, columns: int) -> None:
+    """Layers under the lowest panel of each column."""
+    for i in range(max(0, panels - columns), panels):
+        row, column = i // columns + 1, i % columns + 1
+        figure.update_xaxes(title_text="layer (0: embedding)", showticklabels=True, row=row, col=column)
 
 
 def _cells(ratio: LanguageRatio, value: str) -> dict[str, pd.DataFrame]:
@@ -223,9 +227,9 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
     )
     figure = go.Figure(heat)
     ticks = {"tickvals": list(range(len(grid.tokens))), "ticktext": [_shown(token, LONGEST) for token in grid.tokens]}
-    figure.update_xaxes(**ticks, title_text="token read", side="bottom", showgrid=False, tickangle=-45)
+    figure.update_xaxes(**ticks, title_text="token read", side="bottom", showgrid=False, zeroline=False, tickangle=-45)
     layer_ticks = {"tickvals": list(range(len(rows))), "ticktext": [str(layer) for layer in rows]}
-    figure.update_yaxes(**layer_ticks, title_text="layer (0: embedding)", showgrid=False)
+    figure.update_yaxes(**layer_ticks, title_text="layer (0: embedding)", showgrid=False, zeroline=False)
     figure.update_layout(height=220 + 24 * len(rows), width=max(520, 190 + 88 * len(grid.tokens)))
     detail = f"{grid.settings['model']}; languages by {grid.settings['identifier']}; · is a space"
     return finish(figure, "What each layer decodes to", detail, layout)
