@@ -17,7 +17,7 @@ from ..languages import OTHER, SHARED
 from ..lens import LanguageRatio, LensGrid
 from .style import COLOURS, DIVERGING, band, finish
 
-REST = "other languages"
+OWN, REST = "the prompts' own", "other languages"
 GREYS = {SHARED: "#999999", OTHER: "#666666"}
 FEW = 4
 LONGEST = 11
@@ -53,6 +53,7 @@ def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3,
     for i, (prompt, panel) in enumerate(panels.items()):
         for name, rows_of in panel.items():
             for trace in _lines(prompt, name, rows_of, colours[name], first=_first(panels, prompt, name)):
+                trace.legendrank = list(colours).index(name) + 1
                 figure.add_trace(trace, row=i // columns + 1, col=i % columns + 1)
     figure.update_yaxes(range=[0, 1], tickformat=".0%")
     figure.update_yaxes(title_text="share of decoded tokens", col=1)
@@ -72,14 +73,16 @@ def _panel(ratio: LanguageRatio, prompt: str, pivot: str) -> dict[str, pd.DataFr
     if len(ratio.languages) > FEW:
         known = [name for name in dict.fromkeys((pivot, prompt)) if name in ratio.names[:-2]]
         rest = [name for name in ratio.names[:-2] if name not in known]
-        own = {"the prompts' own": [prompt]} if prompt in known and prompt != pivot else {}
+        own = {OWN: [prompt]} if prompt in known and prompt != pivot else {}
         english = {pivot: [pivot]} if pivot in known else {}
         mine = mine.grouped({**english, **own, **({REST: rest} if rest else {})})
     return {str(name): rows for name, rows in mine.to_frame().groupby("language", sort=False)}
 
 
 def _colours(names: Sequence[str], pivot: str) -> dict[str, str]:
-    languages = [name for name in dict.fromkeys((pivot, *names)) if name not in GREYS]
+    """A colour for every line, in the order of the legend."""
+    first = [name for name in (pivot, OWN) if name in names]
+    languages = [name for name in dict.fromkeys((*first, *names)) if name not in GREYS]
     # the pivot is blue, the prompts' own vermilion where they are drawn under that name
     palette = [COLOURS[0], COLOURS[4], COLOURS[2], COLOURS[1], COLOURS[3], COLOURS[5], COLOURS[6]]
     return {**{name: palette[i % len(palette)] for i, name in enumerate(languages)}, **GREYS}
