@@ -183,6 +183,16 @@ def test_the_verdict_rests_on_the_lift():
         ratio(directions=0).verdict("en", layers=[1])
 
 
+def test_few_documents_give_no_verdict():
+    found = ratio(layers=[1])
+    table = found.verdict("en", layers=[1])
+    assert set(table["verdict"]) == {"not measurable"}
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert "not measurable on fewer than 5 documents" in found.finding("en")
+    again = ratio(prompts={"fr": PROMPTS["fr"] * 5}, layers=[1]).verdict("en", layers=[1])
+    assert "not measurable" not in set(again["verdict"])
+
+
 def test_saved_and_loaded(tmp_path):
     found = ratio(directions=0)
     found.save(tmp_path / "ratio")
@@ -190,6 +200,28 @@ def test_saved_and_loaded(tmp_path):
     assert again.to_frame().equals(found.to_frame())
     assert again.to_frame()["chance"].isna().all()
     assert "LanguageRatio(tiny-gemma3" in repr(again)
+
+
+def test_states_that_are_all_the_same_have_no_random_directions():
+    with pytest.raises(ValueError, match="All states read at layer 0 are the same"):
+        ratio(prompts={"en": [torch.full((8,), 3)]}, positions=[-1, -2])
+
+
+@pytest.mark.parametrize("value", ["share", "lift"])
+def test_figures_name_model_prompts_and_identifier_and_draw_chance(value):
+    found = ratio(prompts={"en": PROMPTS["en"], "fr": PROMPTS["fr"]})
+    lines, heat = mw.plots.language_ratio(found), mw.plots.language_heatmap(found, value=value)
+    for figure in (lines, heat):
+        assert "tiny-gemma3" in figure.layout.title.subtitle.text
+        assert "by hand" in figure.layout.title.subtitle.text
+        assert {"prompts in en", "prompts in fr"} <= {note.text for note in figure.layout.annotations}
+    dotted = [trace for trace in lines.data if trace.line.dash == "dot"]
+    frame = found.to_frame()
+    for trace, language in zip(dotted, ["en", "fr"] * 2, strict=True):
+        assert list(trace.y) == frame[frame["language"] == language]["chance"].tolist()[:3]
+    assert len(heat.data) == (3 if value == "share" else 2)
+    with pytest.raises(ValueError, match="directions=0"):
+        mw.plots.language_heatmap(ratio(directions=0), value="lift")
 
 
 @pytest.mark.parametrize(
