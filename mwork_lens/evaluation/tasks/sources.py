@@ -37,8 +37,6 @@ def load_questions(
         FileNotFoundError: for a folder or file that is not there.
         ValueError: for a language that the data lacks, a malformed file or row (named), or nothing left.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: give at least one question a language, or none for all.")
     wanted = None if languages is None else [require_language(language) for language in languages]
     rows = _hub_rows(task, wanted) if source is None else _local_rows(task, Path(source).expanduser(), wanted)
     known = set(without)

@@ -81,7 +81,13 @@ class Task:
 
 
 def spread(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """At most ``limit`` questions, from as many documents as possible, in order."""
+    """At most ``limit`` questions, from as many documents as possible, in order.
+
+    Raises:
+        ValueError: for a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: give at least one question a language, or none for all.")
     seen: dict[str, int] = {}
     turns = []
     for place, question in enumerate(questions):
