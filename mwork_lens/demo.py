@@ -11,6 +11,7 @@ import pandas as pd
 
 from . import plots
 from .batches import MAX_TOKENS
+from .comparison import neuron_counts
 from .controls import matched_control, random_control
 from .corpora import Corpus
 from .detection import Detection, detect
@@ -23,8 +24,8 @@ from .store import versions
 
 logger = logging.getLogger("mwork_lens")
 
-PROMPTS = 2
-"""Held-out passages of each language that the language ratio reads, at every fourth token."""
+PROMPTS, EVERY = 5, 10
+"""Held-out passages of each language that the language ratio reads, at every tenth token from the end."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Demo:
     """A score-matched and a uniformly random control for one language."""
     effects: EffectMatrix
     held_out: Corpus
+    quorum: float
+    """Share of a language's documents on which its neurons are active."""
     ratio: LanguageRatio | None
     """Which language each layer speaks, on a few held-out passages; None where no identifier knows the languages."""
 
@@ -105,10 +108,13 @@ class Demo:
             Section("What switching neurons off does", self.findings(), plots.effect_matrix(self.effects)),
             Section("The numbers", ["Off (rows) by read (columns), nats a token."], self.table().round(3)),
             Section("Selectivity, with intervals", (), selectivity),
-            Section("Where the neurons are", (), plots.neuron_counts(self.sets)),
+            Section("Where the neurons are", (), plots.neuron_counts(self._counts())),
             Section("How to read this", limits),
             Section("Settings", (), settings),
         ]
+
+    def _counts(self) -> pd.DataFrame:
+        return neuron_counts(self.detection, quorum=self.quorum)
 
     def _language_ratio(self) -> list[Section]:
         if self.ratio is None:
@@ -116,7 +122,7 @@ class Demo:
         known = "en" in self.ratio.languages and set(self.ratio.counts) - {"en"}
         text = [
             "Hidden states after each layer, decoded through the unembedding: the language of the ten most likely "
-            "tokens at every fourth position. Dotted: what random directions of that layer decode to. Only the "
+            "tokens at every tenth position. Dotted: what random directions of that layer decode to. Only the "
             "distance from its dotted line says anything about the model.",
             *([self.ratio.finding("en")] if known else []),
         ]
@@ -153,12 +159,12 @@ def run_demo(
         f"random {chosen}": random_control(sets[chosen], seed=seed),
     }
     effects = effect_matrix(model, {**sets, **controls}, rest)
-    return Demo(detection, sets, controls, effects, rest, ratio)
+    return Demo(detection, sets, controls, effects, rest, quorum, ratio)
 
 
 def _ratio(model: HookedModel, prompts: Corpus) -> LanguageRatio | None:
     try:
-        return language_ratio(model, prompts, positions=slice(2, None, 4), max_tokens=MAX_TOKENS)
+        return language_ratio(model, prompts, positions=slice(None, None, -EVERY), max_tokens=MAX_TOKENS)
     except (ValueError, ImportError) as error:
         logger.warning("Without the languages of each layer: %s", error)
         return None
