@@ -36,6 +36,10 @@ def folder(tmp_path):
         (["ratio", "--identifier", "script", "--languages", "en,fr"], "'en' and 'fr' are both written in Latn"),
         (["experiment", "language-ratio", "--every", "0"], "--every 0"),
         (["effects", "--neurons", "/nowhere/set"], "/nowhere/set"),
+        (["effects", "--neurons", "/nowhere/set", "--controls", "fr"], "--neurons goes without"),
+        (["effects", "--detection", "/nowhere/run"], "/nowhere/run"),
+        (["effects", "--folds", "1"], "--folds 1"),
+        (["experiment", "layer-sweep", "--depths", "0,2"], "--depths 0,2"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, message):
