@@ -11,3 +11,4 @@ from .probes import latent_languages as latent_languages
 from .ratio import language_heatmap as language_heatmap
 from .ratio import language_ratio as language_ratio
 from .ratio import lens_grid as lens_grid
+from .tuning import tuning as tuning
