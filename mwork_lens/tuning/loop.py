@@ -35,6 +35,10 @@ FEW_CHANGED = 0.1
 """Below this share of changed entries a run is said to have changed nearly nothing."""
 
 
+class Diverged(ValueError):
+    """Tuning stopped because a loss or a gradient is not finite."""
+
+
 def tune(
     model: HookedModel,
     neurons: NeuronSet | Literal["all"],
@@ -93,9 +97,9 @@ def tune(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: before the work for no neurons, a set of another model, quantised weights or texts too short; on the
-            way if the loss or gradient is not finite (the last good checkpoint is kept). After any error or
-            interruption the set's weights are what they were before tuning.
+        ValueError: before the work for no neurons, a set of another model, quantised weights or texts too short.
+        Diverged: a ValueError, on the way, if a loss or gradient is not finite (the last good checkpoint is kept).
+            After any error or interruption the set's weights are what they were before tuning.
     """
     recipe = Recipe(
         learning_rate, weight_decay, batch_size, micro_batch_size, epochs, steps, max_tokens, layout, warmup, clip,
@@ -242,7 +246,7 @@ class _Run:
         kept = " The model's weights are those from before tuning." if self.starting else ""
         if self.checkpoint is not None and written(self.checkpoint):
             kept += f" The last good checkpoint is in {self.checkpoint}."
-        raise ValueError(f"Tuning stopped at step {len(self.steps) + 1} of {self.total}, {reason}{kept}")
+        raise Diverged(f"Tuning stopped at step {len(self.steps) + 1} of {self.total}, {reason}{kept}")
 
     def update(self, step: int) -> float:
         """One step of AdamW on the masters, rounded into the model."""

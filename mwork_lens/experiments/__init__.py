@@ -1,0 +1,1 @@
+"""The paper's items, one named experiment each."""
