@@ -43,6 +43,7 @@ from .neurons import NeuronSpace as NeuronSpace
 from .neurons import ablate as ablate
 from .plnd import LayerMeasure as LayerMeasure
 from .plnd import Measure as Measure
+from .stages import Stages as Stages
 from .tuning import NeuronDelta as NeuronDelta
 from .tuning import Tuned as Tuned
 from .tuning import tune as tune

@@ -182,7 +182,8 @@ def ratio(
 
     positions = _every(every)
     folder = _output(output, "mwork-lens-ratio")
-    prompts = _corpus(corpus, languages, sentences_per_passage, None if validate else limit)
+    prompts = _prompts(corpus, languages, sentences_per_passage, None if validate else limit)
+    _require_identifier(identifier, list(prompts) if validate else ["en", *prompts])
     hooked = _model(model, device, dtype)
     if validate:
         accuracy = identifier_accuracy(hooked, prompts, name=identifier)
@@ -219,7 +220,8 @@ def experiment_language_ratio(
 
     positions = _every(every)
     folder = _output(output, "mwork-lens-language-ratio")
-    prompts = _corpus(corpus, languages, sentences_per_passage, limit)
+    prompts = _prompts(corpus, languages, sentences_per_passage, limit)
+    _require_identifier(identifier, ["en", *prompts])
     hooked = _model(model, device, dtype)
     measured = language_ratio(hooked, prompts, top_k=top_k, positions=positions, identifier=identifier)
     _say_written(_write_ratio(folder, measured))
@@ -244,6 +246,13 @@ def _write_ratio(folder: Path, measured: Any) -> list[Path]:
     if set(measured.counts) - {"en"}:
         print(measured.finding("en"))
     return [folder / "ratio", folder / "ratio.csv", folder / "ratio.json", *written]
+
+
+def _require_identifier(name: str, languages: Sequence[str]) -> None:
+    """Refuse what the identifier does not know before the model is loaded."""
+    from .languages import identifier
+
+    identifier(name, list(dict.fromkeys(languages)))
 
 
 def _every(every: int) -> slice | None:
@@ -399,6 +408,14 @@ def _corpus(source: str, languages: str | None, sentences_per_passage: int, limi
 
     chosen = None if languages is None else [part.strip() for part in languages.split(",") if part.strip()]
     return load_corpus(source, languages=chosen, sentences_per_passage=sentences_per_passage, limit=limit)
+
+
+def _prompts(source: str, languages: str | None, sentences_per_passage: int, limit: int | None) -> Any:
+    """Some passages to read; cut after loading, which warns of too few to find neurons on."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: it must be at least 1.")
+    whole = _corpus(source, languages, sentences_per_passage, None)
+    return whole if limit is None else whole.limit(limit)
 
 
 def _output(output: Path | None, default: str) -> Path:

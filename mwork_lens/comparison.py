@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 
 from .detection import Detection
 from .neurons import NeuronSet
@@ -28,6 +27,8 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
     Raises:
         ValueError: for models of other sizes, no language in common, or ``top`` outside (0, 1].
     """
+    from scipy.stats import spearmanr
+
     if not 0 < top <= 1:
         raise ValueError(f"top={top} is outside (0, 1].")
     a.space.require_compatible(b.space)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -19,7 +19,8 @@ _STYLE = """
 body { font: 16px/1.55 system-ui, 'Noto Sans', sans-serif; color: #222; max-width: 62rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.table, .figure { overflow-x: auto; } .figure > div { min-width: 38rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #888; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; }
@@ -27,13 +28,23 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 """
 
 
+@runtime_checkable
+class HasHtml(Protocol):
+    """What shows itself as HTML, its texts escaped, as results do in notebooks."""
+
+    def _repr_html_(self) -> str: ...
+
+
+Content = pd.DataFrame | go.Figure | Mapping[str, Any] | HasHtml | None
+
+
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs and then a table, a figure or settings."""
+    """A heading with paragraphs and then a table, a figure, settings, or a result with its own (escaped) HTML."""
 
     title: str
     text: Sequence[str] = ()
-    content: pd.DataFrame | go.Figure | Mapping[str, Any] | None = None
+    content: Content = None
 
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
@@ -68,7 +79,7 @@ def _section(i: int, section: Section) -> str:
     return f'<section><h2 id="part-{i}">{escape(section.title)}</h2>{paragraphs}{_content(section.content)}</section>'
 
 
-def _content(content: pd.DataFrame | go.Figure | Mapping[str, Any] | None) -> str:
+def _content(content: Content) -> str:
     if isinstance(content, pd.DataFrame):
         return f'<div class="table">{content.to_html(border=0, na_rep="–")}</div>'
     if isinstance(content, go.Figure):
@@ -76,4 +87,6 @@ def _content(content: pd.DataFrame | go.Figure | Mapping[str, Any] | None) -> st
         return f'<div class="figure">{content.to_html(**options, config={"responsive": True})}</div>'
     if content is None:
         return ""
+    if not isinstance(content, Mapping):
+        return content._repr_html_()
     return f"<pre>{escape(json.dumps(content, indent=2, ensure_ascii=False, default=str))}</pre>"

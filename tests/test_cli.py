@@ -32,6 +32,9 @@ def folder(tmp_path):
         (["detect", "--top", "0"], "top=0.0"),
         (["demo", "--model", "/nowhere/model"], "/nowhere/model"),
         (["demo", "--limit", "0"], "limit=0"),
+        (["ratio", "--identifier", "langid"], "'langid'"),
+        (["ratio", "--identifier", "script", "--languages", "en,fr"], "'en' and 'fr' are both written in Latn"),
+        (["experiment", "language-ratio", "--every", "0"], "--every 0"),
         (["effects", "--neurons", "/nowhere/set"], "/nowhere/set"),
     ],
 )

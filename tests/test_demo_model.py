@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 
 import mwork_lens as mw
 from mwork_lens.demo import run_demo
+from mwork_lens.lens import LensGrid
+from mwork_lens.lens.readout import log_normalizer, stream_states, token_logits
 from mwork_lens.models import _demo_directory
 
 from .oracle import sequential
@@ -67,6 +69,35 @@ def test_generation_under_ablation_and_back(model):
         assert cached == model.generate(prompt, use_past_kv_cache=False, **options)
     assert cached != plain
     assert torch.equal(model(prompt), before)
+
+
+@pytest.mark.parametrize("text", ["La capitale de la Thaïlande est", "عاصمة فرنسا هي", "中国的首都是"])
+def test_the_last_layer_of_the_lens_is_the_model(model, text):
+    ids = model.to_tokens(text)[0]
+    with torch.inference_mode():
+        # over 262,144 tokens torch's own float32 log_softmax is off by up to 1e-4
+        log_probabilities = model(ids[None])[0].double().log_softmax(-1)
+        last = stream_states(model, ids)[-1]
+        mine = token_logits(model, last, torch.arange(model.cfg.d_vocab)) - log_normalizer(model, last)[:, None]
+    torch.testing.assert_close(mine.double(), log_probabilities, rtol=0, atol=1e-4)
+    grid = mw.lens_grid(model, text, languages=["en"], top_k=3, identifier="script")
+    best = log_probabilities.topk(3)
+    assert torch.equal(grid.ids[-1, :, 0], log_probabilities.argmax(-1))
+    assert torch.equal(grid.ids[-1], best.indices)
+    torch.testing.assert_close(grid.probabilities[-1].double(), best.values.exp(), rtol=0, atol=1e-5)
+
+
+def test_a_grid_is_drawn_with_every_token_legible_and_kept(model, tmp_path):
+    grid = mw.lens_grid(model, "<b>عاصمة</b>", languages=["en", "ar"], top_k=2, identifier="script")
+    figure = mw.plots.lens_grid(grid)
+    assert "gemma-3-270m" in figure.layout.title.subtitle.text
+    assert not [text for row in figure.data[0].hovertext for text in row if "<b>" in text]
+    grid.save(tmp_path / "grid")
+    assert LensGrid.load(tmp_path / "grid").to_frame().equals(grid.to_frame())
+    with pytest.raises(ValueError, match="top_k=262145"):
+        mw.lens_grid(model, "a", languages=["en"], top_k=262145)
+    with pytest.raises(ValueError, match="no token besides special ones"):
+        mw.lens_grid(model, "", languages=["en"])
 
 
 def test_the_story_of_the_demo(model, tmp_path):

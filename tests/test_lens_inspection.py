@@ -80,13 +80,16 @@ def test_the_summary_counts_promoted_tokens_by_language():
     labels = LABELS.labels[found.promoted]
     english = NeuronCards.summary(found, "en")
     assert english["share"] == pytest.approx((labels == 0).double().mean().item())
+    assert english["low"] < english["share"] < english["high"]
     assert english["vocabulary"] == pytest.approx(0.2)
     frame = found.written().set_index(["layer", "language"])
     assert frame.loc[(1, "fr"), "share"] == pytest.approx((labels[20:] == 1).double().mean().item())
     assert (frame["low"] <= frame["share"]).all()
     with pytest.raises(ValueError, match="'th'"):
         found.summary("th")
-    assert len(mw.plots.promoted_language({"a": found, "b": found}, "fr").data) == 4
+    figure = mw.plots.promoted_language({"a": found, "b": found}, "fr")
+    assert len(figure.data) == 4
+    assert "by hand" in figure.layout.title.subtitle.text
 
 
 def test_a_set_is_inspected_and_kept(tmp_path):

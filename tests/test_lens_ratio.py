@@ -192,6 +192,28 @@ def test_saved_and_loaded(tmp_path):
     assert "LanguageRatio(tiny-gemma3" in repr(again)
 
 
+def test_states_that_are_all_the_same_have_no_random_directions():
+    with pytest.raises(ValueError, match="All states read at layer 0 are the same"):
+        ratio(prompts={"en": [torch.full((8,), 3)]}, positions=[-1, -2])
+
+
+@pytest.mark.parametrize("value", ["share", "lift"])
+def test_figures_name_model_prompts_and_identifier_and_draw_chance(value):
+    found = ratio(prompts={"en": PROMPTS["en"], "fr": PROMPTS["fr"]})
+    lines, heat = mw.plots.language_ratio(found), mw.plots.language_heatmap(found, value=value)
+    for figure in (lines, heat):
+        assert "tiny-gemma3" in figure.layout.title.subtitle.text
+        assert "by hand" in figure.layout.title.subtitle.text
+        assert {"prompts in en", "prompts in fr"} <= {note.text for note in figure.layout.annotations}
+    dotted = [trace for trace in lines.data if trace.line.dash == "dot"]
+    frame = found.to_frame()
+    for trace, language in zip(dotted, ["en", "fr"] * 2, strict=True):
+        assert list(trace.y) == frame[frame["language"] == language]["chance"].tolist()[:3]
+    assert len(heat.data) == (3 if value == "share" else 2)
+    with pytest.raises(ValueError, match="directions=0"):
+        mw.plots.language_heatmap(ratio(directions=0), value="lift")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

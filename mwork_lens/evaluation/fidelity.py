@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ..batches import encode
@@ -18,7 +17,7 @@ from ..hooks import ForwardHook, hooked
 from ..languages import Identifier, identifier
 from ..neurons import NeuronSet, ablate
 from ..sites import HookedModel
-from ..statistics import LEVEL
+from ..statistics import wilson
 from ..store import read_result, write_result
 from .generation import Completion, generate
 from .loss import passage_nats
@@ -103,9 +102,9 @@ class Generations:
         for condition, read in dict.fromkeys((row.condition, row.prompt_language) for row in self.rows):
             part = frame[(frame["condition"] == condition) & (frame["prompt_language"] == read)]
             hits = list(part["identified"]).count(language or read)
-            bounds = binomtest(hits, len(part)).proportion_ci(LEVEL, method="wilson")
+            low, high = wilson(hits, len(part))
             measured = part[["repetition", "tokens", "nats_per_token"]].mean()
-            share = {"completions": len(part), "share": hits / len(part), "low": bounds.low, "high": bounds.high}
+            share = {"completions": len(part), "share": hits / len(part), "low": low, "high": high}
             rows.append({"condition": condition, "prompt_language": read, **share, **measured})
         return pd.DataFrame(rows)
 

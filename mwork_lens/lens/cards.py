@@ -78,18 +78,11 @@ class NeuronCards:
         Columns: layer, language, neurons (those that write to the residual stream), share of their promoted tokens with
         its 95 % interval low and high (bootstrap over neurons), and the label's share of the vocabulary.
         """
-        writing = [i for i, (_, site, _) in enumerate(self.neurons) if site in WRITES]
-        labels = list(self.vocabulary)
-        shares = np.zeros((len(writing), len(labels)))
-        for row, i in enumerate(writing):
-            for _, language in self._known(self.promoted[i]):
-                shares[row, labels.index(language)] += 1 / self.promoted.shape[1]
-        layers = np.array([self.neurons[i][0] for i in writing], dtype=int)
+        layers, shares = self._promoted_shares()
         rows = []
         for layer in np.unique(layers):
             here = shares[layers == layer]
-            drawn = np.random.default_rng(0).multinomial(len(here), np.full(len(here), 1 / len(here)), size=RESAMPLES)
-            low, high = intervals(drawn @ here / len(here))
+            low, high = _over_neurons(here)
             rows += [
                 {
                     "layer": int(layer),
@@ -100,25 +93,39 @@ class NeuronCards:
                     "high": high[j],
                     "vocabulary": self.vocabulary[label],
                 }
-                for j, label in enumerate(labels)
+                for j, label in enumerate(self.vocabulary)
             ]
         columns = ["layer", "language", "neurons", "share", "low", "high", "vocabulary"]
         return pd.DataFrame(rows, columns=columns)
 
     def summary(self, language: str) -> dict[str, float]:
-        """How much of what the whole set promotes is in one language: share, vocabulary's share, neurons that write.
+        """How much of what the whole set promotes is in one language.
+
+        Returns:
+            The share of the promoted tokens with its 95 % interval low and high (bootstrap over neurons), the share of
+            the vocabulary, and how many neurons write to the residual stream at all.
 
         Raises:
             ValueError: for a language that tokens were not identified over.
         """
         if language not in self.vocabulary:
             raise ValueError(f"Tokens were not identified as {language!r}, but as {', '.join(self.vocabulary)}.")
-        rows = self.written()
-        own = rows[rows["language"] == language]
-        shares, counts = np.asarray(own["share"]), np.asarray(own["neurons"])
-        neurons = int(counts.sum())
-        share = float((shares * counts).sum() / neurons) if neurons else float("nan")
-        return {"share": share, "vocabulary": self.vocabulary[language], "neurons": neurons}
+        _, shares = self._promoted_shares()
+        own = shares[:, [list(self.vocabulary).index(language)]]
+        low, high = _over_neurons(own) if len(own) else ([np.nan], [np.nan])
+        share = float(own.mean()) if len(own) else float("nan")
+        interval = {"low": float(low[0]), "high": float(high[0])}
+        return {"share": share, **interval, "vocabulary": self.vocabulary[language], "neurons": len(own)}
+
+    def _promoted_shares(self) -> tuple[Int[np.ndarray, " writing"], Float[np.ndarray, "writing label"]]:
+        """Of each neuron that writes, its layer and the languages of its promoted tokens."""
+        writing = [i for i, (_, site, _) in enumerate(self.neurons) if site in WRITES]
+        labels = list(self.vocabulary)
+        shares = np.zeros((len(writing), len(labels)))
+        for row, i in enumerate(writing):
+            for _, language in self._known(self.promoted[i]):
+                shares[row, labels.index(language)] += 1 / self.promoted.shape[1]
+        return np.array([self.neurons[i][0] for i in writing], dtype=int), shares
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -154,7 +161,7 @@ class NeuronCards:
             for name, ids in (("Promotes", self.promoted[i]), ("Suppresses", self.suppressed[i]))
             if site in WRITES
         )
-        head = "<tr><th></th><th>fires</th><th>mean</th><th>|mean|</th></tr>"
+        head = "<tr><th></th><th>fires</th><th>mean</th><th>mean |·|</th></tr>"
         return (
             f"<div class='card'><h4>layer {layer} · {escape(site)} · {neuron}</h4><table>{head}{rows}</table>"
             f"<ol>{contexts}</ol>{write}</div>"
@@ -201,6 +208,15 @@ _STYLE = """
 
 def _chip(text: str, language: str) -> str:
     return f"<span class='chip'><bdi>{escape(text)}</bdi><sub>{escape(language)}</sub></span>"
+
+
+def _over_neurons(
+    shares: Float[np.ndarray, "neuron label"],
+) -> tuple[Float[np.ndarray, " label"], Float[np.ndarray, " label"]]:
+    """The 95 % interval of the mean over neurons, by bootstrap."""
+    number = len(shares)
+    drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
+    return intervals(drawn @ shares / number)
 
 
 def _percent(value: Tensor) -> str:

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+LEAST_SPREAD = 1e-5
+"""States that differ by less than this, relative to their norm, are the same up to rounding."""
+
 
 class RandomDirections:
     """Streams a layer's hidden states into random directions z ~ N(0, Σ), without ever holding Σ.
@@ -41,7 +44,13 @@ class RandomDirections:
         if sum(self._rows.values()) < 2:
             raise ValueError("One position has no covariance to draw random directions from: give directions=0.")
         centred = sums.drawn - sums.draws[:, None] * sums.mean
-        return centred * (sums.norm / centred.norm(dim=1, keepdim=True).clamp(min=torch.finfo(centred.dtype).tiny))
+        lengths = centred.norm(dim=1, keepdim=True)
+        if lengths.max() <= LEAST_SPREAD * sums.norm:
+            raise ValueError(
+                f"All states read at layer {layer} are the same: they have no covariance to draw random directions "
+                "from. Read more positions, or give directions=0."
+            )
+        return centred * (sums.norm / lengths)
 
 
 class _Sums:

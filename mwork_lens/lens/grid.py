@@ -1,6 +1,6 @@
 """The logit lens of one text, as people read it: what each layer decodes to at each token, and in which language."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class LensGrid:
     """Text and language of each decoded token."""
     names: tuple[str, ...]
     """Every language that tokens were identified over, then ``shared`` and ``other``."""
+    vocabulary: Mapping[str, float]
+    """Share of the whole vocabulary under each of these: what chance alone favours."""
     settings: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
@@ -56,6 +58,7 @@ class LensGrid:
             "tokens": list(self.tokens),
             "decoded": {str(i): list(found) for i, found in self.decoded.items()},
             "names": list(self.names),
+            "vocabulary": dict(self.vocabulary),
             "settings": self.settings,
         }
         write_result(path, "lens_grid", cfg, {"ids": self.ids, "probabilities": self.probabilities})
@@ -65,8 +68,15 @@ class LensGrid:
         """Read what :meth:`save` wrote."""
         cfg, tensors = read_result(path, "lens_grid")
         decoded = {int(i): (text, language) for i, (text, language) in cfg["decoded"].items()}
-        names = tuple(cfg["names"])
-        return cls(tensors["ids"], tensors["probabilities"], tuple(cfg["tokens"]), decoded, names, cfg["settings"])
+        return cls(
+            ids=tensors["ids"],
+            probabilities=tensors["probabilities"],
+            tokens=tuple(cfg["tokens"]),
+            decoded=decoded,
+            names=tuple(cfg["names"]),
+            vocabulary=cfg["vocabulary"],
+            settings=cfg["settings"],
+        )
 
 
 @torch.inference_mode()
@@ -111,5 +121,12 @@ def lens_grid(
     distinct = top.unique().tolist()
     decoded = dict(zip(distinct, zip(token_texts(model, distinct), labels.of(distinct), strict=True), strict=True))
     settings = {"model": str(model.cfg.model_name), "normalize": normalize, "top_k": top_k, **labels.settings}
-    tokens = tuple(token_texts(model, ids.tolist()))
-    return LensGrid(top, torch.stack(probabilities), tokens, decoded, labels.names, settings)
+    return LensGrid(
+        ids=top,
+        probabilities=torch.stack(probabilities),
+        tokens=tuple(token_texts(model, ids.tolist())),
+        decoded=decoded,
+        names=labels.names,
+        vocabulary=labels.shares(),
+        settings=settings,
+    )

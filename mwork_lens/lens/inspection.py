@@ -17,6 +17,9 @@ from .reading import Followed, Places, fires, follow
 from .vocabulary import TokenLanguages, label_vocabulary, token_texts
 from .writing import WRITES, directions, written
 
+BROKEN = "\ufffd"
+"""What a part of a character decodes to."""
+
 
 def inspect(
     model: HookedModel,
@@ -93,7 +96,6 @@ def _cards(
     per_position = torch.tensor(list(positions.values()), dtype=torch.float64)
     wrote = [_written(model, place, followed, top_k) for place, followed in found.items()]
     promoted, suppressed = (torch.cat(parts) for parts in zip(*wrote, strict=True))
-    frame = labels.to_frame()
     return NeuronCards(
         neurons=tuple((layer, site, int(i)) for (layer, site), f in found.items() for i in f.neurons),
         firing_rate=torch.cat([_fired(model, site, f) for (_, site), f in found.items()]) / per_position,
@@ -104,7 +106,7 @@ def _cards(
         promoted=promoted,
         suppressed=suppressed,
         tokens=_named(model, labels, torch.cat([promoted, suppressed])),
-        vocabulary=dict(zip(frame["language"], frame["share"], strict=True)),
+        vocabulary=labels.shares(),
         languages=tuple(positions),
         settings={"model": space.model, "processing": space.processing, **settings},
     )
@@ -160,6 +162,8 @@ def _contexts(
             "after": ids[position + 1 : position + 1 + window],
         }
         text = {name: _joined(model, some) for name, some in parts.items()}
+        # the window may cut through a character of several tokens
+        text |= {"before": text["before"].lstrip(BROKEN), "after": text["after"].rstrip(BROKEN)}
         found.append({"language": language, "passage": given.ids[language][passage], "position": position, **text})
     return tuple(found)
 

@@ -94,7 +94,7 @@ def language_ratio(
     return LanguageRatio(
         counts=counts,
         chance=chance,
-        vocabulary=torch.bincount(labels.labels, minlength=len(labels.names)).double() / len(labels.labels),
+        vocabulary=torch.tensor(list(labels.shares().values()), dtype=torch.float64),
         layers=tuple(chosen),
         names=labels.names,
         languages=tuple(reported),

@@ -155,11 +155,12 @@ class LanguageRatio:
         mean, single = table.loc["mean"], table.drop(index="mean")
         said = {kind: list(rows.index) for kind, rows in single.groupby("verdict", sort=False)}
         listed = "; ".join(f"{kind} for {', '.join(prompts)}" for kind, prompts in said.items())
+        vocabulary = float(self.vocabulary[self.names.index(language)])
         return (
             f"In layers {layers[0]} to {layers[-1]} of {self.settings['n_layers']}, prompts in other languages decode "
-            f"to {mean['share']:.1%} {language} tokens where random directions give {mean['chance']:.1%}: a lift of "
-            f"{100 * mean['lift']:+.1f} points ({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), "
-            f"{mean['verdict']} ({listed})."
+            f"to {mean['share']:.1%} {language} tokens where random directions give {mean['chance']:.1%} and the "
+            f"vocabulary holds {vocabulary:.1%}: a lift over random directions of {100 * mean['lift']:+.1f} points "
+            f"({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), {mean['verdict']} ({listed})."
         )
 
     def _middle(self, layers: Sequence[int] | None) -> list[int]:

@@ -49,20 +49,22 @@ class TokenLanguages:
         """The languages that tokens were identified over."""
         return self.names[:-2]
 
+    def shares(self) -> dict[str, float]:
+        """Each label's share of the vocabulary."""
+        counts = torch.bincount(self.labels, minlength=len(self.names)).double()
+        return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
+
     def to_frame(self) -> pd.DataFrame:
         """One row a label: its tokens and their share of the vocabulary."""
         counts = torch.bincount(self.labels, minlength=len(self.names))
-        return pd.DataFrame(
-            {"language": self.names, "tokens": counts.tolist(), "share": (counts / counts.sum()).tolist()}
-        )
+        return pd.DataFrame({"language": self.names, "tokens": counts.tolist(), "share": list(self.shares().values())})
 
     def of(self, ids: Int[Tensor, " some"] | Sequence[int]) -> list[str]:
         """The labels of some tokens."""
         return [self.names[i] for i in self.labels[torch.as_tensor(ids)].tolist()]
 
     def __repr__(self) -> str:
-        frame = self.to_frame()
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in zip(frame["language"], frame["share"], strict=True))
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in self.shares().items())
         return f"TokenLanguages({len(self.labels):,} tokens by {self.settings.get('identifier')}: {shares})"
 
 

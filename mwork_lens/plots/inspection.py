@@ -23,13 +23,13 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     named = {"neurons": cards} if isinstance(cards, NeuronCards) else dict(cards)
     figure = go.Figure()
     for i, (name, found) in enumerate(named.items()):
-        share = found.summary(language)["share"]
+        whole = found.summary(language)
         rows = found.written()
         rows, colour = rows.loc[rows["language"] == language], COLOURS[i % len(COLOURS)]
         line = go.Scatter(
             x=rows["layer"],
             y=rows["share"],
-            name=f"{name} ({share:.0%} in all)",
+            name=f"{name}: {whole['share']:.1%} in all ({whole['low']:.1%} to {whole['high']:.1%})",
             legendgroup=name,
             mode="lines+markers",
             line={"color": colour, "width": 2.5},
@@ -41,9 +41,13 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     vocabulary = first.vocabulary[language]
     figure.add_hline(y=vocabulary, line={"dash": "dot", "color": "#666666"})
     figure.update_yaxes(title_text=f"promoted tokens in {language}", tickformat=".0%", rangemode="tozero")
-    figure.update_xaxes(title_text="layer")
-    figure.update_layout(height=460)
+    figure.update_xaxes(title_text="layer of the neurons (0: the first block)")
+    figure.update_layout(
+        height=480, margin={"t": 125}, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
+    )
+    settings = first.settings
     detail = (
-        f"{first.settings['model']}; top {first.promoted.shape[1]} tokens of each v and mlp neuron; dotted: vocabulary"
+        f"{settings['model']}; top {first.promoted.shape[1]} tokens of each v and mlp neuron by "
+        f"{settings['identifier']}; dotted: share of the vocabulary"
     )
     return finish(figure, f"How much of what neurons promote is {language}", detail, layout)

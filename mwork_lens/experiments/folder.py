@@ -1,0 +1,107 @@
+"""The results folder of an experiment: settings first, then rows, tables and figures; it resumes if settings agree."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..report import Section, write_figure, write_page
+from ..store import require_free, versions
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """A directory that one run of an experiment fills; :meth:`open` makes or resumes it."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    """Everything that decides the result, as JSON holds it."""
+    resumed: bool
+    """Whether an earlier run with the same settings began it."""
+    written: list[Path] = field(default_factory=list)
+    """What was written in this run, in order."""
+
+    @classmethod
+    def open(cls, path: str | Path, name: str, settings: Mapping[str, Any]) -> "ResultsFolder":
+        """Begin a folder, or go on with one that a run of the same experiment and settings began.
+
+        Args:
+            path: a directory that does not exist, is empty, or holds such a run.
+            name: of the experiment.
+            settings: everything that decides the result.
+
+        Raises:
+            FileExistsError: for a directory with other things in it.
+            ValueError: for a run of another experiment, or with other settings; the message names the first that
+                differs.
+        """
+        path = Path(path)
+        wanted = _as_json({"experiment": name, **settings})
+        resumed = (path / SETTINGS).is_file()
+        if resumed:
+            _require_same(json.loads((path / SETTINGS).read_text(encoding="utf-8"))["settings"], wanted, path)
+        else:
+            require_free(path).mkdir(parents=True, exist_ok=True)
+            _write_json(path / SETTINGS, {"settings": wanted, "versions": versions()})
+        return cls(path, wanted, resumed, [path / SETTINGS])
+
+    def table(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a table as ``NAME.csv`` (its index first) and ``NAME.json`` (one record a row)."""
+        frame.to_csv(self.path / f"{name}.csv")
+        flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+        records = [{str(column): value for column, value in row.items()} for row in flat.to_dict("records")]
+        _write_json(self.path / f"{name}.json", records)
+        self.written.extend([self.path / f"{name}.csv", self.path / f"{name}.json"])
+
+    def figure(self, name: str, figure: go.Figure) -> None:
+        """Write a figure as ``NAME.html`` and, where a browser is there for it, ``NAME.png``."""
+        self.written.extend(write_figure(self.path / name, figure))
+
+    def page(self, title: str, sections: Sequence[Section]) -> None:
+        """Write ``report.html`` from sections, with the settings at its end."""
+        closing = Section("Settings", (), {**self.settings, "versions": versions()})
+        self.written.append(write_page(self.path / "report.html", title, [*sections, closing]))
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, ensure_ascii=False, default=str))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Whole or not at all; what JSON has no number for is null."""
+    text = json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str)
+    building = path.with_name(f".{path.name}.part")
+    building.write_text(text + "\n", encoding="utf-8")
+    os.replace(building, path)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    number = content.item() if hasattr(content, "item") else content
+    return None if isinstance(number, float) and not abs(number) < float("inf") else number
+
+
+def _require_same(found: Any, wanted: Any, path: Path, name: str = "") -> None:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys([*found, *wanted]):
+            _require_same(found.get(key), wanted.get(key), path, f"{name}.{key}" if name else key)
+    elif found != wanted:
+        raise ValueError(
+            f"{path} holds a run with {name} = {_shown(found)}, not {_shown(wanted)}: give the same settings to resume "
+            "it, or another directory."
+        )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
