@@ -37,6 +37,10 @@ TopKOption = Annotated[int, typer.Option("--top-k", help="Tokens that each posit
 IdentifierOption = Annotated[str, typer.Option("--identifier", help="lingua, script or cld3.")]
 EveryOption = Annotated[int, typer.Option("--every", help="Read every n-th token only, to save time.")]
 
+DetectionOption = Annotated[Path | None, typer.Option("--detection", help="A folder of mwork-lens detect.")]
+UnderstandingOption = Annotated[int | None, typer.Option("--understanding", help="N1: first layers that understand.")]
+GenerationOption = Annotated[int | None, typer.Option("--generation", help="N2: last layers that generate.")]
+
 DEMO_LANGUAGES = "en,fr,zh,ru,th"
 LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError)
 
@@ -128,7 +132,8 @@ def detect(
 
 @app.command()
 def effects(
-    neurons: Annotated[list[Path], typer.Option("--neurons", help="Saved sets to switch off; repeat the option.")],
+    neurons: Annotated[list[Path] | None, typer.Option("--neurons", help="A saved set; repeat the option.")] = None,
+    detection: DetectionOption = None,
     model: ModelOption = "demo",
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -136,24 +141,51 @@ def effects(
     corpus: CorpusOption = "demo",
     sentences_per_passage: SentencesOption = 1,
     limit: LimitOption = None,
+    controls: Annotated[str | None, typer.Option("--controls", help="Languages whose sets get every control.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Draws of each control.")] = 1,
+    stages: Annotated[str | None, typer.Option("--stages", help="Languages of the stage grid.")] = None,
+    understanding: UnderstandingOption = None,
+    generation: GenerationOption = None,
+    folds: Annotated[int, typer.Option("--folds", help="Detections, each with its own held-out documents.")] = 2,
+    passages: Annotated[int | None, typer.Option("--passages", help="Held-out passages of each fold.")] = None,
+    top: TopOption = 0.2,
+    quorum: QuorumOption = 0.9,
     max_tokens: TokensOption = 512,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --output holds already.")] = False,
     output: OutputOption = None,
 ) -> None:
-    """Switch saved sets of neurons off and measure every language's loss."""
-    from . import plots
-    from .evaluation import effect_matrix
-    from .neurons import NeuronSet
+    """Switch neurons off and measure every language's loss: saved sets, those of a detection, or detected here.
 
-    folder = _output(output, "mwork-lens-effects")
-    sets = {path.name: NeuronSet.load(path) for path in neurons}
+    With --neurons or --detection the whole corpus must be held out. With neither, the corpus is divided into folds and
+    detection runs for each on the rest.
+    """
+    from .detection import Detection, selection_rule
+    from .study import Plan, Study, run_study
+
+    if neurons and (detection or controls or stages or resume):
+        raise ValueError("--neurons goes without --detection, --controls, --stages and --resume.")
+    selection_rule(top, None)
+    if seeds < 1 or folds < 2:
+        raise ValueError(f"--seeds {seeds} must be at least 1, --folds {folds} at least 2.")
+    folder = output if resume and output else _output(output, "mwork-lens-effects")
+    found = None if detection is None else Detection.load(_detection(detection))
+    sets = {path.name: _neurons(path) for path in neurons or ()}
     text = _corpus(corpus, languages, sentences_per_passage, limit)
-    measured = effect_matrix(_model(model, device, dtype), sets, text, max_tokens=max_tokens)
-    measured.save(folder / "effects")
-    folder.joinpath("effects.html").write_text(
-        plots.effect_matrix(measured).to_html(include_plotlyjs=True, include_mathjax=False), encoding="utf-8"
-    )
-    print(measured)
-    _say_written([folder / "effects", folder / "effects.html"])
+    hooked = _model(model, device, dtype)
+    if sets:
+        from .evaluation import effect_matrix
+
+        study = Study(effect_matrix(hooked, sets, text, max_tokens=max_tokens))
+        study.effects.save(folder / "effects")
+    else:
+        named = {"controls": _tags(controls), "stages": _tags(stages), "seeds": tuple(range(seeds))}
+        layers = {"understanding": understanding, "generation": generation}
+        rule = {"top": top, "quorum": quorum, "max_tokens": max_tokens}
+        plan = Plan(folds=folds, passages=passages, **named, **layers, **rule)
+        study = run_study(hooked, text, folder, plan, detection=found)
+    print(study.effects, "\n")
+    print(study.effects.selectivity()[["neurons", "own", "others", "difference", "low", "high", "ratio"]].round(3))
+    _say_written(study.write(folder))
 
 
 @app.command()
@@ -225,6 +257,68 @@ def experiment_language_ratio(
     hooked = _model(model, device, dtype)
     measured = language_ratio(hooked, prompts, top_k=top_k, positions=positions, identifier=identifier)
     _say_written(_write_ratio(folder, measured))
+
+
+@experiment.command("layer-sweep")
+def experiment_layer_sweep(
+    detection: DetectionOption = None,
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    limit: LimitOption = None,
+    passages: Annotated[int | None, typer.Option("--passages", help="Development passages a language.")] = None,
+    depths: Annotated[str | None, typer.Option("--depths", help="Numbers of layers to try, with commas.")] = None,
+    top: TopOption = 0.2,
+    quorum: QuorumOption = 0.9,
+    max_tokens: TokensOption = 512,
+    output: OutputOption = None,
+) -> None:
+    """The paper's appendix: N1 and N2 from each language's neurons off in the first, and in the last, n layers.
+
+    With --detection the whole corpus must be development text; without it, detection runs on three quarters.
+    """
+    from . import plots
+    from .detection import Detection, detect, selection_rule
+    from .evaluation import layer_sweep
+    from .report import write_figure
+    from .study import Plan
+
+    selection_rule(top, None)
+    tried = None if depths is None else _numbers("--depths", depths, least=1)
+    folder = _output(output, "mwork-lens-layer-sweep")
+    found = None if detection is None else Detection.load(_detection(detection))
+    text = _corpus(corpus, languages, sentences_per_passage, limit)
+    hooked = _model(model, device, dtype)
+    if found is None:
+        train, text = text.split()
+        found = detect(hooked, train, top=top, max_tokens=max_tokens)
+        found.save(folder / "detection")
+    read = text if passages is None else text.limit(passages)
+    sets = {lang: neurons for lang, neurons in Plan(quorum=quorum).sets(found).items() if lang in read and lang != "en"}
+    swept = layer_sweep(hooked, sets, read, depths=tried, max_tokens=max_tokens)
+    swept.save(folder / "sweep")
+    swept.to_frame().to_csv(folder / "sweep.csv", index=False)
+    figure = write_figure(folder / "sweep-figure", plots.layer_sweep(swept))
+    print(swept.finding())
+    _say_written([folder / "sweep", folder / "sweep.csv", *figure])
+
+
+def _detection(path: Path) -> Path:
+    """A saved detection, or the folder of ``mwork-lens detect`` that holds one."""
+    return path / "detection" if (path / "detection").is_dir() else path
+
+
+def _neurons(path: Path) -> Any:
+    from .neurons import NeuronSet
+
+    return NeuronSet.load(path)
+
+
+def _tags(given: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (given or "").split(",") if part.strip())
 
 
 def _write_ratio(folder: Path, measured: Any) -> list[Path]:
@@ -390,10 +484,10 @@ def _bench_tuning(model: Any, text: Any, tokens: int, folder: Path) -> None:
     _say_written([folder / "tuning.csv", folder / "settings.json"])
 
 
-def _numbers(option: str, given: str) -> list[int]:
-    parts = [part.strip() for part in given.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() and int(part) > 1 for part in parts):
-        raise ValueError(f"{option} {given}: give whole numbers above 1 with commas, e.g. 64,128.")
+def _numbers(option: str, given: str, *, least: int = 2) -> list[int]:
+    parts = _tags(given)
+    if not parts or not all(part.isdigit() and int(part) >= least for part in parts):
+        raise ValueError(f"{option} {given}: give whole numbers from {least} on with commas, e.g. 64,128.")
     return [int(part) for part in parts]
 
 
@@ -406,7 +500,7 @@ def _model(source: str, device: str | None, dtype: str) -> Any:
 def _corpus(source: str, languages: str | None, sentences_per_passage: int, limit: int | None) -> Any:
     from .corpora import load_corpus
 
-    chosen = None if languages is None else [part.strip() for part in languages.split(",") if part.strip()]
+    chosen = None if languages is None else list(_tags(languages))
     return load_corpus(source, languages=chosen, sentences_per_passage=sentences_per_passage, limit=limit)
 
 

@@ -1,7 +1,7 @@
 """Sets to compare a language's neurons with, of the same size in every layer and site."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -149,6 +149,59 @@ def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> 
         fullest = max(others, key=lambda other: len(_drawn(neurons, other - neurons, seed, "", warn=False)))
         found[f"specific {fullest.origin['language']}"] = other_control(neurons, fullest, seed=seed)
     return found
+
+
+def with_controls(
+    sets: Mapping[str, NeuronSet],
+    detection: Detection,
+    *,
+    languages: Iterable[str] | None = None,
+    seeds: Iterable[int] = (0,),
+) -> dict[str, NeuronSet | list[NeuronSet]]:
+    """Languages' sets and, for some of them, every control, drawn with each seed: rows of an effect matrix.
+
+    The controls of ``fr`` are called ``random for fr``, ``matched for fr``, ``shared for fr``, ``top en for fr`` and
+    ``other for fr`` (the specific set of another language).
+
+    Args:
+        sets: each language's neurons, by language.
+        detection: where they come from.
+        languages: whose controls; of all sets that have neurons if None.
+        seeds: of the controls, one draw each.
+
+    Raises:
+        ValueError: for a language without neurons, or no seed.
+    """
+    chosen = [name for name in sets if len(sets[name])] if languages is None else list(languages)
+    empty = [language for language in chosen if not (language in sets and len(sets[language]))]
+    if empty or not (drawn := list(seeds)):
+        raise ValueError(f"There are no neurons of {empty[0]!r} to compare with." if empty else "seeds is empty.")
+    rows: dict[str, NeuronSet | list[NeuronSet]] = dict(sets)
+    for language in chosen:
+        for seed in drawn:
+            for kind, control in all_controls(sets[language], detection, seed=seed).items():
+                name = "other" if kind.startswith("specific") else kind
+                row = rows.setdefault(f"{name} for {language}", [])
+                row.append(control)  # pyright: ignore[reportAttributeAccessIssue]
+    return rows
+
+
+def cut_to_size(neurons: NeuronSet, size: int, *, seed: int = 0) -> NeuronSet:
+    """``size`` neurons of the set, drawn at random wherever they are.
+
+    Raises:
+        ValueError: if it has fewer.
+    """
+    if not 0 <= size <= len(neurons):
+        raise ValueError(f"{size} neurons cannot be drawn from {neurons}.")
+    generator = np.random.default_rng(seed)
+    kept = np.zeros(len(neurons), dtype=bool)
+    kept[generator.choice(len(neurons), size=size, replace=False)] = True
+    parts = torch.from_numpy(kept).split([int(mask.sum()) for mask in neurons.masks.values()])
+    masks = {site: mask.clone() for site, mask in neurons.masks.items()}
+    for mask, part in zip(masks.values(), parts, strict=True):
+        mask[mask.clone()] = part
+    return NeuronSet(neurons.space, masks, {**neurons.origin, "cut_to": size, "seed": seed})
 
 
 def _cells(neurons: NeuronSet) -> Iterator[tuple[str, int, Bool[Tensor, " neuron"]]]:

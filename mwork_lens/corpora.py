@@ -106,6 +106,24 @@ class Corpus(Mapping[str, list[Document]]):
             out[language] = [i for i, name in enumerate(names) if name in chosen]
         return self.select(kept), self.select(out)
 
+    def folds(self, number: int = 2, *, seed: int = 0) -> list[tuple["Corpus", "Corpus"]]:
+        """Divide the documents into folds; for each, the rest to work with and the fold itself, held out.
+
+        Where the corpus is parallel a document is in the same fold in every language.
+
+        Raises:
+            ValueError: for fewer than two folds, or a language with fewer documents than folds.
+        """
+        if number < 2:
+            raise ValueError(f"{number} folds: there must be at least two.")
+        folds = {language: _folds(names, number, seed, language) for language, names in self.documents.items()}
+
+        def part(fold: int, inside: bool) -> "Corpus":
+            rows = {lang: [i for i, f in enumerate(found) if (f == fold) == inside] for lang, found in folds.items()}
+            return self.select(rows)
+
+        return [(part(fold, False), part(fold, True)) for fold in range(number)]
+
     def to_frame(self) -> pd.DataFrame:
         """One row a passage: language, document, passage id, characters (token ids where it is a tensor)."""
         return pd.DataFrame(
@@ -150,6 +168,20 @@ def _documents_to_hold_out(names: Sequence[str], held_out: float, seed: int, lan
         chosen.add(name)
         held += names.count(name)
     return chosen
+
+
+def _folds(names: Sequence[str], number: int, seed: int, language: str) -> list[int]:
+    """The fold of each passage: whole documents in random order, each into the fold with the fewest passages."""
+    counts = Counter(names)
+    if len(counts) < number:
+        raise ValueError(f"{language!r} has {len(counts)} documents, too few for {number} folds.")
+    distinct = list(dict.fromkeys(names))
+    random.Random(seed).shuffle(distinct)
+    sizes, fold_of = [0] * number, {}
+    for name in distinct:
+        fold_of[name] = sizes.index(min(sizes))
+        sizes[fold_of[name]] += counts[name]
+    return [fold_of[name] for name in names]
 
 
 # --- loading --------------------------------------------------------------------------------------

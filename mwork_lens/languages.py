@@ -49,6 +49,12 @@ def expected_scripts(tag: str) -> frozenset[str]:
     return frozenset(several.get(script, {script}))
 
 
+def share_a_script(one: str, other: str) -> bool:
+    """Whether two languages are usually written in a common script; False where a label is no language."""
+    scripts = [expected_scripts(tag) if langcodes.tag_is_valid(tag) else frozenset() for tag in (one, other)]
+    return bool((scripts[0] & scripts[1]) - {""})
+
+
 _SCRIPTS = regex.findall(
     r"\w+",
     "Latn Cyrl Grek Arab Hebr Deva Beng Guru Gujr Orya Taml Telu Knda Mlym Sinh Thai Laoo Tibt Mymr Geor Armn Hang "

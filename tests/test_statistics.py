@@ -45,7 +45,7 @@ def test_expanded_intervals_and_p_values_hold_for_few_documents():
     """Of normal samples of six, 95 % of the intervals hold the mean, and 5 % of the p values are below 0.05."""
     generator = np.random.default_rng(0)
     plain, expanded, small = 0, 0, 0
-    for _ in range(600):
+    for _ in range(300):
         values = generator.standard_normal(6)
         drawn = mean_of(values)
         for documents in (None, 6):
@@ -53,9 +53,9 @@ def test_expanded_intervals_and_p_values_hold_for_few_documents():
             plain += documents is None and low <= 0 <= high
             expanded += documents == 6 and low <= 0 <= high
         small += p_value(float(values.mean()), drawn, documents=6) < 0.05
-    assert plain / 600 < 0.90
-    assert expanded / 600 == pytest.approx(0.95, abs=0.03)
-    assert small / 600 == pytest.approx(0.05, abs=0.03)
+    assert plain / 300 < 0.90
+    assert expanded / 300 == pytest.approx(0.95, abs=0.03)
+    assert small / 300 == pytest.approx(0.05, abs=0.03)
 
 
 def test_one_document_has_no_interval_and_nothing_has_p_one():

@@ -3,6 +3,7 @@
 from .comparison import agreement as agreement
 from .comparison import overlap as overlap
 from .effects import effect_matrix as effect_matrix
+from .effects import selectivity as selectivity
 from .generations import generations as generations
 from .generations import steering as steering
 from .inspection import promoted_language as promoted_language
@@ -11,4 +12,7 @@ from .probes import latent_languages as latent_languages
 from .ratio import language_heatmap as language_heatmap
 from .ratio import language_ratio as language_ratio
 from .ratio import lens_grid as lens_grid
+from .stages import layer_sweep as layer_sweep
+from .stages import stage_grid as stage_grid
+from .stages import workflow as workflow
 from .tuning import tuning as tuning

@@ -1,31 +1,31 @@
 """Figures of what switching neurons off does."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from ..evaluation import EffectMatrix as _EffectMatrix
-from .style import DIVERGING, finish
+from ..evaluation.matrix import DECIMALS, UNITS, Among
+from .style import COLOURS, DIVERGING, finish
+
+FALSE_DISCOVERIES = 0.05
+"""Cells are marked where their adjusted p value is at most this."""
 
 
 def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
-    """Rise of loss as a heat map, what is off by what is read; a frame marks each row's own language.
+    """Rise of loss as a heat map, what is off by what is read.
+
+    A frame marks each row's own language, a star what differs from no rise (Benjamini-Hochberg over all cells, 5 %).
 
     Args:
         effects: an effect matrix.
         layout: passed on to ``figure.update_layout``.
     """
-    frame = effects.to_frame()
-    intervals = effects.intervals.set_index(["off", "read"])
-    hover = [
-        [
-            f"off: {off}<br>read: {read}<br>rise {rise:+.3f} nats a token<br>95 %: {row.low:+.3f} to {row.high:+.3f}"
-            for read, rise in values.items()
-            for row in [intervals.loc[(off, read)]]
-        ]
-        for off, values in frame.iterrows()
-    ]
+    frame, unit = effects.to_frame(), UNITS[effects.unit]
+    cells = [_cell(cell, unit, DECIMALS[effects.unit]) for cell in effects.intervals.to_dict("records")]
+    text, hover = (np.array(shown, dtype=object).reshape(frame.shape) for shown in zip(*cells, strict=True))
     bound = float(np.abs(frame.to_numpy()).max()) or 1.0
     figure = go.Figure(
         go.Heatmap(
@@ -35,11 +35,11 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
             zmin=-bound,
             zmax=bound,
             colorscale=DIVERGING,
-            text=[[f"{value:.2f}" for value in row] for row in frame.to_numpy()],
+            text=text,
             texttemplate="%{text}",
             hovertext=hover,
             hoverinfo="text",
-            colorbar={"title": {"text": "nats a token"}},
+            colorbar={"title": {"text": unit}},
             xgap=2,
             ygap=2,
         )
@@ -52,7 +52,68 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
     figure.update_xaxes(title_text="language read", type="category", showgrid=False)
     figure.update_yaxes(title_text="neurons off", type="category", autorange="reversed", showgrid=False)
-    figure.update_layout(height=180 + 46 * len(frame))
+    figure.update_layout(height=180 + max(23 * len(frame), 46 * min(len(frame), 12)))
     passages = sum(map(len, effects.documents.values()))
-    detail = f"{effects.settings['model']}; {passages} held-out passages; frame: the row's own language"
+    detail = (
+        f"{effects.settings['model']}; {passages} held-out passages; frame: the row's own language; "
+        "*: not zero, 5 % false discoveries"
+    )
     return finish(figure, "Rise of loss when neurons are switched off", detail, layout)
+
+
+def _cell(cell: Mapping[Any, Any], unit: str, decimals: int) -> tuple[str, str]:
+    """What is written in a cell, and shown over it."""
+    star = "*" if cell["p_adjusted"] <= FALSE_DISCOVERIES else ""
+    return f"{cell['rise']:.{decimals}f}{star}", (
+        f"off: {cell['off']}<br>read: {cell['read']}<br>rise {cell['rise']:+.3f} {unit}<br>"
+        f"95 %: {cell['low']:+.3f} to {cell['high']:+.3f}<br>adjusted p {cell['p_adjusted']:.2g}"
+    )
+
+
+def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: Any) -> go.Figure:
+    """Own rise minus the others' mean rise, a language's set beside its controls, with 95 % intervals.
+
+    Args:
+        effects: an effect matrix, e.g. of :func:`mwork_lens.with_controls`.
+        among: which other languages, as in :meth:`EffectMatrix.selectivity`.
+        layout: passed on to ``figure.update_layout``.
+
+    Raises:
+        ValueError: if no row has a language.
+    """
+    table = effects.selectivity(among)
+    if not len(table):
+        raise ValueError("No row of this effect matrix belongs to a language.")
+    bars: dict[str, list[dict[Any, Any]]] = {}
+    for row in table.reset_index().to_dict("records"):
+        own = row["off"] == row["language"]
+        bars.setdefault("specific" if own else row["off"].removesuffix(f" for {row['language']}"), []).append(row)
+    figure = go.Figure([_bars(rows, kind, COLOURS[i % len(COLOURS)]) for i, (kind, rows) in enumerate(bars.items())])
+    others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
+    unit = UNITS[effects.unit]
+    figure.update_xaxes(title_text="language whose neurons are off", type="category")
+    figure.update_yaxes(title_text=f"own rise − mean rise of {others[among]}, {unit}")
+    figure.update_layout(barmode="group", height=520, legend={"title": {"text": "what is off"}})
+    detail = f"{effects.settings['model']}; labels: own : others where measurable; bars: 95 %"
+    return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout)
+
+
+def _bars(rows: Sequence[Mapping[Any, Any]], kind: str, colour: str) -> go.Bar:
+    hover = [
+        f"{row['off']}<br>{row['neurons']:.0f} neurons<br>own {row['own']:+.3f}, others {row['others']:+.3f}<br>"
+        f"difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        for row in rows
+    ]
+    above = [row["high"] - row["difference"] for row in rows]
+    below = [row["difference"] - row["low"] for row in rows]
+    return go.Bar(
+        x=[row["language"] for row in rows],
+        y=[row["difference"] for row in rows],
+        name=kind,
+        marker={"color": colour},
+        error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 2},
+        text=["" if np.isnan(row["ratio"]) else f"{row['ratio']:.1f}" for row in rows],
+        textposition="outside",
+        hovertext=hover,
+        hoverinfo="text",
+    )

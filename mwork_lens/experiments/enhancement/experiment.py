@@ -115,9 +115,7 @@ class _Lab:
                 neurons_of(arm, language, self.detection, design, design.seeds[0])
 
     def _encoded(self, corpus: Corpus) -> dict[str, list[torch.Tensor]]:
-        return {
-            read: encode(self.model, corpus[read], corpus.ids[read], self.design.max_tokens) for read in corpus
-        }
+        return {read: encode(self.model, corpus[read], corpus.ids[read], self.design.max_tokens) for read in corpus}
 
     def total(self) -> int:
         """How many models are measured: the original one, trials and runs."""

@@ -1,0 +1,139 @@
+"""MWork's workflow against a model's own numbers: each claim with its evidence, or "not supported"."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from ..lens import LanguageRatio
+from ..statistics import interval
+from ..store import read_result, write_result
+from .grid import StageGrid
+
+Verdict = Literal["supported", "not supported", "not measured"]
+TASK_PARTS = ("task_solving attention", "task_solving feed_forward")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One claim about a stage, and what was measured."""
+
+    stage: str
+    claim: str
+    """What the hypothesis says of this stage."""
+    measure: str
+    """What was measured, with its unit."""
+    value: float
+    low: float
+    high: float
+    """The 95 % interval; the claim is supported where all of it lies above zero."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """The three stages with this model's evidence."""
+
+    evidence: tuple[Evidence, ...]
+    layers: Mapping[str, tuple[int, int]]
+    """First and last layer of each stage."""
+    settings: Mapping[str, Any]
+    """Everything that decided the result."""
+
+    def of(self, stage: str) -> list[Evidence]:
+        """The evidence about one stage."""
+        return [found for found in self.evidence if found.stage == stage]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a claim: stage, claim, measure, value, low, high, verdict."""
+        return pd.DataFrame([asdict(found) for found in self.evidence])
+
+    def __repr__(self) -> str:
+        counted = {v: sum(e.verdict == v for e in self.evidence) for v in get_args(Verdict)}
+        return f"Workflow({self.settings['model']}: claims {', '.join(f'{n} {v}' for v, n in counted.items())})"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().round(3).to_html(index=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        cfg = {"layers": dict(self.layers), "settings": dict(self.settings)}
+        write_result(path, "workflow", {**cfg, "evidence": [asdict(found) for found in self.evidence]}, {})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Workflow":
+        """Read what :meth:`save` wrote."""
+        cfg, _ = read_result(path, "workflow")
+        layers = {stage: (first, last) for stage, (first, last) in cfg["layers"].items()}
+        return cls(tuple(Evidence(**found) for found in cfg["evidence"]), layers, cfg["settings"])
+
+
+def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str = "en") -> Workflow:
+    """Each claim of the hypothesis that these results can test.
+
+    Understanding and generation: the parts of the languages' sets there raise their own language's loss more than the
+    others' (own minus others, mean over the languages other than the pivot), and do so more than as many neurons of
+    the task-solving layers do. Task solving: its layers decode to the pivot more than chance. That attention reasons
+    and the feed-forward structure holds knowledge takes tasks, not loss, and stays ``not measured``.
+
+    Args:
+        grid: the stage grid, with its equal-count version.
+        ratio: which language each layer speaks; without it the claims about decoding are not measured.
+        pivot: the language that the hypothesis says the middle layers work in.
+
+    Raises:
+        ValueError: for a grid without its equal-count version.
+    """
+    if not grid.has_equal:
+        raise ValueError("The workflow compares parts of equal size: measure the stage grid with equal=True.")
+    found = [
+        *_own_layers(grid, "understanding", "turns a query in any language into a common form", pivot),
+        _pivot(grid, ratio, pivot),
+        _unmeasured("task_solving", "attention reasons, feed-forward recalls", "score on tasks"),
+        *_own_layers(grid, "generation", "puts the answer back into the query's language", pivot),
+    ]
+    layers = {stage: (layers.start, layers.stop - 1) for stage, layers in grid.layers.items()}
+    return Workflow(tuple(found), layers, {"model": grid.effects.settings["model"], "pivot": pivot})
+
+
+NOT_MEASURED: Verdict = "not measured"
+
+
+def _unmeasured(stage: str, claim: str, measure: str) -> Evidence:
+    return Evidence(stage, claim, measure, np.nan, np.nan, np.nan, NOT_MEASURED)
+
+
+def _own_layers(grid: StageGrid, stage: str, claim: str, pivot: str) -> list[Evidence]:
+    """That the stage's neurons are the language's own, and more so than those of the task-solving layers."""
+    unit = "own rise − others’, nats a token"
+    value, drawn = grid.difference([stage], without=[pivot])
+    equal, equal_drawn = grid.difference([stage], equal=True, without=[pivot])
+    task, task_drawn = grid.difference(TASK_PARTS, equal=True, without=[pivot])
+    return [
+        _tested(grid, stage, claim, f"language’s neurons off: {unit}", value, drawn),
+        _tested(
+            grid, stage, claim, f"… minus as many task-solving ones’: {unit}", equal - task, equal_drawn - task_drawn
+        ),
+    ]
+
+
+def _tested(grid: StageGrid, stage: str, claim: str, measure: str, value: float, drawn: np.ndarray) -> Evidence:
+    if np.isnan(value):
+        return _unmeasured(stage, claim, measure)
+    low, high = interval(drawn, documents=grid.effects.document_count())
+    return Evidence(stage, claim, measure, value, low, high, "supported" if low > 0 else "not supported")
+
+
+def _pivot(grid: StageGrid, ratio: LanguageRatio | None, pivot: str) -> Evidence:
+    claim, measure = f"works in {pivot}", f"share of tokens decoding to {pivot}, above chance"
+    layers = grid.layers["task_solving"]
+    if ratio is None:
+        return _unmeasured("task_solving", claim, measure)
+    # the lens counts the embedding as layer 0
+    read = [layer + 1 for layer in layers if layer + 1 in ratio.layers]
+    mean = ratio.verdict(pivot, read).loc["mean"]
+    value, low, high = (float(mean[name]) for name in ("lift", "low", "high"))
+    return Evidence("task_solving", claim, measure, value, low, high, "supported" if low > 0 else "not supported")

@@ -1,0 +1,210 @@
+"""A study of effects on disk: detection, effect matrix and stage grid fold by fold; what is there is not run again."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import pandas as pd
+
+from . import plots
+from .controls import with_controls
+from .corpora import Corpus
+from .detection import Detection, detect
+from .evaluation import EffectMatrix, StageGrid, Workflow, beside, effect_matrix, pool, pool_grids, stage_grid, workflow
+from .evaluation.matrix import Among, Unit
+from .neurons import NeuronSet
+from .report import write_figure
+from .sites import HookedModel
+from .stages import Stages
+
+Saved = TypeVar("Saved", Detection, EffectMatrix, StageGrid)
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study does."""
+
+    folds: int = 2
+    """Detection runs on all other folds' documents, effects are measured on the fold's own."""
+    passages: int | None = None
+    """At most this many held-out passages a language in each fold."""
+    controls: Sequence[str] = ()
+    """Languages whose sets are compared with every control."""
+    seeds: Sequence[int] = (0,)
+    """Of the controls: one draw each."""
+    stages: Sequence[str] = ()
+    """Languages of the stage grid, which reads these and English; none leaves it out."""
+    understanding: int | None = None
+    """The first layers; by default the share that the paper's authors chose, as for ``generation``."""
+    generation: int | None = None
+    """The last layers."""
+    top: float = 0.2
+    """Active: the top fraction of each layer and site."""
+    quorum: float = 0.9
+    """Share of documents on which a neuron must be active."""
+    against_quorum: float | None = None
+    """Share of other languages' documents that makes a neuron theirs; the quorum if None."""
+    max_tokens: int = 512
+    """Longer documents are cut there."""
+    seed: int = 0
+    """Of the division into folds."""
+
+    def sets(self, detection: Detection) -> dict[str, NeuronSet]:
+        """Each language's specific neurons; languages without any are left out."""
+        quorums = {"quorum": self.quorum, "against_quorum": self.against_quorum}
+        found = {language: detection.specific(language, **quorums) for language in detection.languages}
+        return {language: neurons for language, neurons in found.items() if len(neurons)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study found."""
+
+    effects: EffectMatrix
+    grid: StageGrid | None = None
+    sets: Mapping[str, NeuronSet] = field(default_factory=dict)
+    """Each language's specific neurons, those of the last fold."""
+
+    def write(self, folder: Path) -> list[Path]:
+        """Tables and figures into a folder; returns what was written."""
+        written = write_effects(folder, self.effects)
+        written += write_figure(folder / "neurons", plots.neuron_counts(self.sets)) if self.sets else []
+        return written + (write_grid(folder, self.grid, workflow(self.grid)) if self.grid else [])
+
+
+def run_study(
+    model: HookedModel,
+    corpus: Corpus,
+    folder: Path,
+    plan: Plan,
+    *,
+    detection: Detection | None = None,
+    progress: bool = True,
+) -> Study:
+    """Run what is not in ``folder`` yet, a piece a fold and kind, and pool the folds.
+
+    Args:
+        model: a hooked model; it is as before afterwards.
+        corpus: text by language.
+        folder: where the pieces are kept.
+        plan: what to do.
+        detection: instead of detecting: the whole corpus is held out, in a single fold.
+        progress: whether to show bars.
+
+    Raises:
+        ValueError: for languages that the plan names and the corpus lacks, or a folder of another study.
+    """
+    _require_languages(plan, detection.languages if detection else list(corpus), corpus)
+    told = {"plan": asdict(plan), "corpus": corpus.describe(), "given": None if detection is None else repr(detection)}
+    _require_same(folder, {"model": str(model.cfg.model_name), **told})
+    parts = _folds(model, corpus, folder, plan, progress) if detection is None else [(folder, detection, corpus)]
+    effects, grids, sets = [], [], {}
+    for part, found, held_out in parts:
+        sets, read = plan.sets(found), held_out if plan.passages is None else held_out.limit(plan.passages)
+        effects.append(_effects(model, read, part, plan, found, progress))
+        grids += [_grid(model, read, part, plan, sets, progress)] if plan.stages else []
+    return Study(pool(effects), pool_grids(grids) if grids else None, sets)
+
+
+def _folds(
+    model: HookedModel, corpus: Corpus, folder: Path, plan: Plan, progress: bool
+) -> Iterator[tuple[Path, Detection, Corpus]]:
+    for number, (train, held_out) in enumerate(corpus.folds(plan.folds, seed=plan.seed)):
+        part, options = folder / f"fold-{number}", {"top": plan.top, "max_tokens": plan.max_tokens}
+        yield part, _piece(part / "detection", Detection, detect, model, train, progress=progress, **options), held_out
+
+
+def _effects(
+    model: HookedModel, read: Corpus, part: Path, plan: Plan, found: Detection, progress: bool
+) -> EffectMatrix:
+    sets, options = plan.sets(found), {"max_tokens": plan.max_tokens, "progress": progress}
+    rows = {"specific": sets}
+    for language in plan.controls:
+        every = with_controls(sets, found, languages=[language], seeds=plan.seeds)
+        rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in sets}
+    folder = part / "effects"
+    return beside([_piece(folder / n, EffectMatrix, effect_matrix, model, r, read, **options) for n, r in rows.items()])
+
+
+def _grid(
+    model: HookedModel, read: Corpus, part: Path, plan: Plan, sets: Mapping[str, NeuronSet], progress: bool
+) -> StageGrid:
+    divided = {language: sets[language] for language in plan.stages}
+    kept = [language for language in read if language in (*plan.stages, "en")]
+    few = read.select({language: range(len(read[language])) for language in kept})
+    stages = Stages(model, understanding=plan.understanding, generation=plan.generation)
+    options = {"max_tokens": plan.max_tokens, "progress": progress}
+    return _piece(part / "grid", StageGrid, stage_grid, model, divided, few, stages, **options)
+
+
+def _piece(path: Path, kind: type[Saved], make: Callable[..., Saved], *arguments: Any, **options: Any) -> Saved:
+    """The result at ``path``, made and saved there first if it is not there."""
+    if not path.exists():
+        make(*arguments, **options).save(path)
+    return kind.load(path)
+
+
+def _require_languages(plan: Plan, detected: Sequence[str], corpus: Corpus) -> None:
+    for language in (*plan.controls, *plan.stages):
+        if language not in corpus or language not in detected:
+            raise ValueError(f"{language!r} is not in the corpus ({', '.join(corpus)}) and detection, or named twice.")
+
+
+def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings, or refuse a folder that holds the pieces of others."""
+    path, text = folder / SETTINGS, json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{folder} holds a study with other settings (see {path}): choose another folder.")
+
+
+# --- tables and figures ---
+
+
+def write_effects(folder: Path, effects: EffectMatrix) -> list[Path]:
+    """The matrix, selectivity in every unit and among languages of either script, the folds, and figures."""
+    effects.to_frame().to_csv(folder / "effects.csv")
+    units = _units(effects)
+    pd.concat([effects.per(unit).intervals.assign(unit=unit) for unit in units]).to_csv(
+        folder / "intervals.csv", index=False
+    )
+    compared = [
+        effects.per(unit).selectivity(among).assign(unit=unit, among=among)
+        for unit in units
+        for among in get_args(Among)
+    ]
+    pd.concat(compared).to_csv(folder / "selectivity.csv")
+    effects.by_fold().to_csv(folder / "folds.csv")
+    written = [folder / f"{name}.csv" for name in ("effects", "intervals", "selectivity", "folds")]
+    figures = {"effects": plots.effect_matrix(effects)}
+    if len(effects.selectivity()):
+        figures["selectivity"] = plots.selectivity(effects)
+    return written + [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
+
+
+def _units(effects: EffectMatrix) -> list[Unit]:
+    """Those that this corpus allows."""
+    found: list[Unit] = []
+    for unit in get_args(Unit):
+        try:
+            effects.per(unit)
+        except ValueError:
+            continue
+        found.append(unit)
+    return found
+
+
+def write_grid(folder: Path, grid: StageGrid, flow: Workflow) -> list[Path]:
+    """The stage grid, the workflow's evidence, and figures of both."""
+    pd.concat([grid.to_frame(equal=equal).assign(equal_count=equal) for equal in (False, True)]).to_csv(
+        folder / "stages.csv", index=False
+    )
+    flow.to_frame().to_csv(folder / "workflow.csv", index=False)
+    figures = {"stages": plots.stage_grid(grid), "workflow": plots.workflow(flow)}
+    drawn = [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
+    return [folder / "stages.csv", folder / "workflow.csv", *drawn]
