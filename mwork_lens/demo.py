@@ -23,8 +23,8 @@ from .store import versions
 
 logger = logging.getLogger("mwork_lens")
 
-PROMPTS = 2
-"""Held-out passages of each language that the language ratio reads, at every fourth token."""
+PROMPTS, EVERY = 5, 10
+"""Held-out passages of each language that the language ratio reads, at every tenth token from the end."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Demo:
         known = "en" in self.ratio.languages and set(self.ratio.counts) - {"en"}
         text = [
             "Hidden states after each layer, decoded through the unembedding: the language of the ten most likely "
-            "tokens at every fourth position. Dotted: what random directions of that layer decode to. Only the "
+            "tokens at every tenth position. Dotted: what random directions of that layer decode to. Only the "
             "distance from its dotted line says anything about the model.",
             *([self.ratio.finding("en")] if known else []),
         ]
@@ -158,7 +158,7 @@ def run_demo(
 
 def _ratio(model: HookedModel, prompts: Corpus) -> LanguageRatio | None:
     try:
-        return language_ratio(model, prompts, positions=slice(2, None, 4), max_tokens=MAX_TOKENS)
+        return language_ratio(model, prompts, positions=slice(None, None, -EVERY), max_tokens=MAX_TOKENS)
     except (ValueError, ImportError) as error:
         logger.warning("Without the languages of each layer: %s", error)
         return None

@@ -183,6 +183,16 @@ def test_the_verdict_rests_on_the_lift():
         ratio(directions=0).verdict("en", layers=[1])
 
 
+def test_few_documents_give_no_verdict():
+    found = ratio(layers=[1])
+    table = found.verdict("en", layers=[1])
+    assert set(table["verdict"]) == {"not measurable"}
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert "not measurable on fewer than 5 documents" in found.finding("en")
+    again = ratio(prompts={"fr": PROMPTS["fr"] * 5}, layers=[1]).verdict("en", layers=[1])
+    assert "not measurable" not in set(again["verdict"])
+
+
 def test_saved_and_loaded(tmp_path):
     found = ratio(directions=0)
     found.save(tmp_path / "ratio")

@@ -16,6 +16,11 @@ from ..languages import OTHER, SHARED
 from ..statistics import RESAMPLES, bootstrap_weights, interval, intervals
 from ..store import read_result, write_result
 
+FEWEST = 5
+"""Documents of a prompt language below which there is no verdict: a bootstrap over fewer says too little."""
+
+NOT_MEASURABLE = "not measurable"
+
 
 @dataclass(frozen=True, eq=False)
 class LanguageRatio:
@@ -119,7 +124,8 @@ class LanguageRatio:
 
         Returns:
             One row a prompt language other than ``language``, and their mean: share, chance, lift (share − chance) with
-            its 95 % interval (over documents and random directions), and the verdict: above, below or at chance.
+            its 95 % interval (over documents and random directions), and the verdict: above, below or at chance, or not
+            measurable on fewer than five documents.
 
         Raises:
             ValueError: for a language that is not reported, layers that were not read, or no baseline.
@@ -143,8 +149,9 @@ class LanguageRatio:
         chance, chance_drawn = middle(self._chance).mean(), middle(self._chance_drawn)
         table = []
         for prompts, share in shares.items():
-            low, high = interval(drawn[prompts] - chance_drawn)
-            said = "above chance" if low > 0 else "below chance" if high < 0 else "at chance"
+            few = min(len(set(self.documents[one])) for one in (others if prompts == "mean" else [prompts])) < FEWEST
+            low, high = (np.nan, np.nan) if few else interval(drawn[prompts] - chance_drawn)
+            said = "above chance" if low > 0 else "below chance" if high < 0 else NOT_MEASURABLE if few else "at chance"
             found = {"share": share, "chance": chance, "lift": share - chance, "low": low, "high": high}
             table.append({"prompt_language": prompts, **found, "verdict": said})
         return pd.DataFrame(table).set_index("prompt_language")
@@ -153,14 +160,18 @@ class LanguageRatio:
         """The verdict as a sentence with its numbers."""
         table, layers = self.verdict(language), self._middle(None)
         mean, single = table.loc["mean"], table.drop(index="mean")
-        said = {kind: list(rows.index) for kind, rows in single.groupby("verdict", sort=False)}
-        listed = "; ".join(f"{kind} for {', '.join(prompts)}" for kind, prompts in said.items())
+        groups = {kind: list(rows.index) for kind, rows in single.groupby("verdict", sort=False)}
+        listed = "; ".join(f"{kind} for {', '.join(prompts)}" for kind, prompts in groups.items())
+        points = f"{100 * mean['lift']:+.1f} points"
+        if mean["verdict"] == NOT_MEASURABLE:
+            said = f"{points}, {NOT_MEASURABLE} on fewer than {FEWEST} documents a language."
+        else:
+            said = f"{points} ({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), {mean['verdict']} ({listed})."
         vocabulary = float(self.vocabulary[self.names.index(language)])
         return (
             f"In layers {layers[0]} to {layers[-1]} of {self.settings['n_layers']}, prompts in other languages decode "
             f"to {mean['share']:.1%} {language} tokens where random directions give {mean['chance']:.1%} and the "
-            f"vocabulary holds {vocabulary:.1%}: a lift over random directions of {100 * mean['lift']:+.1f} points "
-            f"({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), {mean['verdict']} ({listed})."
+            f"vocabulary holds {vocabulary:.1%}: a lift over random directions of {said}"
         )
 
     def _middle(self, layers: Sequence[int] | None) -> list[int]:
