@@ -1,6 +1,5 @@
 """The experiment: every arm at every rate, number of documents and seed, beside the original model."""
 
-import json
 import logging
 import math
 import random
@@ -18,12 +17,17 @@ from ...corpora import Corpus
 from ...detection import Detection, detect
 from ...sites import HookedModel
 from ...tuning import Diverged
+from ...tuning.objective import predicted
+from ..folder import ResultsFolder
 from .arms import neurons_of, text_of
 from .design import Design
 from .result import DEVELOPMENT, HELD_OUT, Enhancement, Read
 from .runs import Encoded, Outcome, Run, carry_out, measure
 
 logger = logging.getLogger("mwork_lens")
+
+NAME = "enhancement"
+_LISTS = ("languages", "documents", "arms", "seeds", "rates")
 
 
 def enhancement(
@@ -54,7 +58,7 @@ def enhancement(
     parts = design.divide(corpus)
     read = {HELD_OUT: parts["evaluation"], **(domains or {})}
     lab = _Lab(model, Path(folder), design, parts, read)
-    _require_same(lab.folder, lab.settings())
+    ResultsFolder.open(folder, NAME, lab.settings())
     lab.prepare(progress)
     with tqdm(unit="run", disable=not progress, total=lab.total()) as bar:
         lab.bar = bar
@@ -67,7 +71,7 @@ def enhancement(
     return Enhancement(original, outcomes, lab.read, {**lab.settings(), "own_rates": own, "trials": lab.trials})
 
 
-def _runs(design: Design, own: Mapping[str, Mapping[str, float]]) -> Iterator[Run]:
+def _runs(design: Design, own: Mapping[str, Mapping[str, float | None]]) -> Iterator[Run]:
     """Every arm at the paper's rate and at its own, most telling first: the largest number of documents."""
     for documents, seed, language in product(sorted(design.documents, reverse=True), design.seeds, design.languages):
         for arm in design.arms_of(language):
@@ -92,7 +96,7 @@ class _Lab:
         return {
             "model": str(self.model.cfg.model_name),
             "dtype": str(next(self.model.parameters()).dtype),  # pyright: ignore[reportAttributeAccessIssue]
-            "design": json.loads(json.dumps(asdict(self.design))),
+            "design": {**asdict(self.design), **{name: list(getattr(self.design, name)) for name in _LISTS}},
             "corpora": {name: corpus.describe() for name, corpus in corpora.items()},
         }
 
@@ -147,7 +151,7 @@ class _Lab:
         found = self.outcome("trials", run, {DEVELOPMENT: passages})
         if not found.nats:
             return math.inf
-        tokens = sum(len(ids) - 1 for ids in passages[run.language])
+        tokens = sum(predicted(self.model, ids) for ids in passages[run.language])
         return float(found.nats[DEVELOPMENT][run.language].sum()) / tokens
 
     def outcome(self, kind: str, run: Run, encoded: Encoded) -> Outcome:
@@ -180,13 +184,3 @@ def _chosen(texts: Sequence[Any], run: Run) -> list[Any]:
     order = list(range(len(texts)))
     random.Random(run.seed).shuffle(order)
     return [texts[i] for i in order[: run.documents]]
-
-
-def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings, or refuse a folder that holds another experiment."""
-    path, text = folder / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{folder} holds an experiment with other settings (see {path}): choose another folder.")
