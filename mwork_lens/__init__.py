@@ -5,6 +5,7 @@ from .activations import Activations as Activations
 from .activations import collect_means as collect_means
 from .activations import collect_samples as collect_samples
 from .comparison import agreement as agreement
+from .comparison import neuron_counts as neuron_counts
 from .comparison import overlap as overlap
 from .controls import all_controls as all_controls
 from .controls import cut_to_equal as cut_to_equal

@@ -109,19 +109,28 @@ def detect(
     top: TopOption = 0.2,
     threshold: Annotated[float | None, typer.Option("--threshold", help="Instead of --top: a least score.")] = None,
     quorum: QuorumOption = 0.9,
+    formulation: Annotated[str, typer.Option("--formulation", help="exact, paper or released.")] = "exact",
+    scope: Annotated[str, typer.Option("--scope", help="Top fraction of each layer, or of the whole model.")] = "layer",
     max_tokens: TokensOption = 512,
     output: OutputOption = None,
 ) -> None:
-    """Find each language's neurons; writes the detection and each language's specific set."""
+    """Find each language's neurons; writes the detection, each language's specific set and their counts by layer."""
+    from . import plots
+    from .comparison import neuron_counts
     from .detection import detect, selection_rule
+    from .report import write_figure
 
     selection_rule(top, threshold)
     folder = _output(output, "mwork-lens-detection")
     text = _corpus(corpus, languages, sentences_per_passage, limit)
     hooked = _model(model, device, dtype)
-    found = detect(hooked, text, top=top, threshold=threshold, max_tokens=max_tokens)
+    how: dict[str, Any] = {"formulation": formulation, "scope": scope, "max_tokens": max_tokens}
+    found = detect(hooked, text, top=top, threshold=threshold, **how)
     found.save(folder / "detection")
-    written = [folder / "detection"]
+    counted = neuron_counts(found, kind="specific" if len(found.languages) > 1 else "active", quorum=quorum)
+    counted.to_csv(folder / "counts.csv", index=False)
+    written = [folder / "detection", folder / "counts.csv"]
+    written += write_figure(folder / "counts", plots.neuron_counts(counted))
     for language in found.languages:
         neurons = found.specific(language, quorum=quorum) if len(found.languages) > 1 else found.active(language)
         neurons.save(folder / language)

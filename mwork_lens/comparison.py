@@ -1,8 +1,8 @@
 """What two detections, or two languages of one, have in common; beside what chance alone would give."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -57,6 +57,64 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+Kind = Literal["active", "specific"]
+
+
+def neuron_counts(
+    detections: Detection | Mapping[str, Detection],
+    *,
+    kind: Kind = "specific",
+    quorum: float = 0.9,
+    against: str | Sequence[str] = "others",
+    against_quorum: float | None = None,
+) -> pd.DataFrame:
+    """How many neurons each language has in each layer and site (Zhao et al. 2024, Fig. 3).
+
+    With ``scope="layer"`` every document makes the same number of neurons active in every layer, so only how far
+    documents and languages agree shapes these counts; a detection with ``scope="model"`` has no such shape built in.
+    Give both by name to see them side by side.
+
+    Args:
+        detections: one detection, or several by name.
+        kind: ``"specific"`` or ``"active"`` neurons.
+        quorum: share of a language's documents on which a neuron must be active.
+        against: for specific ones, as in :meth:`Detection.specific`.
+        against_quorum: likewise.
+
+    Returns:
+        One row a detection, language, layer and site: ``structure``, ``neurons``, ``width`` (neurons of the layer and
+        site) and ``share`` (of the width).
+
+    Raises:
+        ValueError: for no detection, or a kind that does not exist.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r}: it must be one of {', '.join(get_args(Kind))}.")
+    rows = []
+    for name, found in _named(detections).items():
+        for language in found.languages:
+            chosen = (
+                found.active(language, quorum=quorum)
+                if kind == "active"
+                else found.specific(language, against=against, quorum=quorum, against_quorum=against_quorum)
+            )
+            rows += [
+                {
+                    "detection": name,
+                    "language": language,
+                    "layer": layer,
+                    "site": site,
+                    "structure": SITES[site].structure,
+                    "neurons": int(number),
+                    "width": mask.shape[1],
+                    "share": int(number) / mask.shape[1],
+                }
+                for site, mask in chosen.masks.items()
+                for layer, number in enumerate(mask.sum(-1))
+            ]
+    return pd.DataFrame(rows)
+
+
 def overlap(
     detections: Detection | Mapping[str, Detection], *, quorum: float = 0.9, structure: str | None = None
 ) -> pd.DataFrame:
@@ -78,7 +136,7 @@ def overlap(
     Raises:
         ValueError: for a structure that does not exist or a quorum outside (0, 1].
     """
-    named = {detections.space.model: detections} if isinstance(detections, Detection) else dict(detections)
+    named = _named(detections)
     structures = ["attention", "feed_forward"] if structure is None else [structure]
     rows = []
     for name, found in named.items():
@@ -91,6 +149,13 @@ def overlap(
             pairs = product(sets, repeat=2)
             rows += [{"detection": name, "structure": part, **_pair(sets, a, b)} for a, b in pairs if a != b]
     return pd.DataFrame(rows)
+
+
+def _named(detections: Detection | Mapping[str, Detection]) -> dict[str, Detection]:
+    named = {detections.space.model: detections} if isinstance(detections, Detection) else dict(detections)
+    if not named:
+        raise ValueError("There is no detection.")
+    return named
 
 
 def _pair(sets: Mapping[str, NeuronSet], a: str, b: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from . import plots
 from .batches import MAX_TOKENS
+from .comparison import neuron_counts
 from .controls import matched_control, random_control
 from .corpora import Corpus
 from .detection import Detection, detect
@@ -38,6 +39,8 @@ class Demo:
     """A score-matched and a uniformly random control for one language."""
     effects: EffectMatrix
     held_out: Corpus
+    quorum: float
+    """Share of a language's documents on which its neurons are active."""
     ratio: LanguageRatio | None
     """Which language each layer speaks, on a few held-out passages; None where no identifier knows the languages."""
 
@@ -105,10 +108,13 @@ class Demo:
             Section("What switching neurons off does", self.findings(), plots.effect_matrix(self.effects)),
             Section("The numbers", ["Off (rows) by read (columns), nats a token."], self.table().round(3)),
             Section("Selectivity, with intervals", (), selectivity),
-            Section("Where the neurons are", (), plots.neuron_counts(self.sets)),
+            Section("Where the neurons are", (), plots.neuron_counts(self._counts())),
             Section("How to read this", limits),
             Section("Settings", (), settings),
         ]
+
+    def _counts(self) -> pd.DataFrame:
+        return neuron_counts(self.detection, quorum=self.quorum)
 
     def _language_ratio(self) -> list[Section]:
         if self.ratio is None:
@@ -153,7 +159,7 @@ def run_demo(
         f"random {chosen}": random_control(sets[chosen], seed=seed),
     }
     effects = effect_matrix(model, {**sets, **controls}, rest)
-    return Demo(detection, sets, controls, effects, rest, ratio)
+    return Demo(detection, sets, controls, effects, rest, quorum, ratio)
 
 
 def _ratio(model: HookedModel, prompts: Corpus) -> LanguageRatio | None:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,15 +12,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .batches import MAX_TOKENS, TokenBatch, batches, encode, run_blocks
+from .batches import MAX_TOKENS, encode
 from .corpora import Document, as_corpus
-from .hooks import hooked
 from .neurons import NeuronSet, NeuronSpace
 from .plnd import FORMULATIONS, Measure, Where
-from .plnd.measure import Receive, SiteMasks, SiteScores, at_least_float32, score_hooks
+from .plnd.measure import SiteMasks, SiteScores, at_least_float32
 from .plnd.selection import Selection
 from .sites import SITES, HookedModel
 from .store import read_result, write_result
+from .tally import Scope, Tally, score_documents, tally_by_layer, tally_over_model
 
 Scores = Literal["screened", "exact"]
 
@@ -39,7 +38,8 @@ def importance(
     Args:
         model: a hooked model.
         document: a text, or its token ids as a 1-D tensor.
-        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation) or a :class:`Measure`.
+        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation), ``"released"`` (what the authors'
+            code computes; ``measure`` does not matter) or a :class:`Measure`.
         measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
         max_tokens: a longer document is cut there, with a warning.
 
@@ -56,7 +56,7 @@ def importance(
     def receive(layer: int, found: SiteScores, known: SiteMasks | None) -> None:
         by_layer[layer].update({site: values[0].cpu() for site, values in found.items()})
 
-    _score(model, space, chosen, encoded, receive)
+    score_documents(model, chosen, encoded, receive)
     return {site: torch.stack([by_layer[layer][site] for layer in by_layer]) for site in scores}
 
 
@@ -67,6 +67,7 @@ def detect(
     top: float = 0.2,
     threshold: float | None = None,
     formulation: str | Measure = "exact",
+    scope: Scope = "layer",
     measure: Where = "stream",
     scores: Scores = "screened",
     batch_size: int | None = None,
@@ -81,7 +82,11 @@ def detect(
         top: a neuron is active on a document if its score is among the ⌊top · width⌋ highest of its layer and site
             (at least one).
         threshold: instead of ``top``: active if the score is at least this (the paper's ε).
-        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation) or a :class:`Measure`.
+        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation), ``"released"`` (what the authors'
+            code computes; ``measure`` does not matter) or a :class:`Measure`.
+        scope: ``"layer"``, or ``"model"``: the top fraction of a site over all layers, so that how many neurons a
+            layer has is a result and not a setting. There ``v`` and ``mlp`` are compared as shares of the residual
+            stream (score over its rms at that layer), and every score is computed exactly, which takes longer.
         measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
         scores: ``"screened"`` computes exactly what decides which neurons are active, so counts and sets are those of
             the exact scores, while mean scores of neurons far from the cut may rest on a second-order estimate
@@ -94,24 +99,31 @@ def detect(
         ValueError: for options out of range, empty documents or weights that are not finite, before the work.
     """
     selection = selection_rule(top, threshold)
-    if scores not in get_args(Scores):
-        raise ValueError(f"scores={scores!r}: it must be one of {', '.join(get_args(Scores))}.")
-    scores = "exact" if selection.top == 1 else scores
+    for name, value, known in (("scores", scores, get_args(Scores)), ("scope", scope, get_args(Scope))):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: it must be one of {', '.join(known)}.")
+    if scope == "model" and threshold is not None:
+        raise ValueError(f"threshold={threshold} is the same for every layer: scope='model' takes top instead.")
+    scores = "exact" if selection.top == 1 or scope == "model" else scores
     space, given = NeuronSpace.of(model), as_corpus(corpus)
-    chosen = _formulation(formulation, measure)
+    chosen, dtype = _formulation(formulation, measure), at_least_float32(_probe(model)).dtype
     encoded = {language: encode(model, given[language], given.ids[language], max_tokens) for language in given}
-    tallies = {language: _Tally.empty(space, at_least_float32(_probe(model)).dtype) for language in given}
+    tallies = {language: Tally.empty(space) for language in given}
     with tqdm(total=sum(map(len, encoded.values())), unit="doc", disable=not progress) as bar:
         for language, documents in encoded.items():
             bar.set_description(f"detecting {language}")
-            receive = partial(tallies[language].receive, selection)
-            screen = selection if scores == "screened" else None
-            _score(model, space, chosen, documents, receive, screen, batch_size, bar)
+            told = model, chosen, documents, tallies[language], selection
+            if scope == "model":
+                tally_over_model(*told, batch_size=batch_size, after_batch=bar.update)
+            else:
+                screen = scores == "screened"
+                tally_by_layer(*told, screen=screen, batch_size=batch_size, after_batch=bar.update)
     settings = {
         **{key: value for key, value in asdict(selection).items() if value is not None},
+        "scope": scope,
         "scores": scores,
         "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
-        "measure": measure,
+        **({"measure": measure} if formulation in ("exact", "paper") else {}),
         "max_tokens": max_tokens,
         "dtype": str(_probe(model).dtype),
         "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
@@ -120,7 +132,7 @@ def detect(
     return Detection(
         space=space,
         counts={language: tally.counts for language, tally in tallies.items()},
-        mean_scores={language: tally.means(len(encoded[language])) for language, tally in tallies.items()},
+        mean_scores={language: tally.means(len(encoded[language]), dtype) for language, tally in tallies.items()},
         screened={language: tally.screened for language, tally in tallies.items()},
         documents={language: len(documents) for language, documents in encoded.items()},
         settings=settings,
@@ -142,57 +154,6 @@ def _formulation(formulation: str | Measure, measure: Where) -> Measure:
 def selection_rule(top: float, threshold: float | None) -> Selection:
     """``threshold`` if given, else ``top``; refuses values out of range."""
     return Selection(top=top) if threshold is None else Selection(threshold=threshold)
-
-
-@torch.inference_mode()
-def _score(
-    model: HookedModel,
-    space: NeuronSpace,
-    measure: Measure,
-    encoded: Sequence[Int[Tensor, " _"]],
-    receive: Receive,
-    selection: Selection | None = None,
-    batch_size: int | None = None,
-    bar: Any = None,
-) -> None:
-    layers = [measure(model, layer) for layer in range(space.n_layers)]
-    running: list[TokenBatch] = []
-    with hooked(model, score_hooks(layers, lambda: running[-1], receive, selection)):
-        for batch in batches(model, encoded, batch_size):
-            running[:] = [batch]
-            run_blocks(model, batch.tokens)
-            if bar is not None:
-                bar.update(len(batch.rows))
-
-
-@dataclass(frozen=True)
-class _Tally:
-    counts: dict[str, Int[Tensor, "layer _"]]
-    sums: dict[str, Float[Tensor, "layer _"]]
-    screened: dict[str, Int[Tensor, "layer _"]]
-    dtype: torch.dtype
-
-    @classmethod
-    def empty(cls, space: NeuronSpace, dtype: torch.dtype) -> "_Tally":
-        shapes = {site: (space.n_layers, width) for site, width in space.widths.items()}
-        counts, screened = (
-            {site: torch.zeros(shape, dtype=torch.int32) for site, shape in shapes.items()} for _ in range(2)
-        )
-        sums = {site: torch.zeros(shape, dtype=torch.float64) for site, shape in shapes.items()}
-        return cls(counts, sums, screened, dtype)
-
-    def receive(self, selection: Selection, layer: int, found: SiteScores, known: SiteMasks | None) -> None:
-        for site, values in found.items():
-            self.add(site, layer, values, selection.active(values), None if known is None else known[site])
-
-    def add(self, site: str, layer: int, scores: Tensor, active: Tensor, known: Tensor | None) -> None:
-        self.counts[site][layer] += active.sum(0).to("cpu", torch.int32)
-        self.sums[site][layer] += scores.double().sum(0).cpu()
-        if known is not None:
-            self.screened[site][layer] += (~known).sum(0).to("cpu", torch.int32)
-
-    def means(self, documents: int) -> dict[str, Tensor]:
-        return {site: (total / documents).to(self.dtype) for site, total in self.sums.items()}
 
 
 @dataclass(frozen=True)
@@ -285,7 +246,9 @@ class Detection:
 
     def _how(self) -> dict[str, Any]:
         kept = {
-            key: self.settings[key] for key in ("top", "threshold", "formulation", "measure") if key in self.settings
+            key: self.settings[key]
+            for key in ("top", "threshold", "scope", "formulation", "measure")
+            if key in self.settings
         }
         return {**kept, "corpus": self.settings["corpus"]["hash"]}
 

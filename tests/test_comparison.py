@@ -67,3 +67,15 @@ def test_figures_come_from_the_tables(detection):
     assert len(mw.plots.agreement(mw.agreement(detection, detection)).data) == 8
     with pytest.raises(ValueError, match="'nothing'"):
         mw.plots.overlap(mw.overlap(detection), value="nothing")
+
+
+def test_counts_by_layer_are_those_of_the_sets(detection):
+    frame = mw.neuron_counts({"here": detection}, quorum=0.5)
+    french = detection.specific("fr", quorum=0.5)
+    ours = frame[frame["language"] == "fr"].pivot(index="layer", columns="site", values="neurons")
+    assert ours[french.counts().columns].to_numpy().tolist() == french.counts().to_numpy().tolist()
+    assert (frame["share"] == frame["neurons"] / frame["width"]).all()
+    figure = mw.plots.neuron_counts(mw.neuron_counts({"a": detection, "b": detection}, kind="active"))
+    assert len(figure.data) == 2 * 2 * (3 + 1)
+    with pytest.raises(ValueError, match="no detection"):
+        mw.neuron_counts({})

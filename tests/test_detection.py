@@ -133,6 +133,23 @@ def test_a_measure_of_ones_own():
     assert detection.settings["formulation"] == "firing"
 
 
+@pytest.mark.parametrize("family", ["gemma3", "gptj"])
+def test_over_the_model_scores_compare_as_shares_of_the_stream(family):
+    """One document: the top of all layers' scores, each over the rms of the stream that its structure adds to."""
+    model, document = tiny(family), tokens(23)
+    names = {"v": "hook_resid_pre", "mlp": "hook_resid_mid" if family == "gemma3" else "hook_resid_pre"}
+    _, cache = model.run_with_cache(document)
+    detection = mw.detect(model, {"en": [document]}, scope="model", top=0.3, **QUIET)
+    for site, scores in mw.importance(model, document).items():
+        if site in names:
+            streams = torch.stack([cache[f"blocks.{layer}.{names[site]}"] for layer in range(2)])
+            scores = scores / streams.square().mean((1, 2, 3)).sqrt()[:, None]
+        active = torch.zeros_like(scores, dtype=torch.bool)
+        active.view(-1)[scores.flatten().topk(int(0.3 * scores.numel())).indices] = True
+        assert torch.equal(detection.counts["en"][site].bool(), active)
+    assert detection.settings["scope"] == detection.active("en").origin["scope"] == "model"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -142,6 +159,7 @@ def test_a_measure_of_ones_own():
         ({"batch_size": 0}, "batch_size=0"),
         ({"formulation": "none"}, "'none'"),
         ({"max_tokens": 1}, "max_tokens=1"),
+        ({"scope": "model", "threshold": 0.1}, "threshold=0.1"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -192,10 +192,6 @@ def test_figures_hold_the_numbers():
     figure = mw.plots.effect_matrix(effects, width=700)
     assert figure.layout.width == 700
     np.testing.assert_allclose(np.array(figure.data[0].z), effects.to_frame().to_numpy())
-    counts = mw.plots.neuron_counts(sets(model))
-    assert [trace.name for trace in counts.data] == ["fr", "fr", "nothing", "nothing"]
-    assert list(counts.data[0].x) == [0, 2]
-    assert list(counts.data[1].x) == [1, 0]
 
 
 def test_bad_input_is_refused_before_the_work():

@@ -8,6 +8,7 @@ from . import feed_forward, queries_keys, values
 from .measure import LayerMeasure as LayerMeasure
 from .measure import Measure as Measure
 from .parallel import parallel as parallel
+from .released import released as released
 
 Where = Literal["stream", "structure"]
 
@@ -31,7 +32,7 @@ def paper(where: Where = "structure") -> Measure:
     return _measure(where, rotated_neurons=True)
 
 
-FORMULATIONS = {"exact": exact, "paper": paper}
+FORMULATIONS = {"exact": exact, "paper": paper, "released": lambda where: released}
 
 
 def _measure(where: Where, *, rotated_neurons: bool) -> Measure:

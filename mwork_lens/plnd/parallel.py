@@ -1,9 +1,10 @@
-"""The paper's parallel form as it stands: Δ of every query, key and dimension at once, to compare costs with."""
+"""The paper's parallel form as it stands, Δ ∈ R^{l × l × d} for every head: to compare with, in cost and in scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
+from jaxtyping import Float
 from torch import Tensor
 
 from ..batches import TokenBatch
@@ -14,10 +15,35 @@ from .measure import Activations, LayerMeasure, SiteScores, root_mean
 
 
 def parallel(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
-    """Zhao et al. 2024, eq. 4: ‖softmax(S − Δ) − softmax(S)‖ with Δ ∈ R^{l × l × d}, materialised head by head.
+    """Zhao et al. 2024, eq. 4: ‖softmax(S − Δ) − softmax(S)‖ with Δ_ijd = q̃_id k̃_jd / m materialised.
 
-    The same Δ_ijd = q̃_id k̃_jd / m serves queries and keys, so a key's score adds up the heads of its group. Only for
-    models whose pattern is a softmax of masked scores alone.
+    The same Δ serves queries and keys, so a key's score adds up the heads of its group. Only for models whose pattern
+    is a softmax of masked scores alone.
+
+    Raises:
+        ValueError: for a soft cap, ALiBi or attention sinks.
+    """
+    geometry, squares_of = rotated_pattern_change(model, layer)
+
+    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        squares = squares_of(seen, batch)
+        groups = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
+        by_group = rearrange(squares, "batch (group head) d -> batch group head d", group=groups)
+        return {"q": root_mean(squares.flatten(1), batch), "k": root_mean(by_group.sum(2).flatten(1), batch)}
+
+    parts = [LayerMeasure(geometry.reads, score), values.structure_change(model, layer)]
+    return parts if getattr(model.cfg, "attn_only", False) else [*parts, feed_forward.structure_change(model, layer)]
+
+
+def rotated_pattern_change(
+    model: HookedModel, layer: int, *, scaled: bool = True
+) -> tuple[Geometry, Callable[[Activations, TokenBatch], Float[Tensor, "batch head d_head"]]]:
+    """What to read, and how it gives ‖softmax(S − Δ) − softmax(S)‖² of each coordinate of q̃ and k̃.
+
+    Args:
+        model: a hooked model.
+        layer: which layer.
+        scaled: whether Δ is divided by m, as S is.
 
     Raises:
         ValueError: for a soft cap, ALiBi or attention sinks.
@@ -27,34 +53,26 @@ def parallel(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
     if geometry.cap or biased:
         raise ValueError(f"{model.cfg.model_name}: the paper's form has no soft cap, no biases and no sinks.")
 
-    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+    def squares(seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch head d_head"]:
         by_document = []
         for i, length in enumerate(batch.lengths):
             q, k, pattern = (seen[name][i] for name in geometry.reads)
             found = geometry.attention(q[:length], k[:length], pattern[:, :length, :length], batch.content[i, :length])
-            heads = [
-                _squares(
-                    found.pattern[h],
-                    found.scores[h],
-                    found.query_neurons.direct[h],
-                    found.keys[h // found.heads_per_group],
-                )
-                for h in range(len(found.queries))
-            ]
-            by_document.append(torch.stack(heads))
-        squares = torch.stack(by_document)
-        by_group = rearrange(squares, "batch (group head) d -> batch group head d", head=found.heads_per_group)
-        return {
-            "q": root_mean(squares.flatten(1), batch),
-            "k": root_mean(by_group.sum(2).flatten(1), batch),
-        }
+            queries = found.query_neurons.direct * (1 if scaled else geometry.scale)
+            keys = repeat(found.keys, "group d key -> (group head) d key", head=found.heads_per_group)
+            by_document.append(_squares(found.pattern, found.scores, queries, keys))
+        return torch.stack(by_document)
 
-    parts = [LayerMeasure(geometry.reads, score), values.structure_change(model, layer)]
-    return parts if getattr(model.cfg, "attn_only", False) else [*parts, feed_forward.structure_change(model, layer)]
+    return geometry, squares
 
 
-def _squares(pattern: Tensor, scores: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """All dimensions of one head; ``queries`` come divided by m."""
-    delta = einsum(queries, keys, "d query, d key -> d query key")
+def _squares(
+    pattern: Float[Tensor, "head query key"],
+    scores: Float[Tensor, "head query key"],
+    queries: Float[Tensor, "head d_head query"],
+    keys: Float[Tensor, "head d_head key"],
+) -> Float[Tensor, "head d_head"]:
     masked = scores.masked_fill(pattern == 0, -torch.inf)
-    return (torch.softmax(masked - delta, -1) - pattern).square().sum((-1, -2))
+    delta = einsum(queries, keys, "head d query, head d key -> head query key d")
+    changed = torch.softmax(masked[..., None] - delta, dim=2)
+    return (changed - pattern[..., None]).square().sum((1, 2))

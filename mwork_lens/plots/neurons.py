@@ -1,50 +1,58 @@
-"""Figures of sets of neurons."""
+"""Figures of where the neurons are."""
 
-from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..neurons import NeuronSet
-from ..sites import SITES
-from .style import COLOURS, DASHES, finish
+from .style import COLOURS, finish
 
 STRUCTURES = {"attention": "attention (q, k, v)", "feed_forward": "feed-forward (mlp)"}
 
 
-def neuron_counts(sets: NeuronSet | Mapping[str, NeuronSet], **layout: Any) -> go.Figure:
-    """Neurons by layer, attention and feed-forward apart, one line a set.
+def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **layout: Any) -> go.Figure:
+    """Neurons by layer as a share of their structure's width: attention against feed-forward, a panel a detection.
+
+    Thick lines are means over languages; thin ones are the languages.
 
     Args:
-        sets: one set, or several by name (e.g. by language).
+        counted: what :func:`mwork_lens.neuron_counts` gave.
+        title: of the figure.
         layout: passed on to ``figure.update_layout``.
 
     Raises:
-        ValueError: if there is no set.
+        ValueError: if there is nothing to draw.
     """
-    named = {"neurons": sets} if isinstance(sets, NeuronSet) else dict(sets)
-    if not named:
-        raise ValueError("There is no set to draw.")
-    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=list(STRUCTURES.values()))
-    for i, (name, neurons) in enumerate(named.items()):
-        counts = neurons.counts()
-        for column, structure in enumerate(STRUCTURES, start=1):
-            sites = [site for site in counts if SITES[str(site)].structure == structure]
-            line = go.Scatter(
-                x=counts[sites].sum(axis=1),
-                y=counts.index,
-                name=name,
-                mode="lines+markers",
-                line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]},
-                legendgroup=name,
-                showlegend=column == 1,
-                hovertemplate=f"{name}, layer %{{y}}: %{{x}} neurons<extra></extra>",
-            )
-            figure.add_trace(line, row=1, col=column)
-    figure.update_xaxes(title_text="neurons", rangemode="tozero")
+    if not len(counted):
+        raise ValueError("There are no neurons to draw.")
+    names = list(counted["detection"].unique())
+    figure = make_subplots(1, len(names), shared_yaxes=True, subplot_titles=names)
+    for column, name in enumerate(names, start=1):
+        of_one = counted[counted["detection"] == name]
+        for colour, (structure, label) in zip(COLOURS, STRUCTURES.items(), strict=False):
+            shares = _shares(of_one[of_one["structure"] == structure])  # pyright: ignore[reportArgumentType]
+            several = shares.shape[1] > 1
+            for language in shares if several else ():
+                line = _line(shares[language], f"{language}, {label}", {"color": colour, "width": 1})
+                figure.add_trace(line.update(opacity=0.45, showlegend=False), row=1, col=column)
+            if len(shares):
+                whose = "mean" if several else str(shares.columns[0])
+                line = _line(shares.mean(axis=1), f"{label}, {whose}", {"color": colour, "width": 3})
+                figure.add_trace(line.update(legendgroup=structure, showlegend=column == 1), row=1, col=column)
+    figure.update_xaxes(title_text="share of the structure's neurons", rangemode="tozero", tickformat=".1%")
     figure.update_yaxes(title_text="layer", row=1, col=1)
     figure.update_layout(height=560, margin={"t": 130})
-    space = next(iter(named.values())).space
-    widths = ", ".join(f"{site} {width}" for site, width in space.widths.items())
-    return finish(figure, "Neurons by layer", f"{space.model}; neurons in a layer: {widths}", layout)
+    languages = ", ".join(counted["language"].unique())
+    return finish(figure, title, f"languages: {languages}", layout)
+
+
+def _shares(counted: pd.DataFrame) -> pd.DataFrame:
+    """Layers by languages, over the sites of one structure."""
+    by_layer = counted.pivot_table(index="layer", columns="language", values=["neurons", "width"], aggfunc="sum")
+    return by_layer["neurons"] / by_layer["width"]  # pyright: ignore[reportReturnType, reportOperatorIssue]
+
+
+def _line(shares: Any, name: str, line: dict[str, Any]) -> go.Scatter:
+    hover = f"{name}<br>layer %{{y}}: %{{x:.2%}}<extra></extra>"
+    return go.Scatter(x=shares, y=shares.index, name=name, mode="lines", line=line, hovertemplate=hover)
