@@ -162,41 +162,47 @@ def effects(
     top: TopOption = 0.2,
     quorum: QuorumOption = 0.9,
     max_tokens: TokensOption = 512,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --output holds already.")] = False,
     output: OutputOption = None,
 ) -> None:
     """Switch neurons off and measure every language's loss: saved sets, those of a detection, or detected here.
 
     With --neurons or --detection the whole corpus must be held out. With neither, the corpus is divided into folds and
-    detection runs for each on the rest.
+    detection runs for each on the rest. A run that was stopped goes on when it is given the same --output and options.
     """
     from .detection import Detection, selection_rule
-    from .study import Plan, Study, run_study
+    from .evaluation import effect_matrix
+    from .experiments.effects import Plan, run_study, write_effects
+    from .experiments.folder import ResultsFolder
+    from .neurons import NeuronSet
 
-    if neurons and (detection or controls or stages or resume):
-        raise ValueError("--neurons goes without --detection, --controls, --stages and --resume.")
+    if neurons and (detection or controls or stages):
+        raise ValueError("--neurons goes without --detection, --controls and --stages.")
     selection_rule(top, None)
     if seeds < 1 or folds < 2:
         raise ValueError(f"--seeds {seeds} must be at least 1, --folds {folds} at least 2.")
-    folder = output if resume and output else _output(output, "mwork-lens-effects")
+    begun = output is not None and not neurons and (output / "settings.json").is_file()
+    path = output if output is not None and begun else _output(output, "mwork-lens-effects")
     found = None if detection is None else Detection.load(_detection(detection))
-    sets = {path.name: _neurons(path) for path in neurons or ()}
+    sets = {given.name: NeuronSet.load(given) for given in neurons or ()}
     text = _corpus(corpus, languages, sentences_per_passage, limit)
     hooked = _model(model, device, dtype)
     if sets:
-        from .evaluation import effect_matrix
-
-        study = Study(effect_matrix(hooked, sets, text, max_tokens=max_tokens))
-        study.effects.save(folder / "effects")
+        measured = effect_matrix(hooked, sets, text, max_tokens=max_tokens)
+        folder = ResultsFolder.open(path, "effects of sets", measured.settings)
+        measured.save(path / "effects")
+        write_effects(folder, measured)
     else:
         named = {"controls": _tags(controls), "stages": _tags(stages), "seeds": tuple(range(seeds))}
         layers = {"understanding": understanding, "generation": generation}
         rule = {"top": top, "quorum": quorum, "max_tokens": max_tokens}
         plan = Plan(folds=folds, passages=passages, **named, **layers, **rule)
-        study = run_study(hooked, text, folder, plan, detection=found)
-    print(study.effects, "\n")
-    print(study.effects.selectivity()[["neurons", "own", "others", "difference", "low", "high", "ratio"]].round(3))
-    _say_written(study.write(folder))
+        study, folder = run_study(hooked, text, path, plan, detection=found)
+        measured = study.effects
+        study.write(folder)
+    print(measured, "\n")
+    if len(table := measured.selectivity()):
+        print(table[["neurons", "own", "others", "difference", "low", "high", "ratio"]].round(3))
+    _say_written(folder.written)
 
 
 @app.command()
@@ -294,8 +300,8 @@ def experiment_layer_sweep(
     from . import plots
     from .detection import Detection, detect, selection_rule
     from .evaluation import layer_sweep
+    from .experiments.effects import Plan
     from .report import write_figure
-    from .study import Plan
 
     selection_rule(top, None)
     tried = None if depths is None else _numbers("--depths", depths, least=1)
@@ -320,12 +326,6 @@ def experiment_layer_sweep(
 def _detection(path: Path) -> Path:
     """A saved detection, or the folder of ``mwork-lens detect`` that holds one."""
     return path / "detection" if (path / "detection").is_dir() else path
-
-
-def _neurons(path: Path) -> Any:
-    from .neurons import NeuronSet
-
-    return NeuronSet.load(path)
 
 
 def _tags(given: str | None) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
-"""A study of effects on disk: detection, effect matrix and stage grid fold by fold; what is there is not run again."""
+"""Effects fold by fold: detection, effect matrix with controls, stage grid; what is on disk is not run again."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,19 +7,30 @@ from typing import Any, TypeVar, get_args
 
 import pandas as pd
 
-from . import plots
-from .controls import with_controls
-from .corpora import Corpus
-from .detection import Detection, detect
-from .evaluation import EffectMatrix, StageGrid, Workflow, beside, effect_matrix, pool, pool_grids, stage_grid, workflow
-from .evaluation.matrix import Among, Unit
-from .neurons import NeuronSet
-from .report import write_figure
-from .sites import HookedModel
-from .stages import Stages
+from .. import plots
+from ..controls import with_controls
+from ..corpora import Corpus
+from ..detection import Detection, detect
+from ..evaluation import (
+    EffectMatrix,
+    StageGrid,
+    Workflow,
+    beside,
+    effect_matrix,
+    pool,
+    pool_grids,
+    stage_grid,
+    workflow,
+)
+from ..evaluation.effects import Sets
+from ..evaluation.matrix import Among, Unit
+from ..neurons import NeuronSet
+from ..sites import HookedModel
+from ..stages import Stages
+from .folder import ResultsFolder
 
 Saved = TypeVar("Saved", Detection, EffectMatrix, StageGrid)
-SETTINGS = "settings.json"
+NAME = "effects"
 
 
 @dataclass(frozen=True)
@@ -68,60 +78,65 @@ class Study:
     sets: Mapping[str, NeuronSet] = field(default_factory=dict)
     """Each language's specific neurons, those of the last fold."""
 
-    def write(self, folder: Path) -> list[Path]:
-        """Tables and figures into a folder; returns what was written."""
-        written = write_effects(folder, self.effects)
-        written += write_figure(folder / "neurons", plots.neuron_counts(self.sets)) if self.sets else []
-        return written + (write_grid(folder, self.grid, workflow(self.grid)) if self.grid else [])
+    def write(self, folder: ResultsFolder) -> None:
+        """Tables and figures into a results folder."""
+        write_effects(folder, self.effects)
+        if self.sets:
+            folder.figure("neurons", plots.neuron_counts(self.sets))
+        if self.grid:
+            write_grid(folder, self.grid, workflow(self.grid))
 
 
 def run_study(
     model: HookedModel,
     corpus: Corpus,
-    folder: Path,
+    path: Path,
     plan: Plan,
     *,
     detection: Detection | None = None,
     progress: bool = True,
-) -> Study:
-    """Run what is not in ``folder`` yet, a piece a fold and kind, and pool the folds.
+) -> tuple[Study, ResultsFolder]:
+    """Run what is not at ``path`` yet, a piece a fold and kind, and pool the folds.
 
     Args:
         model: a hooked model; it is as before afterwards.
         corpus: text by language.
-        folder: where the pieces are kept.
+        path: a directory for the pieces, new or of a run with the same settings.
         plan: what to do.
         detection: instead of detecting: the whole corpus is held out, in a single fold.
         progress: whether to show bars.
 
     Raises:
-        ValueError: for languages that the plan names and the corpus lacks, or a folder of another study.
+        FileExistsError: for a directory with other things in it.
+        ValueError: for languages that the plan names and the corpus lacks, or a run with other settings.
     """
     _require_languages(plan, detection.languages if detection else list(corpus), corpus)
-    told = {"plan": asdict(plan), "corpus": corpus.describe(), "given": None if detection is None else repr(detection)}
-    _require_same(folder, {"model": str(model.cfg.model_name), **told})
-    parts = _folds(model, corpus, folder, plan, progress) if detection is None else [(folder, detection, corpus)]
+    given = None if detection is None else {"space": asdict(detection.space), **detection.settings}
+    asked = {"model": str(model.cfg.model_name), **asdict(plan), "corpus": corpus.describe(), "detection": given}
+    folder = ResultsFolder.open(path, NAME, asked)
+    parts = _folds(model, corpus, path, plan, progress) if detection is None else [(path, detection, corpus)]
     effects, grids, sets = [], [], {}
     for part, found, held_out in parts:
         sets, read = plan.sets(found), held_out if plan.passages is None else held_out.limit(plan.passages)
         effects.append(_effects(model, read, part, plan, found, progress))
         grids += [_grid(model, read, part, plan, sets, progress)] if plan.stages else []
-    return Study(pool(effects), pool_grids(grids) if grids else None, sets)
+    return Study(pool(effects), pool_grids(grids) if grids else None, sets), folder
 
 
 def _folds(
-    model: HookedModel, corpus: Corpus, folder: Path, plan: Plan, progress: bool
+    model: HookedModel, corpus: Corpus, path: Path, plan: Plan, progress: bool
 ) -> Iterator[tuple[Path, Detection, Corpus]]:
     for number, (train, held_out) in enumerate(corpus.folds(plan.folds, seed=plan.seed)):
-        part, options = folder / f"fold-{number}", {"top": plan.top, "max_tokens": plan.max_tokens}
+        part, options = path / f"fold-{number}", {"top": plan.top, "max_tokens": plan.max_tokens}
         yield part, _piece(part / "detection", Detection, detect, model, train, progress=progress, **options), held_out
 
 
 def _effects(
     model: HookedModel, read: Corpus, part: Path, plan: Plan, found: Detection, progress: bool
 ) -> EffectMatrix:
+    # a piece a language with controls, so that little is lost when a run is killed
     sets, options = plan.sets(found), {"max_tokens": plan.max_tokens, "progress": progress}
-    rows = {"specific": sets}
+    rows: dict[str, Sets] = {"specific": sets}
     for language in plan.controls:
         every = with_controls(sets, found, languages=[language], seeds=plan.seeds)
         rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in sets}
@@ -153,38 +168,24 @@ def _require_languages(plan: Plan, detected: Sequence[str], corpus: Corpus) -> N
             raise ValueError(f"{language!r} is not in the corpus ({', '.join(corpus)}) and detection, or named twice.")
 
 
-def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings, or refuse a folder that holds the pieces of others."""
-    path, text = folder / SETTINGS, json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{folder} holds a study with other settings (see {path}): choose another folder.")
-
-
 # --- tables and figures ---
 
 
-def write_effects(folder: Path, effects: EffectMatrix) -> list[Path]:
+def write_effects(folder: ResultsFolder, effects: EffectMatrix) -> None:
     """The matrix, selectivity in every unit and among languages of either script, the folds, and figures."""
-    effects.to_frame().to_csv(folder / "effects.csv")
     units = _units(effects)
-    pd.concat([effects.per(unit).intervals.assign(unit=unit) for unit in units]).to_csv(
-        folder / "intervals.csv", index=False
-    )
     compared = [
         effects.per(unit).selectivity(among).assign(unit=unit, among=among)
         for unit in units
         for among in get_args(Among)
     ]
-    pd.concat(compared).to_csv(folder / "selectivity.csv")
-    effects.by_fold().to_csv(folder / "folds.csv")
-    written = [folder / f"{name}.csv" for name in ("effects", "intervals", "selectivity", "folds")]
-    figures = {"effects": plots.effect_matrix(effects)}
+    folder.table("effects", effects.to_frame())
+    folder.table("intervals", pd.concat([effects.per(unit).intervals.assign(unit=unit) for unit in units]))
+    folder.table("selectivity", pd.concat(compared))
+    folder.figure("effects", plots.effect_matrix(effects))
     if len(effects.selectivity()):
-        figures["selectivity"] = plots.selectivity(effects)
-    return written + [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
+        folder.table("folds", effects.by_fold())
+        folder.figure("selectivity", plots.selectivity(effects))
 
 
 def _units(effects: EffectMatrix) -> list[Unit]:
@@ -199,12 +200,10 @@ def _units(effects: EffectMatrix) -> list[Unit]:
     return found
 
 
-def write_grid(folder: Path, grid: StageGrid, flow: Workflow) -> list[Path]:
+def write_grid(folder: ResultsFolder, grid: StageGrid, flow: Workflow) -> None:
     """The stage grid, the workflow's evidence, and figures of both."""
-    pd.concat([grid.to_frame(equal=equal).assign(equal_count=equal) for equal in (False, True)]).to_csv(
-        folder / "stages.csv", index=False
-    )
-    flow.to_frame().to_csv(folder / "workflow.csv", index=False)
-    figures = {"stages": plots.stage_grid(grid), "workflow": plots.workflow(flow)}
-    drawn = [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
-    return [folder / "stages.csv", folder / "workflow.csv", *drawn]
+    versions = {False: "all", True: "equal"} if grid.has_equal else {False: "all"}
+    folder.table("stages", pd.concat([grid.to_frame(equal=e).assign(count=name) for e, name in versions.items()]))
+    folder.table("workflow", flow.to_frame())
+    folder.figure("stages", plots.stage_grid(grid))
+    folder.figure("workflow", plots.workflow(flow))
