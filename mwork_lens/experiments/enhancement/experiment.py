@@ -125,7 +125,8 @@ class _Lab:
         """How many models are measured: the original one, trials and runs."""
         design, arms = self.design, sum(len(self.design.arms_of(language)) for language in self.design.languages)
         kinds = (1 if design.rates else 0) + (design.paper_rate is not None)
-        return 1 + arms * (len(design.rates) + len(design.documents) * len(design.seeds) * kinds)
+        trials = len(design.rates) if len(design.rates) > 1 else 0
+        return 1 + arms * (trials + len(design.documents) * len(design.seeds) * kinds)
 
     def original(self) -> Outcome:
         """The model before tuning."""
@@ -133,7 +134,12 @@ class _Lab:
         return self._kept("original", lambda: Outcome(None, measure(self.model, everything), {}))
 
     def own_rate(self, language: str, arm: str) -> float | None:
-        """The rate with the lowest development loss of the language, for most documents and the first seed."""
+        """The rate with the lowest development loss of the language, for most documents and the first seed.
+
+        A single rate needs no trial.
+        """
+        if len(self.design.rates) == 1:
+            return self.design.rates[0]
         losses = {}
         for rate in self.design.rates:
             run = Run(language, arm, max(self.design.documents), rate, self.design.seeds[0])
