@@ -49,6 +49,10 @@ def folder(tmp_path):
         (["experiment", "enhancement", "--tune", "fr"], "too few for 40 of detection"),
         (["experiment", "enhancement", "--tune", "fr", "--arms", "best"], "'best'"),
         (["experiment", "enhancement", "--tune", "fr", "--rates", "1e-4;1e-3"], "--rates 1e-4;1e-3"),
+        (["effects", "--neurons", "/nowhere/set", "--controls", "fr"], "--neurons goes without"),
+        (["effects", "--detection", "/nowhere/run"], "/nowhere/run"),
+        (["effects", "--folds", "1"], "--folds 1"),
+        (["experiment", "layer-sweep", "--depths", "0,2"], "--depths 0,2"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, message):
