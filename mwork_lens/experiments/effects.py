@@ -1,7 +1,7 @@
 """Effects fold by fold: detection, effect matrix with controls, stage grid; what is on disk is not run again."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -75,14 +75,10 @@ class Study:
 
     effects: EffectMatrix
     grid: StageGrid | None = None
-    sets: Mapping[str, NeuronSet] = field(default_factory=dict)
-    """Each language's specific neurons, those of the last fold."""
 
     def write(self, folder: ResultsFolder) -> None:
         """Tables and figures into a results folder."""
         write_effects(folder, self.effects)
-        if self.sets:
-            folder.figure("neurons", plots.neuron_counts(self.sets))
         if self.grid:
             write_grid(folder, self.grid, workflow(self.grid))
 
@@ -115,12 +111,12 @@ def run_study(
     asked = {"model": str(model.cfg.model_name), **asdict(plan), "corpus": corpus.describe(), "detection": given}
     folder = ResultsFolder.open(path, NAME, asked)
     parts = _folds(model, corpus, path, plan, progress) if detection is None else [(path, detection, corpus)]
-    effects, grids, sets = [], [], {}
+    effects, grids = [], []
     for part, found, held_out in parts:
-        sets, read = plan.sets(found), held_out if plan.passages is None else held_out.limit(plan.passages)
+        read = held_out if plan.passages is None else held_out.limit(plan.passages)
         effects.append(_effects(model, read, part, plan, found, progress))
-        grids += [_grid(model, read, part, plan, sets, progress)] if plan.stages else []
-    return Study(pool(effects), pool_grids(grids) if grids else None, sets), folder
+        grids += [_grid(model, read, part, plan, plan.sets(found), progress)] if plan.stages else []
+    return Study(pool(effects), pool_grids(grids) if grids else None), folder
 
 
 def _folds(
