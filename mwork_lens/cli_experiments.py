@@ -11,6 +11,7 @@ from .cli import (
     DtypeOption,
     LanguagesOption,
     ModelOption,
+    OutputOption,
     QuorumOption,
     SentencesOption,
     TopOption,
@@ -23,6 +24,9 @@ DataOption = Annotated[str | None, typer.Option("--data", help="The task's file,
 QuestionsOption = Annotated[int | None, typer.Option("--limit", help="At most this many questions a language.")]
 OffOption = Annotated[str | None, typer.Option("--off", help="Whose neurons to switch off; by default those asked.")]
 DetectionOption = Annotated[Path | None, typer.Option("--detection", help="A saved detection, instead of --corpus.")]
+DetectionsOption = Annotated[
+    list[Path] | None, typer.Option("--detection", help="A saved detection; repeat it to compare several.")
+]
 PassagesOption = Annotated[int, typer.Option("--passages", help="Of each language, to find sets on.")]
 ArmsOption = Annotated[str | None, typer.Option("--arms", help="Rows of the table, with commas.")]
 NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", help="After which an answer ends.")]
@@ -141,3 +145,63 @@ def _fresh(name: str) -> Path:
     """The first free directory named after the experiment."""
     candidates = (Path(f"mwork-lens-{name}" if i == 1 else f"mwork-lens-{name}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
+
+
+@experiment.command("corpus")
+def experiment_corpus(
+    model: ModelOption = "demo",
+    languages: LanguagesOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most this many passages a language.")] = None,
+    vocabulary: Annotated[str | None, typer.Option("--vocabulary", help="A folder of fr.txt, or a .jsonl.")] = None,
+    output: OutputOption = None,
+) -> None:
+    """The appendix table: documents, tokens, distinct words by language, and coverage of a vocabulary."""
+    from .corpora import load_corpus
+    from .experiments.corpus import describe_corpus, read_vocabulary
+    from .experiments.folder import ResultsFolder
+    from .models import load_tokenizer
+
+    tags = _parts(languages)
+    text = load_corpus(corpus, languages=tags, sentences_per_passage=sentences_per_passage, limit=limit)
+    words = None if vocabulary is None else read_vocabulary(vocabulary, list(text))
+    settings = {"corpus": text.describe(), "tokenizer": model, "vocabulary": vocabulary}
+    folder = ResultsFolder.open(output or _fresh("corpus"), "corpus", settings)
+    found = describe_corpus(text, tokenizer=load_tokenizer(model), vocabulary=words)
+    folder.table("corpus", found)
+    print(found.drop(columns=["low", "high"]).to_string(na_rep="–", float_format=lambda value: f"{value:.3f}"))
+    _say_written(folder.written)
+
+
+@experiment.command("overlap")
+def experiment_overlap(
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    detection: DetectionsOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    passages: PassagesOption = 40,
+    top: TopOption = 0.2,
+    quorum: QuorumOption = 0.9,
+    output: OutputOption = None,
+) -> None:
+    """The overlap heat maps: active neurons that languages share, beside chance; several detections side by side."""
+    from . import plots
+    from .comparison import overlap
+    from .experiments.detections import open_detections
+
+    asked = {"quorum": quorum, "top": top}
+    corpus_options = {"languages": _parts(languages), "sentences_per_passage": sentences_per_passage, "limit": passages}
+    folder, found = open_detections(
+        output or _fresh("overlap"), "overlap", detection or (), lambda: _model(model, device, dtype), corpus,
+        corpus_options, asked,
+    )  # fmt: skip
+    compared = overlap(found, quorum=quorum)
+    folder.table("overlap", compared)
+    folder.figure("overlap", plots.overlap(compared))
+    means = compared.pivot_table(index=["detection", "structure"], values=["share", "expected_share"], sort=False)
+    print(f"Share of a language's active neurons that another has too, mean over pairs\n\n{means.round(3)}")
+    _say_written(folder.written)
