@@ -36,6 +36,11 @@ from .evaluation import mean_difference as mean_difference
 from .evaluation import stage_grid as stage_grid
 from .evaluation import steer as steer
 from .evaluation import workflow as workflow
+from .evaluation.tasks import TaskResult as TaskResult
+from .evaluation.tasks import load_questions as load_questions
+from .experiments.corpus import describe_corpus as describe_corpus
+from .experiments.tasks import TaskOptions as TaskOptions
+from .experiments.tasks import run_task_experiment as run_task_experiment
 from .export import export_edited as export_edited
 from .export import export_tuned as export_tuned
 from .hooks import ContentPositions as ContentPositions

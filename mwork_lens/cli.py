@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mwork_lens").setLevel(logging.INFO)
     warnings.showwarning = _show_warning
+    from . import cli_experiments  # noqa: F401  (adds its commands)
+
     try:
         code = app(arguments, standalone_mode=False)
     except click.ClickException as error:

@@ -72,6 +72,19 @@ def load_model(
     return _from_name(str(source), tokenizer, device, dtype)
 
 
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of what :func:`load_model` takes as a path or name, without the model.
+
+    Raises:
+        ValueError: if there is none to be had.
+    """
+    try:
+        with _quiet_transformers():
+            return AutoTokenizer.from_pretrained(source_directory(source))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(source)!r} has no tokenizer that can be loaded: {_first_line(error)}.") from error
+
+
 def source_directory(source: str | Path) -> str | Path:
     """What transformers can load ``source`` from: the converted directory of ``"demo"`` or a GGUF file, else itself."""
     if str(source) == "demo":

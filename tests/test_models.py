@@ -63,9 +63,9 @@ def words():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def spelled(family):
+def spelled(family, **options):
     """A tiny model that reads and writes the letters a to h."""
-    model, tokenizer = copy.deepcopy(tiny(family)), words()
+    model, tokenizer = copy.deepcopy(tiny(family, **options)), words()
     tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
     model.set_tokenizer(tokenizer, default_padding_side="left")

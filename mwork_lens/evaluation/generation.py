@@ -73,8 +73,8 @@ def generate(
                 f"{name} has {len(ids)} tokens; with {max_new_tokens=} that is more than the context of "
                 f"{model.cfg.model_name}, {model.cfg.n_ctx}."
             )
-    ends = _Ends.of(model.tokenizer, stop)
-    pick = _picker(temperature, top_p, seed)
+    ends = Ends.of(model.tokenizer, stop)
+    pick = picker(temperature, top_p, seed)
     by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     done: dict[int, Completion] = {}
     for start in tqdm(range(0, len(by_length), batch_size), desc="generating", unit="batch", disable=not progress):
@@ -95,13 +95,16 @@ def _require_options(max_new_tokens: int, temperature: float, top_p: float, batc
 
 
 @dataclass(frozen=True)
-class _Ends:
+class Ends:
+    """What ends a completion."""
+
     tokenizer: Any
     strings: tuple[str, ...]
     ids: frozenset[int]
 
     @classmethod
-    def of(cls, tokenizer: Any, stop: Sequence[str]) -> "_Ends":
+    def of(cls, tokenizer: Any, stop: Sequence[str]) -> "Ends":
+        """Of a tokenizer and stop strings, which need one."""
         if isinstance(stop, str):
             raise ValueError(f"stop={stop!r} must be a list of strings.")
         if tokenizer is None:
@@ -129,16 +132,29 @@ def _continue(
     prompts: Sequence[Int[Tensor, " _"]],
     names: Sequence[int],
     max_new_tokens: int,
-    ends: _Ends,
-    pick: "_Pick",
+    ends: Ends,
+    pick: "Pick",
     use_cache: bool,
 ) -> list[Completion]:
-    tokens, mask = _left_padded(prompts, next(model.parameters()).device)  # pyright: ignore
+    tokens, mask = left_padded(prompts, next(model.parameters()).device)  # pyright: ignore
     advance = _advance(model, len(prompts), use_cache)
+    return write_on(advance, advance(tokens, mask), prompts, names, max_new_tokens, ends, pick)
+
+
+def write_on(
+    advance: Advance,
+    logits: Float[Tensor, "batch token"],
+    prompts: Sequence[Int[Tensor, " _"]],
+    names: Sequence[int],
+    max_new_tokens: int,
+    ends: Ends,
+    pick: "Pick",
+) -> list[Completion]:
+    """Completions of prompts that were read already: ``logits`` are of what follows them."""
     new: list[list[int]] = [[] for _ in prompts]
     stopped: list[Any] = [None] * len(prompts)
-    for _ in range(max_new_tokens):
-        chosen = pick(advance(tokens, mask), names)
+    for step in range(max_new_tokens):
+        chosen = pick(logits, names)
         for row, token in enumerate(chosen):
             if stopped[row]:
                 continue
@@ -148,19 +164,20 @@ def _continue(
             new[row].append(token)
             text = ends.text(int(prompts[row][-1]), new[row]) if ends.strings else ""
             stopped[row] = "stop" if ends.cut(text) != text else None
-        if all(stopped):
+        if all(stopped) or step == max_new_tokens - 1:
             break
-        tokens = torch.tensor(chosen, device=tokens.device)[:, None]
-        mask = torch.ones_like(tokens)
+        tokens = torch.tensor(chosen, device=logits.device)[:, None]
+        logits = advance(tokens, torch.ones_like(tokens))
     return [
         Completion(ends.cut(ends.text(int(ids[-1]), made)), tuple(made), why or "length")
         for ids, made, why in zip(prompts, new, stopped, strict=True)
     ]
 
 
-def _left_padded(
+def left_padded(
     prompts: Sequence[Int[Tensor, " _"]], device: torch.device
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Tokens and their mask, so that every prompt ends at the last position."""
     longest = max(map(len, prompts))
     tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(tokens)
@@ -190,18 +207,28 @@ def _whole(fresh: Callable[[], Advance]) -> Advance:
 
 
 def _hooked_step(model: Any, batch: int) -> Advance:
+    return hooked_step(model, new_cache(model, batch))
+
+
+def new_cache(model: Any, batch: int) -> Any:
+    """An empty key-value cache of a HookedTransformer."""
     from transformer_lens import TransformerLensKeyValueCache
 
-    cache = TransformerLensKeyValueCache.init_cache(model.cfg, next(model.parameters()).device, batch)
+    return TransformerLensKeyValueCache.init_cache(model.cfg, next(model.parameters()).device, batch)
+
+
+def hooked_step(model: Any, cache: Any) -> Advance:
+    """A step of a HookedTransformer that goes on from what ``cache`` holds."""
 
     def advance(tokens: Tensor, mask: Tensor) -> Tensor:
         stream = model(tokens, stop_at_layer=model.cfg.n_layers, past_kv_cache=cache, attention_mask=mask)
-        return _logits(model, stream[:, -1])
+        return next_logits(model, stream[:, -1])
 
     return advance
 
 
-def _logits(model: HookedModel, hidden: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch token"]:
+def next_logits(model: HookedModel, hidden: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch token"]:
+    """Logits of what follows, from the residual stream after the last block."""
     parts = [logits for _, logits in logit_parts(model, final_norm(model, hidden))]
     return soft_cap(model, torch.cat(parts).t())
 
@@ -226,10 +253,11 @@ def _bridge_step(model: Any, batch: int) -> Advance:
 
 # --- choosing a token ---
 
-_Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
+Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
 
 
-def _picker(temperature: float, top_p: float, seed: int) -> _Pick:
+def picker(temperature: float, top_p: float, seed: int) -> Pick:
+    """The likeliest token, or a seeded draw."""
     if temperature == 0:
         return lambda logits, names: logits.argmax(-1).tolist()
     generators: dict[int, torch.Generator] = {}

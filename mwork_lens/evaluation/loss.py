@@ -33,7 +33,7 @@ def passage_nats(
     for batch in batches(model, encoded, batch_size):
         stream = run_blocks(model, batch.tokens)
         counted = batch.content[:, 1:] & _after(batch, skip)
-        by_token = _token_nats(model, stream[:, :-1][counted], batch.tokens[:, 1:][counted])
+        by_token = token_nats(model, stream[:, :-1][counted], batch.tokens[:, 1:][counted])
         _add(batch, counted, by_token, nats, tokens)
         after_batch(len(batch.rows))
     return nats, tokens
@@ -51,7 +51,7 @@ def _add(batch: TokenBatch, counted: Tensor, by_token: Tensor, nats: Tensor, tok
     tokens.index_add_(0, passages, torch.ones_like(passages))
 
 
-def _token_nats(
+def token_nats(
     model: HookedModel, stream: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"]
 ) -> Float[Tensor, " token"]:
     """−log p of each target, the normaliser summed up over chunks of the vocabulary."""

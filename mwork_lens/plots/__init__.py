@@ -15,3 +15,4 @@ from .ratio import lens_grid as lens_grid
 from .stages import layer_sweep as layer_sweep
 from .stages import stage_grid as stage_grid
 from .stages import workflow as workflow
+from .tasks import task_changes as task_changes

@@ -1,0 +1,145 @@
+"""What a corpus holds, by language: documents, tokens, distinct words, and how much of a vocabulary occurs in it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import regex
+
+from ..corpora import Corpus
+from ..evaluation.tasks.segments import is_spaced, word_segmenter
+from ..languages import require_language
+from ..readers import language_of
+from ..statistics import wilson
+
+NO_VOCABULARY = "no reference vocabulary"
+
+Vocabulary = Mapping[str, Sequence[Sequence[str]]]
+"""By language: entries, each a list of synonyms."""
+
+
+def describe_corpus(
+    corpus: Corpus,
+    *,
+    tokenizer: Any = None,
+    vocabulary: Vocabulary | None = None,
+    segmenters: Mapping[str, Callable[[str], Sequence[str]]] | None = None,
+) -> pd.DataFrame:
+    """The paper's appendix table for any corpus.
+
+    Args:
+        corpus: texts, not token ids.
+        tokenizer: a transformers tokenizer, to count tokens; none are counted without one.
+        vocabulary: by language, entries that each are a list of synonyms; one is covered if any synonym occurs.
+        segmenters: functions from a text to its words, by language; by default letters between spaces, and for Chinese
+            and Thai the libraries jieba and pythainlp where they are installed.
+
+    Returns:
+        One row a language: ``documents``, ``passages``, ``characters``, ``tokens``, ``words`` and ``distinct_words``
+        (missing without a segmenter, which ``words_by`` then names), ``vocabulary`` (entries), ``covered``,
+        ``coverage`` with its 95 % Wilson interval (``low``, ``high``), and ``note``.
+    """
+    rows = {}
+    for language in corpus:
+        texts = [str(text) for text in corpus[language]]
+        row: dict[str, Any] = {
+            "documents": len(set(corpus.documents[language])),
+            "passages": len(texts),
+            "characters": sum(map(len, texts)),
+            "tokens": None if tokenizer is None else _tokens(tokenizer, texts),
+        }
+        words, by = _words(language, texts, segmenters or {})
+        counted = {"words": len(words), "distinct_words": len(set(words))} if words is not None else {}
+        entries = (vocabulary or {}).get(language)
+        rows[language] = {**row, **counted, "words_by": by, **_coverage(entries, words, texts)}
+    columns = ["documents", "passages", "characters", "tokens", "words", "distinct_words", "words_by"]
+    columns += ["vocabulary", "covered", "coverage", "low", "high", "note"]
+    whole = ["tokens", "words", "distinct_words", "vocabulary", "covered"]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("language")
+    return frame.astype(dict.fromkeys(whole, "Int64"))
+
+
+def _tokens(tokenizer: Any, texts: Sequence[str]) -> int:
+    return sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"]))
+
+
+def _words(
+    language: str, texts: Sequence[str], segmenters: Mapping[str, Callable[[str], Sequence[str]]]
+) -> tuple[list[str] | None, str]:
+    try:
+        segment = segmenters[language] if language in segmenters else word_segmenter(language)
+    except ImportError as error:
+        return None, str(error)
+    by = "given" if language in segmenters else "spaces" if is_spaced(language) else "library"
+    return [word.casefold() for text in texts for word in segment(text)], by
+
+
+def _coverage(
+    entries: Sequence[Sequence[str]] | None, words: Sequence[str] | None, texts: Sequence[str]
+) -> dict[str, Any]:
+    if not entries:
+        return {"note": NO_VOCABULARY}
+    occurs = _occurs(words, texts)
+    covered = sum(any(occurs(synonym.casefold()) for synonym in synonyms) for synonyms in entries)
+    low, high = wilson(covered, len(entries))
+    return {
+        "vocabulary": len(entries),
+        "covered": covered,
+        "coverage": covered / len(entries),
+        "low": low,
+        "high": high,
+        "note": "" if words is not None else "looked for as strings, since words are not segmented",
+    }
+
+
+def _occurs(words: Sequence[str] | None, texts: Sequence[str]) -> Callable[[str], bool]:
+    """As a word; one that holds a space, or any where words are not segmented, as a string."""
+    known, whole = set(words or ()), "\n".join(texts).casefold()
+    return lambda word: word in known or ((words is None or " " in word) and word in whole)
+
+
+def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, list[list[str]]]:
+    """A vocabulary from a folder of ``fr.txt`` (a word a line), or a ``.jsonl`` of rows with words by language.
+
+    A row of a ``.jsonl`` is one entry, e.g. ``{"fr": ["chien"], "zh": ["狗", "犬"]}``, as in a Swadesh list.
+
+    Raises:
+        FileNotFoundError: for what is not there.
+        ValueError: for a file that cannot be read, or one that has none of the languages.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"There is no vocabulary {str(source)!r}.")
+    try:
+        found = _folder(path) if path.is_dir() else _table(path)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no vocabulary: {error}.") from error
+    kept = {language: found[language] for language in languages if found.get(language)}
+    if not kept:
+        raise ValueError(f"{path} has no words in {', '.join(languages)}; it has {', '.join(sorted(found)) or 'none'}.")
+    return kept
+
+
+def _folder(path: Path) -> dict[str, list[list[str]]]:
+    files = {language_of(file, "bcp47"): file for file in sorted(path.glob("*.txt"))}
+    return {
+        language: [[word.strip()] for word in file.read_text(encoding="utf-8-sig").splitlines() if word.strip()]
+        for language, file in files.items()
+        if language
+    }
+
+
+def _table(path: Path) -> dict[str, list[list[str]]]:
+    found: dict[str, list[list[str]]] = {}
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        for language, words in json.loads(line).items() if line.strip() else ():
+            synonyms = [plain for word in words if (plain := regex.sub(r"\s*\*", "", word))] if _listed(words) else []
+            if synonyms:
+                found.setdefault(require_language(language), []).append(synonyms)
+    return found
+
+
+def _listed(words: Any) -> bool:
+    return isinstance(words, list) and all(isinstance(word, str) for word in words)
