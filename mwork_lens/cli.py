@@ -79,7 +79,7 @@ def demo(
     languages: LanguagesOption = None,
     corpus: CorpusOption = "demo",
     sentences_per_passage: SentencesOption = 1,
-    limit: LimitOption = None,
+    limit: LimitOption = 50,
     top: TopOption = 0.2,
     quorum: QuorumOption = 0.9,
     output: OutputOption = None,
