@@ -1,7 +1,7 @@
 """``mwork-lens experiment NAME``: the paper's items on tasks, and the analyses of sets and text."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from .cli import (
     _say_written,
     experiment,
 )
+
+if TYPE_CHECKING:
+    from .comparison import Kind
 
 DataOption = Annotated[str | None, typer.Option("--data", help="The task's file, or a folder with one a language.")]
 QuestionsOption = Annotated[int | None, typer.Option("--limit", help="At most this many questions a language.")]
@@ -204,4 +207,42 @@ def experiment_overlap(
     folder.figure("overlap", plots.overlap(compared))
     means = compared.pivot_table(index=["detection", "structure"], values=["share", "expected_share"], sort=False)
     print(f"Share of a language's active neurons that another has too, mean over pairs\n\n{means.round(3)}")
+    _say_written(folder.written)
+
+
+@experiment.command("neuron-counts")
+def experiment_neuron_counts(
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    detection: DetectionsOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    passages: PassagesOption = 40,
+    top: TopOption = 0.2,
+    quorum: QuorumOption = 0.9,
+    output: OutputOption = None,
+) -> None:
+    """The paper's Fig. 3: specific and active neurons by layer, attention against feed-forward, and their means."""
+    from . import plots
+    from .comparison import neuron_counts
+    from .experiments.detections import open_detections
+
+    asked = {"quorum": quorum, "top": top}
+    corpus_options = {"languages": _parts(languages), "sentences_per_passage": sentences_per_passage, "limit": passages}
+    folder, found = open_detections(
+        output or _fresh("neuron-counts"), "neuron-counts", detection or (), lambda: _model(model, device, dtype),
+        corpus, corpus_options, asked,
+    )  # fmt: skip
+    kinds: tuple[Kind, ...] = ("specific", "active")
+    for kind in kinds:
+        counted = neuron_counts(found, kind=kind, quorum=quorum)
+        folder.table(kind, counted)
+        folder.figure(kind, plots.neuron_counts(counted, title=f"Language-{kind} neurons by layer"))
+        totals = counted.pivot_table(
+            index=["detection", "structure"], values=["neurons", "width"], aggfunc="sum", sort=False
+        )
+        totals["share"] = totals["neurons"] / totals["width"]
+        print(f"{kind}: share of all neurons, mean over languages\n\n{totals['share'].round(4).to_string()}\n")
     _say_written(folder.written)

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch import Tensor, nn
 
 from .models import bridge_on, source_directory
 from .neurons import NeuronSet, NeuronSpace
@@ -29,7 +28,7 @@ def export_tuned(
     delta: NeuronDelta,
     path: str | Path,
     *,
-    source: str | Path | PreTrainedModel,
+    source: str | Path | nn.Module,
     tokenizer: Any = None,
 ) -> Path:
     """Write the tuned model as a directory that transformers loads; the delta itself goes beside, in ``delta/``.
@@ -59,7 +58,7 @@ def export_edited(
     neurons: NeuronSet,
     path: str | Path,
     *,
-    source: str | Path | PreTrainedModel,
+    source: str | Path | nn.Module,
     tokenizer: Any = None,
 ) -> Path:
     """As :func:`export_tuned`, with the set's neurons switched off instead; the set goes beside, in ``neurons/``.
@@ -91,10 +90,12 @@ def _export(
     model: HookedModel,
     delta: NeuronDelta,
     path: str | Path,
-    source: str | Path | PreTrainedModel,
+    source: Any,
     tokenizer: Any,
     beside: Mapping[str, NeuronDelta | NeuronSet],
 ) -> Path:
+    from transformers import AutoTokenizer, PreTrainedModel
+
     dtype = next(iter(delta.new.values())).dtype
     load: Callable[[torch.dtype], Any]
     if isinstance(source, PreTrainedModel):
@@ -123,6 +124,8 @@ def _export(
 
 
 def _read(directory: str | Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
 
 

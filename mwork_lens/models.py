@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .sites import HookedModel
 from .store import atomic_directory, cache_directory
@@ -26,7 +25,7 @@ _HALF_TOLERANCE, _FLOAT_TOLERANCE = 0.2, 1e-3
 
 
 def load_model(
-    source: str | Path | PreTrainedModel | HookedModel,
+    source: Any,
     *,
     tokenizer: Any = None,
     name: str | None = None,
@@ -54,6 +53,8 @@ def load_model(
         ImportError: ``"demo"`` or GGUF without the ``demo`` extra.
         ValueError: a name that nothing knows, or a dtype that does not exist.
     """
+    from transformers import PreTrainedModel
+
     dtype = _as_dtype(dtype)
     if isinstance(source, PreTrainedModel):
         return _from_transformers(source, tokenizer, name, device, dtype)
@@ -136,6 +137,8 @@ def _convert_gguf(path: Path, target: Path) -> None:
         import gguf  # noqa: F401  (transformers reads GGUF through it)
     except ImportError as error:
         raise ImportError("Reading GGUF files needs the package gguf: pip install 'mwork_lens[demo]'.") from error
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     logger.warning("Converting %s once into %s (one to two minutes) ...", path.name, target)
     with _quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -160,6 +163,8 @@ def _forget_quantization(model: Any) -> None:
 def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype) -> HookedModel:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is no model directory: it has no config.json.")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     logger.info("Loading %s", path)
     with _quiet_transformers():
         if tokenizer is None:
@@ -169,7 +174,7 @@ def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, d
 
 
 def _from_transformers(
-    hf_model: PreTrainedModel,
+    hf_model: Any,
     tokenizer: Any,
     name: str | None,
     device: Any,
@@ -203,7 +208,7 @@ class _NotHookable(Exception):
 
 
 def _as_hooked_transformer(
-    hf_model: PreTrainedModel, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype, keep: bool
+    hf_model: Any, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype, keep: bool
 ) -> HookedModel:
     """``keep`` says that the caller goes on using ``hf_model``, so that its tensors must be copied."""
     hooked = _hooked_transformer_class()
@@ -270,7 +275,7 @@ def _hf_sizes(c: Any) -> tuple[int | None, ...]:
 
 
 @torch.inference_mode()
-def _require_same_logits(model: Any, hf_model: PreTrainedModel, dtype: torch.dtype) -> None:
+def _require_same_logits(model: Any, hf_model: Any, dtype: torch.dtype) -> None:
     """Refuse a conversion that changes the model, judged by the logits of a few arbitrary tokens."""
     ids = torch.arange(3, 11, device=hf_model.device)[None] % model.cfg.d_vocab
     theirs = hf_model(ids).logits[0].float()
@@ -329,7 +334,7 @@ def _bridge(
     tokenizer: Any,
     device: Any,
     dtype: torch.dtype,
-    hf_model: PreTrainedModel | None = None,
+    hf_model: Any = None,
     label: str | None = None,
 ) -> HookedModel:
     from transformer_lens.model_bridge import TransformerBridge
@@ -350,7 +355,7 @@ def _bridge(
     return model.eval()  # pyright: ignore[reportReturnType]
 
 
-def bridge_on(hf_model: PreTrainedModel, tokenizer: Any) -> HookedModel:
+def bridge_on(hf_model: Any, tokenizer: Any) -> HookedModel:
     """A raw bridge around ``hf_model``, which is taken apart by this."""
     from transformer_lens.model_bridge import TransformerBridge
 

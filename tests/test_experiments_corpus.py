@@ -63,14 +63,15 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, mess
     assert message in error.splitlines()[-1]
 
 
-def test_overlap_of_saved_detections(capsys, tmp_path):
+@pytest.mark.parametrize(("name", "table"), [("overlap", "overlap"), ("neuron-counts", "specific")])
+def test_analyses_of_saved_detections(capsys, tmp_path, name, table):
     model = spelled("llama")
     texts = {"en": ["a b c d", "b c a"], "zh": ["e f g h", "h g"]}
-    for name in ("base", "chat"):
-        mw.detect(model, texts, progress=False).save(tmp_path / name)
-    saved = [part for name in ("base", "chat") for part in ("--detection", str(tmp_path / name))]
+    for other in ("base", "chat"):
+        mw.detect(model, texts, progress=False).save(tmp_path / other)
+    saved = [part for other in ("base", "chat") for part in ("--detection", str(tmp_path / other))]
     with pytest.raises(SystemExit) as stopped:
-        main(["experiment", "overlap", *saved, "--output", str(tmp_path / "out")])
+        main(["experiment", name, *saved, "--output", str(tmp_path / "out")])
     assert stopped.value.code == 0
     assert "chat" in capsys.readouterr().out
-    assert (tmp_path / "out" / "overlap.csv").is_file()
+    assert (tmp_path / "out" / f"{table}.csv").is_file()
