@@ -73,7 +73,7 @@ def benchmark(
     too_long = [length for length in lengths if length > model.cfg.n_ctx]
     if too_long:
         raise ValueError(f"length {too_long[0]} is above {model.cfg.model_name}'s context of {model.cfg.n_ctx}.")
-    joined = {language: _joined(model, given[language], language, max(lengths)) for language in given}
+    joined = {language: joined_text(model, given[language], language, max(lengths)) for language in given}
     methods = {"forward": None, "stream": exact("stream"), "structure": exact("structure")}
     dense = {"dense": exact("stream"), "parallel": parallel}
     bound = {name: _bound(model, measure) for name, measure in {**methods, **dense}.items()}
@@ -125,7 +125,8 @@ def _device(model: HookedModel) -> torch.device:
     return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _joined(model: HookedModel, texts: Sequence[Document], language: str, needed: int) -> Int[Tensor, " pos"]:
+def joined_text(model: HookedModel, texts: Sequence[Document], language: str, needed: int) -> Int[Tensor, " pos"]:
+    """Texts end to end as token ids, at least ``needed`` of them."""
     parts = encode(model, texts, [language] * len(texts), model.cfg.n_ctx)
     # one start token only, where there is one
     ids = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
@@ -153,7 +154,7 @@ def _runner(model: HookedModel, layers: list, selection: Selection, screen: bool
 def _measured(run: Callable[[Tensor], None], documents: Sequence[Tensor], repeats: int) -> tuple[float, float]:
     """Median seconds a document, and peak memory in MB."""
     seconds = []
-    with _PeakMemory() as peak:
+    with PeakMemory() as peak:
         run(documents[0])
         for _ in range(repeats):
             for ids in documents:
@@ -177,12 +178,12 @@ def _sequential_seconds(model: HookedModel, ids: Tensor) -> float:
     return (time.perf_counter() - start) / SEQUENTIAL_SAMPLE * space.total
 
 
-class _PeakMemory:
+class PeakMemory:
     """The highest memory of this process (CPU, sampled, Linux only) or of CUDA's allocator within the block."""
 
     megabytes = math.nan
 
-    def __enter__(self) -> "_PeakMemory":
+    def __enter__(self) -> "PeakMemory":
         self._stop, self._highest = threading.Event(), 0
         self._cuda, self._statm = torch.cuda.is_available(), Path("/proc/self/statm")
         if self._cuda:

@@ -1,10 +1,11 @@
-"""The command line: ``mwork-lens demo | detect | effects | ratio | experiment | bench``."""
+"""The command line: ``mwork-lens demo | detect | effects | ratio | tune | experiment | bench``."""
 
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mwork_lens").setLevel(logging.INFO)
     warnings.showwarning = _show_warning
-    from . import cli_experiments  # noqa: F401  (adds its commands)
+    from . import cli_enhancement, cli_experiments  # noqa: F401  (add their commands)
 
     try:
         code = app(arguments, standalone_mode=False)
@@ -366,6 +367,86 @@ def _every(every: int) -> slice | None:
 
 
 @app.command()
+def tune(
+    language: Annotated[str, typer.Option("--language", help="Whose texts to tune on, and whose neurons to detect.")],
+    neurons: Annotated[
+        Path | None, typer.Option("--neurons", help="A saved set; none: detect it on the corpus.")
+    ] = None,
+    model: ModelOption = "demo",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    languages: LanguagesOption = None,
+    corpus: CorpusOption = "demo",
+    sentences_per_passage: SentencesOption = 1,
+    limit: LimitOption = None,
+    top: TopOption = 0.2,
+    quorum: QuorumOption = 0.9,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="The highest, reached after warm-up.")] = 2e-6,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="On the selected weights only.")] = 0.0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Texts a step.")] = 32,
+    micro_batch_size: Annotated[int | None, typer.Option("--micro-batch-size", help="Texts at a time.")] = None,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the texts.")] = 1,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps, instead of epochs.")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Columns of W_gate too.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of the texts.")] = 0,
+    max_tokens: TokensOption = 512,
+    held_out: Annotated[float, typer.Option("--held-out", help="Share of the corpus to measure on.")] = 0.2,
+    evaluate_every: Annotated[int | None, typer.Option("--evaluate-every", help="Steps between measurements.")] = None,
+    patience: Annotated[int | None, typer.Option("--patience", help="Stop after as many without a new best.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="A killed run goes on from here.")] = None,
+    export: Annotated[bool, typer.Option("--export", help="Also write the tuned model for transformers.")] = False,
+    output: OutputOption = None,
+) -> None:
+    """Tune only a language's neurons; writes what changed, the losses and, on request, the tuned model."""
+    from . import plots
+    from .export import export_tuned
+    from .report import write_figure
+    from .tuning import Recipe
+    from .tuning import tune as tune_neurons
+
+    recipe = Recipe(
+        learning_rate=learning_rate, weight_decay=weight_decay, batch_size=batch_size, epochs=epochs, steps=steps,
+        micro_batch_size=micro_batch_size, max_tokens=max_tokens, gate=gate, seed=seed,
+    )  # fmt: skip
+    folder = _output(output, "mwork-lens-tuned")
+    train, rest = _corpus(corpus, languages, sentences_per_passage, limit).split(held_out)
+    texts, measured = train[language], rest[language]
+    hooked = _model(model, device, dtype)
+    chosen = _set_of(language, neurons, hooked, train, top=top, quorum=quorum, max_tokens=max_tokens)
+    print(chosen)
+    stopping: dict[str, Any] = {"evaluate_every": evaluate_every, "patience": patience, "checkpoint": checkpoint}
+    tuned = tune_neurons(hooked, chosen, texts, held_out=measured, **asdict(recipe), **stopping)
+    print(tuned.summary())
+    assert tuned.delta is not None  # of a set there always is one
+    chosen.save(folder / "neurons")
+    tuned.save(folder / "tuned")
+    tuned.delta.save(folder / "delta")
+    tuned.to_frame().to_csv(folder / "losses.csv", index=False)
+    tuned.changes.to_csv(folder / "changes.csv", index=False)
+    written = [folder / name for name in ("neurons", "tuned", "delta", "losses.csv", "changes.csv")]
+    written += write_figure(folder / "losses", plots.tuning(tuned))
+    if export:
+        written.append(export_tuned(hooked, tuned.delta, folder / "model", source=model))
+    _say_written(written)
+
+
+def _set_of(
+    language: str, path: Path | None, model: Any, train: Any, *, top: float, quorum: float, max_tokens: int
+) -> Any:
+    """The saved set, or the language's specific neurons, detected on all languages of ``train``."""
+    from .detection import detect
+    from .neurons import NeuronSet
+
+    if path is not None:
+        return NeuronSet.load(path)
+    if len(train) < 2:
+        raise ValueError(
+            f"{language!r} alone has no specific neurons: give --languages to compare it with, or --neurons."
+        )
+    return detect(model, train, top=top, max_tokens=max_tokens).specific(language, quorum=quorum)
+
+
+@app.command()
 def bench(
     model: ModelOption = "demo",
     device: DeviceOption = None,
@@ -374,14 +455,20 @@ def bench(
     corpus: CorpusOption = "demo",
     lengths: Annotated[str, typer.Option("--lengths", help="Tokens a document, with commas.")] = "64,128,256,512,1024",
     dense_up_to: Annotated[int, typer.Option("--dense-up-to", help="Longest document for the dense forms.")] = 128,
+    tuning: Annotated[int | None, typer.Option("--tuning", help="Instead: tuning, on this many tokens.")] = None,
     output: OutputOption = None,
 ) -> None:
-    """What detection costs beside the bare forward pass, the dense exact form and the paper's parallel form."""
+    """What detection costs beside the bare forward pass, the dense exact form and the paper's parallel form.
+
+    With --tuning: what tuning 0.5 % of the neurons costs beside tuning all parameters.
+    """
     from .bench import benchmark
 
-    tokens = _numbers("--lengths", lengths)
+    tokens = _numbers("--lengths", lengths if tuning is None else str(tuning))
     folder = _output(output, "mwork-lens-bench")
     text = _corpus(corpus, languages, 1, None)
+    if tuning is not None:
+        return _bench_tuning(_model(model, device, dtype), text, tuning, folder)
     found = benchmark(_model(model, device, dtype), text, lengths=tokens, dense_up_to=dense_up_to)
     found.to_frame().to_csv(folder / "bench.csv", index=False)
     folder.joinpath("settings.json").write_text(json.dumps(dict(found.settings), indent=2, ensure_ascii=False))
@@ -391,6 +478,21 @@ def bench(
     memory = found.to_frame().pivot(index="method", columns="tokens", values="megabytes_above_forward")
     print(memory.to_string(float_format=lambda value: f"{value:.0f}", na_rep="–"))
     _say_written([folder / "bench.csv", folder / "settings.json"])
+
+
+def _bench_tuning(model: Any, text: Any, tokens: int, folder: Path) -> None:
+    from .bench import joined_text
+    from .bench_tuning import tuning_cost
+
+    language = next(iter(text))
+    found = tuning_cost(model, joined_text(model, text[language], language, tokens)[:tokens])
+    found.to_frame().to_csv(folder / "tuning.csv")
+    folder.joinpath("settings.json").write_text(json.dumps(dict(found.settings), indent=2, ensure_ascii=False))
+    print("\nTime a step, peak memory above the loaded model, optimiser state\n")
+    print(found.to_frame().to_string(float_format=lambda value: f"{value:.2f}"))
+    print("\nTuning neurons over tuning all parameters\n")
+    print(found.ratios().to_string(float_format=lambda value: f"{value:.4f}"))
+    _say_written([folder / "tuning.csv", folder / "settings.json"])
 
 
 def _numbers(option: str, given: str, *, least: int = 2) -> list[int]:

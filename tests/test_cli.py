@@ -1,10 +1,16 @@
 import json
+import random
 
 import pytest
+import torch
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForCausalLM
 
 from mwork_lens.cli import main
 from mwork_lens.neurons import NeuronSet, NeuronSpace
+from mwork_lens.tuning import Tuned
 
+from .test_models import small_model, words
 from .tiny import tiny
 
 
@@ -36,6 +42,13 @@ def folder(tmp_path):
         (["ratio", "--identifier", "script", "--languages", "en,fr"], "'en' and 'fr' are both written in Latn"),
         (["experiment", "language-ratio", "--every", "0"], "--every 0"),
         (["effects", "--neurons", "/nowhere/set"], "/nowhere/set"),
+        (["tune", "--language", "sw"], "'sw'"),
+        (["tune", "--language", "fr", "--learning-rate", "-1"], "learning_rate=-1.0"),
+        (["tune", "--language", "fr", "--languages", "fr", "--model", "/nowhere/model"], "/nowhere/model"),
+        (["experiment", "enhancement", "--tune", "sw"], "no 'sw'"),
+        (["experiment", "enhancement", "--tune", "fr"], "too few for 40 of detection"),
+        (["experiment", "enhancement", "--tune", "fr", "--arms", "best"], "'best'"),
+        (["experiment", "enhancement", "--tune", "fr", "--rates", "1e-4;1e-3"], "--rates 1e-4;1e-3"),
         (["effects", "--neurons", "/nowhere/set", "--controls", "fr"], "--neurons goes without"),
         (["effects", "--detection", "/nowhere/run"], "/nowhere/run"),
         (["effects", "--folds", "1"], "--folds 1"),
@@ -74,3 +87,38 @@ def test_a_set_of_other_widths_is_refused(capsys, tmp_path):
     code, error = run(capsys, "effects", *arguments, "--output", str(tmp_path / "out"))
     assert code == 2
     assert "do not fit gemma-3-270m" in error.splitlines()[-1]
+
+
+@pytest.fixture
+def model_and_text(tmp_path):
+    """A tiny model as a directory, and text of two languages with words of their own."""
+    model, tokenizer = small_model(), words()
+    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text").mkdir()
+    for language, letters in (("en", "abcd"), ("sw", "efgh")):
+        draw = random.Random(0)
+        lines = [" ".join(draw.choices(letters, k=9)) for _ in range(24)]
+        (tmp_path / "text" / f"{language}.txt").write_text("\n".join(lines))
+    return tmp_path / "model", tmp_path / "text"
+
+
+def test_tune_writes_what_changed_and_a_model_that_transformers_loads(capsys, tmp_path, model_and_text):
+    model, text = map(str, model_and_text)
+    out = tmp_path / "tuned"
+    arguments = ["tune", "--language", "sw", "--model", model, "--corpus", text, "--output", str(out)]
+    options = ["--learning-rate", "0.01", "--batch-size", "8", "--quorum", "0.5", "--export"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, *options])
+    assert stopped.value.code == 0
+    assert "selected weights changed" in capsys.readouterr().out
+    tuned = Tuned.load(out / "tuned")
+    assert len(tuned.steps) == 3
+    assert tuned.held_out[3] < tuned.held_out[0]
+    names = {path.name for path in out.iterdir()}
+    assert {"neurons", "delta", "losses.csv", "changes.csv", "losses.html", "model"} <= names
+    exported = AutoModelForCausalLM.from_pretrained(out / "model")
+    moved = [n for n, p in small_model().state_dict().items() if not torch.equal(p, exported.state_dict()[n])]
+    assert moved
+    assert not any("embed" in name or "norm" in name or "o_proj" in name for name in moved)

@@ -8,8 +8,10 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.batches import batches
+from mwork_lens.bench_tuning import tuning_cost
 from mwork_lens.tuning.entries import Trained, training
 from mwork_lens.tuning.objective import accumulate_gradient
+from mwork_lens.tuning.whole import kept_weights
 from mwork_lens.weights import selected_entries
 
 from .test_models import SMALL, words
@@ -283,6 +285,8 @@ def test_bad_input_is_refused_and_divergence_stops(tmp_path):
         mw.tune(model, some(model), [], progress=False)
     with pytest.raises(ValueError, match=r"text 1 .* too short"):
         mw.tune(model, some(model), [TEXTS[0], torch.tensor([3])], progress=False)
+    with pytest.raises(ValueError, match="held-out documents are too short"):
+        mw.tune(model, some(model), TEXTS, held_out=[torch.tensor([3])], progress=False)
     with pytest.raises(ValueError, match="do not fit"):
         mw.tune(model, some(fresh("olmo2")), TEXTS, progress=False)
     with pytest.raises(ValueError, match=r"learning_rate=-1\.0"):
@@ -304,8 +308,55 @@ def test_bad_input_is_refused_and_divergence_stops(tmp_path):
             checkpoint_every=1, callbacks=[break_it],
         )  # fmt: skip
     assert (tmp_path / "step-000001").is_dir()
+    for options in ({"checkpoint": tmp_path / "new"}, {"held_out": TEXTS[:1]}):
+        with pytest.raises(ValueError, match=r"stopped at step 1 of 3, on (text|the held-out).*before tuning\.$"):
+            mw.tune(model, some(model), TEXTS, **OPTIONS, **options)
     model.blocks[0].mlp.W_gate.data[0, 0] = before["blocks.0.mlp.W_gate"][0, 0]
     assert all(torch.equal(values, before[name]) for name, values in weights(model).items())
+
+
+def test_quantised_weights_and_other_models_deltas_are_refused():
+    model = fresh(dtype=torch.float32)
+    delta = mw.tune(model, some(model), TEXTS, **OPTIONS).delta
+    with pytest.raises(ValueError, match="do not fit"):
+        delta.apply(fresh("olmo2", torch.float32))
+    with pytest.raises(ValueError, match=r"is torch.float64, but the delta was made on torch.float32"):
+        delta.apply(fresh())
+    before = weights(model)
+    model.blocks[1].mlp.W_out.data[3, 0] += 1
+    with pytest.raises(ValueError, match="new values: 1 of 24 entries differ"):
+        delta.revert(model)
+    assert sum(not torch.equal(values, before[name]) for name, values in weights(model).items()) == 1
+    quantised = fresh(dtype=torch.float32)
+    quantised.blocks[0].mlp.W_in = torch.nn.Parameter(torch.ones(24, 20, dtype=torch.int8), requires_grad=False)
+    for neurons in (some(model), "all"):
+        with pytest.raises(ValueError, match=r"blocks.0.mlp.W_in .*int8: quantised weights cannot be"):
+            mw.tune(quantised, neurons, TEXTS, **OPTIONS)
+
+
+def test_all_weights_can_be_kept():
+    model = fresh(dtype=torch.bfloat16)
+    before = weights(model)
+    with kept_weights(model):
+        mw.tune(model, "all", TEXTS, **OPTIONS)
+        assert not any(torch.equal(before[n], v) for n, v in weights(model).items() if n.endswith("W_in"))
+    assert all(torch.equal(values, before[name]) for name, values in weights(model).items())
+
+
+def test_what_tuning_costs_is_measured_and_the_model_put_back():
+    model = fresh(dtype=torch.float32)
+    before = weights(model)
+    cost = tuning_cost(model, TEXTS[0], fraction=0.05)
+    assert all(torch.equal(values, before[name]) for name, values in weights(model).items())
+    frame = cost.to_frame()
+    assert (frame["seconds_a_step"] > 0).all()
+    trained = frame["trained_entries"].tolist()
+    assert trained[0] < 0.1 * trained[1]
+    # two float32 moments an entry, and a step count a tensor
+    assert frame["optimiser_megabytes"].tolist() == pytest.approx([8 * n / 2**20 for n in trained], rel=0.05)
+    assert cost.ratios().loc["all parameters, same loop", "trained"] == pytest.approx(trained[0] / trained[1])
+    with pytest.raises(ValueError, match="holds no neurons"):
+        tuning_cost(model, TEXTS[0], fraction=0.0)
 
 
 HF = {

@@ -4,6 +4,9 @@ from .comparison import agreement as agreement
 from .comparison import overlap as overlap
 from .effects import effect_matrix as effect_matrix
 from .effects import selectivity as selectivity
+from .enhancement import enhancement_by_documents as enhancement_by_documents
+from .enhancement import enhancement_by_language as enhancement_by_language
+from .enhancement import enhancement_matrix as enhancement_matrix
 from .generations import generations as generations
 from .generations import steering as steering
 from .inspection import promoted_language as promoted_language
@@ -16,3 +19,4 @@ from .stages import layer_sweep as layer_sweep
 from .stages import stage_grid as stage_grid
 from .stages import workflow as workflow
 from .tasks import task_changes as task_changes
+from .tuning import tuning as tuning

@@ -39,7 +39,7 @@ def save_checkpoint(
             tensors[f"best/{part.entries.name}"] = best[i]
     cfg = {"identity": dict(identity), "progress": {**progress, "steps": [asdict(step) for step in steps]}}
     write_result(target, KIND, cfg, tensors)
-    for older in _written(folder)[:-1]:
+    for older in written(folder)[:-1]:
         shutil.rmtree(older)
 
 
@@ -54,18 +54,18 @@ def load_checkpoint(
     Raises:
         ValueError: if the checkpoint is of a run with other settings, or of other starting weights.
     """
-    written = _written(folder)
-    if not written:
+    if not (found := written(folder)):
         return None
-    cfg, tensors = read_result(written[-1], KIND)
-    _require_same(written[-1], cfg["identity"], identity)
+    last = found[-1]
+    cfg, tensors = read_result(last, KIND)
+    _require_same(last, cfg["identity"], identity)
     for part in parts:
         name, device = part.entries.name, part.master.device
-        found = part.entries.read(part.entries.parameter.detach()).cpu()
-        reached = tensors[f"master/{name}"].to(found.dtype)
-        if not any(torch.equal(found, values) for values in (tensors[f"starting/{name}"], reached)):
+        current = part.entries.read(part.entries.parameter.detach()).cpu()
+        reached = tensors[f"master/{name}"].to(current.dtype)
+        if not any(torch.equal(current, values) for values in (tensors[f"starting/{name}"], reached)):
             raise ValueError(
-                f"{written[-1]} goes on from other weights than the model has (first in {name}): give it the model "
+                f"{last} goes on from other weights than the model has (first in {name}): give it the model "
                 "that the run started from."
             )
         part.master.data.copy_(tensors[f"master/{name}"])
@@ -80,7 +80,8 @@ def load_checkpoint(
     return progress, starting, best
 
 
-def _written(folder: Path) -> list[Path]:
+def written(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, in the order of their steps."""
     return sorted(folder.glob("step-*"))
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from jaxtyping import Int
@@ -20,7 +20,7 @@ from ..evaluation.loss import passage_nats
 from ..neurons import NeuronSet, NeuronSpace
 from ..sites import HookedModel
 from ..weights import selected_entries
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint, written
 from .delta import NeuronDelta
 from .entries import Trained, training
 from .objective import Layout, accumulate_gradient, passages, predicted
@@ -28,8 +28,15 @@ from .recipe import Recipe
 from .result import Step, Tuned
 from .whole import Tie, whole_model
 
+TOKENS_AT_ONCE = 1024
+"""Tokens of a micro-batch whose size is not given: backward keeps every activation, so fewer than in scoring."""
+
 FEW_CHANGED = 0.1
 """Below this share of changed entries a run is said to have changed nearly nothing."""
+
+
+class Diverged(ValueError):
+    """Tuning stopped because a loss or a gradient is not finite."""
 
 
 def tune(
@@ -72,7 +79,7 @@ def tune(
         learning_rate: the highest.
         weight_decay: decoupled, on the selected entries.
         batch_size: texts a step.
-        micro_batch_size: texts at a time; None fits a token budget.
+        micro_batch_size: texts at a time; None takes as many as 1024 tokens hold.
         epochs: passes over the texts.
         steps: optimiser steps, instead of ``epochs``.
         max_tokens: longer texts are cut there, with a warning.
@@ -90,9 +97,9 @@ def tune(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: before the work for no neurons, a set of another model, quantised weights or texts too short; on the
-            way if the loss or gradient is not finite (the last good checkpoint is kept). After any error or
-            interruption the set's weights are what they were before tuning.
+        ValueError: before the work for no neurons, a set of another model, quantised weights or texts too short.
+        Diverged: a ValueError, on the way, if a loss or gradient is not finite (the last good checkpoint is kept).
+            After any error or interruption the set's weights are what they were before tuning.
     """
     recipe = Recipe(
         learning_rate, weight_decay, batch_size, micro_batch_size, epochs, steps, max_tokens, layout, warmup, clip,
@@ -110,10 +117,18 @@ def tune(
     else:
         parts, ties = whole_model(model)
     rows = passages(model, texts, layout, max_tokens, recipe.order(len(texts), 0))
-    measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
+    measured = _held_out(model, held_out, max_tokens)
     run = _Run(model, neurons, parts, ties, recipe, rows, measured, Path(checkpoint) if checkpoint else None)
     run.resume()
     return run.go(evaluate_every, patience, checkpoint_every, callbacks, progress)
+
+
+def _held_out(model: HookedModel, texts: Sequence[Document], max_tokens: int) -> list[Int[Tensor, " _"]]:
+    names = [f"held-out {i}" for i in range(len(texts))]
+    rows = encode(model, texts, names, max_tokens)
+    if texts and not any(predicted(model, row) for row in rows):
+        raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
+    return rows
 
 
 class _Run:
@@ -201,7 +216,8 @@ class _Run:
         documents = [self.rows[i] for i in chosen]
         tokens = sum(predicted(self.model, row) for row in documents)
         nats = 0.0
-        for batch in batches(self.model, documents, self.recipe.micro_batch_size):
+        fitting = max(1, TOKENS_AT_ONCE // max(map(len, documents)))
+        for batch in batches(self.model, documents, self.recipe.micro_batch_size or fitting):
             where = ", ".join(str(chosen[row]) for row in batch.rows)
             try:
                 nats += accumulate_gradient(self.model, batch, tokens)
@@ -225,12 +241,12 @@ class _Run:
                     part.entries.write(self.starting[part.entries.name])
             raise
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str) -> NoReturn:
         """Refuse to go on from what is not finite."""
         kept = " The model's weights are those from before tuning." if self.starting else ""
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and written(self.checkpoint):
             kept += f" The last good checkpoint is in {self.checkpoint}."
-        raise ValueError(f"Tuning stopped at step {len(self.steps) + 1} of {self.total}, {reason}{kept}")
+        raise Diverged(f"Tuning stopped at step {len(self.steps) + 1} of {self.total}, {reason}{kept}")
 
     def update(self, step: int) -> float:
         """One step of AdamW on the masters, rounded into the model."""
@@ -247,8 +263,13 @@ class _Run:
         """Held-out loss, unless it is known already; with ``patience`` the best weights are kept aside."""
         if not self.held_out or len(self.steps) in self.measured:
             return
-        nats, tokens = passage_nats(self.model, self.held_out)
+        try:
+            nats, tokens = passage_nats(self.model, self.held_out)
+        except ValueError as error:
+            self.stop(f"on the held-out documents: {error}")
         loss = float(nats.sum() / tokens.sum())
+        if not math.isfinite(loss):
+            self.stop(f"on the held-out documents: the loss is {loss}.")
         if patience is not None and loss < min(self.measured.values(), default=math.inf):
             self.best = [part.master.detach().clone() for part in self.parts]
         self.measured[len(self.steps)] = loss
@@ -268,7 +289,11 @@ class _Run:
                 part.write()
             for tie in self.ties:
                 tie.write()
-        size = {"trained_entries": sum(part.master.numel() for part in self.parts)}
+        state = [value for values in self.optimiser.state.values() for value in values.values()]
+        size = {
+            "trained_entries": sum(part.master.numel() for part in self.parts),
+            "optimiser_bytes": sum(value.numel() * value.element_size() for value in state),
+        }
         settings = {**self.identity, **size, "kept_step": kept_step, "device": str(self.parts[0].master.device)}
         tuned = Tuned(tuple(self.steps), dict(self.measured), self.delta(), settings)
         if tuned.changed < FEW_CHANGED:

@@ -22,7 +22,7 @@ class Recipe:
     batch_size: int = 32
     """Texts a step (packed: rows a step)."""
     micro_batch_size: int | None = None
-    """Texts at a time; gradients add up to those of the step. None fits a token budget."""
+    """Texts at a time; gradients add up to those of the step. None takes as many as 1024 tokens hold."""
     epochs: int = 1
     """Passes over the texts, unless ``steps`` is given."""
     steps: int | None = None

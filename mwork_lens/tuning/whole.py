@@ -1,6 +1,8 @@
 """All parameters of a model, to compare with: dense AdamW, embeddings tied where the checkpoint's are."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +34,17 @@ class Tie:
 
 
 def whole_model(model: HookedModel) -> tuple[list[Trained], list[Tie]]:
-    """Every parameter that a checkpoint has: not the zero biases that TransformerLens adds, tied matrices once."""
+    """Every parameter that a checkpoint has: not the zero biases that TransformerLens adds, tied matrices once.
+
+    Raises:
+        ValueError: for quantised weights.
+    """
     named = dict(model.named_parameters())  # pyright: ignore[reportAttributeAccessIssue]
+    for name, parameter in named.items():
+        if not parameter.is_floating_point():
+            raise ValueError(
+                f"{name} of {model.cfg.model_name} is {parameter.dtype}: quantised weights cannot be tuned."
+            )
     real = {_kind(name) for name, p in named.items() if not _maybe_added(name) or bool(p.any())}
     ties: list[Tie] = []
     scale = _tied_scale(named)
@@ -44,6 +55,19 @@ def whole_model(model: HookedModel) -> tuple[list[Trained], list[Tie]]:
         embedding: Parameter = model.embed.W_E  # pyright: ignore[reportAttributeAccessIssue]
         ties.append(Tie(embedding, parts["unembed.W_U"], scale))
     return list(parts.values()), ties
+
+
+@contextlib.contextmanager
+def kept_weights(model: HookedModel) -> Iterator[None]:
+    """Every parameter is bit-identical again on any exit; a copy of all of them waits in the CPU's memory."""
+    parameters: list[Parameter] = list(model.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+    kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, values in zip(parameters, kept, strict=True):
+                parameter.copy_(values)
 
 
 def _kind(name: str) -> str:
