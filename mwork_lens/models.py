@@ -78,6 +78,8 @@ def load_tokenizer(source: str | Path) -> Any:
     Raises:
         ValueError: if there is none to be had.
     """
+    from transformers import AutoTokenizer
+
     try:
         with _quiet_transformers():
             return AutoTokenizer.from_pretrained(source_directory(source))

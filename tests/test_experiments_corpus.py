@@ -75,3 +75,17 @@ def test_analyses_of_saved_detections(capsys, tmp_path, name, table):
     assert stopped.value.code == 0
     assert "chat" in capsys.readouterr().out
     assert (tmp_path / "out" / f"{table}.csv").is_file()
+
+
+def test_the_corpus_command_needs_a_tokenizer_only(capsys, tmp_path):
+    words().save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "fr.txt").write_text("a b c\n" * 20)
+    arguments = ["--model", str(tmp_path / "tokenizer"), "--corpus", str(tmp_path / "text")]
+    with pytest.raises(SystemExit) as stopped:
+        main(["experiment", "corpus", *arguments, "--output", str(tmp_path / "out")])
+    assert stopped.value.code == 0
+    assert "no reference vocabulary" in capsys.readouterr().out
+    assert (
+        json.loads((tmp_path / "out" / "corpus.json").read_text())[0]["tokens"] == 20
+    )  # without spaces in its vocabulary, a line is one unknown word

@@ -33,8 +33,11 @@ def enhancement_matrix(
     """
     figure = effect_matrix(found.matrix(domain, rate=rate, documents=documents))
     figure.update_yaxes(title_text="tuned")
+    cells = figure.data[0].z  # pyright: ignore[reportAttributeAccessIssue]
+    figure.update_traces(text=[[f"{change:+.3f}" for change in row] for row in cells])
     number = documents or max(found.design["documents"])
-    detail = f"{_detail(found, rate)}, {number} passages; {domain}; below zero (blue): better; frame: tuned language"
+    detail = f"{_detail(found, rate)}, {number} passages<br>read: {domain}; blue is better; frame: tuned language"
+    figure.update_layout(margin={"l": 70, "r": 30, "t": 130, "b": 70})
     return finish(figure, "Change of loss after tuning", detail, layout)
 
 
@@ -56,7 +59,12 @@ def enhancement_by_documents(
     figure.update_yaxes(title_text=CHANGE, col=1)
     figure.add_hline(y=0, line={"color": "#888888", "width": 1})
     figure.update_layout(height=480)
-    return finish(figure, "What tuning does for the language, by number of passages", _detail(found, rate), layout)
+    return finish(
+        figure,
+        "What tuning does for the language, by number of passages",
+        f"{_detail(found, rate)}; bars: 95 %",
+        layout,
+    )
 
 
 def enhancement_by_language(
@@ -78,7 +86,7 @@ def enhancement_by_language(
     figure.update_yaxes(title_text=CHANGE, col=1)
     figure.add_hline(y=0, line={"color": "#888888", "width": 1})
     figure.update_layout(height=480, scattermode="group")
-    detail = f"{_detail(found, rate)}, {number} passages"
+    detail = f"{_detail(found, rate)}, {number} passages; bars: 95 %"
     return finish(figure, "What tuning does for each language, and for English", detail, layout)
 
 
@@ -105,4 +113,4 @@ def _points(rows: pd.DataFrame, x: str, arm: str, found: _Enhancement, legend: b
 def _detail(found: _Enhancement, rate: str) -> str:
     seeds = len(found.design["seeds"])
     which = "each arm's own learning rate" if rate == "own" else f"learning rate {found.design['paper_rate']:g}"
-    return f"{found.settings['model']}; {which}; {seeds} seed{'s' if seeds > 1 else ''}; bars: 95 %"
+    return f"{found.settings['model']}; {which}; {seeds} seed{'s' if seeds > 1 else ''}"
