@@ -113,7 +113,10 @@ def _bars(rows: Sequence[Mapping[Any, Any]], kind: str, colour: str) -> go.Bar:
         marker={"color": colour},
         error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 2},
         text=["" if np.isnan(row["ratio"]) else f"{row['ratio']:.1f}" for row in rows],
-        textposition="outside",
+        textposition="inside",
+        insidetextanchor="start",
+        textangle=0,
+        constraintext="none",
         hovertext=hover,
         hoverinfo="text",
     )

@@ -36,6 +36,7 @@ def generations(found: _Generations, *, language: str | None = None, **layout: A
                 hovertemplate=f"{read}, %{{y}}: %{{x:.2f}}<extra></extra>",
             )
             figure.add_trace(bar, row=1, col=column)
+    figure.update_annotations(font_size=12)
     figure.update_xaxes(rangemode="tozero")
     figure.update_xaxes(range=[0, 1.02], row=1, col=1)
     figure.update_yaxes(autorange="reversed", type="category")
