@@ -18,7 +18,7 @@ from mwork_lens.stages import MWORK_PARTS
 
 from .test_controls import DETECTION, FRENCH
 from .test_models import spelled
-from .tiny import COMMON, FAMILIES, tiny, tokens
+from .tiny import tiny, tokens
 
 CORPUS = {
     language: [tokens(length, seed + 10 * i) for seed, length in enumerate((9, 14, 6, 11))]
@@ -30,11 +30,7 @@ STAGES = {"understanding": 1, "generation": 2}
 @pytest.fixture(scope="module")
 def model():
     """Five layers, so that stages have neurons to lose."""
-    FAMILIES["deep"] = {**FAMILIES["llama"], "n_layers": COMMON["n_layers"] + 3}
-    try:
-        yield tiny("deep")
-    finally:
-        del FAMILIES["deep"]
+    return tiny("llama", n_layers=5)
 
 
 @pytest.fixture(scope="module")
