@@ -122,6 +122,18 @@ def test_units_divide_the_same_nats():
         ids.per("passage")
 
 
+def test_parts_of_a_matrix_are_joined_again():
+    model = tiny("llama")
+    effects = mw.effect_matrix(model, sets(model), CORPUS, progress=False)
+    halves = [effects.select([row]) for row in effects.rows]
+    assert mw.evaluation.beside(halves).intervals.equals(effects.intervals)
+    assert list(effects.select(languages=["fr"]).to_frame().columns) == ["fr"]
+    with pytest.raises(ValueError, match="th"):
+        effects.select(languages=["th"])
+    with pytest.raises(ValueError, match="cannot be joined"):
+        mw.evaluation.beside([effects, effects])
+
+
 def test_draws_are_averaged_and_widen_the_interval():
     model = tiny("llama")
     space = mw.NeuronSpace.of(model)

@@ -229,7 +229,7 @@ def test_a_study_goes_on_where_it_stopped(texts, tmp_path, monkeypatch):
     assert set(table["unit"]) == {"token", "byte"}
     with pytest.raises(ValueError, match="passages = 3, not 5"):
         run_study(model, texts, tmp_path, replace(plan, passages=5), progress=False)
-    with pytest.raises(ValueError, match="'th' is not in the corpus"):
+    with pytest.raises(ValueError, match="'th' must be in the corpus"):
         run_study(model, texts, tmp_path / "x", replace(plan, controls=["th"]), progress=False)
 
 

@@ -9,9 +9,9 @@ from .generation import generate as generate
 from .grid import StageGrid as StageGrid
 from .grid import pool_grids as pool_grids
 from .grid import stage_grid as stage_grid
+from .joining import beside as beside
+from .joining import pool as pool
 from .matrix import EffectMatrix as EffectMatrix
-from .matrix import beside as beside
-from .matrix import pool as pool
 from .steering import Steering as Steering
 from .steering import mean_difference as mean_difference
 from .steering import steer as steer

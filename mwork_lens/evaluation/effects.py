@@ -14,8 +14,9 @@ from ..detection import Detection, detect
 from ..hooks import Mode
 from ..neurons import NeuronSet, ablate
 from ..sites import HookedModel
+from .joining import pool
 from .loss import passage_nats
-from .matrix import BASELINE, EffectMatrix, pool
+from .matrix import BASELINE, EffectMatrix
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
 """What to switch off, by name: a set, or several draws of a control whose mean effect counts."""

@@ -16,7 +16,8 @@ from ..sites import HookedModel
 from ..stages import MWORK_PARTS, STAGES, Stages
 from ..statistics import interval
 from .effects import effect_matrix
-from .matrix import EffectMatrix, pool
+from .joining import pool
+from .matrix import EffectMatrix
 
 EQUAL = " (equal)"
 

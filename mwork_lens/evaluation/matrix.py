@@ -38,7 +38,7 @@ class EffectMatrix:
     documents: Mapping[str, Sequence[str]]
     """By language: the document of each passage."""
     folds: Mapping[str, Sequence[int]]
-    """By language: which detection's sets each passage was measured with (:func:`pool`); 0 where there is one."""
+    """By language: which detection's sets each passage was measured with (see :func:`pool`); 0 where there is one."""
     languages: Mapping[str, str | None]
     """Whose neurons each row switches off, where the row has a language."""
     settings: Mapping[str, Any]
@@ -84,6 +84,32 @@ class EffectMatrix:
             utf8_bytes={read: x[chosen[read]] for read, x in self.utf8_bytes.items()},
             documents={read: [names[i] for i in chosen[read]] for read, names in self.documents.items()},
             folds={read: [number] * len(rows) for read, rows in chosen.items()},
+        )
+
+    def select(self, rows: Sequence[str] | None = None, languages: Sequence[str] | None = None) -> "EffectMatrix":
+        """Some rows and some of the languages read; ``selectivity`` then compares among these only.
+
+        Raises:
+            ValueError: for one that is not there, or none.
+        """
+        kept, reads = list(self.rows if rows is None else rows), list(self.tokens if languages is None else languages)
+        missing = [name for name in kept if name not in self.rows] + [name for name in reads if name not in self.tokens]
+        if missing or not kept or not reads:
+            raise ValueError(
+                f"There is no {missing or 'row and language'} among {self.rows} read in {list(self.tokens)}."
+            )
+        corpus = self.settings["corpus"]
+        passages = {read: corpus["passages"][read] for read in reads}
+        sets = {name: self.settings["sets"][name] for name in kept}
+        return replace(
+            self,
+            nats={off: {read: self.nats[off][read] for read in reads} for off in (BASELINE, *kept)},
+            tokens={read: self.tokens[read] for read in reads},
+            utf8_bytes={read: self.utf8_bytes[read] for read in reads},
+            documents={read: self.documents[read] for read in reads},
+            folds={read: self.folds[read] for read in reads},
+            languages={name: self.languages[name] for name in kept},
+            settings={**self.settings, "corpus": {**corpus, "passages": passages}, "sets": sets},
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -292,57 +318,3 @@ class EffectMatrix:
             settings=cfg["settings"],
             unit=cfg["unit"],
         )
-
-
-def pool(folds: Sequence[EffectMatrix]) -> EffectMatrix:
-    """One matrix of several, each measured on its own documents with sets from a detection of its own.
-
-    Raises:
-        ValueError: for none, or matrices whose rows, draws, languages or units differ.
-    """
-    if not folds:
-        raise ValueError("There is no effect matrix to pool.")
-    first = folds[0]
-    for other in folds[1:]:
-        for what, ours, theirs in zip(("rows", "languages", "unit"), _shape(first), _shape(other), strict=True):
-            if ours != theirs:
-                raise ValueError(f"These effect matrices cannot be pooled: {what} {ours} and {theirs}.")
-    corpora = [fold.settings["corpus"] for fold in folds]
-    passages = {read: sum(corpus["passages"][read] for corpus in corpora) for read in first.tokens}
-    corpus = {**corpora[0], "hash": [c["hash"] for c in corpora], "passages": passages}
-    sets = {off: [one for fold in folds for one in fold.settings["sets"][off]] for off in first.rows}
-    return replace(
-        first,
-        nats={o: {r: torch.cat([f.nats[o][r] for f in folds], 1) for r in first.tokens} for o in first.nats},
-        tokens={read: torch.cat([fold.tokens[read] for fold in folds]) for read in first.tokens},
-        utf8_bytes={read: torch.cat([fold.utf8_bytes[read] for fold in folds]) for read in first.tokens},
-        documents={read: [name for fold in folds for name in fold.documents[read]] for read in first.tokens},
-        folds={read: [i for i, f in enumerate(folds) for _ in f.documents[read]] for read in first.tokens},
-        settings={**first.settings, "corpus": corpus, "sets": sets},
-    )
-
-
-def beside(parts: Sequence[EffectMatrix]) -> EffectMatrix:
-    """One matrix of several with other rows, measured on the same documents.
-
-    Raises:
-        ValueError: for none, other documents, or a row that is in two.
-    """
-    if not parts:
-        raise ValueError("There is no effect matrix to join.")
-    first, rows = parts[0], [row for part in parts for row in part.rows]
-    if len(set(rows)) < len(rows) or any(p.settings["corpus"] != first.settings["corpus"] for p in parts):
-        raise ValueError(f"These effect matrices cannot be joined: rows {rows}, or other documents.")
-    sets = {row: found for part in parts for row, found in part.settings["sets"].items()}
-    return replace(
-        first,
-        nats={off: by_read for part in parts for off, by_read in part.nats.items()},
-        languages={row: language for part in parts for row, language in part.languages.items()},
-        settings={**first.settings, "sets": sets},
-    )
-
-
-def _shape(matrix: EffectMatrix) -> tuple[dict[str, int], list[str], str]:
-    """What matrices must have in common: rows with their draws, languages, unit."""
-    draws = {off: len(next(iter(by_read.values()))) for off, by_read in matrix.nats.items()}
-    return draws, list(matrix.tokens), matrix.unit

@@ -116,7 +116,9 @@ def run_study(
         read = held_out if plan.passages is None else held_out.limit(plan.passages)
         effects.append(_effects(model, read, part, plan, found, progress))
         grids += [_grid(model, read, part, plan, plan.sets(found), progress)] if plan.stages else []
-    return Study(pool(effects), pool_grids(grids) if grids else None), folder
+    # a language may have neurons of its own in one fold and none in another
+    common = [row for row in effects[0].rows if all(row in found.rows for found in effects)]
+    return Study(pool([found.select(common) for found in effects]), pool_grids(grids) if grids else None), folder
 
 
 def _folds(
@@ -161,7 +163,9 @@ def _piece(path: Path, kind: type[Saved], make: Callable[..., Saved], *arguments
 def _require_languages(plan: Plan, detected: Sequence[str], corpus: Corpus) -> None:
     for language in (*plan.controls, *plan.stages):
         if language not in corpus or language not in detected:
-            raise ValueError(f"{language!r} is not in the corpus ({', '.join(corpus)}) and detection, or named twice.")
+            raise ValueError(
+                f"{language!r} must be in the corpus ({', '.join(corpus)}) and detected ({', '.join(detected)})."
+            )
 
 
 # --- tables and figures ---
