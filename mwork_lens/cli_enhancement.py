@@ -73,7 +73,7 @@ def experiment_enhancement(
     its neurons on English text and another language's on its text.
 
     The same --output goes on with a run that was stopped. On two cores, with NTREX-128 and the demo model, the run
-    that tells the arms apart takes hours; smaller ones cut --arms, --rates and the numbers of passages:
+    that tells the arms apart needs many tuned models; smaller ones cut --arms, --rates and the numbers of passages:
 
     mwork-lens experiment enhancement --tune sw --corpus ntrex/ --sentences-per-passage 3 --documents 120
     --batch-size 8 --micro-batch-size 2 --xquad xquad/ --mgsm mgsm/ --output enhancement-sw
