@@ -58,11 +58,9 @@ def stage_grid(grid: _StageGrid, **layout: Any) -> go.Figure:
         figure.add_trace(heat, row=1, col=column)
     figure.update_xaxes(title_text="language whose neurons are off", type="category", showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    figure.update_layout(height=430, margin={"t": 130})
+    figure.update_layout(height=430, width=max(950, 250 + 160 * len(grid.languages)), margin={"t": 130})
     layers = ", ".join(f"{stage.replace('_', '-')} {a.start}–{a.stop - 1}" for stage, a in grid.layers.items())
-    detail = (
-        f"{grid.effects.settings['model']}; layers: {layers}; in each cell nats a token and how many neurons are off"
-    )
+    detail = f"{grid.effects.settings['model']}; layers: {layers}; nats a token (neurons off)"
     return finish(figure, "What each stage’s neurons do for their own language: own rise − others’", detail, layout)
 
 
