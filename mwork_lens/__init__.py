@@ -45,6 +45,7 @@ from .export import export_edited as export_edited
 from .export import export_tuned as export_tuned
 from .hooks import ContentPositions as ContentPositions
 from .lens import LanguageRatio as LanguageRatio
+from .lens import NeuronCards as NeuronCards
 from .lens import identifier_accuracy as identifier_accuracy
 from .lens import inspect as inspect
 from .lens import label_vocabulary as label_vocabulary

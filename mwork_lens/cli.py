@@ -1,4 +1,4 @@
-"""The command line: ``mwork-lens demo | detect | effects | ratio | tune | experiment | bench``."""
+"""The command line: ``mwork-lens demo | detect | effects | ratio | tune | experiment | report | bench``."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mwork_lens").setLevel(logging.INFO)
     warnings.showwarning = _show_warning
-    from . import cli_enhancement, cli_experiments  # noqa: F401  (add their commands)
+    from . import cli_enhancement, cli_experiments, cli_report  # noqa: F401  (add their commands)
 
     try:
         code = app(arguments, standalone_mode=False)
