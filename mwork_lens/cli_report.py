@@ -58,7 +58,7 @@ def report(
     top: TopOption = 0.2,
     quorum: QuorumOption = 0.9,
     max_tokens: TokensOption = 512,
-    prompts: Annotated[int, PROMPTS] = 3,
+    prompts: Annotated[int, PROMPTS] = 5,
     max_new_tokens: Annotated[int, NEW_TOKENS] = 24,
     cards: Annotated[int, CARDS] = 6,
     identifier: Annotated[str, IDENTIFIER] = "lingua",
@@ -91,7 +91,7 @@ def report(
     folder = measure(hooked, text, output, plan)
     shown = execute(notebook, output / "report.ipynb", {"folder": str(output.resolve())})
     page = render(shown, output / "report.html", title=f"Languages inside {hooked.cfg.model_name}")
-    _say_written([page, shown, *folder.written])
+    _say_written([page, shown, folder.path])
 
 
 def _require_counts(options: dict[str, int]) -> None:

@@ -17,8 +17,8 @@ logger = logging.getLogger("mwork_lens")
 _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, 'Noto Sans', sans-serif; color: #222; max-width: 72rem;
-  margin: 2rem auto 4rem; padding: 0 1rem; overflow-wrap: anywhere; }
+body { font: 16px/1.55 system-ui, 'Noto Sans', sans-serif; color: #222; max-width: 74rem;
+  margin: 2rem auto 4rem; padding: 0 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.8rem; line-height: 1.25; margin: 0 0 1rem; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .4rem; border-top: 1px solid #ddd; }
 h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
@@ -27,13 +27,15 @@ nav { margin: 1.5rem 0; padding: .6rem 1.2rem; background: #f6f6f6; border-radiu
 nav ol { margin: 0; padding-left: 1.4rem; columns: 2 16rem; }
 a { color: #0072B2; }
 code { font-size: .9em; background: #f3f3f3; padding: 0 .2em; border-radius: 3px; }
-.table, .figure { overflow-x: auto; margin: 1rem 0; } .figure > div { min-width: 38rem; }
+.table, .figure { overflow-x: auto; margin: 1rem 0; }
+.table > :first-child { margin-top: 0; } .table > :last-child { margin-bottom: 0; } .figure > div { min-width: 38rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; border: 0; }
 th, td { padding: .3rem .7rem; border: 0; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
 th { font-weight: 600; } thead th { border-bottom: 2px solid #888; overflow-wrap: normal; }
 th:first-child, td:first-child { text-align: left; }
-table.text th, table.text td { text-align: left; unicode-bidi: plaintext; }
-table.text td:last-child { min-width: 16rem; }
+table.text thead th, table.text td { text-align: left; unicode-bidi: plaintext; }
+table.text td:last-child { min-width: 16rem; } table.dataframe thead th { text-align: right; }
+table.dataframe.text thead th { text-align: left; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; white-space: pre-wrap; }
 @page { size: A4; margin: 15mm; }
 @media print {
@@ -51,7 +53,7 @@ _PRINTING = """
 const figures = () => [...document.querySelectorAll('.js-plotly-plot')];
 addEventListener('beforeprint', () => figures().forEach(f => {
   f.screen = f.layout.width;
-  const wide = Math.max(680, f.layout.width || 0);
+  const wide = Math.max(820, f.layout.width || 0);
   Plotly.relayout(f, {width: wide}); f.parentElement.style.zoom = 680 / wide; }));
 addEventListener('afterprint', () => figures().forEach(f => {
   f.parentElement.style.zoom = ''; Plotly.relayout(f, {width: f.screen, autosize: !f.screen}); }));

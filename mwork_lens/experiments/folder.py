@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -16,6 +16,7 @@ from ..store import require_free, versions
 SETTINGS = "settings.json"
 
 
+@runtime_checkable
 class Kept(Protocol):
     """A result that saves itself to a directory and is loaded from it."""
 
@@ -23,7 +24,7 @@ class Kept(Protocol):
         """Write to a directory that does not exist yet or is empty."""
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> Any:
         """Read what :meth:`save` wrote."""
         ...
 

@@ -41,7 +41,7 @@ class ReportPlan:
     gets them; without ``stages`` all such languages are divided."""
     held_out: float = 0.25
     """Share of the corpus that detection does not see and everything else is measured on."""
-    prompts: int = 3
+    prompts: int = 5
     """Held-out passages of each language that the language ratio and the completions begin from."""
     new_tokens: int = 24
     """Of a completion."""
@@ -118,9 +118,10 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     for row in selectivity.index:
         kind, _, language = row.partition(" for ")
         if kind == "matched" and language in own:
+            named = {language: f"{language}'s own neurons", row: "as many with equal scores"}
             rises = [
-                f"{x} by {selectivity.loc[x, 'own']:+.2f} against {selectivity.loc[x, 'others']:+.2f}"
-                for x in (language, row)
+                f"{named[x]} by {selectivity.loc[x, 'own']:+.2f} against {selectivity.loc[x, 'others']:+.2f}"
+                for x in named
             ]
             text.append(f"Rise of {language}'s loss against the others' mean, in nats a token: {'; '.join(rises)}.")
     if ratio is not None and "en" in ratio.languages and set(ratio.counts) - {"en"}:

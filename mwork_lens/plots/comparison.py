@@ -76,7 +76,7 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
                 zmax=1,
                 colorscale=SEQUENTIAL,
                 coloraxis="coloraxis",
-                text=[[f"{v:.2f}" for v in line] for line in table.to_numpy()],
+                text=[["" if v != v else f"{v:.2f}" for v in line] for line in table.to_numpy()],
                 texttemplate="%{text}",
                 hovertemplate="%{y} in %{x}: %{z:.3f}<br>share by chance %{customdata:.3f}<extra></extra>",
                 xgap=1,
