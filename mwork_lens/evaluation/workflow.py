@@ -128,7 +128,7 @@ def _tested(grid: StageGrid, stage: str, claim: str, measure: str, value: float,
 
 
 def _verdict(low: float) -> Verdict:
-    """Too few documents for an interval are no evidence."""
+    """Without an interval nothing is said."""
     return NOT_MEASURED if np.isnan(low) else "supported" if low > 0 else "not supported"
 
 

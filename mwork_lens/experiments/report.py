@@ -115,18 +115,16 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
         f"loss the most for {len(most)} of {len(own)} languages ({', '.join(most) or 'none'}). The rise is above the "
         f"mean rise of the others, with its whole 95 % interval, for {len(clear)} ({', '.join(clear) or 'none'})."
     ]
-    for row in selectivity.index:
-        kind, _, language = row.partition(" for ")
-        if kind == "matched" and language in own:
-            named = {language: f"{language}'s own neurons", row: "as many with equal scores"}
-            rises = [
-                f"{named[x]} by {selectivity.loc[x, 'own']:+.2f} against {selectivity.loc[x, 'others']:+.2f}"
-                for x in named
-            ]
-            text.append(f"Rise of {language}'s loss against the others' mean, in nats a token: {'; '.join(rises)}.")
+    text += [effects.finding(row) for row in _compared(effects)]
     if ratio is not None and "en" in ratio.languages and set(ratio.counts) - {"en"}:
         text.append(ratio.finding("en"))
     return text
+
+
+def _compared(effects: EffectMatrix) -> list[str]:
+    """A language that has controls, and its score-matched one."""
+    matched = [row for row in effects.rows if row.startswith("matched for ")][:1]
+    return [name for row in matched for name in (row.removeprefix("matched for "), row)]
 
 
 def _sizes(numbers: Any) -> str:

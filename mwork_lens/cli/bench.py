@@ -1,0 +1,74 @@
+"""``mwork-lens bench``: what detection and tuning cost."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from .options import (
+    CorpusOption,
+    CorpusOptions,
+    LanguagesOption,
+    ModelOptions,
+    OutputOption,
+    new_folder,
+    numbers,
+    say_written,
+)
+
+
+def bench(
+    model: ModelOptions,
+    languages: LanguagesOption = "en,zh",
+    corpus: CorpusOption = "demo",
+    lengths: Annotated[str, Option("--lengths", help="Tokens a document, with commas.")] = "64,128,256,512,1024",
+    dense_up_to: Annotated[int, Option("--dense-up-to", help="Longest document for the dense forms.")] = 128,
+    tuning: Annotated[int | None, Option("--tuning", help="Instead: tuning, on this many tokens.")] = None,
+    output: OutputOption = None,
+) -> None:
+    """What detection costs beside the bare forward pass, the dense exact form and the paper's parallel form.
+
+    With --tuning: what tuning 0.5 % of the neurons costs beside tuning all parameters.
+    """
+    tokens = numbers("--lengths", lengths if tuning is None else str(tuning))
+    folder = new_folder(output, "bench")
+    text = CorpusOptions(languages, corpus).load()
+    hooked = model.load()
+    if tuning is None:
+        _detection(hooked, text, tokens, dense_up_to, folder)
+    else:
+        _tuning(hooked, text, tuning, folder)
+
+
+def _detection(model: Any, text: Any, lengths: list[int], dense_up_to: int, folder: Path) -> None:
+    from ..bench import benchmark
+
+    found = benchmark(model, text, lengths=lengths, dense_up_to=dense_up_to)
+    found.to_frame().to_csv(folder / "bench.csv", index=False)
+    print("\nTime over the bare forward pass through the blocks, by tokens of a document\n")
+    print(found.table().to_string(float_format=lambda value: f"{value:.1f}", na_rep="–"))
+    print("\nPeak memory above it, MB\n")
+    memory = found.to_frame().pivot(index="method", columns="tokens", values="megabytes_above_forward")
+    print(memory.to_string(float_format=lambda value: f"{value:.0f}", na_rep="–"))
+    say_written([folder / "bench.csv", _write_settings(folder, found)])
+
+
+def _tuning(model: Any, text: Any, tokens: int, folder: Path) -> None:
+    from ..bench import joined_text
+    from ..bench_tuning import tuning_cost
+
+    language = next(iter(text))
+    found = tuning_cost(model, joined_text(model, text[language], language, tokens)[:tokens])
+    found.to_frame().to_csv(folder / "tuning.csv")
+    print("\nTime a step, peak memory above the loaded model, optimiser state\n")
+    print(found.to_frame().to_string(float_format=lambda value: f"{value:.2f}"))
+    print("\nTuning neurons over tuning all parameters\n")
+    print(found.ratios().to_string(float_format=lambda value: f"{value:.4f}"))
+    say_written([folder / "tuning.csv", _write_settings(folder, found)])
+
+
+def _write_settings(folder: Path, found: Any) -> Path:
+    path = folder / "settings.json"
+    path.write_text(json.dumps(dict(found.settings), indent=2, ensure_ascii=False))
+    return path
