@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 import torch
 
@@ -68,6 +66,6 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path):
         def __reduce__(self):
             return (print, ("harm",))
 
-    (tmp_path / "harm.pth").write_bytes(pickle.dumps([Harm()]))
+    torch.save([Harm()], tmp_path / "harm.pth")
     with pytest.raises(ValueError, match="holds more than tensors and lists"):
         mw.load_lape(tmp_path / "harm.pth", tiny("llama"), ["en"])

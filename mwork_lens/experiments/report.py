@@ -1,5 +1,6 @@
 """The whole picture of one model on one corpus, piece by piece in a folder that resumes; a notebook shows it."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -68,13 +69,10 @@ def measure(
 
     Raises:
         FileExistsError: for a directory with other things in it.
-        ValueError: for a single language, a model without a tokenizer, a run with other settings, or if no language
-            has specific neurons.
+        ValueError: for a single language, a model without a tokenizer, languages or an identifier that are not there,
+            a run with other settings, or if no language has specific neurons.
     """
-    if len(corpus) < 2:
-        raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
-    if model.tokenizer is None:
-        raise ValueError(f"{model.cfg.model_name} has no tokenizer, which a report needs to show texts.")
+    _require(model, corpus, plan)
     train, held_out = corpus.split(plan.held_out, seed=plan.effects.seed)
     asked = {"model": str(model.cfg.model_name), **asdict(plan), "corpus": corpus.describe()}
     folder = ResultsFolder.open(path, NAME, asked)
@@ -83,6 +81,19 @@ def measure(
     run = _Run(model, held_out, folder, _chosen(plan, found, model), found, progress)
     run.everything()
     return folder
+
+
+def _require(model: HookedModel, corpus: Corpus, plan: ReportPlan) -> None:
+    """Refuse what would fail after the expensive work."""
+    if len(corpus) < 2:
+        raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
+    if model.tokenizer is None:
+        raise ValueError(f"{model.cfg.model_name} has no tokenizer, which a report needs to show texts.")
+    absent = [language for language in (*plan.effects.controls, *plan.effects.stages) if language not in corpus]
+    if absent:
+        raise ValueError(f"{absent[0]!r} is to have controls or stages; the corpus has {', '.join(corpus)}.")
+    with contextlib.suppress(ImportError):
+        identifier(plan.identifier, ["en", "ru"])
 
 
 def _chosen(plan: ReportPlan, found: Detection, model: HookedModel) -> ReportPlan:
