@@ -46,6 +46,7 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
         constant = ours.min() == ours.max() or theirs.min() == theirs.max()
         rows.append(
             {
+                "model": a.space.model,
                 "language": language,
                 "layer": layer,
                 "site": site,
@@ -101,6 +102,7 @@ def neuron_counts(
             rows += [
                 {
                     "detection": name,
+                    "model": found.space.model,
                     "language": language,
                     "layer": layer,
                     "site": site,
@@ -147,7 +149,8 @@ def overlap(
                 raise ValueError(f"{name} has no neurons in {part!r}; structures are attention and feed_forward.")
             sets = {language: neurons.restrict(sites=sites) for language, neurons in active.items()}
             pairs = product(sets, repeat=2)
-            rows += [{"detection": name, "structure": part, **_pair(sets, a, b)} for a, b in pairs if a != b]
+            of = {"detection": name, "model": found.space.model, "structure": part}
+            rows += [{**of, **_pair(sets, a, b)} for a, b in pairs if a != b]
     return pd.DataFrame(rows)
 
 

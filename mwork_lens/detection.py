@@ -275,7 +275,16 @@ class Detection:
 
     def __repr__(self) -> str:
         counted = ", ".join(f"{language} {n}" for language, n in self.documents.items())
-        return f"Detection({self.space.model}: documents {counted}; {self._how()})"
+        how = ", ".join(f"{key}={value!r}" for key, value in self._how().items() if key != "corpus")
+        return f"Detection({self.space.model}: documents {counted}; {how})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()
+        table = (sums["active"] / sums["width"]).unstack().reindex(self.languages)  # pyright: ignore
+        said = "Share of neurons that are active on at least nine in ten documents, by language and site"
+        return f"<p>{escape(repr(self))}</p><p>{said}:</p>{table.to_html(float_format='{:.1%}'.format)}"
 
     def save(self, path: str | Path) -> None:
         """Write to a directory that does not exist yet or is empty."""

@@ -232,7 +232,7 @@ def _as_hooked_transformer(
         except _NotHookable:
             raise
         except Exception as error:
-            raise _NotHookable(f"TransformerLens cannot convert it ({error})") from error
+            raise _NotHookable(f"TransformerLens cannot convert it ({_first_line(error)})") from error
     _require_same_logits(model, hf_model, dtype)
     with _quiet_transformers():
         model.move_model_modules_to_device()

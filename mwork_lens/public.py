@@ -31,6 +31,7 @@ from .evaluation import effect_matrix as effect_matrix
 from .evaluation import folded_effects as folded_effects
 from .evaluation import generate as generate
 from .evaluation import generations as generations
+from .evaluation import language_losses as language_losses
 from .evaluation import layer_sweep as layer_sweep
 from .evaluation import mean_difference as mean_difference
 from .evaluation import stage_grid as stage_grid

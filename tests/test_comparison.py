@@ -79,3 +79,11 @@ def test_counts_by_layer_are_those_of_the_sets(detection):
     assert len(figure.data) == 2 * 2 * (3 + 1)
     with pytest.raises(ValueError, match="no detection"):
         mw.neuron_counts({})
+
+
+def test_figures_and_tables_name_the_model(detection):
+    counts, common = mw.neuron_counts(detection), mw.overlap(detection)
+    alike = mw.agreement(detection, detection)
+    figures = mw.plots.neuron_counts(counts), mw.plots.overlap(common), mw.plots.agreement(alike)
+    assert all(detection.space.model in figure.layout.title.subtitle.text for figure in figures)
+    assert not any("nan" in text for row in figures[1].data[0].text for text in row)

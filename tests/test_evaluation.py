@@ -188,6 +188,28 @@ def test_folded_effects_detect_on_the_other_documents():
         assert alone.to_frame().equals(effects.fold(number).to_frame())
 
 
+def test_a_finding_tells_the_numbers_of_its_row():
+    effects = mw.effect_matrix(tiny("llama"), sets(tiny("llama")), CORPUS, progress=False)
+    row = effects.selectivity().loc["fr"]
+    said = effects.finding("fr")
+    assert f"the loss of fr changes by {row['own']:+.2f}, that of en by {row['others']:+.2f}" in said
+    assert f"({row['low']:+.2f} to {row['high']:+.2f})" in said
+    assert "the loss changes by en" in effects.finding("nothing")
+    single = {language: texts[:1] for language, texts in CORPUS.items()}
+    few = mw.effect_matrix(tiny("llama"), {"fr": sets(tiny("llama"))["fr"]}, single, progress=False)
+    assert few.finding("fr").endswith("without an interval on a single document.")
+    with pytest.raises(ValueError, match="no row 'sw'"):
+        effects.finding("sw")
+
+
+def test_language_losses_are_the_baseline():
+    model = tiny("llama")
+    effects = mw.effect_matrix(model, {"nothing": sets(model)["nothing"]}, CORPUS, progress=False)
+    found = mw.language_losses(model, CORPUS)
+    np.testing.assert_allclose(found["nats_per_token"], effects.baseline)
+    assert list(found["passages"]) == [4, 4]
+
+
 def test_saved_effects_are_the_same(tmp_path):
     model = tiny("llama")
     effects = mw.effect_matrix(model, sets(model), CORPUS, progress=False)

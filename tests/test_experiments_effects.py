@@ -185,6 +185,13 @@ def test_the_workflow_says_what_the_grid_says(grid, tmp_path):
     assert "layers 3 to 4" in text
 
 
+def test_a_single_document_supports_no_claim(model, sets):
+    one = {language: texts[:1] for language, texts in CORPUS.items()}
+    flow = mw.workflow(mw.stage_grid(model, sets, one, mw.Stages(model, **STAGES), progress=False))
+    assert {found.verdict for found in flow.evidence} == {"not measured"}
+    assert not any("nan" in (note.text or "") for note in mw.plots.workflow(flow).layout.annotations)
+
+
 def test_bad_input_is_refused_before_the_work(model, sets):
     with pytest.raises(ValueError, match=r"depths=\[4\]: give numbers of layers from 1 to 3"):
         mw.layer_sweep(model, sets, CORPUS, depths=[4])

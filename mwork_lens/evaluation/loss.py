@@ -1,17 +1,37 @@
 """Next-token loss of each passage, without ever holding the logits of a whole passage in memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..batches import TokenBatch, batches, run_blocks
+from ..batches import MAX_TOKENS, TokenBatch, batches, encode, run_blocks
+from ..corpora import Document, as_corpus
 from ..lens.readout import soft_cap
 from ..sites import HookedModel
 
 TOKENS_AT_ONCE = 2048
 """Tokens of the vocabulary whose logits are held at a time."""
+
+
+def language_losses(
+    model: HookedModel, corpus: Mapping[str, Sequence[Document]], *, max_tokens: int = MAX_TOKENS
+) -> pd.DataFrame:
+    """Next-token loss of the model as it is, a row a language: passages, tokens that count, nats_per_token.
+
+    Raises:
+        ValueError: for empty documents, before the work.
+    """
+    given = as_corpus(corpus)
+    encoded = {language: encode(model, given[language], given.ids[language], max_tokens) for language in given}
+    rows = []
+    for language, documents in encoded.items():
+        nats, tokens = passage_nats(model, documents)
+        found = {"passages": len(documents), "tokens": int(tokens.sum())}
+        rows.append({"language": language, **found, "nats_per_token": float(nats.sum() / tokens.sum())})
+    return pd.DataFrame(rows).set_index("language")
 
 
 @torch.inference_mode()

@@ -169,6 +169,30 @@ class EffectMatrix:
         frames = [self.fold(number).selectivity(among).assign(fold=number) for number in self._fold_numbers]
         return pd.concat(frames).set_index("fold", append=True).sort_index(level=0, sort_remaining=True)
 
+    def finding(self, off: str, among: Among = "others") -> str:
+        """What switching one row off does, as a sentence with its numbers.
+
+        Raises:
+            ValueError: for a row that is not there, or another ``among``.
+        """
+        if off not in self.rows:
+            raise ValueError(f"There is no row {off!r}; there are {', '.join(self.rows)}.")
+        if self.languages[off] not in self.tokens:
+            rises = ", ".join(f"{read} {rise:+.2f}" for read, rise in self.to_frame().loc[off].items())
+            return f"{off} off: the loss changes by {rises} {UNITS[self.unit]}."
+        row = self.selectivity(among).loc[off]
+        others = self._others(row["language"], among)
+        said = f"{off} off ({row['neurons']:,.0f} neurons): the loss of {row['language']} changes by {row['own']:+.2f}"
+        if not others:
+            return f"{said} {UNITS[self.unit]}."
+        said += f", that of {', '.join(others)} by {row['others']:+.2f} {UNITS[self.unit]} on average"
+        if np.isnan(row["low"]):
+            return f"{said}: a difference of {row['difference']:+.2f}, without an interval on a single document."
+        times = "" if np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
+        verdict = "selective" if row["low"] > 0 else "not selective" if row["high"] <= 0 else "not clearly selective"
+        between = f"{row['low']:+.2f} to {row['high']:+.2f}"
+        return f"{said}: a difference of {row['difference']:+.2f} ({between}){times}; {verdict}."
+
     def passages(self) -> pd.DataFrame:
         """One row a passage, set and draw: off, draw, read, fold, document, nats, tokens, utf8_bytes."""
         frames = [

@@ -124,7 +124,12 @@ def _tested(grid: StageGrid, stage: str, claim: str, measure: str, value: float,
     if np.isnan(value):
         return _unmeasured(stage, claim, measure)
     low, high = interval(drawn, documents=grid.effects.document_count())
-    return Evidence(stage, claim, measure, value, low, high, "supported" if low > 0 else "not supported")
+    return Evidence(stage, claim, measure, value, low, high, _verdict(low))
+
+
+def _verdict(low: float) -> Verdict:
+    """Without an interval nothing is said."""
+    return NOT_MEASURED if np.isnan(low) else "supported" if low > 0 else "not supported"
 
 
 def _pivot(grid: StageGrid, ratio: LanguageRatio | None, pivot: str) -> Evidence:
@@ -136,4 +141,4 @@ def _pivot(grid: StageGrid, ratio: LanguageRatio | None, pivot: str) -> Evidence
     read = [layer + 1 for layer in layers if layer + 1 in ratio.layers]
     mean = ratio.verdict(pivot, read).loc["mean"]
     value, low, high = (float(mean[name]) for name in ("lift", "low", "high"))
-    return Evidence("task_solving", claim, measure, value, low, high, "supported" if low > 0 else "not supported")
+    return Evidence("task_solving", claim, measure, value, low, high, _verdict(low))

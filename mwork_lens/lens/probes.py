@@ -91,6 +91,27 @@ class LatentLanguages:
                 rows.append({"layer": layer, "language": language, **found, "rank": rank, "entropy": entropy})
         return pd.DataFrame(rows)
 
+    def finding(self, pivot: str = "en") -> str:
+        """How likely each language's answer is at the end, and the pivot's on the way, as a sentence with its numbers.
+
+        Raises:
+            ValueError: for a pivot whose answers were not followed.
+        """
+        if pivot not in self.languages:
+            raise ValueError(f"There are no answers in {pivot!r}; there are {', '.join(self.languages)}.")
+        frame = self.to_frame()
+        mean = frame.pivot(index="layer", columns="language", values="probability")
+        rows = frame[frame["language"] == pivot].set_index("layer")
+        best, last = rows["probability"].idxmax(), mean.index[-1]
+        answer = mean.loc[last].idxmax()
+        found = ", ".join(f"{name} {mean.loc[last, name]:.2g}" for name in self.languages)
+        return (
+            f"After the last layer the answers have the probabilities {found} (mean of {len(self.prompts)} prompts), "
+            f"{answer} being the likeliest. {pivot} is likeliest in layer {best}: "
+            f"{rows.loc[best, 'probability']:.2g} ({rows.loc[best, 'low']:.2g} to {rows.loc[best, 'high']:.2g}), where "
+            f"{' and '.join(f'{name} has {mean.loc[best, name]:.2g}' for name in self.languages if name != pivot)}."
+        )
+
     def __repr__(self) -> str:
         return f"LatentLanguages({self.settings['model']}: {len(self.prompts)} probes in {', '.join(self.languages)})"
 

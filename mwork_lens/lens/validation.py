@@ -55,12 +55,20 @@ class IdentifierAccuracy:
         right = [row[name] / max(1, row.sum()) for name, row in frame.iterrows()]
         return frame.rename_axis("language").assign(tokens=frame.sum(axis=1), right=right)
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
+        """How often it is right, in a sentence."""
         return (
-            f"IdentifierAccuracy({self.settings['identifier']}: {self.accuracy:.1%} of {int(self.confusion.sum()):,} "
-            f"tokens right; {self.decided:.1%} get a language, {self.precision:.1%} of these the right one)\n"
-            f"{self.to_frame().round(2).to_string()}"
+            f"{self.settings['identifier']}: {self.accuracy:.1%} of {int(self.confusion.sum()):,} tokens right; "
+            f"{self.decided:.1%} get a language, {self.precision:.1%} of these the right one"
         )
+
+    def __repr__(self) -> str:
+        return f"IdentifierAccuracy({self.summary()})\n{self.to_frame().round(2).to_string()}"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(self.summary())}</p>{self.to_frame().round(2).to_html()}"
 
     def save(self, path: str | Path) -> None:
         """Write to a directory that does not exist yet or is empty."""

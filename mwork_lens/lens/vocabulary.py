@@ -61,7 +61,7 @@ class TokenLanguages:
 
     def of(self, ids: Int[Tensor, " some"] | Sequence[int]) -> list[str]:
         """The labels of some tokens."""
-        return [self.names[i] for i in self.labels[torch.as_tensor(ids)].tolist()]
+        return [self.names[i] for i in self.labels[torch.as_tensor(ids, dtype=torch.long)].tolist()]
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in self.shares().items())

@@ -39,8 +39,8 @@ def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detectio
     figure.update_xaxes(range=[0, 1.02])
     figure.update_yaxes(title_text="layer", row=1, col=1)
     figure.update_layout(height=520, margin={"t": 130})
-    languages = ", ".join(compared["language"].unique())
-    return finish(figure, title, f"mean over {languages}; dashed: overlap by chance", layout)
+    models, languages = (", ".join(compared[name].unique()) for name in ("model", "language"))
+    return finish(figure, title, f"{models}; mean over {languages}; dashed: overlap by chance", layout)
 
 
 def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> go.Figure:
@@ -76,7 +76,7 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
                 zmax=1,
                 colorscale=SEQUENTIAL,
                 coloraxis="coloraxis",
-                text=[[f"{v:.2f}" for v in line] for line in table.to_numpy()],
+                text=[["" if v != v else f"{v:.2f}" for v in line] for line in table.to_numpy()],
                 texttemplate="%{text}",
                 hovertemplate="%{y} in %{x}: %{z:.3f}<br>share by chance %{customdata:.3f}<extra></extra>",
                 xgap=1,
@@ -91,4 +91,5 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
         coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": value}}},
     )
     chance = compared["expected_share"].mean()
-    return finish(figure, "Active neurons in common", f"rows in columns; mean share by chance {chance:.2f}", layout)
+    detail = f"{', '.join(compared['model'].unique())}; rows in columns; mean share by chance {chance:.2f}"
+    return finish(figure, "Active neurons in common", detail, layout)

@@ -66,7 +66,8 @@ def steering(found: _Steering, **layout: Any) -> go.Figure:
         y=frame["share"],
         mode="markers+text",
         text=list(frame.index),
-        textposition="top center",
+        # neighbours' labels stand above and below by turns
+        textposition=[("top center", "bottom center")[int(rank) % 2] for rank in frame["nats_per_token"].rank() - 1],
         marker={
             "size": 14,
             "symbol": symbols,
@@ -82,7 +83,7 @@ def steering(found: _Steering, **layout: Any) -> go.Figure:
     )
     figure = go.Figure(points)
     figure.update_xaxes(title_text="nats a token under the untouched model (fluent is left)", rangemode="tozero")
-    figure.update_yaxes(title_text=f"share of completions in {found.toward}", range=[-0.05, 1.12])
+    figure.update_yaxes(title_text=f"share of completions in {found.toward}", range=[-0.12, 1.12])
     figure.update_layout(height=560)
     detail = (
         f"{found.generations.settings['model']}; {int(frame['completions'].iloc[0])} {found.away} prompts; "

@@ -43,8 +43,8 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
     figure.update_xaxes(title_text="share of the structure's neurons", rangemode="tozero", tickformat=".1%")
     figure.update_yaxes(title_text="layer", row=1, col=1)
     figure.update_layout(height=560, margin={"t": 130})
-    languages = ", ".join(counted["language"].unique())
-    return finish(figure, title, f"languages: {languages}", layout)
+    models, languages = (", ".join(counted[name].unique()) for name in ("model", "language"))
+    return finish(figure, title, f"{models}; languages: {languages}; thin: each language", layout)
 
 
 def _shares(counted: pd.DataFrame) -> pd.DataFrame:

@@ -190,8 +190,7 @@ def workflow(found: _Workflow, **layout: Any) -> go.Figure:
 
 def _evidence(evidence: _Evidence) -> str:
     mark, colour = MARKS[evidence.verdict]
-    measured = (
-        "" if np.isnan(evidence.value) else f": {evidence.value:+.2f} ({evidence.low:+.2f} to {evidence.high:+.2f})"
-    )
+    measured = "" if np.isnan(evidence.value) else f": {evidence.value:+.2f}"
+    measured += "" if np.isnan(evidence.low) else f" ({evidence.low:+.2f} to {evidence.high:+.2f})"
     said = "<br>".join([*textwrap.wrap(evidence.claim, 42), *textwrap.wrap(evidence.measure + measured, 46)])
     return f'{said}<br><span style="color:{colour}"><b>{mark} {evidence.verdict}</b></span>'

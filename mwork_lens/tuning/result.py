@@ -73,6 +73,12 @@ class Tuned:
     def __repr__(self) -> str:
         return f"Tuned({self.summary()})"
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        table = self.to_frame().to_html(index=False, na_rep="", float_format="{:.3g}".format)
+        return f"<p>{escape(repr(self))}</p>{table}"
+
     def save(self, path: str | Path) -> None:
         """Write to a directory that does not exist yet or is empty."""
         cfg = {
