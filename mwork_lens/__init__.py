@@ -1,69 +1,26 @@
-"""mwork_lens: how a multilingual language model works inside, on TransformerLens models."""
+"""mwork_lens: how a multilingual language model works inside, on TransformerLens models.
 
-from . import plots as plots
-from .activations import Activations as Activations
-from .activations import collect_means as collect_means
-from .activations import collect_samples as collect_samples
-from .comparison import agreement as agreement
-from .comparison import neuron_counts as neuron_counts
-from .comparison import overlap as overlap
-from .controls import all_controls as all_controls
-from .controls import cut_to_equal as cut_to_equal
-from .controls import cut_to_size as cut_to_size
-from .controls import matched_control as matched_control
-from .controls import other_control as other_control
-from .controls import random_control as random_control
-from .controls import shared_control as shared_control
-from .controls import top_control as top_control
-from .controls import with_controls as with_controls
-from .corpora import Corpus as Corpus
-from .corpora import load_corpus as load_corpus
-from .detection import Detection as Detection
-from .detection import detect as detect
-from .detection import importance as importance
-from .evaluation import EffectMatrix as EffectMatrix
-from .evaluation import Generations as Generations
-from .evaluation import LayerSweep as LayerSweep
-from .evaluation import StageGrid as StageGrid
-from .evaluation import Steering as Steering
-from .evaluation import Workflow as Workflow
-from .evaluation import effect_matrix as effect_matrix
-from .evaluation import folded_effects as folded_effects
-from .evaluation import generate as generate
-from .evaluation import generations as generations
-from .evaluation import language_losses as language_losses
-from .evaluation import layer_sweep as layer_sweep
-from .evaluation import mean_difference as mean_difference
-from .evaluation import stage_grid as stage_grid
-from .evaluation import steer as steer
-from .evaluation import workflow as workflow
-from .evaluation.tasks import TaskResult as TaskResult
-from .evaluation.tasks import load_questions as load_questions
-from .experiments.corpus import describe_corpus as describe_corpus
-from .experiments.tasks import TaskOptions as TaskOptions
-from .experiments.tasks import run_task_experiment as run_task_experiment
-from .export import export_edited as export_edited
-from .export import export_tuned as export_tuned
-from .hooks import ContentPositions as ContentPositions
-from .interop import load_lape as load_lape
-from .interop import load_released as load_released
-from .lens import LanguageRatio as LanguageRatio
-from .lens import NeuronCards as NeuronCards
-from .lens import identifier_accuracy as identifier_accuracy
-from .lens import inspect as inspect
-from .lens import label_vocabulary as label_vocabulary
-from .lens import language_ratio as language_ratio
-from .lens import latent_languages as latent_languages
-from .lens import lens_grid as lens_grid
-from .lens import translation_probes as translation_probes
-from .models import load_model as load_model
-from .neurons import NeuronSet as NeuronSet
-from .neurons import NeuronSpace as NeuronSpace
-from .neurons import ablate as ablate
-from .plnd import LayerMeasure as LayerMeasure
-from .plnd import Measure as Measure
-from .stages import Stages as Stages
-from .tuning import NeuronDelta as NeuronDelta
-from .tuning import Tuned as Tuned
-from .tuning import tune as tune
-from .weights import edit_weights as edit_weights
+What ``import mwork_lens as mw`` offers is listed in :mod:`mwork_lens.public`; it is imported at the first use of a
+name, so that the command line answers at once.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """A module of the package, else a public name."""
+    if not name.startswith("_"):
+        if find_spec(f"{__name__}.{name}"):
+            return import_module(f".{name}", __name__)
+        if hasattr(public := import_module(".public", __name__), name):
+            return getattr(public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *dir(import_module(".public", __name__))})

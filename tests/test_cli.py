@@ -1,5 +1,7 @@
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -60,6 +62,27 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, mess
     assert code == 2
     assert message in error.splitlines()[-1]
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--limit", "few"], "--limit"),
+        (["demo", "--corpora", "x"], "--corpora"),
+        (["tune"], "--language"),
+        (["experiment", "nothing"], "nothing"),
+    ],
+)
+def test_options_that_do_not_parse_are_named(capsys, arguments, message):
+    code, error = run(capsys, *arguments)
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_the_command_line_answers_without_importing_torch():
+    code = "import sys; from mwork_lens.cli import app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_bad_files_are_named(capsys, folder):

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import typer
 
 from .analyses import corpus, neuron_counts, overlap
@@ -51,18 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("mwork_lens").setLevel(logging.INFO)
     warnings.showwarning = _show_warning
     try:
-        code = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit("Stopped.")
+        app(arguments)
     except LIBRARY_ERRORS as error:
         logging.getLogger("mwork_lens").debug("", exc_info=error)
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"mwork-lens: {message}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(code or 0)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
