@@ -45,7 +45,10 @@ from .experiments.tasks import run_task_experiment as run_task_experiment
 from .export import export_edited as export_edited
 from .export import export_tuned as export_tuned
 from .hooks import ContentPositions as ContentPositions
+from .interop import load_lape as load_lape
+from .interop import load_released as load_released
 from .lens import LanguageRatio as LanguageRatio
+from .lens import NeuronCards as NeuronCards
 from .lens import identifier_accuracy as identifier_accuracy
 from .lens import inspect as inspect
 from .lens import label_vocabulary as label_vocabulary

@@ -16,16 +16,53 @@ logger = logging.getLogger("mwork_lens")
 
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, 'Noto Sans', sans-serif; color: #222; max-width: 62rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
-.table, .figure { overflow-x: auto; } .figure > div { min-width: 38rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #888; }
-pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; }
-@media print { h2 { break-after: avoid; } .figure { break-inside: avoid; } }
+* { box-sizing: border-box; }
+body { font: 16px/1.55 system-ui, 'Noto Sans', sans-serif; color: #222; max-width: 74rem;
+  margin: 2rem auto 4rem; padding: 0 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.8rem; line-height: 1.25; margin: 0 0 1rem; }
+h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .4rem; border-top: 1px solid #ddd; }
+h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
+p, ul, ol { max-width: 46rem; }
+nav { margin: 1.5rem 0; padding: .6rem 1.2rem; background: #f6f6f6; border-radius: 6px; }
+nav ol { margin: 0; padding-left: 1.4rem; columns: 2 16rem; }
+a { color: #0072B2; }
+code { font-size: .9em; background: #f3f3f3; padding: 0 .2em; border-radius: 3px; }
+.table, .figure { overflow-x: auto; margin: 1rem 0; }
+.table > :first-child { margin-top: 0; } .table > :last-child { margin-bottom: 0; } .figure > div { min-width: 38rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; border: 0; }
+th, td { padding: .3rem .7rem; border: 0; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
+th { font-weight: 600; } thead th { border-bottom: 2px solid #888; overflow-wrap: normal; }
+th:first-child, td:first-child { text-align: left; }
+table.text thead th, table.text td { text-align: left; unicode-bidi: plaintext; }
+table.text td:last-child { min-width: 16rem; } table.dataframe thead th { text-align: right; }
+table.dataframe.text thead th { text-align: left; }
+pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; white-space: pre-wrap; }
+@page { size: A4; margin: 15mm; }
+@media print {
+  body { max-width: none; margin: 0; padding: 0; font-size: 10pt; }
+  h1, h2, h3 { break-after: avoid; } h2 { margin-top: 1.5rem; } a { color: inherit; text-decoration: none; }
+  .figure, .card, tr { break-inside: avoid; } .table, .figure, pre { overflow: visible; }
+  .figure > div { min-width: 0; }
+  table { font-size: 8pt; } th, td { padding: .15rem .4rem; } .modebar { display: none; }
+  thead { display: table-header-group; }
+}
 """
+
+# figures are drawn in pixels: draw them again in the paper's width, and as before afterwards
+_PRINTING = """
+const figures = () => [...document.querySelectorAll('.js-plotly-plot')];
+addEventListener('beforeprint', () => figures().forEach(f => {
+  f.screen = f.layout.width;
+  const wide = Math.max(820, f.layout.width || 0);
+  Plotly.relayout(f, {width: wide}); f.parentElement.style.zoom = 680 / wide; }));
+addEventListener('afterprint', () => figures().forEach(f => {
+  f.parentElement.style.zoom = ''; Plotly.relayout(f, {width: f.screen, autosize: !f.screen}); }));
+"""
+
+# whatever a text or a figure holds, the page may neither fetch nor send anything
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
 
 
 @runtime_checkable
@@ -35,28 +72,52 @@ class HasHtml(Protocol):
     def _repr_html_(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class Html:
+    """Markup that is ready to be shown; whoever makes one has escaped its texts."""
+
+    markup: str
+
+    def _repr_html_(self) -> str:
+        return self.markup
+
+
+def paragraphs(lines: Sequence[str]) -> Html:
+    """Each line as a paragraph, escaped."""
+    return Html("".join(f"<p>{escape(line)}</p>" for line in lines))
+
+
 Content = pd.DataFrame | go.Figure | Mapping[str, Any] | HasHtml | None
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs and then a table, a figure, settings, or a result with its own (escaped) HTML."""
+    """A heading with paragraphs and then a table, a figure, settings, a result with its own HTML, or several."""
 
     title: str
     text: Sequence[str] = ()
-    content: Content = None
+    content: Content | Sequence[Content] = None
 
 
-def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write the page; every text and label is escaped."""
+def write_page(path: str | Path, title: str, sections: Sequence[Section], *, lead: Sequence[Content] = ()) -> Path:
+    """Write the page; every text and label is escaped.
+
+    Args:
+        path: of the file.
+        title: of the page.
+        sections: its parts, which the contents list.
+        lead: what stands between the title and the contents.
+    """
     path = Path(path)
     contents = "".join(f'<li><a href="#part-{i}">{escape(s.title)}</a></li>' for i, s in enumerate(sections))
     body = "".join(_section(i, section) for i, section in enumerate(sections))
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>"
-        f"<body><h1>{escape(title)}</h1><nav><ul>{contents}</ul></nav>{body}</body></html>",
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script><script>{_PRINTING}</script></head>"
+        f"<body><h1>{escape(title)}</h1>{''.join(map(_content, lead))}"
+        f'<nav aria-label="Contents"><ol>{contents}</ol></nav>{body}</body></html>',
         encoding="utf-8",
     )
     return path
@@ -75,8 +136,12 @@ def write_figure(path: str | Path, figure: go.Figure) -> list[Path]:
 
 
 def _section(i: int, section: Section) -> str:
-    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in section.text)
-    return f'<section><h2 id="part-{i}">{escape(section.title)}</h2>{paragraphs}{_content(section.content)}</section>'
+    several = isinstance(section.content, Sequence)
+    parts: Sequence[Content] = section.content if several else [section.content]  # pyright: ignore
+    content = "".join(map(_content, parts))
+    return (
+        f'<section><h2 id="part-{i}">{escape(section.title)}</h2>{paragraphs(section.text).markup}{content}</section>'
+    )
 
 
 def _content(content: Content) -> str:
@@ -84,9 +149,12 @@ def _content(content: Content) -> str:
         return f'<div class="table">{content.to_html(border=0, na_rep="–")}</div>'
     if isinstance(content, go.Figure):
         options = {"full_html": False, "include_plotlyjs": False, "include_mathjax": False}
-        return f'<div class="figure">{content.to_html(**options, config={"responsive": True})}</div>'
+        return f'<div class="figure">{content.to_html(**options, config=_CONFIG)}</div>'
     if content is None:
         return ""
     if not isinstance(content, Mapping):
-        return content._repr_html_()
+        return f'<div class="table">{content._repr_html_()}</div>'
     return f"<pre>{escape(json.dumps(content, indent=2, ensure_ascii=False, default=str))}</pre>"
+
+
+_CONFIG = {"responsive": True, "displaylogo": False}

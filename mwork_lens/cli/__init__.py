@@ -1,4 +1,4 @@
-"""The command line: ``mwork-lens demo | detect | effects | ratio | tune | experiment | bench``."""
+"""The command line: ``mwork-lens demo | detect | effects | ratio | tune | experiment | report | bench``."""
 
 import logging
 import sys
@@ -16,6 +16,7 @@ from .effects import effects, layer_sweep
 from .enhancement import enhancement
 from .groups import ungrouped
 from .ratio import language_ratio, ratio
+from .report import report
 from .tasks import TASK_COMMANDS, task_command
 from .tune import tune
 
@@ -29,7 +30,7 @@ app = typer.Typer(
 experiment = typer.Typer(help="The paper's items, one named experiment each.", no_args_is_help=True)
 app.add_typer(experiment, name="experiment")
 
-for _command in (demo, detect, effects, ratio, tune, bench):
+for _command in (demo, detect, effects, ratio, tune, report, bench):
     app.command()(ungrouped(_command))
 for _command in (
     language_ratio,

@@ -1,9 +1,9 @@
 """Effects fold by fold: detection, effect matrix with controls, stage grid; what is on disk is not run again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import get_args
 
 import pandas as pd
 
@@ -27,9 +27,8 @@ from ..evaluation.matrix import Among, Unit
 from ..neurons import NeuronSet
 from ..sites import HookedModel
 from ..stages import Stages
-from .folder import ResultsFolder
+from .folder import ResultsFolder, piece
 
-Saved = TypeVar("Saved", Detection, EffectMatrix, StageGrid)
 NAME = "effects"
 
 
@@ -124,7 +123,7 @@ def _folds(
 ) -> Iterator[tuple[Path, Detection, Corpus]]:
     for number, (train, held_out) in enumerate(corpus.folds(plan.folds, seed=plan.seed)):
         part, options = path / f"fold-{number}", {"top": plan.top, "max_tokens": plan.max_tokens}
-        yield part, _piece(part / "detection", Detection, detect, model, train, progress=progress, **options), held_out
+        yield part, piece(part / "detection", Detection, detect, model, train, progress=progress, **options), held_out
 
 
 def _effects(
@@ -137,7 +136,7 @@ def _effects(
         every = with_controls(sets, found, languages=[language], seeds=plan.seeds)
         rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in sets}
     folder = part / "effects"
-    return beside([_piece(folder / n, EffectMatrix, effect_matrix, model, r, read, **options) for n, r in rows.items()])
+    return beside([piece(folder / n, EffectMatrix, effect_matrix, model, r, read, **options) for n, r in rows.items()])
 
 
 def _grid(
@@ -148,14 +147,7 @@ def _grid(
     few = read.select({language: range(len(read[language])) for language in kept})
     stages = Stages(model, understanding=plan.understanding, generation=plan.generation)
     options = {"max_tokens": plan.max_tokens, "progress": progress}
-    return _piece(part / "grid", StageGrid, stage_grid, model, divided, few, stages, **options)
-
-
-def _piece(path: Path, kind: type[Saved], make: Callable[..., Saved], *arguments: Any, **options: Any) -> Saved:
-    """The result at ``path``, made and saved there first if it is not there."""
-    if not path.exists():
-        make(*arguments, **options).save(path)
-    return kind.load(path)
+    return piece(part / "grid", StageGrid, stage_grid, model, divided, few, stages, **options)
 
 
 def _require_languages(plan: Plan, detected: Sequence[str], corpus: Corpus) -> None:

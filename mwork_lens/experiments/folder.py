@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,6 +14,29 @@ from ..report import Section, write_figure, write_page
 from ..store import require_free, versions
 
 SETTINGS = "settings.json"
+
+
+@runtime_checkable
+class Kept(Protocol):
+    """A result that saves itself to a directory and is loaded from it."""
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Any:
+        """Read what :meth:`save` wrote."""
+        ...
+
+
+Result = TypeVar("Result", bound=Kept)
+
+
+def piece(path: Path, kind: type[Result], make: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    """The result at ``path``, made and saved there first if it is not there: so a run resumes piece by piece."""
+    if not path.exists():
+        make(*arguments, **options).save(path)
+    return kind.load(path)
 
 
 @dataclass(frozen=True)
@@ -59,6 +82,11 @@ class ResultsFolder:
         records = [{str(column): value for column, value in row.items()} for row in flat.to_dict("records")]
         _write_json(self.path / f"{name}.json", records)
         self.written.extend([self.path / f"{name}.csv", self.path / f"{name}.json"])
+
+    def document(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write ``NAME.json``."""
+        _write_json(self.path / f"{name}.json", content)
+        self.written.append(self.path / f"{name}.json")
 
     def figure(self, name: str, figure: go.Figure) -> None:
         """Write a figure as ``NAME.html`` and, where a browser is there for it, ``NAME.png``."""

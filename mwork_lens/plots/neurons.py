@@ -41,6 +41,7 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
                 line = _line(shares.mean(axis=1), f"{label}, {whose}", {"color": colour, "width": 3})
                 figure.add_trace(line.update(legendgroup=structure, showlegend=column == 1), row=1, col=column)
     figure.update_xaxes(title_text="share of the structure's neurons", rangemode="tozero", tickformat=".1%")
+    figure.update_yaxes(dtick=max(1, counted["layer"].nunique() // 10))
     figure.update_yaxes(title_text="layer", row=1, col=1)
     figure.update_layout(height=560, margin={"t": 130})
     models, languages = (", ".join(counted[name].unique()) for name in ("model", "language"))
