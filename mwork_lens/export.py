@@ -19,6 +19,9 @@ from .weights import edit_weights, silencing_entries
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """Of logits, in their standard deviations; 0.2 in half precision, where the two libraries round apart."""
 
+Source = str | Path | nn.Module
+"""What :func:`load_model` was given for the model as it was: a transformers model, or what names one."""
+
 Places = tuple[str, tuple[Int[Tensor, " _"], ...]]
 """A parameter of the transformers model, and where in it some entries are: an index for each axis."""
 
@@ -28,7 +31,7 @@ def export_tuned(
     delta: NeuronDelta,
     path: str | Path,
     *,
-    source: str | Path | nn.Module,
+    source: Source,
     tokenizer: Any = None,
 ) -> Path:
     """Write the tuned model as a directory that transformers loads; the delta itself goes beside, in ``delta/``.
@@ -58,7 +61,7 @@ def export_edited(
     neurons: NeuronSet,
     path: str | Path,
     *,
-    source: str | Path | nn.Module,
+    source: Source,
     tokenizer: Any = None,
 ) -> Path:
     """As :func:`export_tuned`, with the set's neurons switched off instead; the set goes beside, in ``neurons/``.

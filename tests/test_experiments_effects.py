@@ -122,6 +122,13 @@ def test_grids_are_saved_pooled_and_drawn(model, grid, tmp_path):
     assert "(3)" in figure.data[0].text[3, 0]
 
 
+def test_a_part_without_neurons_in_one_fold_has_no_row_when_pooled(grid):
+    other = replace(grid, effects=grid.effects.select([row for row in grid.effects.rows if row != "fr generation"]))
+    both = pool_grids([grid, other]).to_frame().set_index(["language", "part"])
+    assert both.loc[("fr", "generation"), "neurons"] == 0
+    assert both["difference"].isna().sum() == 1
+
+
 def test_the_sweep_grows_from_either_end(model, sets, sweep):
     assert sweep.languages == ["fr", "ru"]
     assert (sweep.n_layers, sweep.depths) == (5, [1, 2, 3])

@@ -115,6 +115,14 @@ def test_a_model_at_chance_is_not_measurable_and_likelihood_leads():
     assert "not measurable" in figure.layout.annotations[-1].text
 
 
+@pytest.mark.parametrize("right", [11, 12, 13, 14])
+def test_the_interval_that_a_cell_shows_decides_whether_it_is_measurable(right):
+    found = result(answers("original", "", None, "zh", right), "zh")
+    shown = cell(found, arm="original", group="non-English")
+    assert (shown["low"], shown["high"]) == mw.statistics.wilson(right, QUESTIONS)
+    assert found.measurable("accuracy") == {"zh": shown["low"] > 1 / 5} == {"zh": right >= 13}
+
+
 def test_written_answers_are_at_chance_where_other_references_fit_as_well():
     def rows(right):
         texts = [f"word{i}" if i < right else "word" for i in range(QUESTIONS)]

@@ -113,6 +113,18 @@ def test_words_of_spaced_languages_and_a_clear_error_else():
         word_segmenter("lo")
 
 
+@pytest.mark.parametrize(
+    ("language", "library", "text", "words"),
+    [
+        ("zh", "jieba", "我来到北京清华大学，很高兴！", ["我", "来到", "北京", "清华大学", "很", "高兴"]),
+        ("th", "pythainlp", "แมวกินปลา 3 ตัว", ["แมว", "กิน", "ปลา", "ตัว"]),
+    ],
+)
+def test_words_of_languages_without_spaces(language, library, text, words):
+    pytest.importorskip(library)
+    assert word_segmenter(language)(text) == words
+
+
 def test_bad_task_files_are_named(tmp_path):
     good = {"id": "1", "question": {"stem": "?", "choices": {"label": ["A", "B"], "text": ["x", "y"]}}}
     path = tmp_path / "x_csqa.en.dev.jsonl"

@@ -11,6 +11,7 @@ from .grid import pool_grids as pool_grids
 from .grid import stage_grid as stage_grid
 from .joining import beside as beside
 from .joining import pool as pool
+from .joining import pool_common as pool_common
 from .loss import language_losses as language_losses
 from .matrix import EffectMatrix as EffectMatrix
 from .steering import Steering as Steering

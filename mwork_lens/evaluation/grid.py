@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,19 +15,19 @@ from ..sites import HookedModel
 from ..stages import MWORK_PARTS, STAGES, Stages
 from ..statistics import interval
 from .effects import effect_matrix
-from .joining import pool
-from .matrix import EffectMatrix
+from .joining import pool_common
+from .parts import PartEffects, own_sets
 
 EQUAL = " (equal)"
 
 
 @dataclass(frozen=True)
-class StageGrid:
-    """What each part of each language's set does to that language's loss and to the others'."""
+class StageGrid(PartEffects):
+    """What each part of each language's set does to that language's loss and to the others'.
 
-    effects: EffectMatrix
-    """One row a language and part, e.g. ``fr understanding``, and the same cut to equal count, ``… (equal)``. A part
-    without neurons has no row. The stages' layers are in its settings."""
+    ``effects`` has a row a language and part, e.g. ``fr understanding``, and the same cut to equal count,
+    ``… (equal)``. A part without neurons has no row. The stages' layers are in its settings.
+    """
 
     @property
     def languages(self) -> list[str]:
@@ -84,10 +83,8 @@ class StageGrid:
         """
         languages = [language for language in self.languages if language not in without]
         names = [_row(language, part, equal) for part in parts for language in languages]
-        found = [self.effects.difference(name) for name in names if name in self.effects.nats]
-        if not found:
-            return float("nan"), np.full(1, np.nan)
-        return float(np.mean([value for value, _ in found])), np.mean([drawn for _, drawn in found], axis=0)
+        found = [name for name in names if name in self.effects.nats]
+        return self.mean_difference(found) if found else (float("nan"), np.full(1, np.nan))
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{stage} {found.start}–{found.stop - 1}" for stage, found in self.layers.items())
@@ -96,15 +93,6 @@ class StageGrid:
     def _repr_html_(self) -> str:
         table = self.to_frame().pivot(index="part", columns="language", values="difference")
         return f"<p>Own rise minus the others' mean rise</p>{table.loc[list(MWORK_PARTS)].round(3).to_html()}"
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        self.effects.save(path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "StageGrid":
-        """Read what :meth:`save` wrote."""
-        return cls(EffectMatrix.load(path))
 
 
 def stage_grid(
@@ -135,10 +123,7 @@ def stage_grid(
         ValueError: for a set of a language that the corpus lacks, or without neurons.
     """
     rows: dict[str, NeuronSet | list[NeuronSet]] = {}
-    for language, neurons in sets.items():
-        if language not in corpus or not len(neurons):
-            raise ValueError(f"The set {language!r} needs neurons ({len(neurons)}) and text ({', '.join(corpus)}).")
-        own = NeuronSet(neurons.space, neurons.masks, {**neurons.origin, "language": language})
+    for language, own in own_sets(sets, corpus).items():
         parts = {name: part for name, part in stages.split(own).items() if len(part)}
         rows |= {_row(language, name, False): part for name, part in parts.items()}
         if equal:
@@ -152,8 +137,11 @@ def stage_grid(
 
 
 def pool_grids(grids: Sequence[StageGrid]) -> StageGrid:
-    """One grid of several, each with the sets of a detection of its own, measured on documents of its own."""
-    return StageGrid(pool([grid.effects for grid in grids]))
+    """One grid of several, each with the sets of a detection of its own, measured on documents of its own.
+
+    A part that has no neurons in one of them has no row.
+    """
+    return StageGrid(pool_common([grid.effects for grid in grids]))
 
 
 def _row(language: str, part: str, equal: bool) -> str:

@@ -36,6 +36,16 @@ def pool(folds: Sequence[EffectMatrix]) -> EffectMatrix:
     )
 
 
+def pool_common(folds: Sequence[EffectMatrix]) -> EffectMatrix:
+    """As :func:`pool`, of the rows that every fold has: a set may have neurons in one detection and none in another.
+
+    Raises:
+        ValueError: for no row in common, or as :func:`pool`.
+    """
+    common = [row for row in folds[0].rows if all(row in fold.rows for fold in folds)] if folds else []
+    return pool([fold.select(common) for fold in folds])
+
+
 def beside(parts: Sequence[EffectMatrix]) -> EffectMatrix:
     """One matrix of several with other rows, measured on the same documents.
 

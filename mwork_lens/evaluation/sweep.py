@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from ..sites import HookedModel
 from ..stages import Stages
 from ..statistics import interval
 from .effects import effect_matrix
-from .matrix import EffectMatrix
+from .parts import PartEffects, own_sets
 
 Side = Literal["first", "last"]
 SIDES: tuple[Side, ...] = ("first", "last")
@@ -25,11 +24,12 @@ MEAN = "mean"
 
 
 @dataclass(frozen=True)
-class LayerSweep:
-    """Selectivity of the part of each language's set that lies in the first, or the last, n layers."""
+class LayerSweep(PartEffects):
+    """Selectivity of the part of each language's set that lies in the first, or the last, n layers.
 
-    effects: EffectMatrix
-    """One row a language, side and number of layers, e.g. ``fr first 4``; that of all layers is the whole set."""
+    ``effects`` has a row a language, side and number of layers, e.g. ``fr first 4``; that of all layers is the whole
+    set.
+    """
 
     @property
     def languages(self) -> list[str]:
@@ -111,10 +111,7 @@ class LayerSweep:
         even = depth / self.n_layers
 
         def mean(of: int) -> tuple[float, np.ndarray]:
-            found = [
-                self.effects.difference(f"{name} {side if of < self.n_layers else 'first'} {of}") for name in names
-            ]
-            return float(np.mean([value for value, _ in found])), np.mean([drawn for _, drawn in found], axis=0)
+            return self.mean_difference([f"{name} {side if of < self.n_layers else 'first'} {of}" for name in names])
 
         (value, drawn), (whole, whole_drawn) = mean(depth), mean(self.n_layers)
         return {"difference": (value, drawn), "excess": (value - even * whole, drawn - even * whole_drawn)}
@@ -124,15 +121,6 @@ class LayerSweep:
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        self.effects.save(path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LayerSweep":
-        """Read what :meth:`save` wrote."""
-        return cls(EffectMatrix.load(path))
 
 
 def layer_sweep(
@@ -161,12 +149,8 @@ def layer_sweep(
     tried = list(range(1, n_layers - 1)) if depths is None else sorted(set(depths))
     if not tried or not 1 <= tried[0] <= tried[-1] <= n_layers - 2:
         raise ValueError(f"depths={depths}: give numbers of layers from 1 to {n_layers - 2}.")
-    for language, neurons in sets.items():
-        if language not in corpus or not len(neurons):
-            raise ValueError(f"The set {language!r} needs neurons ({len(neurons)}) and text ({', '.join(corpus)}).")
     rows: dict[str, NeuronSet] = {}
-    for language, neurons in sets.items():
-        own = NeuronSet(neurons.space, neurons.masks, {**neurons.origin, "language": language})
+    for language, own in own_sets(sets, corpus).items():
         for depth in tried:
             rows[f"{language} first {depth}"] = own.restrict(layers=range(depth))
             rows[f"{language} last {depth}"] = own.restrict(layers=range(n_layers - depth, n_layers))

@@ -17,7 +17,7 @@ from ..evaluation import (
     Workflow,
     beside,
     effect_matrix,
-    pool,
+    pool_common,
     pool_grids,
     stage_grid,
     workflow,
@@ -115,9 +115,7 @@ def run_study(
         read = held_out if plan.passages is None else held_out.limit(plan.passages)
         effects.append(_effects(model, read, part, plan, found, progress))
         grids += [_grid(model, read, part, plan, plan.sets(found), progress)] if plan.stages else []
-    # a language may have neurons of its own in one fold and none in another
-    common = [row for row in effects[0].rows if all(row in found.rows for found in effects)]
-    return Study(pool([found.select(common) for found in effects]), pool_grids(grids) if grids else None), folder
+    return Study(pool_common(effects), pool_grids(grids) if grids else None), folder
 
 
 def _folds(

@@ -121,11 +121,12 @@ class TaskResult:
         return {m: float(np.mean([s[m] for s in scored])) if scored else np.nan for m in self.task.metrics}
 
     def measurable(self, metric: str) -> dict[str, bool]:
-        """By language: whether the original model's score is above chance, by the 95 % interval of the difference."""
+        """By language: whether chance is below the interval of the original model's score, as its cell shows it."""
         if metric == LIKELIHOOD:
             return dict.fromkeys(self._baseline, True)
         return {
-            language: self._low({language: rows[metric].to_numpy() - self.chance[metric][language]}) > 0
+            language: self._score_interval(metric, {language: rows[metric].to_numpy()})[0]
+            > float(self.chance[metric][language].mean())
             for language, rows in self._baseline.items()
         }
 
@@ -139,10 +140,6 @@ class TaskResult:
     def _documents(self, languages: Sequence[str]) -> int:
         """How many documents were resampled: the fewest of any language."""
         return min(len(set(self._baseline[language]["document"])) for language in languages)
-
-    def _low(self, values: Values) -> float:
-        drawn = _mean(values, self._weights)
-        return interval(drawn, documents=self._documents(list(values)))[0]
 
     # --- cells ---
 

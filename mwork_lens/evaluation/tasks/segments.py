@@ -1,7 +1,9 @@
 """Words of a text, in languages that put spaces between them and in those that do not."""
 
+import logging
 import unicodedata
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import langcodes
@@ -55,26 +57,33 @@ def is_spaced(language: str) -> bool:
 
 @cache
 def word_segmenter(language: str) -> Callable[[str], list[str]]:
-    """A function from a text to its words: letters between spaces, or a library for Chinese and Thai.
+    """A function from a text to its words: letters between spaces; jieba for Chinese, PyThaiNLP for Thai.
 
     Raises:
         ImportError: for a language without spaces, where its library is not installed or none is known; the message
             names the remedy.
     """
-    base = langcodes.get(language).language
     if is_spaced(language):
         return _WORDS.findall
-    if base == "zh":
-        try:
-            import jieba  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise ImportError("Chinese words need a segmenter: pip install jieba.") from error
-        jieba.setLogLevel(60)
-        return lambda text: [word for word in jieba.cut(text) if _WORDS.match(word)]
-    if base == "th":
-        try:
+    cut = _library(language)
+    return lambda text: [word for word in cut(text) if _WORDS.match(word)]
+
+
+def _library(language: str) -> Callable[[str], Iterable[str]]:
+    """The segmenter of a language without spaces; both know their dictionary without a network."""
+    base = langcodes.get(language).language
+    if base not in ("zh", "th"):
+        raise ImportError(f"Words of {language!r} are not separated by spaces, and no segmenter for it is known here.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of these libraries' own age
+            if base == "zh":
+                import jieba  # pyright: ignore[reportMissingImports]
+
+                jieba.setLogLevel(logging.WARNING)
+                return jieba.cut
             from pythainlp import word_tokenize  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise ImportError("Thai words need a segmenter: pip install pythainlp.") from error
-        return lambda text: [word for word in word_tokenize(text) if _WORDS.match(word)]
-    raise ImportError(f"Words of {language!r} are not separated by spaces, and no segmenter for it is known here.")
+
+            return word_tokenize
+    except ImportError as error:
+        raise ImportError(f"Words of {language!r} need a segmenter: pip install 'mwork_lens[tasks]'.") from error
