@@ -60,6 +60,8 @@ def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, An
         os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
         try:
             options: dict[str, Any] = {"kernel_name": "python3", "progress_bar": progress, "log_output": False}
+            # or the kernel warns on the terminal that it listens on this machine
+            options["extra_arguments"] = ["--log-level=ERROR"]
             papermill.execute_notebook(source, str(path), dict(parameters), **options)
         finally:
             os.environ.pop("PLOTLY_RENDERER")

@@ -35,6 +35,7 @@ th { font-weight: 600; } thead th { border-bottom: 2px solid #888; overflow-wrap
 th:first-child, td:first-child { text-align: left; }
 table.text thead th, table.text td { text-align: left; unicode-bidi: plaintext; }
 table.text td:last-child { min-width: 16rem; } table.dataframe thead th { text-align: right; }
+table.dataframe thead th:first-child { text-align: left; }
 table.dataframe.text thead th { text-align: left; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; white-space: pre-wrap; }
 @page { size: A4; margin: 15mm; }
