@@ -4,6 +4,8 @@ import torch
 from mwork_lens.detection import importance
 from mwork_lens.neurons import NeuronSpace
 from mwork_lens.plnd import parallel
+from mwork_lens.plnd.attention import KEYS, PATTERN, QUERIES, Geometry
+from mwork_lens.plnd.units import exact_squares, row_squares
 
 from .oracle import sequential
 from .tiny import FAMILIES, tiny, tokens
@@ -22,6 +24,22 @@ def test_closed_forms_equal_ablation(family, where):
             for neuron in range(0, width, 3):
                 truth = sequential(model, ids, layer, site, neuron, where)
                 assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2", "gptj", "bloom"])
+def test_rows_add_up_to_the_whole(family):
+    """The rows that a screen has computed first, any of them, and all others make the exact score."""
+    model, ids = tiny(family), tokens(12)
+    _, cache = model.run_with_cache(ids[None])
+    seen = [cache[f"blocks.1.{name}"][0] for name in (QUERIES, KEYS, PATTERN)]
+    attention = Geometry.of(model, 1).attention(*seen, torch.arange(12) > 0)
+    for site, heads in (("q", 1), ("k", attention.heads_per_group)):
+        whole = exact_squares(attention, site)
+        neurons = torch.randperm(len(whole))[:7]
+        order = torch.stack([torch.randperm(heads * attention.rows) for _ in neurons])
+        parts = [row_squares(attention, site, neurons, order[:, some]) for some in (slice(0, 4), slice(4, None))]
+        assert (parts[0] > 0).any()
+        torch.testing.assert_close(parts[0] + parts[1], whole[neurons], rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gptj"])

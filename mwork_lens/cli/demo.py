@@ -19,7 +19,7 @@ def demo(
     model: ModelOptions,
     text: CorpusOptions,
     selection: SelectionOptions,
-    limit: LimitOption = 50,
+    limit: LimitOption = 40,
     output: OutputOption = None,
 ) -> None:
     """The whole story: find each language's neurons, switch them off, measure every language, write a page."""

@@ -11,6 +11,7 @@ a bound on that, which is as cheap, comes with each score as its uncertainty.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from einops import rearrange
@@ -23,39 +24,60 @@ ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Σ P Δ, Σ P² Δ and Σ P² Δ² of each neuron and row, and a bound on |Δ| there; every array of one shape."""
+class _Moments:
+    """Σ P Δ, Σ P² Δ and Σ P² Δ² of each neuron and row, and a bound on |Δ| there."""
 
     mean: Float[Tensor, "*neuron query"]
     cross: Float[Tensor, "*neuron query"]
     square: Float[Tensor, "*neuron query"]
     bound: Float[Tensor, "*neuron query"]
 
-    def of(self, group: int, heads: slice, index: Int[Tensor, " neuron"]) -> "Moments":
-        """Some neurons in some query heads of a group."""
-        return Moments(*(part[group, heads][:, index] for part in self._parts()))
-
-    def rows(self, rows: slice) -> "Moments":
-        """Some rows."""
-        return Moments(*(part[..., rows] for part in self._parts()))
-
     def by_row(self, total: Float[Tensor, "*group 1 query"]) -> Float[Tensor, "*neuron query"]:
         """Σ_j P² (Δ − Σ P Δ)²."""
         return torch.addcmul(self.square, self.mean, self.mean * total - 2 * self.cross).clamp_(min=0)
 
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.mean, self.cross, self.square, self.bound
+
+@dataclass(frozen=True)
+class Undecided:
+    """What of some neurons' squared scores still rests on the screen, and the rows to compute exactly first."""
+
+    rows: Int[Tensor, "neuron row"]
+    """As head * rows + query, with heads counted from the first that the neuron reaches."""
+    squares: Float[Tensor, " neuron"]
+    """Of all other rows, to second order."""
+    doubt: Float[Tensor, " neuron"]
+    """Of all other rows: their squares times their bounds on |Δ|."""
 
 
 @dataclass(frozen=True)
 class Screened:
-    """Squared scores to second order, and how far off they may be."""
+    """Squared scores to second order by row, and how far off they may be; rows of several heads end to end."""
 
-    squares: Float[Tensor, " neuron"]
-    uncertainty: Float[Tensor, " neuron"]
-    """The mean over rows, weighted by their share of the score, of a bound on the row's |Δ|."""
-    moments: Moments
-    """``[group, head, d_head, query]``."""
+    by_row: Float[Tensor, "neuron head_row"]
+    doubt: Float[Tensor, "neuron head_row"]
+    """The squares times a bound on the row's |Δ|."""
+
+    @cached_property
+    def squares(self) -> Float[Tensor, " neuron"]:
+        """Squared scores."""
+        return self.by_row.sum(-1)
+
+    @property
+    def uncertainty(self) -> Float[Tensor, " neuron"]:
+        """The mean over rows, weighted by their share of the score, of the bound on the row's |Δ|."""
+        return relative(self.doubt.sum(-1), self.squares)
+
+    def undecided(self, neurons: Int[Tensor, " chosen"], share: int) -> Undecided:
+        """One row in ``share``, those with the largest doubt, against the others."""
+        by_row, doubt = self.by_row[neurons], self.doubt[neurons]
+        most = doubt.topk(-(-doubt.shape[-1] // share), sorted=False)
+        squares = by_row.sum(-1) - by_row.gather(-1, most.indices).sum(-1)
+        return Undecided(most.indices, squares.clamp(min=0), (doubt.sum(-1) - most.values.sum(-1)).clamp(min=0))
+
+
+def relative(doubt: Float[Tensor, " neuron"], squares: Float[Tensor, " neuron"]) -> Float[Tensor, " neuron"]:
+    """Doubt in units of the squared score."""
+    return doubt / squares.clamp(min=torch.finfo(squares.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -95,14 +117,11 @@ def _blocks(attention: Attention) -> Iterator[_Rows]:
         yield _Rows(rows, keys, mean, cross, square, squared.sum(-2, keepdim=True), scores, largest)
 
 
-def _summed(parts: Sequence[tuple[Moments, Tensor]], axes: tuple[int, ...]) -> Screened:
-    """From the moments and Σ_j P² of each block of rows; ``axes`` are added up."""
+def _joined(parts: Sequence[tuple[_Moments, Tensor]], layout: str) -> Screened:
+    """From the moments and Σ_j P² of each block of rows."""
     by_row = [moments.by_row(total) for moments, total in parts]
-    squares = torch.stack([rows.sum(axes) for rows in by_row]).sum(0).flatten()
-    bounds = [(rows * moments.bound).sum(axes) for rows, (moments, _) in zip(by_row, parts, strict=True)]
-    uncertainty = torch.stack(bounds).sum(0).flatten() / squares.clamp(min=torch.finfo(squares.dtype).tiny)
-    together = zip(*((m.mean, m.cross, m.square, m.bound) for m, _ in parts), strict=True)
-    return Screened(squares, uncertainty, Moments(*(torch.cat(part, -1) for part in together)))
+    doubt = [rows * moments.bound for rows, (moments, _) in zip(by_row, parts, strict=True)]
+    return Screened(*(rearrange(torch.cat(part, -1), layout) for part in (by_row, doubt)))
 
 
 def screen_queries(attention: Attention) -> Screened:
@@ -116,12 +135,12 @@ def screen_queries(attention: Attention) -> Screened:
     for block in _blocks(attention):
         moments = _query_moments(attention, block, by_group, products, reach)
         parts.append((moments, block.total))
-    return _summed(parts, (-1,))
+    return _joined(parts, "group head d query -> (group head d) query")
 
 
 def _query_moments(
     attention: Attention, block: _Rows, own: Sequence[Tensor], products: Tensor, reach: Tensor
-) -> Moments:
+) -> _Moments:
     shrink, direct, paired = (part[..., block.rows] for part in own)
     keys, pair = attention.keys[:, None, :, block.keys], attention.pair
     mean_k, cross_k = keys @ block.mean, keys @ block.cross
@@ -147,7 +166,7 @@ def _query_moments(
         along.mul_(2).addcmul_(shrink, (weighted * block.scores).sum(-2, keepdim=True))
         square.addcmul_(shrink, along)
         bound.addcmul_(shrink.abs(), block.largest)
-    return Moments(mean, cross, square, bound.expand_as(mean))
+    return _Moments(mean, cross, square, bound.expand_as(mean))
 
 
 def screen_keys(attention: Attention) -> Screened:
@@ -164,13 +183,12 @@ def screen_keys(attention: Attention) -> Screened:
     for block in _blocks(attention):
         moments = _key_moments(attention, block, queries[..., block.rows], *features, reach)
         parts.append((moments, block.total))
-    # a key neuron's changes in the query heads of its group add up
-    return _summed(parts, (1, 3))
+    return _joined(parts, "group head d query -> (group d) (head query)")
 
 
 def _key_moments(
     attention: Attention, block: _Rows, queries: Tensor, linear: Tensor, quadratic: Tensor, reach: Tensor
-) -> Moments:
+) -> _Moments:
     width, rotates = queries.shape[-2], attention.rotates
     first = linear[:, None, :, block.keys]
     partners = queries[..., attention.pair, :]
@@ -197,4 +215,4 @@ def _key_moments(
         square.add_(with_queries(shrunk @ weighted), alpha=2)
         square += shrink.square() @ (weighted * block.scores)
         bound.addcmul_(shrink.abs().amax(-1, keepdim=True), block.largest)
-    return Moments(mean, cross, square, bound.expand_as(mean))
+    return _Moments(mean, cross, square, bound.expand_as(mean))
