@@ -33,3 +33,9 @@ def test_results_show_themselves(results, name):
     assert "<script" not in html
     assert "http" not in html
     assert len(found.to_frame())
+
+
+def test_a_title_of_the_callers_stands_above_the_line_of_model_and_settings(results):
+    own = mw.plots.language_ratio(results["ratio"], title="Mine").layout.title
+    usual = mw.plots.language_ratio(results["ratio"]).layout.title
+    assert (own.text, own.subtitle.text) == ("Mine", usual.subtitle.text)

@@ -33,7 +33,7 @@ def latent_languages(found: LatentLanguages, **layout: Any) -> go.Figure:
     entropy = {"x": one["layer"], "y": one["entropy"], "mode": "lines", "line": {"color": "#666666"}}
     hover = "layer %{x}: %{y:.2f} nats<extra></extra>"
     figure.add_trace(go.Scatter(**entropy, showlegend=False, hovertemplate=hover), row=3, col=1)
-    figure.update_yaxes(rangemode="tozero", tickformat=".2g", row=1)
+    figure.update_yaxes(rangemode="tozero", tickformat="~g", row=1)
     figure.update_yaxes(type="log", dtick=1, tickformat=",", autorange="reversed", row=2)
     figure.update_yaxes(title_text="nats", rangemode="tozero", row=3)
     figure.update_xaxes(title_text="layer (0: embedding)", row=3)

@@ -14,7 +14,7 @@ DIVERGING = "RdBu_r"
 
 def template() -> go.layout.Template:
     """The plotly template of every figure."""
-    axis = {"gridcolor": "#e5e5e5", "zerolinecolor": "#bbbbbb", "automargin": True}
+    axis = {"gridcolor": "#e5e5e5", "zerolinecolor": "#bbbbbb", "automargin": True, "title": {"standoff": 10}}
     return go.layout.Template(
         layout={
             "font": {"family": "system-ui, 'Noto Sans', sans-serif", "size": 14, "color": "#222222"},
@@ -30,7 +30,12 @@ def template() -> go.layout.Template:
 
 
 def finish(figure: go.Figure, title: str, detail: str, layout: dict[str, Any]) -> go.Figure:
-    """Title, a line of model and settings under it, the template, and the caller's own layout last."""
+    """Title, a line of model and settings under it, the template, and the caller's own layout last.
+
+    A title of the caller's stands above the same line.
+    """
+    if isinstance(layout.get("title"), str):
+        layout = {**layout, "title": {"text": layout["title"]}}
     figure.update_layout(template=template(), title={"text": title, "subtitle": {"text": detail}})
     return figure.update_layout(**layout)
 
