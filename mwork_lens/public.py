@@ -66,4 +66,5 @@ from .stages import Stages as Stages
 from .tuning import NeuronDelta as NeuronDelta
 from .tuning import Tuned as Tuned
 from .tuning import tune as tune
+from .tuning import tuning_effects as tuning_effects
 from .weights import edit_weights as edit_weights

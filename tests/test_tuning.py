@@ -244,6 +244,24 @@ def test_results_and_deltas_survive_saving(tmp_path):
     assert all(torch.equal(v, weights(tiny("gemma3", torch.bfloat16))[n]) for n, v in weights(other).items())
 
 
+def test_effects_of_deltas_are_changes_of_loss_and_the_model_is_as_before():
+    model, texts = fresh(), {"en": TEXTS[:3], "fr": TEXTS[3:]}
+    french = mw.NeuronSet(mw.NeuronSpace.of(model), some(model).masks, {"language": "fr", "kind": "specific"})
+    before, losses = weights(model), mw.language_losses(model, texts)
+    tuned = mw.tune(model, french, texts["fr"], steps=4, **OPTIONS)
+    change = (mw.language_losses(model, texts) - losses)["nats_per_token"]
+    tuned.delta.revert(model)
+    effects = mw.tuning_effects(model, {"mine": tuned.delta, "fr": [tuned.delta] * 2}, texts, progress=False)
+    assert len(tuned.delta) == len(NEURONS)
+    assert all(effects.to_frame().loc[row].to_dict() == pytest.approx(change.to_dict()) for row in effects.rows)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    assert effects.finding("mine").startswith(f"mine tuned ({len(NEURONS)} neurons): the loss of fr changes by -")
+    assert effects.languages == {"mine": "fr", "fr": "fr"}
+    assert mw.plots.effect_matrix(effects).layout.title.text == "Change of loss when neurons are tuned"
+    with pytest.raises(ValueError, match="name at least one delta"):
+        mw.tuning_effects(model, {}, texts)
+
+
 def test_deltas_of_two_languages_merge():
     start = fresh(dtype=torch.float32)
     sets = [some(start, NEURONS[:4]), some(start, NEURONS[3:])]

@@ -1,6 +1,8 @@
 """Switching sets of neurons off, and what that does to the loss of every language."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..batches import MAX_TOKENS, encode
-from ..corpora import Corpus, Document, as_corpus
+from ..corpora import Document, as_corpus
 from ..detection import Detection, detect
 from ..hooks import Mode
 from ..neurons import NeuronSet, ablate
@@ -50,34 +52,70 @@ def effect_matrix(
     Raises:
         ValueError: for no sets, a set of a model with other sizes, or empty documents, before the work.
     """
-    given, rows = as_corpus(corpus), _rows(sets)
-    switched = {name: [ablate(model, one, mode, **options) for one in draws] for name, draws in rows.items()}
+    changes = {
+        name: [Change(ablate(model, one, mode, **options), _described(one)) for one in draws]
+        for name, draws in _rows(sets).items()
+    }
+    reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
+    return losses_under(model, changes, corpus, mode=mode, **reading)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that is done to a model for a while."""
+
+    context: AbstractContextManager[Any]
+    """In it the model is changed; afterwards it is as before."""
+    made_of: Mapping[str, Any]
+    """What is recorded of it: neurons (their number), fraction, model, and the origin of the set."""
+
+
+def losses_under(
+    model: HookedModel,
+    changes: Mapping[str, Sequence[Change]],
+    corpus: Mapping[str, Sequence[Document]],
+    *,
+    mode: str,
+    batch_size: int | None,
+    max_tokens: int,
+    progress: bool,
+) -> EffectMatrix:
+    """Loss of every language without a change and under each; several changes of one name are its draws."""
+    given = as_corpus(corpus)
     encoded = {read: encode(model, given[read], given.ids[read], max_tokens) for read in given}
     nats: dict[str, dict[str, Tensor]] = {}
     tokens: dict[str, Tensor] = {}
-    total = (1 + sum(map(len, rows.values()))) * sum(map(len, encoded.values()))
+    total = (1 + sum(map(len, changes.values()))) * sum(map(len, encoded.values()))
     with tqdm(total=total, unit="doc", disable=not progress) as bar:
 
         def measure(name: str) -> None:
-            bar.set_description(f"off: {name}")
+            bar.set_description(f"{mode}: {name}")
             for read, documents in encoded.items():
                 found, tokens[read] = passage_nats(model, documents, batch_size=batch_size, after_batch=bar.update)
                 before = nats.setdefault(name, {}).get(read)
                 nats[name][read] = found[None] if before is None else torch.cat([before, found[None]])
 
         measure(BASELINE)
-        for name, draws in switched.items():
-            for context in draws:
-                with context:
+        for name, draws in changes.items():
+            for change in draws:
+                with change.context:
                     measure(name)
+    made_of = {name: [dict(change.made_of) for change in draws] for name, draws in changes.items()}
+    own = {name: name if name in given else draws[0]["origin"].get("language") for name, draws in made_of.items()}
     return EffectMatrix(
         nats=nats,
         tokens=tokens,
         utf8_bytes={read: _utf8_bytes(model, given[read], encoded[read], max_tokens) for read in given},
         documents=given.documents,
         folds={read: [0] * len(given[read]) for read in given},
-        languages={name: name if name in given else draws[0].origin.get("language") for name, draws in rows.items()},
-        settings=_settings(model, rows, given, mode, max_tokens),
+        languages=own,
+        settings={
+            "model": str(model.cfg.model_name),
+            "mode": mode,
+            "max_tokens": max_tokens,
+            "corpus": given.describe(),
+            "sets": made_of,
+        },
     )
 
 
@@ -146,16 +184,5 @@ def _utf8_bytes(
     return torch.tensor([length(text, ids) for text, ids in zip(texts, encoded, strict=True)])
 
 
-def _settings(
-    model: HookedModel, rows: Mapping[str, Sequence[NeuronSet]], corpus: Corpus, mode: Mode, max_tokens: int
-) -> dict[str, Any]:
-    def described(one: NeuronSet) -> dict[str, Any]:
-        return {"neurons": len(one), "fraction": one.fraction, "model": one.space.model, "origin": dict(one.origin)}
-
-    return {
-        "model": str(model.cfg.model_name),
-        "mode": mode,
-        "max_tokens": max_tokens,
-        "corpus": corpus.describe(),
-        "sets": {name: [described(one) for one in draws] for name, draws in rows.items()},
-    }
+def _described(one: NeuronSet) -> dict[str, Any]:
+    return {"neurons": len(one), "fraction": one.fraction, "model": one.space.model, "origin": dict(one.origin)}

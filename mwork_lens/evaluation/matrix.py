@@ -16,11 +16,13 @@ from ..languages import share_a_script
 from ..statistics import RESAMPLES, benjamini_hochberg, bootstrap_weights, interval, p_value
 from ..store import read_result, write_result
 
-BASELINE = "baseline"
+BASELINE, TUNED = "baseline", "tuned"
 Unit = Literal["token", "byte", "passage"]
 UNITS: Mapping[str, str] = {"token": "nats a token", "byte": "nats a UTF-8 byte", "passage": "nats a passage"}
 DECIMALS: Mapping[str, int] = {"token": 2, "byte": 3, "passage": 1}
 """With how many decimals to show a rise in each unit."""
+_VERDICTS = {"above": "selective", "below": "not selective", "at": "not clearly selective"}
+_TUNED_VERDICTS = {"above": "against {}", "below": "in favour of {}", "at": "not clearly for or against {}"}
 Among = Literal["others", "same_script", "other_script"]
 
 
@@ -48,8 +50,18 @@ class EffectMatrix:
 
     @property
     def rows(self) -> list[str]:
-        """The names of what was switched off."""
+        """The names of what was switched off, or tuned."""
         return [name for name in self.nats if name != BASELINE]
+
+    @property
+    def tuned(self) -> bool:
+        """Whether neurons were tuned (see :func:`mwork_lens.tuning_effects`) and not switched off."""
+        return self.settings.get("mode") == TUNED
+
+    @property
+    def decimals(self) -> int:
+        """With how many to show a change: tuning does less than switching off."""
+        return DECIMALS[self.unit] + self.tuned
 
     def per(self, unit: Unit) -> "EffectMatrix":
         """The same result in another unit: nats a ``"token"``, a UTF-8 ``"byte"`` or a parallel ``"passage"``.
@@ -177,21 +189,24 @@ class EffectMatrix:
         """
         if off not in self.rows:
             raise ValueError(f"There is no row {off!r}; there are {', '.join(self.rows)}.")
+        done, shown = "tuned" if self.tuned else "off", f"+.{self.decimals}f"
         if self.languages[off] not in self.tokens:
-            rises = ", ".join(f"{read} {rise:+.2f}" for read, rise in self.to_frame().loc[off].items())
-            return f"{off} off: the loss changes by {rises} {UNITS[self.unit]}."
+            rises = ", ".join(f"{read} {rise:{shown}}" for read, rise in self.to_frame().loc[off].items())
+            return f"{off} {done}: the loss changes by {rises} {UNITS[self.unit]}."
         row = self.selectivity(among).loc[off]
-        others = self._others(row["language"], among)
-        said = f"{off} off ({row['neurons']:,.0f} neurons): the loss of {row['language']} changes by {row['own']:+.2f}"
+        own, others = row["language"], self._others(row["language"], among)
+        said = f"{off} {done} ({row['neurons']:,.0f} neurons): the loss of {own} changes by {row['own']:{shown}}"
         if not others:
             return f"{said} {UNITS[self.unit]}."
-        said += f", that of {', '.join(others)} by {row['others']:+.2f} {UNITS[self.unit]} on average"
+        said += f", that of {', '.join(others)} by {row['others']:{shown}} {UNITS[self.unit]} on average"
         if np.isnan(row["low"]):
-            return f"{said}: a difference of {row['difference']:+.2f}, without an interval on a single document."
+            return f"{said}: a difference of {row['difference']:{shown}}, without an interval on a single document."
+        said += f": a difference of {row['difference']:{shown}} ({row['low']:{shown}} to {row['high']:{shown}})"
+        side = "above" if row["low"] > 0 else "below" if row["high"] <= 0 else "at"
+        if self.tuned:
+            return f"{said}; {_TUNED_VERDICTS[side].format(own)}."
         times = "" if np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
-        verdict = "selective" if row["low"] > 0 else "not selective" if row["high"] <= 0 else "not clearly selective"
-        between = f"{row['low']:+.2f} to {row['high']:+.2f}"
-        return f"{said}: a difference of {row['difference']:+.2f} ({between}){times}; {verdict}."
+        return f"{said}{times}; {_VERDICTS[side]}."
 
     def passages(self) -> pd.DataFrame:
         """One row a passage, set and draw: off, draw, read, fold, document, nats, tokens, utf8_bytes."""

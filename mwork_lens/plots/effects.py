@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..evaluation import EffectMatrix as _EffectMatrix
-from ..evaluation.matrix import DECIMALS, UNITS, Among
+from ..evaluation.matrix import UNITS, Among
 from .style import COLOURS, DIVERGING, finish
 
 FALSE_DISCOVERIES = 0.05
@@ -15,7 +15,7 @@ FALSE_DISCOVERIES = 0.05
 
 
 def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
-    """Rise of loss as a heat map, what is off by what is read.
+    """Change of loss as a heat map, what is off (or was tuned) by what is read.
 
     A frame marks each row's own language, a star what differs from no rise (Benjamini-Hochberg over all cells, 5 %).
 
@@ -24,7 +24,7 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
         layout: passed on to ``figure.update_layout``.
     """
     frame, unit = effects.to_frame(), UNITS[effects.unit]
-    cells = [_cell(cell, unit, DECIMALS[effects.unit]) for cell in effects.intervals.to_dict("records")]
+    cells = [_cell(cell, unit, effects.decimals) for cell in effects.intervals.to_dict("records")]
     text, hover = (np.array(shown, dtype=object).reshape(frame.shape) for shown in zip(*cells, strict=True))
     bound = float(np.abs(frame.to_numpy()).max()) or 1.0
     figure = go.Figure(
@@ -51,14 +51,16 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
             box = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.48, "y1": y + 0.48}
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
     figure.update_xaxes(title_text="language read", type="category", showgrid=False)
-    figure.update_yaxes(title_text="neurons off", type="category", autorange="reversed", showgrid=False)
+    done = "tuned" if effects.tuned else "off"
+    figure.update_yaxes(title_text=f"neurons {done}", type="category", autorange="reversed", showgrid=False)
     figure.update_layout(height=180 + max(23 * len(frame), 46 * min(len(frame), 12)))
     passages = sum(map(len, effects.documents.values()))
     detail = (
         f"{effects.settings['model']}; {passages} held-out passages; frame: the row's own language; "
         "*: not zero, 5 % false discoveries"
     )
-    return finish(figure, "Rise of loss when neurons are switched off", detail, layout)
+    title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
+    return finish(figure, title, detail, layout)
 
 
 def _cell(cell: Mapping[Any, Any], unit: str, decimals: int) -> tuple[str, str]:
@@ -91,9 +93,10 @@ def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: An
     figure = go.Figure([_bars(rows, kind, COLOURS[i % len(COLOURS)]) for i, (kind, rows) in enumerate(bars.items())])
     others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
     unit = UNITS[effects.unit]
-    figure.update_xaxes(title_text="language whose neurons are off", type="category")
+    done = "tuned" if effects.tuned else "off"
+    figure.update_xaxes(title_text=f"language whose neurons are {done}", type="category")
     figure.update_yaxes(title_text=f"own rise − mean rise of {others[among]}, {unit}")
-    figure.update_layout(barmode="group", height=520, legend={"title": {"text": "what is off"}})
+    figure.update_layout(barmode="group", height=520, legend={"title": {"text": f"what is {done}"}})
     detail = f"{effects.settings['model']}; labels: own : others where measurable; bars: 95 %"
     return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout)
 

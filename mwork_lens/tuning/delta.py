@@ -1,6 +1,7 @@
 """What tuning changed: old and new values of each entry, to apply, take back, merge and save."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +17,7 @@ from ..store import read_result, write_result
 from ..weights import Entries, entries_of
 
 Collide = Literal["refuse", "add"]
+_SITE_OF = {**{piece.weight: name for name, site in SITES.items() for piece in site.tuning}, GATE.weight: "mlp"}
 _PIECES = {piece.weight: piece for piece in (*(p for site in SITES.values() for p in site.tuning), GATE)}
 
 
@@ -51,6 +53,24 @@ class NeuronDelta:
             ValueError: if the model does not hold the new values; nothing is changed then.
         """
         self._replace(model, self.new, self.old, "new")
+
+    @contextlib.contextmanager
+    def applied(self, model: HookedModel) -> Iterator[None]:
+        """Applied inside the ``with`` block, taken back on any way out of it."""
+        self.apply(model)
+        try:
+            yield
+        finally:
+            self.revert(model)
+
+    def __len__(self) -> int:
+        """How many neurons; one that has several weights counts once."""
+        neurons: dict[tuple[str, str], int] = {}
+        for name, found in self.neurons.items():
+            _, layer, weight = name.split(".", 2)
+            place = layer, _SITE_OF[weight]
+            neurons[place] = max(len(found), neurons.get(place, 0))
+        return sum(neurons.values())
 
     def _replace(self, model: HookedModel, expected: Mapping[str, Tensor], values: Mapping[str, Tensor], which: str):
         self.space.require_compatible(NeuronSpace.of(model))

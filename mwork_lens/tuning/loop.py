@@ -314,7 +314,7 @@ class _Run:
             return None
         neurons = {p.entries.name: p.entries.neurons for p in self.parts if p.entries.neurons is not None}
         new = {p.entries.name: p.entries.read(_stored(p)).cpu() for p in self.parts}
-        origin = {"neurons": dict(self.neurons.origin), **self.identity}
+        origin = {"set": dict(self.neurons.origin), **self.identity}
         return NeuronDelta(NeuronSpace.of(self.model), neurons, dict(self.starting), new, origin)
 
 

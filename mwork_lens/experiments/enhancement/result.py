@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...corpora import Corpus
 from ...evaluation import EffectMatrix
-from ...evaluation.matrix import BASELINE
+from ...evaluation.matrix import BASELINE, TUNED
 from ...sites import HookedModel
 from ...store import read_result, write_result
 from ...tuning.objective import predicted
@@ -123,7 +123,13 @@ class Enhancement:
             documents=read.documents,
             folds={name: [0] * len(names) for name, names in read.documents.items()},
             languages=languages,
-            settings={"model": self.settings["model"], "corpus": read.corpus, "sets": sets, "against": against},
+            settings={
+                "model": self.settings["model"],
+                "mode": TUNED,
+                "corpus": read.corpus,
+                "sets": sets,
+                "against": against,
+            },
         )
 
     def _chosen(self, rate: str, documents: int) -> dict[tuple[str, str], list[Outcome]]:
