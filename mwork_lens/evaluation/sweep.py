@@ -92,7 +92,7 @@ class LayerSweep(PartEffects):
             (value, _), (excess, drawn) = self._measured(MEAN, side, depth).values()
             low, high = interval(drawn, documents=self.effects.document_count())
             said = f"{value:+.3f}, {excess:+.3f} ({low:+.3f} to {high:+.3f}) above an even share"
-            parts.append(f"the {side} {depth} layers hold {said}")
+            parts.append(f"the {side} {f'{depth} layers hold' if depth > 1 else 'layer holds'} {said}")
         return (
             f"Own rise minus the others' with all {self.n_layers} layers' neurons off: {whole:+.3f} nats a token (mean "
             f"of {', '.join(self.languages)}); {'; '.join(parts)}."

@@ -91,13 +91,16 @@ def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: An
         own = row["off"] == row["language"]
         bars.setdefault("specific" if own else row["off"].removesuffix(f" for {row['language']}"), []).append(row)
     figure = go.Figure([_bars(rows, kind, COLOURS[i % len(COLOURS)]) for i, (kind, rows) in enumerate(bars.items())])
+    figure.add_traces([_ratios(rows, kind) for kind, rows in bars.items()])
     others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
     unit = UNITS[effects.unit]
     done = "tuned" if effects.tuned else "off"
     figure.update_xaxes(title_text=f"language whose neurons are {done}", type="category")
     figure.update_yaxes(title_text=f"own rise − mean rise of {others[among]}, {unit}")
-    figure.update_layout(barmode="group", height=520, legend={"title": {"text": f"what is {done}"}})
-    detail = f"{effects.settings['model']}; labels: own : others where measurable; bars: 95 %"
+    figure.update_layout(
+        barmode="group", scattermode="group", height=520, legend={"title": {"text": f"what is {done}"}}
+    )
+    detail = f"{effects.settings['model']}; labels: own : others, where clearly above; bars: 95 %"
     return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout)
 
 
@@ -114,12 +117,23 @@ def _bars(rows: Sequence[Mapping[Any, Any]], kind: str, colour: str) -> go.Bar:
         y=[row["difference"] for row in rows],
         name=kind,
         marker={"color": colour},
+        offsetgroup=kind,
         error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 2},
-        text=["" if np.isnan(row["ratio"]) else f"{row['ratio']:.1f}" for row in rows],
-        textposition="inside",
-        insidetextanchor="start",
-        textangle=0,
-        constraintext="none",
         hovertext=hover,
         hoverinfo="text",
+    )
+
+
+def _ratios(rows: Sequence[Mapping[str, Any]], kind: str) -> go.Scatter:
+    """Own : others, over each bar that is clearly above zero."""
+    return go.Scatter(
+        x=[row["language"] for row in rows],
+        y=[row["high"] for row in rows],
+        text=["" if np.isnan(row["ratio"]) or not row["low"] > 0 else f"{row['ratio']:.1f}" for row in rows],
+        mode="text",
+        textposition="top center",
+        offsetgroup=kind,
+        legendgroup=kind,
+        showlegend=False,
+        hoverinfo="skip",
     )

@@ -34,12 +34,12 @@ def stage_grid(grid: _StageGrid, **layout: Any) -> go.Figure:
     """
     versions = {"all neurons of each part": False} | ({"equally many in each part": True} if grid.has_equal else {})
     figure = make_subplots(1, len(versions), shared_yaxes=True, subplot_titles=list(versions), horizontal_spacing=0.04)
-    for column, equal in enumerate(versions.values(), start=1):
-        frame = grid.to_frame(equal=equal)
+    frames = [grid.to_frame(equal=equal) for equal in versions.values()]
+    bound = float(np.nanmax(np.abs(pd.concat(frames)["difference"].to_numpy(dtype=float)))) or 1.0
+    for column, frame in enumerate(frames, start=1):
         values, text, hover = (
             _table(frame.assign(cell=[shown(row) for row in frame.to_dict("records")]), grid) for shown in _SHOWN
         )
-        bound = float(np.nanmax(np.abs(values.to_numpy(dtype=float)))) or 1.0
         heat = go.Heatmap(
             z=values.to_numpy(dtype=float),
             x=list(values.columns),
