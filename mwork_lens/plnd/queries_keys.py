@@ -15,7 +15,7 @@ from ..batches import TokenBatch
 from ..sites import HookedModel
 from .attention import KEYS, PATTERN, QUERIES, Attention, Geometry
 from .measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
-from .screening import relative, screen_keys, screen_queries
+from .screening import Screened, relative, screen
 from .selection import Estimate, Selection, refine
 from .units import PatternSite, exact_squares, row_squares
 
@@ -51,19 +51,22 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
         found = [{site: exact_squares(a, site) for site in SITES} for a in documents(seen, batch)]
         return {site: root_mean(torch.stack([f[site] for f in found]), batch) for site in SITES}
 
-    def screen(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
+    def screened(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
         found = [_screened(attention, selection) for attention in documents(seen, batch)]
         scores = {site: torch.stack([f[site][0] for f in found]) for site in SITES}
         return scores, {site: torch.stack([f[site][1] for f in found]) for site in SITES}
 
-    return LayerMeasure(geometry.reads, score, None if geometry.across_heads and not rotated_neurons else screen)
+    return LayerMeasure(geometry.reads, score, None if geometry.across_heads and not rotated_neurons else screened)
 
 
 def _screened(attention: Attention, selection: Selection) -> dict[str, tuple[Tensor, Tensor]]:
-    return {site: _refined(attention, selection, site) for site in SITES}
+    screened = dict(zip(SITES, screen(attention), strict=True))
+    return {site: _refined(attention, screened[site], selection, site) for site in SITES}
 
 
-def _refined(attention: Attention, selection: Selection, site: PatternSite) -> tuple[Tensor, Tensor]:
+def _refined(
+    attention: Attention, screened: Screened, selection: Selection, site: PatternSite
+) -> tuple[Tensor, Tensor]:
     """One site's scores, exact where they decide the selection.
 
     In a single row the second-order screen is off by up to its bound u on |Δ|; over many rows errors average out, so
@@ -71,7 +74,6 @@ def _refined(attention: Attention, selection: Selection, site: PatternSite) -> t
     by their share of the score, and β starts there too. Both are then measured on the neurons that are refined.
     """
     rows = attention.rows
-    screened = screen_queries(attention) if site == "q" else screen_keys(attention)
     beta = min(1.0, 0.125 + 8 / rows)
 
     def few_rows(neurons: Tensor) -> Estimate:

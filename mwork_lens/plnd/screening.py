@@ -9,7 +9,7 @@ Its relative error is third order, i.e. grows in proportion to the largest |Δ| 
 a bound on that, which is as cheap, comes with each score as its uncertainty.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,21 +20,8 @@ from torch import Tensor
 
 from .attention import Attention
 
-ROWS_AT_ONCE = 128
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Σ P Δ, Σ P² Δ and Σ P² Δ² of each neuron and row, and a bound on |Δ| there."""
-
-    mean: Float[Tensor, "*neuron query"]
-    cross: Float[Tensor, "*neuron query"]
-    square: Float[Tensor, "*neuron query"]
-    bound: Float[Tensor, "*neuron query"]
-
-    def by_row(self, total: Float[Tensor, "*group 1 query"]) -> Float[Tensor, "*neuron query"]:
-        """Σ_j P² (Δ − Σ P Δ)²."""
-        return torch.addcmul(self.square, self.mean, self.mean * total - 2 * self.cross).clamp_(min=0)
+ROWS_AT_ONCE = 64
+"""Few enough that little is computed for keys which a row does not see."""
 
 
 @dataclass(frozen=True)
@@ -80,31 +67,75 @@ def relative(doubt: Float[Tensor, " neuron"], squares: Float[Tensor, " neuron"])
     return doubt / squares.clamp(min=torch.finfo(squares.dtype).tiny)
 
 
+def screen(attention: Attention) -> tuple[Screened, Screened]:
+    """Every query neuron (head * d_head + index) and key neuron (group * d_head + index) of one document."""
+    queries, keys = _Queries.of(attention), _Keys.of(attention)
+    parts = [(queries.moments(block), keys.moments(block)) for block in _blocks(attention)]
+    of_queries, of_keys = (
+        [torch.cat(part, -1) for part in zip(*side, strict=True)] for side in zip(*parts, strict=True)
+    )
+    return (
+        Screened(*(rearrange(part, "group d head query -> (group head d) query") for part in of_queries)),
+        Screened(*(rearrange(part, "group d head query -> (group d) (head query)") for part in of_keys)),
+    )
+
+
 @dataclass(frozen=True)
-class _Rows:
-    """Weights of the moments for some rows and the keys they see, transposed; leading axes: key head, query head."""
+class _Block:
+    """Weights for some rows of all heads of a group and the keys that they see."""
 
     rows: slice
     keys: slice
-    mean: Float[Tensor, "group head key query"]
+    heads: int
+    mean: Float[Tensor, "group key head_query"]
     """Of Σ_j P Δ."""
-    cross: Float[Tensor, "group head key query"]
+    cross: Float[Tensor, "group key head_query"]
     """Of Σ_j P² Δ."""
-    square: Float[Tensor, "group head key query"]
+    square: Float[Tensor, "group key head_query"]
     """Of Σ_j P² Δ²."""
-    total: Float[Tensor, "group head 1 query"]
+    total: Float[Tensor, "group 1 head query"]
     """Σ_j P²."""
-    scores: Float[Tensor, "group head key query"]
-    largest: Float[Tensor, "group head 1 query"]
-    """max_j |R| over the keys that the row sees."""
+    scores: Float[Tensor, "group key head_query"]
+    """R."""
+    largest: Float[Tensor, "group 1 head query"]
+    """max_j |R|."""
+
+    def sums(self, by_key: Float[Tensor, "group d key"], weights: Float[Tensor, "group key head_query"]) -> Tensor:
+        """Σ_j of some weights times what belongs to each key: ``[group, d, head, query]``."""
+        return (by_key[..., self.keys] @ weights).unflatten(-1, (self.heads, -1))
+
+    def total_of(self, weights: Float[Tensor, "group key head_query"]) -> Float[Tensor, "group 1 head query"]:
+        """Σ_j of some weights."""
+        return weights.sum(-2, keepdim=True).unflatten(-1, (self.heads, -1))
+
+    def squares(self, mean: Tensor, cross: Tensor, square: Tensor) -> Float[Tensor, "group d head query"]:
+        """Σ_j P² (Δ − Σ P Δ)² from Σ P Δ, Σ P² Δ and Σ P² Δ²; overwrites ``cross``."""
+        return torch.addcmul(square, mean, (mean * self.total).sub_(cross, alpha=2)).clamp_(min=0)
+
+    @cached_property
+    def mean_scores(self) -> Tensor:
+        return self.mean * self.scores
+
+    @cached_property
+    def cross_scores(self) -> Tensor:
+        return self.cross * self.scores
+
+    @cached_property
+    def square_scores(self) -> Tensor:
+        return self.square * self.scores
+
+    @cached_property
+    def square_scores_squared(self) -> Tensor:
+        return self.square_scores * self.scores
 
 
-def _blocks(attention: Attention) -> Iterator[_Rows]:
+def _blocks(attention: Attention) -> Iterator[_Block]:
+    heads = attention.heads_per_group
     for rows in attention.row_blocks(ROWS_AT_ONCE):
         keys = attention.seen_keys(rows)
-        layout = "(group head) query key -> group head key query"
+        layout = "(group head) query key -> group key (head query)"
         pattern, scores = (
-            rearrange(part[:, rows, keys], layout, group=len(attention.keys)).contiguous()
+            rearrange(part[:, rows, keys], layout, head=heads).contiguous()
             for part in (attention.pattern, attention.scores)
         )
         squared = pattern.square()
@@ -113,106 +144,133 @@ def _blocks(attention: Attention) -> Iterator[_Rows]:
             slope = 1 - torch.tanh(scores / attention.cap).square()
             mean, cross = pattern * slope, squared * slope
             square = cross * slope
-        largest = torch.where(pattern > 0, scores, 0).abs().amax(-2, keepdim=True)
-        yield _Rows(rows, keys, mean, cross, square, squared.sum(-2, keepdim=True), scores, largest)
+        total, largest = (
+            part.unflatten(-1, (heads, -1))
+            for part in (squared.sum(-2, keepdim=True), scores.abs().amax(-2, keepdim=True))
+        )
+        yield _Block(rows, keys, heads, mean, cross, square, total, scores, largest)
 
 
-def _joined(parts: Sequence[tuple[_Moments, Tensor]], layout: str) -> Screened:
-    """From the moments and Σ_j P² of each block of rows."""
-    by_row = [moments.by_row(total) for moments, total in parts]
-    doubt = [rows * moments.bound for rows, (moments, _) in zip(by_row, parts, strict=True)]
-    return Screened(*(rearrange(torch.cat(part, -1), layout) for part in (by_row, doubt)))
+@dataclass(frozen=True)
+class _Queries:
+    """What enters the moments of query neurons."""
+
+    attention: Attention
+    shrink: Float[Tensor, "group d_head head query"]
+    direct: Float[Tensor, "group d_head head query"]
+    paired: Float[Tensor, "group d_head head query"]
+    keys: Float[Tensor, "group d_head key"]
+    products: Float[Tensor, "group products key"]
+    """k̃² and, with rotation, k̃ k̃_pair."""
+    reach: Float[Tensor, "group d_head 1 1"]
+    """The largest |(k̃, k̃_pair)|."""
+
+    @classmethod
+    def of(cls, attention: Attention) -> "_Queries":
+        own, keys, pair = attention.query_neurons, attention.keys, attention.pair
+        layout = "(group head) d query -> group d head query"
+        parts = [rearrange(x, layout, group=len(keys)) for x in (own.shrink, own.direct, own.paired)]
+        squared, partners = keys.square(), keys[:, pair]
+        products = torch.cat([squared, keys * partners], 1) if attention.rotates else squared
+        reach = (squared + partners.square()).sqrt().amax(-1)[..., None, None]
+        return cls(attention, *parts, keys, products, reach)
+
+    def moments(self, block: _Block) -> tuple[Tensor, Tensor]:
+        """Squares by row, and these times a bound on |Δ|."""
+        width, pair = self.keys.shape[1], self.attention.pair
+        shrink, direct, paired = (part[..., block.rows] for part in (self.shrink, self.direct, self.paired))
+        sums_k, cross_k = block.sums(self.keys, block.mean), block.sums(self.keys, block.cross)
+        second = block.sums(self.products, block.square)
+        direct_squared = direct.square()
+        mean, cross, square = direct * sums_k, direct * cross_k, direct_squared * second[:, :width]
+        bound = direct.abs()
+        if self.attention.rotates:
+            paired_squared = paired.square()
+            mean.addcmul_(paired, sums_k.index_select(1, pair))
+            cross.addcmul_(paired, cross_k.index_select(1, pair))
+            square.addcmul_(paired_squared, second[:, :width].index_select(1, pair))
+            square.addcmul_(direct * paired, second[:, width:], value=2)
+            bound = (direct_squared.add_(paired_squared)).sqrt_()
+        bound *= self.reach
+        if self.attention.normalises:
+            mean.addcmul_(shrink, block.total_of(block.mean_scores))
+            cross.addcmul_(shrink, block.total_of(block.cross_scores))
+            with_scores = block.sums(self.keys, block.square_scores)
+            along = direct * with_scores
+            if self.attention.rotates:
+                along.addcmul_(paired, with_scores.index_select(1, pair))
+            along.mul_(2).addcmul_(shrink, block.total_of(block.square_scores_squared))
+            square.addcmul_(shrink, along)
+            bound.addcmul_(shrink.abs(), block.largest)
+        squares = block.squares(mean, cross, square)
+        return squares, bound.mul_(squares)
 
 
-def screen_queries(attention: Attention) -> Screened:
-    """Every query neuron of one document to second order (neuron = head * d_head + index)."""
-    own, keys, pair = attention.query_neurons, attention.keys, attention.pair
-    layout = "(group head) d query -> group head d query"
-    by_group = [rearrange(x, layout, group=len(keys)) for x in (own.shrink, own.direct, own.paired)]
-    products = torch.cat([keys.square(), keys * keys[:, pair]], 1) if attention.rotates else keys.square()
-    reach = (keys.square() + keys[:, pair].square()).sqrt().amax(-1)[:, None, :, None]
-    parts = []
-    for block in _blocks(attention):
-        moments = _query_moments(attention, block, by_group, products, reach)
-        parts.append((moments, block.total))
-    return _joined(parts, "group head d query -> (group head d) query")
+@dataclass(frozen=True)
+class _Keys:
+    """What enters the moments of key neurons."""
 
+    attention: Attention
+    queries: Float[Tensor, "group d_head head query"]
+    partners: Float[Tensor, "group d_head head query"]
+    linear: Float[Tensor, "group linear key"]
+    """The coefficients of q̃ and, with rotation, of q̃_pair."""
+    quadratic: Float[Tensor, "group quadratic key"]
+    """Their squares and product."""
+    reach: Float[Tensor, "group d_head 1 1"]
+    """The largest size of the coefficients."""
 
-def _query_moments(
-    attention: Attention, block: _Rows, own: Sequence[Tensor], products: Tensor, reach: Tensor
-) -> _Moments:
-    shrink, direct, paired = (part[..., block.rows] for part in own)
-    keys, pair = attention.keys[:, None, :, block.keys], attention.pair
-    mean_k, cross_k = keys @ block.mean, keys @ block.cross
-    second = products[:, None, :, block.keys] @ block.square
-    square_k = second[..., : keys.shape[-2], :]
-    mean, cross, square = direct * mean_k, direct * cross_k, direct.square() * square_k
-    bound = direct.abs()
-    if attention.rotates:
-        mean.addcmul_(paired, mean_k[..., pair, :])
-        cross.addcmul_(paired, cross_k[..., pair, :])
-        square.addcmul_(paired.square(), square_k[..., pair, :])
-        square.addcmul_(direct * paired, second[..., keys.shape[-2] :, :], value=2)
-        bound = torch.addcmul(direct.square(), paired, paired).sqrt_()
-    bound = bound * reach
-    if attention.normalises:
-        weighted = block.square * block.scores
-        mean.addcmul_(shrink, (block.mean * block.scores).sum(-2, keepdim=True))
-        cross.addcmul_(shrink, (block.cross * block.scores).sum(-2, keepdim=True))
-        with_scores = keys @ weighted
-        along = direct * with_scores
+    @classmethod
+    def of(cls, attention: Attention) -> "_Keys":
+        own, layout = attention.key_neurons, "(group head) d query -> group d head query"
+        queries = rearrange(attention.queries, layout, group=len(attention.keys))
+        squares = [own.direct.square(), own.paired.square()]
+        linear, quadratic = own.direct, squares[0]
         if attention.rotates:
-            along.addcmul_(paired, with_scores[..., pair, :])
-        along.mul_(2).addcmul_(shrink, (weighted * block.scores).sum(-2, keepdim=True))
-        square.addcmul_(shrink, along)
-        bound.addcmul_(shrink.abs(), block.largest)
-    return _Moments(mean, cross, square, bound.expand_as(mean))
+            linear = torch.cat([own.direct, own.paired], 1)
+            quadratic = torch.cat([*squares, own.direct * own.paired], 1)
+        reach = (squares[0] + squares[1]).sqrt().amax(-1)[..., None, None]
+        return cls(attention, queries, queries[:, attention.pair], linear, quadratic, reach)
 
+    @cached_property
+    def largest_shrink(self) -> Float[Tensor, "group d_head 1 1"]:
+        return self.attention.key_neurons.shrink.abs().amax(-1)[..., None, None]
 
-def screen_keys(attention: Attention) -> Screened:
-    """Every key neuron of one document to second order (neuron = group * d_head + index)."""
-    own = attention.key_neurons
-    queries = rearrange(attention.queries, "(group head) d query -> group head d query", group=len(attention.keys))
-    linear, quadratic = [own.direct], [own.direct.square()]
-    if attention.rotates:
-        linear.append(own.paired)
-        quadratic += [own.paired.square(), own.direct * own.paired]
-    features = torch.cat(linear, 1), torch.cat(quadratic, 1)
-    reach = (own.direct.square() + own.paired.square()).sqrt().amax(-1)[:, None, :, None]
-    parts = []
-    for block in _blocks(attention):
-        moments = _key_moments(attention, block, queries[..., block.rows], *features, reach)
-        parts.append((moments, block.total))
-    return _joined(parts, "group head d query -> (group d) (head query)")
+    @cached_property
+    def shrink_squared(self) -> Float[Tensor, "group d_head key"]:
+        return self.attention.key_neurons.shrink.square()
 
+    @cached_property
+    def shrunk(self) -> Float[Tensor, "group linear key"]:
+        shrink = self.attention.key_neurons.shrink
+        return self.linear * (torch.cat([shrink, shrink], 1) if self.attention.rotates else shrink)
 
-def _key_moments(
-    attention: Attention, block: _Rows, queries: Tensor, linear: Tensor, quadratic: Tensor, reach: Tensor
-) -> _Moments:
-    width, rotates = queries.shape[-2], attention.rotates
-    first = linear[:, None, :, block.keys]
-    partners = queries[..., attention.pair, :]
+    def moments(self, block: _Block) -> tuple[Tensor, Tensor]:
+        """Squares by row, and these times a bound on |Δ|."""
+        width, rotates = self.queries.shape[1], self.attention.rotates
+        queries, partners = self.queries[..., block.rows], self.partners[..., block.rows]
 
-    def with_queries(products: Tensor) -> Tensor:
-        own = queries * products[..., :width, :]
-        return own.addcmul_(partners, products[..., width:, :]) if rotates else own
+        def with_queries(sums: Tensor) -> Tensor:
+            own = queries * sums[:, :width]
+            return own.addcmul_(partners, sums[:, width:]) if rotates else own
 
-    mean, cross = with_queries(first @ block.mean), with_queries(first @ block.cross)
-    second = quadratic[:, None, :, block.keys] @ block.square
-    square = queries.square() * second[..., :width, :]
-    bound = queries.abs()
-    if rotates:
-        square.addcmul_(partners.square(), second[..., width : 2 * width, :])
-        square.addcmul_(queries * partners, second[..., 2 * width :, :], value=2)
-        bound = torch.addcmul(queries.square(), partners, partners).sqrt_()
-    bound = bound * reach
-    if attention.normalises:
-        shrink = attention.key_neurons.shrink[:, None, :, block.keys]
-        weighted = block.square * block.scores
-        mean += shrink @ (block.mean * block.scores)
-        cross += shrink @ (block.cross * block.scores)
-        shrunk = first * (torch.cat([shrink, shrink], -2) if rotates else shrink)
-        square.add_(with_queries(shrunk @ weighted), alpha=2)
-        square += shrink.square() @ (weighted * block.scores)
-        bound.addcmul_(shrink.abs().amax(-1, keepdim=True), block.largest)
-    return _Moments(mean, cross, square, bound.expand_as(mean))
+        mean, cross = (with_queries(block.sums(self.linear, weights)) for weights in (block.mean, block.cross))
+        second = block.sums(self.quadratic, block.square)
+        queries_squared = queries.square()
+        square = queries_squared * second[:, :width]
+        bound = queries.abs()
+        if rotates:
+            partners_squared = partners.square()
+            square.addcmul_(partners_squared, second[:, width : 2 * width])
+            square.addcmul_(queries * partners, second[:, 2 * width :], value=2)
+            bound = queries_squared.add_(partners_squared).sqrt_()
+        bound *= self.reach
+        if self.attention.normalises:
+            shrink = self.attention.key_neurons.shrink
+            mean += block.sums(shrink, block.mean_scores)
+            cross += block.sums(shrink, block.cross_scores)
+            square.add_(with_queries(block.sums(self.shrunk, block.square_scores)), alpha=2)
+            square += block.sums(self.shrink_squared, block.square_scores_squared)
+            bound += self.largest_shrink * block.largest
+        squares = block.squares(mean, cross, square)
+        return squares, bound.mul_(squares)

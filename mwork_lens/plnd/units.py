@@ -101,9 +101,8 @@ def row_squares(
     """
     heads = 1 if site == "q" else attention.heads_per_group
     chosen = chosen + (neurons // attention.queries.shape[1] * heads * attention.rows)[:, None]
-    squares = attention.pattern.new_empty(len(neurons))
+    squares, every = attention.pattern.new_empty(len(neurons)), slice(None)
     at_once = max(1, ELEMENTS_AT_ONCE // (chosen.shape[1] * attention.keys.shape[-1]))
-    everything = slice(None)
     for some in torch.arange(len(neurons), device=neurons.device).split(at_once):
         rows = chosen[some]
         pattern, scores = (
@@ -111,7 +110,7 @@ def row_squares(
             for part in (attention.pattern, attention.scores)
         )
         units = (_query_rows if site == "q" else _key_rows)(attention, neurons[some], rows)
-        squares[some] = changed_rows(pattern, units.change(attention, everything, everything, scores)).sum(-1)
+        squares[some] = changed_rows(pattern, units.change(attention, every, every, scores)).sum(-1)
     return squares
 
 
