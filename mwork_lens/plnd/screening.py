@@ -100,7 +100,7 @@ class _Block:
     largest: Float[Tensor, "group 1 head query"]
     """max_j |R|."""
 
-    def sums(self, by_key: Float[Tensor, "group d key"], weights: Float[Tensor, "group key head_query"]) -> Tensor:
+    def sums(self, by_key: Float[Tensor, "group d all"], weights: Float[Tensor, "group key head_query"]) -> Tensor:
         """Σ_j of some weights times what belongs to each key: ``[group, d, head, query]``."""
         return (by_key[..., self.keys] @ weights).unflatten(-1, (self.heads, -1))
 
