@@ -22,6 +22,11 @@ OTHER, SHARED = "other", "shared"
 SHARED_RATIO = 0.9
 """Lingua: the runner-up's confidence over the best one's from which a text counts as shared."""
 
+CONFIDENCE = 0.3
+"""Lingua: the confidence (of 1, over all candidates) below which a text has no language.
+
+Of 26,257 tokens of NTREX-128 in ten languages 1.1 % lie below, and 36 % of these would be named rightly."""
+
 
 def require_language(tag: str) -> str:
     """``tag`` in its standard form, e.g. ``zh`` for ``zho`` or ``ru-Latn`` for ``ru-latn``.
@@ -116,7 +121,7 @@ def _lingua(tags: Mapping[str, str]) -> Identifier:
 
     def label(text: str, confidences: Any) -> str | None:
         best, second = confidences[0], confidences[1]
-        if best.value == 0 or best.language not in chosen:
+        if best.value < CONFIDENCE or best.language not in chosen:
             return None
         return SHARED if second.value >= SHARED_RATIO * best.value else chosen[best.language]
 

@@ -28,6 +28,12 @@ def test_lingua_says_where_languages_share_a_word():
     assert identifier("lingua", ["fr", "es", "en"])([" taxi"]) == [SHARED]
 
 
+def test_lingua_names_no_language_that_it_is_not_confident_of():
+    many = ["en", "de", "fr", "es", "ru", "zh", "vi", "th", "ar", "sw"]
+    assert identifier("lingua", many)(["lan", "nal", "ren", "gen"]) == [None, None, "de", "de"]
+    assert identifier("lingua", ["en", "sw"])(["lan"]) != [None]
+
+
 def test_script_alone_tells_languages_of_different_scripts():
     found = identifier("script", ["en", "ru", "zh", "ja"])(["Bonjour", "мир", "日本", "日本の", "ก", "12"])
     assert found == ["en", "ru", None, "ja", None, None]

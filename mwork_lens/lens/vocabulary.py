@@ -25,7 +25,7 @@ logger = logging.getLogger("mwork_lens")
 WIDE = ("en", "de", "fr", "es", "ru", "zh", "ja", "ko", "ar", "hi", "th", "vi")
 """Languages that tokens are identified over besides those asked for, so that a German token is not called English."""
 
-RULES = 1
+RULES = 2
 """Version of the rules below: labels made by other rules are made anew."""
 
 _LETTER = regex.compile(r"[\p{L}\p{M}]")
@@ -77,8 +77,8 @@ def label_vocabulary(
 ) -> TokenLanguages:
     """The language of every token of a model's vocabulary.
 
-    ``other`` are tokens without letters, special tokens and markup, what the identifier cannot tell, and single
-    letters of a script that several candidates use. ``shared`` are those about as likely in several languages.
+    ``other`` are tokens without letters, special tokens and markup, what the identifier cannot tell or is
+    not confident of, and single letters of a script that several candidates use. ``shared`` are those about as likely in several languages.
 
     Args:
         model: a hooked model with a tokenizer.
