@@ -77,8 +77,9 @@ def label_vocabulary(
 ) -> TokenLanguages:
     """The language of every token of a model's vocabulary.
 
-    ``other`` are tokens without letters, special tokens and markup, what the identifier cannot tell or is
-    not confident of, and single letters of a script that several candidates use. ``shared`` are those about as likely in several languages.
+    ``other`` are tokens without letters, special tokens and markup, what the identifier cannot tell or is not confident
+    of, and single letters of a script that several candidates use. ``shared`` are those about as likely in several
+    languages.
 
     Args:
         model: a hooked model with a tokenizer.
