@@ -19,7 +19,7 @@ from .corpora import Document, as_corpus
 from .hooks import hooked
 from .neurons import NeuronSet, NeuronSpace, ablate
 from .plnd import Measure, exact, parallel
-from .plnd.measure import score_hooks
+from .plnd.measure import Receive, SiteScores, score_hooks
 from .plnd.selection import Selection
 from .sites import HookedModel
 
@@ -35,12 +35,15 @@ class Benchmark:
     settings: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a length and method: seconds a document, its ratio to the bare forward pass, MB above that pass."""
+        """One row a length and method: seconds a document, its ratio to the bare forward pass, MB above that pass.
+
+        ``as_dense``: the share of active neurons that the dense exact form has active too, where it was run.
+        """
         return pd.DataFrame(list(self.rows))
 
-    def table(self) -> pd.DataFrame:
-        """Ratios to the bare forward pass, methods by length; missing where a method was left out."""
-        return self.to_frame().pivot(index="method", columns="tokens", values="ratio").reindex(list(METHODS))
+    def table(self, value: str = "ratio") -> pd.DataFrame:
+        """One column of :meth:`to_frame`, methods by length; missing where a method was left out."""
+        return self.to_frame().pivot(index="method", columns="tokens", values=value).reindex(list(METHODS))
 
 
 def benchmark(
@@ -54,6 +57,9 @@ def benchmark(
     progress: bool = True,
 ) -> Benchmark:
     """Time one document of each language at each length; the median over repeats and languages is reported.
+
+    On each of these documents the active neurons are compared with those of the dense exact form, up to
+    ``dense_up_to`` tokens.
 
     What depends on weights only (a measure's set-up, once a run) is done before the clock starts.
 
@@ -84,6 +90,9 @@ def benchmark(
         chosen = [name for name in bound if name in methods or length <= dense_up_to]
         runs = {name: _runner(model, bound[name], Selection(top=top), screen=name in methods) for name in chosen}
         timed = {name: _measured(run, documents, repeats if name in methods else 1) for name, run in runs.items()}
+        same = _as_dense(
+            model, {name: bound[name] for name in chosen if name != "forward"}, documents, Selection(top=top)
+        )
         timed["sequential"] = (_sequential_seconds(model, documents[0]), math.nan)
         forward_seconds, forward_memory = timed["forward"]
         for name, (seconds, memory) in timed.items():
@@ -94,6 +103,7 @@ def benchmark(
                     "seconds": seconds,
                     "ratio": seconds / forward_seconds,
                     "megabytes_above_forward": max(0.0, memory - forward_memory) if memory == memory else math.nan,
+                    "as_dense": same.get(name, math.nan),
                 }
             )
         bar.update()
@@ -139,16 +149,39 @@ def _bound(model: HookedModel, measure: Measure | None) -> list:
     return [] if measure is None else [measure(model, layer) for layer in range(model.cfg.n_layers)]
 
 
-def _runner(model: HookedModel, layers: list, selection: Selection, screen: bool) -> Callable[[Tensor], None]:
+def _runner(
+    model: HookedModel, layers: list, selection: Selection, screen: bool, receive: Receive = lambda *_: None
+) -> Callable[[Tensor], None]:
     def run(ids: Tensor) -> None:
         (batch,) = batches(model, [ids])
-        hooks = score_hooks(layers, lambda: batch, lambda *_: None, selection if screen else None)
+        hooks = score_hooks(layers, lambda: batch, receive, selection if screen else None)
         with torch.inference_mode(), hooked(model, hooks):
             run_blocks(model, batch.tokens)
         if batch.tokens.is_cuda:
             torch.cuda.synchronize()
 
     return run
+
+
+def _as_dense(
+    model: HookedModel, layers: Mapping[str, list], documents: Sequence[Tensor], selection: Selection
+) -> dict[str, float]:
+    """By method: the share of its active neurons that are active in the dense form too; nothing without that form."""
+    if "dense" not in layers:
+        return {}
+    active = {}
+    for name, bound in layers.items():
+        found: dict[tuple[int, int, str], Tensor] = {}
+        for number, ids in enumerate(documents):
+
+            def receive(layer: int, scores: SiteScores, _: object, number: int = number, found: dict = found) -> None:
+                found.update(
+                    {(number, layer, site): selection.active(values[0][None]) for site, values in scores.items()}
+                )
+
+            _runner(model, bound, selection, screen=name in ("stream", "structure"), receive=receive)(ids)
+        active[name] = torch.cat([found[key].flatten() for key in sorted(found)])
+    return {name: ((mask & active["dense"]).sum() / mask.sum()).item() for name, mask in active.items()}
 
 
 def _measured(run: Callable[[Tensor], None], documents: Sequence[Tensor], repeats: int) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import mwork_lens as mw
 from mwork_lens.bench import METHODS, benchmark
 from mwork_lens.plnd import parallel
 
@@ -13,6 +14,11 @@ def test_a_benchmark_compares_every_method_at_every_length():
     frame = found.to_frame().set_index(["tokens", "method"])
     assert set(frame.loc[8].index) == set(METHODS)
     assert set(METHODS) - set(frame.loc[16].index) == {"dense exact", "paper's parallel form"}
+    assert frame["as_dense"].notna().sum() == 4  # of the shorter length: the dense form, both of ours and the paper's
+    assert (frame["as_dense"].loc[8].loc[["dense exact", "ours (change in the stream)"]] == 1).all()
+    assert frame["as_dense"].loc[8].loc["paper's parallel form"] < 1
+    drawn = mw.plots.benchmark(found)
+    assert {trace.name for trace in drawn.data} == set(METHODS)
     forward = frame.xs("bare forward", level="method")["seconds"]
     torch.testing.assert_close(
         torch.tensor(frame["ratio"].to_numpy()),

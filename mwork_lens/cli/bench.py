@@ -42,16 +42,23 @@ def bench(
 
 
 def _detection(model: Any, text: Any, lengths: list[int], dense_up_to: int, folder: Path) -> None:
+    from .. import plots
     from ..bench import benchmark
+    from ..report import write_figure
 
     found = benchmark(model, text, lengths=lengths, dense_up_to=dense_up_to)
     found.to_frame().to_csv(folder / "bench.csv", index=False)
-    print("\nTime over the bare forward pass through the blocks, by tokens of a document\n")
-    print(found.table().to_string(float_format=lambda value: f"{value:.1f}", na_rep="–"))
-    print("\nPeak memory above it, MB\n")
-    memory = found.to_frame().pivot(index="method", columns="tokens", values="megabytes_above_forward")
-    print(memory.to_string(float_format=lambda value: f"{value:.0f}", na_rep="–"))
-    say_written([folder / "bench.csv", _write_settings(folder, found)])
+    for value, (said, digits) in _TOLD.items():
+        print(f"\n{said}\n\n" + found.table(value).to_string(float_format=f"{{:.{digits}f}}".format, na_rep="–"))
+    figure = write_figure(folder / "bench", plots.benchmark(found))
+    say_written([folder / "bench.csv", *figure, _write_settings(folder, found)])
+
+
+_TOLD = {
+    "ratio": ("Time over the bare forward pass through the blocks, by tokens of a document", 2),
+    "megabytes_above_forward": ("Peak memory above it, MB", 0),
+    "as_dense": ("Share of active neurons that the dense exact form has active too", 4),
+}
 
 
 def _tuning(model: Any, text: Any, tokens: int, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A result in, a plotly figure out. Nothing here shows or writes anything."""
 
+from .bench import benchmark as benchmark
 from .comparison import agreement as agreement
 from .comparison import overlap as overlap
 from .effects import effect_matrix as effect_matrix

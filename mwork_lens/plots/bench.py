@@ -1,0 +1,46 @@
+"""Figures of what detection costs."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..bench import Benchmark
+from .style import COLOURS, finish
+
+PANELS = {
+    "ratio": "time over the bare forward pass",
+    "megabytes_above_forward": "peak memory above it, MB",
+}
+
+
+def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
+    """Time and peak memory of each method by length of a document, both axes logarithmic.
+
+    Args:
+        found: what ``mwork-lens bench`` measured.
+        layout: passed on to ``figure.update_layout``.
+    """
+    figure = make_subplots(1, 2, subplot_titles=list(PANELS.values()), horizontal_spacing=0.12)
+    frame = found.to_frame()
+    for column, value in enumerate(PANELS, start=1):
+        for i, (method, rows) in enumerate(frame.groupby("method", sort=False)):
+            shown = rows[rows[value] > 0]
+            line = go.Scatter(
+                x=shown["tokens"],
+                y=shown[value],
+                name=str(method),
+                mode="lines+markers",
+                line={"color": COLOURS[i]},
+                legendgroup=str(method),
+                showlegend=column == 1,
+                hovertemplate=f"{method}, %{{x}} tokens: %{{y:.3~r}}<extra></extra>",
+            )
+            figure.add_trace(line, row=1, col=column)
+    lengths = sorted(frame["tokens"].unique())
+    figure.update_xaxes(type="log", title_text="tokens of a document", tickvals=lengths, ticktext=[*map(str, lengths)])
+    figure.update_yaxes(type="log", dtick=1)
+    figure.update_layout(height=520, legend={"orientation": "h", "y": -0.2})
+    told = found.settings
+    detail = f"{told['model']}, {told['dtype'].removeprefix('torch.')}, {told['device']}, {told['threads']} threads"
+    return finish(figure, "What detection costs", detail, layout)
