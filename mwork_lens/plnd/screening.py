@@ -169,11 +169,11 @@ class _Queries:
     def of(cls, attention: Attention) -> "_Queries":
         own, keys, pair = attention.query_neurons, attention.keys, attention.pair
         layout = "(group head) d query -> group d head query"
-        parts = [rearrange(x, layout, group=len(keys)) for x in (own.shrink, own.direct, own.paired)]
+        shrink, direct, paired = (rearrange(x, layout, group=len(keys)) for x in (own.shrink, own.direct, own.paired))
         squared, partners = keys.square(), keys[:, pair]
         products = torch.cat([squared, keys * partners], 1) if attention.rotates else squared
         reach = (squared + partners.square()).sqrt().amax(-1)[..., None, None]
-        return cls(attention, *parts, keys, products, reach)
+        return cls(attention, shrink, direct, paired, keys, products, reach)
 
     def moments(self, block: _Block) -> tuple[Tensor, Tensor]:
         """Squares by row, and these times a bound on |Δ|."""
