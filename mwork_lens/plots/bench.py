@@ -40,7 +40,7 @@ def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
     lengths = sorted(frame["tokens"].unique())
     figure.update_xaxes(type="log", title_text="tokens of a document", tickvals=lengths, ticktext=[*map(str, lengths)])
     figure.update_yaxes(type="log", dtick=1)
-    figure.update_layout(height=520, legend={"orientation": "h", "y": -0.2})
+    figure.update_layout(height=520, margin={"t": 130}, legend={"orientation": "h", "y": -0.2})
     told = found.settings
     detail = f"{told['model']}, {told['dtype'].removeprefix('torch.')}, {told['device']}, {told['threads']} threads"
     return finish(figure, "What detection costs", detail, layout)
