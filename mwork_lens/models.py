@@ -226,6 +226,8 @@ def _as_hooked_transformer(
             if tokenizer is None:
                 cfg.tokenizer_name = None
             weights = loading.get_pretrained_state_dict(official, cfg, hf_model, dtype=dtype)
+            # Gemma's gains come in float32 whatever the dtype
+            weights = {name: weight.to(dtype) for name, weight in weights.items()}
             model = hooked(cfg, tokenizer, move_to_device=False)
             # at once: TransformerLens's own loop walks all modules for every single weight
             model.load_state_dict(model.fill_missing_keys(weights), strict=False, assign=not keep)

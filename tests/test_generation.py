@@ -103,6 +103,22 @@ def test_only_the_last_position_is_unembedded():
     assert rows == [5] * 4
 
 
+def test_finished_prompts_are_let_go_and_change_nothing_for_the_others(spelled):
+    """Each step reads those that are still going; what they become is what they become alone."""
+    prompts, rows = ["a b c", "d", "e f a b", "h g", "c c", "b d g"], []
+    options = {"max_new_tokens": 9, "stop": ["h"], "temperature": 2.0}
+    alone = generate(spelled, prompts, batch_size=1, **options)
+    handle = spelled.ln_final.register_forward_hook(lambda module, given, out: rows.append(out.shape[:2].numel()))
+    try:
+        cached = generate(spelled, prompts, **options)
+    finally:
+        handle.remove()
+    assert cached == alone == generate(spelled, prompts, use_cache=False, **options)
+    read = [len(completion.tokens) + (completion.stopped == "end") for completion in cached]
+    assert len(set(read)) > 2
+    assert rows == [sum(steps > step for steps in read) for step in range(max(read))]
+
+
 def test_raw_bridges_generate_under_ablation():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

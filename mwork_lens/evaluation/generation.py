@@ -1,6 +1,5 @@
 """Our own decoding loop: batched, with a key-value cache, and only the last position is unembedded."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,13 +11,10 @@ from tqdm.auto import tqdm
 
 from ..batches import encode
 from ..corpora import Document
-from ..lens.readout import final_norm, logit_parts, soft_cap
 from ..sites import HookedModel
+from .decoding import Decoder, decoder
 
 BATCH_SIZE = 16
-
-Advance = Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch new"]], Float[Tensor, "batch token"]]
-"""New tokens and their mask (0 is padding) in, logits of what follows out."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +133,12 @@ def _continue(
     use_cache: bool,
 ) -> list[Completion]:
     tokens, mask = left_padded(prompts, next(model.parameters()).device)  # pyright: ignore
-    advance = _advance(model, len(prompts), use_cache)
-    return write_on(advance, advance(tokens, mask), prompts, names, max_new_tokens, ends, pick)
+    reading = decoder(model, len(prompts), use_cache=use_cache)
+    return write_on(reading, reading.advance(tokens, mask), prompts, names, max_new_tokens, ends, pick)
 
 
 def write_on(
-    advance: Advance,
+    reading: Decoder,
     logits: Float[Tensor, "batch token"],
     prompts: Sequence[Int[Tensor, " _"]],
     names: Sequence[int],
@@ -153,21 +149,24 @@ def write_on(
     """Completions of prompts that were read already: ``logits`` are of what follows them."""
     new: list[list[int]] = [[] for _ in prompts]
     stopped: list[Any] = [None] * len(prompts)
+    going = list(range(len(prompts)))
     for step in range(max_new_tokens):
-        chosen = pick(logits, names)
-        for row, token in enumerate(chosen):
-            if stopped[row]:
-                continue
+        chosen = dict(zip(going, pick(logits, [names[row] for row in going]), strict=True))
+        for row, token in chosen.items():
             if token in ends.ids:
                 stopped[row] = "end"
                 continue
             new[row].append(token)
             text = ends.text(int(prompts[row][-1]), new[row]) if ends.strings else ""
             stopped[row] = "stop" if ends.cut(text) != text else None
-        if all(stopped) or step == max_new_tokens - 1:
+        places = [place for place, row in enumerate(going) if not stopped[row]]
+        if not places or step == max_new_tokens - 1:
             break
-        tokens = torch.tensor(chosen, device=logits.device)[:, None]
-        logits = advance(tokens, torch.ones_like(tokens))
+        if len(places) < len(going):
+            reading.keep(torch.tensor(places, device=logits.device))
+        going = [going[place] for place in places]
+        tokens = torch.tensor([chosen[row] for row in going], device=logits.device)[:, None]
+        logits = reading.advance(tokens, torch.ones_like(tokens))
     return [
         Completion(ends.cut(ends.text(int(ids[-1]), made)), tuple(made), why or "length")
         for ids, made, why in zip(prompts, new, stopped, strict=True)
@@ -185,70 +184,6 @@ def left_padded(
         tokens[row, longest - len(ids) :] = ids
         mask[row, longest - len(ids) :] = 1
     return tokens.to(device), mask.to(device)
-
-
-# --- one step of the model ---
-
-
-def _advance(model: HookedModel, batch: int, use_cache: bool) -> Advance:
-    step = _bridge_step if hasattr(model, "original_model") else _hooked_step
-    return step(model, batch) if use_cache else _whole(lambda: step(model, batch))
-
-
-def _whole(fresh: Callable[[], Advance]) -> Advance:
-    """Without a cache that lives on: every step runs all tokens again."""
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def advance(tokens: Tensor, mask: Tensor) -> Tensor:
-        seen.append((tokens, mask))
-        return fresh()(*(torch.cat(parts, 1) for parts in zip(*seen, strict=True)))
-
-    return advance
-
-
-def _hooked_step(model: Any, batch: int) -> Advance:
-    return hooked_step(model, new_cache(model, batch))
-
-
-def new_cache(model: Any, batch: int) -> Any:
-    """An empty key-value cache of a HookedTransformer."""
-    from transformer_lens import TransformerLensKeyValueCache
-
-    return TransformerLensKeyValueCache.init_cache(model.cfg, next(model.parameters()).device, batch)
-
-
-def hooked_step(model: Any, cache: Any) -> Advance:
-    """A step of a HookedTransformer that goes on from what ``cache`` holds."""
-
-    def advance(tokens: Tensor, mask: Tensor) -> Tensor:
-        stream = model(tokens, stop_at_layer=model.cfg.n_layers, past_kv_cache=cache, attention_mask=mask)
-        return next_logits(model, stream[:, -1])
-
-    return advance
-
-
-def next_logits(model: HookedModel, hidden: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch token"]:
-    """Logits of what follows, from the residual stream after the last block."""
-    parts = [logits for _, logits in logit_parts(model, final_norm(model, hidden))]
-    return soft_cap(model, torch.cat(parts).t())
-
-
-def _bridge_step(model: Any, batch: int) -> Advance:
-    theirs = model.original_model
-    accepted = inspect.signature(theirs.forward).parameters
-    kept: dict[str, Any] = {"past_key_values": None, "mask": None}
-
-    def advance(tokens: Tensor, mask: Tensor) -> Tensor:
-        whole = mask if kept["mask"] is None else torch.cat([kept["mask"], mask], 1)
-        positions = (whole.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        options = {"position_ids": positions, "logits_to_keep": 1}
-        options = {name: value for name, value in options.items() if name in accepted}
-        past = kept["past_key_values"]
-        out = theirs(tokens, attention_mask=whole, past_key_values=past, use_cache=True, **options)
-        kept.update(past_key_values=out.past_key_values, mask=whole)
-        return out.logits[:, -1]
-
-    return advance
 
 
 # --- choosing a token ---

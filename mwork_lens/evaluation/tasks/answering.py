@@ -1,7 +1,7 @@
 """A batch of prompts read once: the likelihood of given answers, and the model's own answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...sites import HookedModel
-from ..generation import Completion, Ends, generate, hooked_step, left_padded, new_cache, next_logits, picker, write_on
+from ..decoding import Cached, cache_rows, new_cache, next_logits
+from ..generation import Completion, Ends, generate, left_padded, picker, write_on
 from ..loss import passage_nats, token_nats
 from .prompts import Prompt
 
@@ -71,7 +72,7 @@ def _from_cache(
         return [], nats
     ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
     names = range(len(ids))
-    return write_on(hooked_step(model, cache), next_logits(model, last), ids, names, max_new_tokens, ends, pick), nats
+    return write_on(Cached(model, cache), next_logits(model, last), ids, names, max_new_tokens, ends, pick), nats
 
 
 def _answer_nats(
@@ -90,23 +91,9 @@ def _answer_nats(
         new = model(
             targets[:, :-1],
             stop_at_layer=model.cfg.n_layers,
-            past_kv_cache=_frozen_rows(cache, rows),
+            past_kv_cache=cache_rows(cache, rows, frozen=True),
             attention_mask=torch.ones_like(targets[:, :-1]),
         )
         streams = torch.cat([streams, new.to(last.device)], dim=1)
     by_token = token_nats(model, streams[there], targets[there]).double().cpu()
     return torch.zeros(len(answers), dtype=torch.float64).index_add(0, there.nonzero()[:, 0].cpu(), by_token)
-
-
-def _frozen_rows(cache: Any, rows: Tensor) -> Any:
-    entries = [
-        replace(
-            entry,
-            past_keys=entry.past_keys[rows.to(entry.past_keys.device)],
-            past_values=entry.past_values[rows.to(entry.past_values.device)],
-            frozen=True,
-        )
-        for entry in cache.entries
-    ]
-    mask = cache.previous_attention_mask
-    return replace(cache, entries=entries, previous_attention_mask=mask[rows.to(mask.device)], frozen=True)
