@@ -21,7 +21,9 @@ logger = logging.getLogger("mwork_lens")
 DEMO_NAME = "google/gemma-3-270m"
 # TransformerLens knows the sizes of these architectures by official name only.
 _NAMED_ARCHITECTURES = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
-_HALF_TOLERANCE, _FLOAT_TOLERANCE = 0.2, 1e-3
+_HALF_TOLERANCE, _FLOAT_TOLERANCE = 0.2, 2e-4
+"""Root mean square difference of logits, in their standard deviations. In half precision two right implementations of
+Gemma 3 270M differ by up to 0.04, and either from float32 by up to 0.07; a wrong one is off by about 1."""
 
 
 def load_model(
@@ -290,7 +292,7 @@ def _require_same_logits(model: Any, hf_model: Any, dtype: torch.dtype) -> None:
     if (cap := model.cfg.output_logits_soft_cap) > 0:
         ours = cap * torch.tanh(ours / cap)
     tolerance = _FLOAT_TOLERANCE if dtype in (torch.float32, torch.float64) else _HALF_TOLERANCE
-    difference = ((ours.float() - theirs).abs().max() / theirs.std()).item()
+    difference = ((ours.float() - theirs).square().mean().sqrt() / theirs.std()).item()
     if not difference <= tolerance:
         raise _NotHookable(f"as a HookedTransformer its logits would differ by {difference:.2g} standard deviations")
 

@@ -33,6 +33,16 @@ def test_logits_are_those_of_transformers(model):
         torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=1e-3, atol=1e-3)
 
 
+def test_half_precision_is_hooked_too(model):
+    half = mw.load_model("demo", device="cpu", dtype="bfloat16")
+    assert isinstance(half, HookedTransformer)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    ids = model.to_tokens("La capitale de la France est Paris. 北京是中国的首都。")
+    with torch.inference_mode():
+        exact, found = model(ids)[0], half(ids)[0].float()
+    assert (found - exact).square().mean().sqrt() < 0.05 * exact.std()
+
+
 def test_scores_equal_ablation(model):
     ids = model.to_tokens("Bonjour le monde, il fait beau.")[0]
     scores = mw.importance(model, ids)

@@ -1,12 +1,14 @@
 """One step of the model after another: new tokens in, logits of what follows out; finished prompts are let go."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..lens.readout import final_norm, logit_parts, soft_cap
 from ..sites import HookedModel
@@ -52,6 +54,26 @@ def cache_rows(cache: Any, rows: Int[Tensor, " row"], *, frozen: bool = False) -
     ]
     mask = cache.previous_attention_mask
     return replace(cache, entries=entries, previous_attention_mask=mask[rows.to(mask.device)], frozen=frozen)
+
+
+def joined(caches: Sequence[Any]) -> Any:
+    """One cache with the rows of several, the shorter ones padded on the left."""
+    longest = max(cache.previous_attention_mask.shape[1] for cache in caches)
+
+    def padded(tensor: Tensor) -> Tensor:
+        # positions are the second axis
+        return pad(tensor, (*[0] * (2 * tensor.ndim - 4), longest - tensor.shape[1], 0))
+
+    entries = [
+        replace(
+            same[0],
+            past_keys=torch.cat([padded(entry.past_keys) for entry in same]),
+            past_values=torch.cat([padded(entry.past_values) for entry in same]),
+        )
+        for same in zip(*(cache.entries for cache in caches), strict=True)
+    ]
+    mask = torch.cat([padded(cache.previous_attention_mask) for cache in caches])
+    return replace(caches[0], entries=entries, previous_attention_mask=mask)
 
 
 @dataclass

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ...sites import HookedModel
-from ..decoding import Cached, cache_rows, new_cache, next_logits
+from ..decoding import Cached, cache_rows, joined, new_cache, next_logits
 from ..generation import Completion, Ends, generate, left_padded, picker, write_on
 from ..loss import passage_nats, token_nats
 from .prompts import Prompt
@@ -25,6 +25,11 @@ class Reading:
     """Negative log-likelihood of each continuation, given the prompt."""
 
 
+PADDING = 0.75
+"""Prompts are read together with none shorter than this share of the longest: what is padded costs as much as what is
+read. They are continued all at once, where padding costs little."""
+
+
 @torch.inference_mode()
 def read_prompts(
     model: HookedModel, prompts: Sequence[Prompt], *, max_new_tokens: int, stop: Sequence[str] = ()
@@ -37,48 +42,67 @@ def read_prompts(
     Raises:
         ValueError: if the residual stream is not finite.
     """
+    read = _again if hasattr(model, "original_model") else _from_cache
+    nats, written = read(model, prompts, max_new_tokens, stop)
+    completions = written or [None] * len(prompts)
+    return [Reading(completion, tuple(values)) for completion, values in zip(completions, nats, strict=True)]
+
+
+Found = tuple[list[list[float]], list[Completion]]
+"""By prompt: nats of its continuations, and what was written where anything was to be."""
+
+
+def _again(model: HookedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
     ids = [prompt.ids for prompt in prompts]
+    written = generate(model, ids, max_new_tokens=max_new_tokens, stop=stop) if max_new_tokens else []
+    whole = [
+        (torch.cat([prompt.ids, answer]), len(prompt.ids)) for prompt in prompts for answer in prompt.continuations
+    ]
+    nats, _ = passage_nats(model, [both for both, _ in whole], skip=[length for _, length in whole])
+    return _by_prompt(nats, prompts), written
+
+
+def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
+    order, caches, last, nats = [], [], [], {}
+    for rows in _alike([len(prompt.ids) for prompt in prompts]):
+        some = [prompts[row] for row in rows]
+        cache = new_cache(model, len(rows))
+        tokens, mask = left_padded([prompt.ids for prompt in some], next(model.parameters()).device)
+        options = {"stop_at_layer": model.cfg.n_layers, "attention_mask": mask}
+        ends = model(tokens, past_kv_cache=cache, **options)[:, -1]
+        if not torch.isfinite(ends).all():
+            raise ValueError(f"The residual stream of {model.cfg.model_name} is not finite.")
+        nats |= dict(zip(rows, _by_prompt(_answer_nats(model, cache, ends, some), some), strict=True))
+        if max_new_tokens:
+            order, caches, last = [*order, *rows], [*caches, cache], [*last, ends]
+    found = [nats[row] for row in range(len(prompts))]
+    if not max_new_tokens:
+        return found, []
+    reading, logits = Cached(model, joined(caches)), next_logits(model, torch.cat(last))
+    ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
+    written = write_on(reading, logits, [prompts[row].ids for row in order], order, max_new_tokens, ends, pick)
+    return found, [completion for _, completion in sorted(zip(order, written, strict=True), key=lambda pair: pair[0])]
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of like length together, the longest first."""
+    found: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if found and lengths[row] >= PADDING * lengths[found[-1][0]]:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def _by_prompt(nats: Float[Tensor, " answer"], prompts: Sequence[Prompt]) -> list[list[float]]:
+    return [part.tolist() for part in nats.split([len(prompt.continuations) for prompt in prompts])]
+
+
+def _answer_nats(model: Any, cache: Any, last: Tensor, prompts: Sequence[Prompt]) -> Float[Tensor, " answer"]:
+    """Each answer goes on from its prompt's row of the cache, which stays as it is."""
     owners = [row for row, prompt in enumerate(prompts) for _ in prompt.continuations]
     answers = [answer for prompt in prompts for answer in prompt.continuations]
-    if hasattr(model, "original_model"):
-        written = generate(model, ids, max_new_tokens=max_new_tokens, stop=stop) if max_new_tokens else []
-        whole = [torch.cat([ids[row], answer]) for row, answer in zip(owners, answers, strict=True)]
-        nats, _ = passage_nats(model, whole, skip=[len(ids[row]) for row in owners])
-    else:
-        written, nats = _from_cache(model, ids, owners, answers, max_new_tokens, stop)
-    by_prompt: list[list[float]] = [[] for _ in prompts]
-    for row, value in zip(owners, nats.tolist(), strict=True):
-        by_prompt[row].append(value)
-    completions = written or [None] * len(prompts)
-    return [Reading(completion, tuple(values)) for completion, values in zip(completions, by_prompt, strict=True)]
-
-
-def _from_cache(
-    model: Any,
-    ids: Sequence[Int[Tensor, " _"]],
-    owners: Sequence[int],
-    answers: Sequence[Int[Tensor, " _"]],
-    max_new_tokens: int,
-    stop: Sequence[str],
-) -> tuple[list[Completion], Float[Tensor, " answer"]]:
-    cache = new_cache(model, len(ids))
-    tokens, mask = left_padded(ids, next(model.parameters()).device)
-    options = {"stop_at_layer": model.cfg.n_layers, "attention_mask": mask}
-    last = model(tokens, past_kv_cache=cache, **options)[:, -1]
-    if not torch.isfinite(last).all():
-        raise ValueError(f"The residual stream of {model.cfg.model_name} is not finite.")
-    nats = _answer_nats(model, cache, last, owners, answers)
-    if not max_new_tokens:
-        return [], nats
-    ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
-    names = range(len(ids))
-    return write_on(Cached(model, cache), next_logits(model, last), ids, names, max_new_tokens, ends, pick), nats
-
-
-def _answer_nats(
-    model: Any, cache: Any, last: Tensor, owners: Sequence[int], answers: Sequence[Int[Tensor, " _"]]
-) -> Float[Tensor, " answer"]:
-    """Each answer goes on from its prompt's row of the cache, which stays as it is."""
     longest = max(map(len, answers))
     targets = torch.zeros(len(answers), longest, dtype=torch.long)
     there = torch.zeros(targets.shape, dtype=torch.bool)

@@ -21,8 +21,6 @@ from .task import Answer, Task
 logger = logging.getLogger("mwork_lens")
 
 BATCH_SIZE = 16
-PADDING = 0.75
-"""A batch holds no prompt shorter than this share of its longest: what is padded costs as much as what is read."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +101,8 @@ def run_task(
 def _batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    found: list[list[Prompt]] = []
-    for prompt in sorted(prompts, key=lambda prompt: -len(prompt.ids)):
-        if found and len(found[-1]) < batch_size and len(prompt.ids) >= PADDING * len(found[-1][0].ids):
-            found[-1].append(prompt)
-        else:
-            found.append([prompt])
-    return found[::-1]
+    ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
 def _key(condition: Condition, prompt: Prompt) -> Key:
