@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.evaluation.generation import generate
+from mwork_lens.evaluation.generation import Ends, generate
 
 from .test_hooks import some_neurons
 from .test_models import gemma, spelled, words
@@ -91,6 +91,11 @@ def test_completions_end_at_the_end_token_and_before_stop_strings(spelled):
     spelled.unembed.b_U.data[0] = 1e9
     (ended,) = generate(spelled, ["a b c"], max_new_tokens=6)
     assert (ended.text, ended.tokens, ended.stopped) == ("", (), "end")
+
+
+def test_a_completion_that_begins_on_a_new_line_is_not_over():
+    ends = Ends.of(words(), ["\n", "b"])
+    assert [ends.cut(text) for text in ("\n\na c\nd", "a\n", " \n", "\n b", "")] == ["\n\na c", "a", " \n", "\n ", ""]
 
 
 def test_only_the_last_position_is_unembedded():

@@ -49,7 +49,8 @@ def generate(
         model: a hooked model.
         prompts: texts, or 1-D tensors of token ids.
         max_new_tokens: after which a completion ends.
-        stop: strings before which a completion is cut; one that is a special token ends it as the end token does.
+        stop: strings before which a completion is cut, once it has begun with more than white space; one that is a
+            special token ends it as the end token does.
         temperature: 0 takes the likeliest token; otherwise tokens are sampled at this temperature.
         top_p: sample among the likeliest tokens that together have this probability.
         seed: of the sampling; each prompt has its own draws, whatever it is batched with.
@@ -119,8 +120,9 @@ class Ends:
         return self.tokenizer.decode([last, *new], skip_special_tokens=True).removeprefix(before)
 
     def cut(self, text: str) -> str:
-        """``text`` up to the first stop string."""
-        return text[: min((at for word in self.strings if (at := text.find(word)) >= 0), default=len(text))]
+        """``text`` up to the first stop string; an answer that begins on a new line is not over before it."""
+        begun = len(text) - len(text.lstrip())
+        return text[: min((at for word in self.strings if (at := text.find(word, begun)) >= 0), default=len(text))]
 
 
 def _continue(
