@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from .models import bridge_on, source_directory
+from .models import HALF_TOLERANCE, bridge_on, logit_distance, source_directory
 from .neurons import NeuronSet, NeuronSpace
 from .sites import HookedModel
 from .store import atomic_directory, require_free
 from .tuning import NeuronDelta
 from .weights import edit_weights, silencing_entries
 
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
-"""Of logits, in their standard deviations; 0.2 in half precision, where the two libraries round apart."""
+TOLERANCE = {torch.float64: 2e-5, torch.float32: 2e-5}
+"""Root mean square difference of logits, in their standard deviations; half precision has a tolerance of its own."""
 
 Source = str | Path | nn.Module
 """What :func:`load_model` was given for the model as it was: a transformers model, or what names one."""
@@ -177,8 +177,8 @@ def _require_same_logits(model: HookedModel, theirs: Any) -> None:
     device = next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
     ours: Tensor = model(ids.to(device))[0]  # pyright: ignore[reportCallIssue]
     found = theirs(ids.to(theirs.device)).logits[0]
-    difference = ((ours.double().cpu() - found.double().cpu()).abs().max() / ours.double().std().cpu()).item()
-    if not difference <= TOLERANCE.get(ours.dtype, 0.2):
+    difference = logit_distance(found, ours)
+    if not difference <= TOLERANCE.get(ours.dtype, HALF_TOLERANCE):
         raise ValueError(
             f"The exported model's logits differ from those of {model.cfg.model_name} by {difference:.2g} of their "
             "standard deviation: the model holds other weights than source and delta say. Nothing was written."

@@ -96,6 +96,7 @@ def test_completions_end_at_the_end_token_and_before_stop_strings(spelled):
 def test_a_completion_that_begins_on_a_new_line_is_not_over():
     ends = Ends.of(words(), ["\n", "b"])
     assert [ends.cut(text) for text in ("\n\na c\nd", "a\n", " \n", "\n b", "")] == ["\n\na c", "a", " \n", "\n ", ""]
+    assert Ends.of(words(), ["\nQuestion"]).cut("\nQuestion: b") == ""
 
 
 def test_only_the_last_position_is_unembedded():
@@ -132,6 +133,11 @@ def test_raw_bridges_generate_under_ablation():
     with mw.ablate(model, some_neurons(model, 0.6)):
         expected = [by_hand(model, prompt, 6) for prompt in prompts]
         cached, whole = (generate(model, prompts, max_new_tokens=6, use_cache=cache) for cache in (True, False))
+        sampled, alone = (
+            generate(model, prompts, max_new_tokens=20, temperature=2.0, batch_size=size) for size in (5, 1)
+        )
+    assert sampled == alone
+    assert len({len(completion.tokens) for completion in sampled}) > 2
     ends = [tokens[: tokens.index(0)] if 0 in tokens else tokens for tokens in expected]
     assert [c.tokens for c in cached] == ends
     assert cached == whole

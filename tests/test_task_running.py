@@ -26,7 +26,7 @@ def prompt(length, seed, language="en", name="0"):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_read_once_give_what_whole_passes_give(family):
     model = tiny(family)
-    prompts = [prompt(length, seed) for seed, length in enumerate((5, 9, 3))]
+    prompts = [prompt(length, seed) for seed, length in enumerate((5, 9, 3, 8, 6))]
     whole = [torch.cat([p.ids, answer]) for p in prompts for answer in p.continuations]
     with mw.edit_weights(model, some_neurons(model)):
         found = read_prompts(model, prompts, max_new_tokens=4)
@@ -35,6 +35,22 @@ def test_prompts_read_once_give_what_whole_passes_give(family):
     nats = torch.tensor([n for reading in found for n in reading.nats], dtype=torch.float64)
     torch.testing.assert_close(nats, expected, rtol=1e-9, atol=1e-12)
     assert [reading.completion for reading in found] == written
+
+
+def test_prompts_of_any_length_end_apart_as_they_do_alone():
+    model = spelled("llama")
+    prompts = [prompt(length, seed) for seed, length in enumerate((5, 14, 3, 12, 6, 4))]
+    options = {"max_new_tokens": 8, "stop": ["h"]}
+    together = read_prompts(model, prompts, **options)
+    alone = [read_prompts(model, [one], **options)[0] for one in prompts]
+    assert [reading.completion for reading in together] == [reading.completion for reading in alone]
+    assert len({len(reading.completion.tokens) for reading in together}) > 1
+
+
+def test_a_prompt_without_room_for_its_answer_is_refused_before_any_is_asked(tmp_path):
+    with pytest.raises(ValueError, match=r"Question '0' \(en\) has 60 tokens; with an answer of 5 .* 64"):
+        run_task(spelled("llama"), TASK, {"en": [prompt(60, 0)]}, [], tmp_path / "rows.jsonl", max_new_tokens=5)
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 def conditions(model):
@@ -82,4 +98,4 @@ def test_a_killed_run_resumes_to_the_same_rows(tmp_path):
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "mine"}\n')
     with pytest.raises(ValueError, match="no file of answers"):
-        run_task(spelled("llama"), TASK, prompts(), [], tmp_path / "rows.jsonl")
+        run_task(spelled("llama"), TASK, prompts(), [], tmp_path / "rows.jsonl", max_new_tokens=3)

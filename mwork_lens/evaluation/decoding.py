@@ -58,6 +58,8 @@ def cache_rows(cache: Any, rows: Int[Tensor, " row"], *, frozen: bool = False) -
 
 def joined(caches: Sequence[Any]) -> Any:
     """One cache with the rows of several, the shorter ones padded on the left."""
+    if len(caches) == 1:
+        return caches[0]
     longest = max(cache.previous_attention_mask.shape[1] for cache in caches)
 
     def padded(tensor: Tensor) -> Tensor:
@@ -83,13 +85,13 @@ class Cached:
     model: Any
     cache: Any
 
-    def advance(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         """See :class:`Decoder`."""
         options = {"stop_at_layer": self.model.cfg.n_layers, "attention_mask": mask}
         stream = self.model(tokens, past_kv_cache=self.cache, **options)
         return next_logits(self.model, stream[:, -1])
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
         """See :class:`Decoder`."""
         self.cache = cache_rows(self.cache, rows)
 
@@ -100,7 +102,7 @@ class _Bridge:
     past: Any = None
     mask: Tensor | None = None
 
-    def advance(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         theirs = self.model.original_model
         accepted = inspect.signature(theirs.forward).parameters
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], 1)
@@ -111,10 +113,10 @@ class _Bridge:
         self.past = out.past_key_values
         return out.logits[:, -1]
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
         assert self.mask is not None
         self.mask = self.mask[rows]
-        self.past.batch_select_indices(rows)
+        self.past.reorder_cache(rows)  # for a choice of rows too, and in every kind of layer
 
 
 @dataclass
@@ -124,13 +126,13 @@ class _Whole:
     model: HookedModel
     seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def advance(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         self.seen.append((tokens, mask))
         return decoder(self.model, len(tokens)).advance(
             *(torch.cat(parts, 1) for parts in zip(*self.seen, strict=True))
         )
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
         self.seen = [(tokens[rows], mask[rows]) for tokens, mask in self.seen]
 
 

@@ -43,14 +43,16 @@ def generate(
     use_cache: bool = True,
     progress: bool = False,
 ) -> list[Completion]:
-    """Continue every prompt, greedily or by seeded sampling; hooks that are in place act on every step.
+    """Continue every prompt, greedily or by seeded sampling.
+
+    Hooks that are in place act on every step, on the prompts that are not finished yet.
 
     Args:
         model: a hooked model.
         prompts: texts, or 1-D tensors of token ids.
         max_new_tokens: after which a completion ends.
-        stop: strings before which a completion is cut, once it has begun with more than white space; one that is a
-            special token ends it as the end token does.
+        stop: strings before which a completion is cut; white space as one (a new line) counts from the first other
+            character on, and one that is a special token ends a completion as the end token does.
         temperature: 0 takes the likeliest token; otherwise tokens are sampled at this temperature.
         top_p: sample among the likeliest tokens that together have this probability.
         seed: of the sampling; each prompt has its own draws, whatever it is batched with.
@@ -120,9 +122,10 @@ class Ends:
         return self.tokenizer.decode([last, *new], skip_special_tokens=True).removeprefix(before)
 
     def cut(self, text: str) -> str:
-        """``text`` up to the first stop string; an answer that begins on a new line is not over before it."""
+        """``text`` up to the first stop string; what begins on a new line is not over there."""
         begun = len(text) - len(text.lstrip())
-        return text[: min((at for word in self.strings if (at := text.find(word, begun)) >= 0), default=len(text))]
+        found = (text.find(word, 0 if word.strip() else begun) for word in self.strings)
+        return text[: min((at for at in found if at >= 0), default=len(text))]
 
 
 def _continue(

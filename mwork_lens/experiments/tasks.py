@@ -15,6 +15,7 @@ from ..detection import Detection, detect
 from ..evaluation.tasks import TASKS, Question, Task, TaskResult, load_questions, make_prompts, run_task
 from ..evaluation.tasks.prompts import Prompt, templates, uses_chat
 from ..evaluation.tasks.result import ALL, ENGLISH, GROUPS, LIKELIHOOD
+from ..evaluation.tasks.running import require_room
 from ..evaluation.tasks.task import spread
 from ..report import Section
 from ..sites import HookedModel
@@ -124,12 +125,14 @@ def run_task_experiment(
         language: make_prompts(model, task, asked, chat=options.chat, max_tokens=options.max_tokens)
         for language, asked in questions.items()
     }
+    require_room(model, prompts, options.max_new_tokens)
     found_on = {"detection": dict(saved.settings)} if saved else {"corpus": text.describe(), "top": options.top}  # pyright: ignore[reportOptionalMemberAccess]
     settings = {
         "model": str(model.cfg.model_name),
         "dtype": str(next(model.parameters()).dtype),  # pyright: ignore[reportAttributeAccessIssue]
         "item": experiment.item,
         "task": {"name": task.name, "metrics": task.metrics, "data": options.data or task.hub.path},
+        "ends": {"at": task.stop, "counted": "once the answer has begun"},
         "questions": {language: len(asked) for language, asked in questions.items()},
         "of": {language: len(asked) for language, asked in everything.items()},
         "templates": {language: templates(task.name)[language] for language in questions},

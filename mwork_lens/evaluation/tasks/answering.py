@@ -26,8 +26,8 @@ class Reading:
 
 
 PADDING = 0.75
-"""Prompts are read together with none shorter than this share of the longest: what is padded costs as much as what is
-read. They are continued all at once, where padding costs little."""
+"""Prompts of a HookedTransformer are read together with none shorter than this share of the longest: what is padded
+costs as much as what is read. They are continued all at once, where padding costs little."""
 
 
 @torch.inference_mode()
@@ -54,7 +54,8 @@ Found = tuple[list[list[float]], list[Completion]]
 
 def _again(model: HookedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
     ids = [prompt.ids for prompt in prompts]
-    written = generate(model, ids, max_new_tokens=max_new_tokens, stop=stop) if max_new_tokens else []
+    options = {"max_new_tokens": max_new_tokens, "stop": stop, "batch_size": len(ids)}
+    written = generate(model, ids, **options) if max_new_tokens else []
     whole = [
         (torch.cat([prompt.ids, answer]), len(prompt.ids)) for prompt in prompts for answer in prompt.continuations
     ]
@@ -63,25 +64,33 @@ def _again(model: HookedModel, prompts: Sequence[Prompt], max_new_tokens: int, s
 
 
 def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
-    order, caches, last, nats = [], [], [], {}
+    order, nats, cache, last = _read(model, prompts)
+    found = dict(zip(order, nats, strict=True))
+    weighed = [found[row] for row in range(len(prompts))]
+    if not max_new_tokens:
+        return weighed, []
+    reading, logits = Cached(model, cache), next_logits(model, last)
+    ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
+    texts = write_on(reading, logits, [prompts[row].ids for row in order], order, max_new_tokens, ends, pick)
+    written = dict(zip(order, texts, strict=True))
+    return weighed, [written[row] for row in range(len(prompts))]
+
+
+def _read(
+    model: Any, prompts: Sequence[Prompt]
+) -> tuple[list[int], list[list[float]], Any, Float[Tensor, "row d_model"]]:
+    """Prompts in the order of their length: which, nats of their continuations, one cache, and their last states."""
+    order, nats, caches, last = [], [], [], []
     for rows in _alike([len(prompt.ids) for prompt in prompts]):
-        some = [prompts[row] for row in rows]
-        cache = new_cache(model, len(rows))
+        some, cache = [prompts[row] for row in rows], new_cache(model, len(rows))
         tokens, mask = left_padded([prompt.ids for prompt in some], next(model.parameters()).device)
         options = {"stop_at_layer": model.cfg.n_layers, "attention_mask": mask}
-        ends = model(tokens, past_kv_cache=cache, **options)[:, -1]
-        if not torch.isfinite(ends).all():
+        states = model(tokens, past_kv_cache=cache, **options)[:, -1]
+        if not torch.isfinite(states).all():
             raise ValueError(f"The residual stream of {model.cfg.model_name} is not finite.")
-        nats |= dict(zip(rows, _by_prompt(_answer_nats(model, cache, ends, some), some), strict=True))
-        if max_new_tokens:
-            order, caches, last = [*order, *rows], [*caches, cache], [*last, ends]
-    found = [nats[row] for row in range(len(prompts))]
-    if not max_new_tokens:
-        return found, []
-    reading, logits = Cached(model, joined(caches)), next_logits(model, torch.cat(last))
-    ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
-    written = write_on(reading, logits, [prompts[row].ids for row in order], order, max_new_tokens, ends, pick)
-    return found, [completion for _, completion in sorted(zip(order, written, strict=True), key=lambda pair: pair[0])]
+        order, nats = [*order, *rows], [*nats, *_by_prompt(_answer_nats(model, cache, states, some), some)]
+        caches, last = [*caches, cache], [*last, states]
+    return order, nats, joined(caches), torch.cat(last)
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:

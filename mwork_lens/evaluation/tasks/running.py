@@ -68,10 +68,14 @@ def run_task(
         in_full: how many answers a run without a limit would take, for the estimate of its time.
         progress: whether to show a bar.
 
+    Raises:
+        ValueError: for a prompt that leaves no room for its answers, or a file of something else.
+
     Returns:
         The rows: arm, part, off, language, id, document, output, stopped, scores, nats and tokens of the reference
         (and of each option).
     """
+    require_room(model, prompts, max_new_tokens)
     path = Path(path)
     rows = _read_rows(path)
     batched = {language: _batches(given, batch_size) for language, given in prompts.items()}
@@ -96,6 +100,21 @@ def run_task(
                     bar.update(len(batch))
                     clock.tick(batch)
     return [rows[_key(condition, prompt)] for condition, batch in work for prompt in batch]
+
+
+def require_room(model: HookedModel, prompts: Mapping[str, Sequence[Prompt]], max_new_tokens: int) -> None:
+    """Refuse a prompt that does not fit into the model's context together with its answers.
+
+    Raises:
+        ValueError: with the question's id.
+    """
+    for prompt in (prompt for given in prompts.values() for prompt in given):
+        answer = max(_to_write([prompt], max_new_tokens), *map(len, prompt.continuations))
+        if len(prompt.ids) + answer > model.cfg.n_ctx:
+            raise ValueError(
+                f"Question {prompt.question.id!r} ({prompt.question.language}) has {len(prompt.ids)} tokens; with an "
+                f"answer of {answer} that is more than the context of {model.cfg.model_name}, {model.cfg.n_ctx}."
+            )
 
 
 def _batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:

@@ -66,7 +66,7 @@ class Task:
     columns: tuple[str, ...] = ()
     """Of local ``.tsv`` files without a header."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer."""
+    """Strings that end an answer (see :func:`mwork_lens.generate`)."""
     cut: str | None = None
     """The field that may be shortened to fit a token limit."""
 
