@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from .models import HALF_TOLERANCE, bridge_on, logit_distance, source_directory
+from .checkpoints import source_directory
+from .models import HALF_TOLERANCE, bridge_on, logit_distance
 from .neurons import NeuronSet, NeuronSpace
 from .sites import HookedModel
 from .store import atomic_directory, require_free

