@@ -3,6 +3,7 @@ import pytest
 
 import mwork_lens as mw
 from mwork_lens.evaluation.tasks import TASKS, Question, TaskResult
+from mwork_lens.experiments.tasks import gaps
 
 QUESTIONS = 40
 
@@ -111,6 +112,9 @@ def test_a_model_at_chance_is_not_measurable_and_likelihood_leads():
             cell(found, arm="specific", part="generation", group=group, metric="log-likelihood")["status"] == "measured"
         )
         assert cell(found, arm="random", part="generation", group=group)["status"] == "no neurons"
+    one_of_two = [*answers("original", "", None, "en", 32), *rows[QUESTIONS:]]
+    assert result(one_of_two, "en", "zh").metrics[0] == "log-likelihood"
+    assert gaps(result(one_of_two, "en", "zh"))[0].startswith("In zh the original model's accuracy is not above chance")
     figure = mw.plots.task_changes(found, metric="accuracy")
     assert "not measurable" in figure.layout.annotations[-1].text
 

@@ -86,14 +86,14 @@ def task_command(name: str) -> Callable[..., None]:
         selection: SelectionOptions,
         output: ResumedOption = None,
     ) -> None:
-        from ..experiments.tasks import PAPER_VALUES, TaskOptions, blocks, run_task_experiment
+        from ..experiments.tasks import PAPER_VALUES, TaskOptions, blocks, gaps, run_task_experiment
 
         found_on = {**asdict(text), **asdict(selection), "languages": parts(text.languages)}
         options = TaskOptions(**questions.checked(), **switched.parsed(), **found_on)
         result, folder = run_task_experiment(model.load(), name, output or unused(name), options)
         for metric in dict.fromkeys([result.metrics[0], result.task.metrics[0]]):
             print(f"\n{result.task.title}: {metric} (rows: neurons off; columns: where)\n\n{blocks(result, metric)}")
-        print(f"\n{PAPER_VALUES}")
+        print("\n" + "\n".join([*gaps(result), PAPER_VALUES]))
         say_written(folder.written)
 
     command.__name__ = name

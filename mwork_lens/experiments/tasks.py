@@ -307,17 +307,21 @@ def examples(result: TaskResult, prompts: Mapping[str, Sequence[Prompt]], number
 
 def reading(result: TaskResult) -> list[str]:
     """What the tables say and do not say, in words, from the run itself."""
-    score = result.task.metrics[0]
-    known = result.measurable(score)
-    floor = [language for language, above in known.items() if not above]
-    text = [
+    return [
         "English is asked with each other language's neurons off, each other language with its own off. Δ is English's "
         "change minus the others' mean change: positive where the damage is specific to them. Scores are in per cent, "
         f"the {LIKELIHOOD} is that of the reference answer, in nats a token. Brackets are 95 % intervals (Wilson for "
         "shares, else bootstrap over documents, paired across conditions); n is distinct questions; a star: q ≤ 0.05 "
         "after Benjamini and Hochberg over the cells of a table.",
         PAPER_VALUES,
+        *gaps(result),
     ]
+
+
+def gaps(result: TaskResult) -> list[str]:
+    """Which of the cells say nothing, and why."""
+    score, text = result.task.metrics[0], []
+    floor = [language for language, above in result.measurable(score).items() if not above]
     if floor:
         text.append(
             f"In {', '.join(floor)} the original model's {score} is not above chance (what its answers get with other "

@@ -52,10 +52,10 @@ class TaskResult:
     def metrics(self) -> tuple[str, ...]:
         """The task's scores and the reference's log-likelihood; the leading one first.
 
-        The log-likelihood leads where no language's original score is clear of chance.
+        The log-likelihood leads where some language's original score is not clear of chance.
         """
         score = self.task.metrics
-        return (*score, LIKELIHOOD) if any(self.measurable(score[0]).values()) else (LIKELIHOOD, *score)
+        return (*score, LIKELIHOOD) if all(self.measurable(score[0]).values()) else (LIKELIHOOD, *score)
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
