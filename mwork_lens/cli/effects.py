@@ -87,7 +87,7 @@ def effects(
         measured = result.effects
     print(measured, "\n")
     if len(table := measured.selectivity()):
-        print(table[["neurons", "own", "others", "difference", "low", "high", "ratio"]].round(3))
+        print(table[["neurons", "own", "others", "difference", "low", "high", "ratio"]].round(3).to_string())
     say_written(folder.written)
 
 

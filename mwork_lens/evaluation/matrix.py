@@ -322,7 +322,7 @@ class EffectMatrix:
     # --- showing and keeping ---
 
     def __repr__(self) -> str:
-        return f"EffectMatrix(rise in {UNITS[self.unit]})\n{self.to_frame().round(3)}"
+        return f"EffectMatrix(rise in {UNITS[self.unit]})\n{self.to_frame().round(3).to_string()}"
 
     def _repr_html_(self) -> str:
         return f"<p>Rise of loss, {UNITS[self.unit]} (off × read)</p>" + self.to_frame().round(3).to_html()

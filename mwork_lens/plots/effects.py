@@ -12,12 +12,15 @@ from .style import COLOURS, DIVERGING, finish
 
 FALSE_DISCOVERIES = 0.05
 """Cells are marked where their adjusted p value is at most this."""
+LABELLED = ("specific", "matched")
+"""Bars that show their ratio."""
 
 
 def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
     """Change of loss as a heat map, what is off (or was tuned) by what is read.
 
-    A frame marks each row's own language, a star what differs from no rise (Benjamini-Hochberg over all cells, 5 %).
+    A frame marks each row's own language, a star what differs from no rise (q: Benjamini-Hochberg over all cells).
+    Colours end at the largest rise under a language's own set, since some controls break everything.
 
     Args:
         effects: an effect matrix.
@@ -26,7 +29,8 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
     frame, unit = effects.to_frame(), UNITS[effects.unit]
     cells = [_cell(cell, unit, effects.decimals) for cell in effects.intervals.to_dict("records")]
     text, hover = (np.array(shown, dtype=object).reshape(frame.shape) for shown in zip(*cells, strict=True))
-    bound = float(np.abs(frame.to_numpy()).max()) or 1.0
+    own_sets = [row for row in frame.index if row in frame.columns]
+    bound = float(np.abs(frame.loc[own_sets or frame.index].to_numpy()).max()) or 1.0
     figure = go.Figure(
         go.Heatmap(
             z=frame.to_numpy(),
@@ -56,8 +60,8 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
     figure.update_layout(height=180 + max(23 * len(frame), 46 * min(len(frame), 12)))
     passages = sum(map(len, effects.documents.values()))
     detail = (
-        f"{effects.settings['model']}; {passages} held-out passages; frame: the row's own language; "
-        "*: not zero, 5 % false discoveries"
+        f"{effects.settings['model']}; {passages} held-out passages; frame: own language; "
+        f"*: not zero, q ≤ {FALSE_DISCOVERIES:g}"
     )
     title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
     return finish(figure, title, detail, layout)
@@ -91,11 +95,13 @@ def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: An
         own = row["off"] == row["language"]
         bars.setdefault("specific" if own else row["off"].removesuffix(f" for {row['language']}"), []).append(row)
     figure = go.Figure([_bars(rows, kind, COLOURS[i % len(COLOURS)]) for i, (kind, rows) in enumerate(bars.items())])
-    figure.add_traces([_ratios(rows, kind) for kind, rows in bars.items()])
+    figure.add_traces([_ratios(rows, kind) for kind, rows in bars.items() if kind in LABELLED])
     others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
     unit = UNITS[effects.unit]
     done = "tuned" if effects.tuned else "off"
-    figure.update_xaxes(title_text=f"language whose neurons are {done}", type="category")
+    languages = len({row["language"] for rows in bars.values() for row in rows})
+    # room for the first label
+    figure.update_xaxes(title_text=f"language whose neurons are {done}", type="category", range=[-0.7, languages - 0.4])
     figure.update_yaxes(title_text=f"own rise − mean rise of {others[among]}, {unit}")
     figure.update_layout(
         barmode="group", scattermode="group", height=520, legend={"title": {"text": f"what is {done}"}}
@@ -132,6 +138,8 @@ def _ratios(rows: Sequence[Mapping[str, Any]], kind: str) -> go.Scatter:
         text=["" if np.isnan(row["ratio"]) or not row["low"] > 0 else f"{row['ratio']:.1f}" for row in rows],
         mode="text",
         textposition="top center",
+        textfont={"size": 12},
+        cliponaxis=False,
         offsetgroup=kind,
         legendgroup=kind,
         showlegend=False,
