@@ -46,7 +46,7 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; wh
   .figure > div { min-width: 0; }
   table { font-size: 8pt; } th, td { padding: .15rem .4rem; } .modebar { display: none; }
   thead { display: table-header-group; }
-  .table .cards { grid-template-columns: repeat(3, 1fr); gap: .5rem; } .table .card { font-size: 7.5pt; }
+  .table .cards { grid-template-columns: repeat(3, 1fr); gap: .5rem; zoom: .75; } .table .card { font-size: 9pt; }
 }
 """
 
