@@ -9,6 +9,7 @@ import torch
 import mwork_lens as mw
 from mwork_lens.experiments.enhancement import ARMS, Design, Enhancement, enhancement
 from mwork_lens.experiments.enhancement.design import divide
+from mwork_lens.experiments.enhancement.writing import shown
 from mwork_lens.plots import enhancement_by_documents, enhancement_by_language, enhancement_matrix
 
 from .tiny import tiny
@@ -90,8 +91,14 @@ def test_matrices_are_changes_of_loss(found):
     assert beyond.loc["sw specific"].tolist() == pytest.approx(expected.tolist())
     assert list(result.matrix("other", rate="paper").to_frame().columns) == ["sw", "en"]
     assert len(result.changes) == 2 * len(ARMS) * (3 + 2)
-    assert list(result.table().index) == matrix.rows
-    assert len(result.findings()) == 2
+    table = result.table()
+    assert list(table.index) == matrix.rows
+    assert table.index[table["neurons"].isna()].tolist() == ["sw all"]
+    assert shown(table).loc["sw all", "neurons"] == "–"
+    own, paper = result.findings()
+    # of two rates each is an edge
+    assert all(f"{arm} ({rate:g})" in own for arm, rate in result.settings["own_rates"]["sw"].items())
+    assert "may be better" not in paper
     for wrong in ({"domain": "news"}, {"documents": 5}, {"against": "best"}):
         with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
             result.matrix(**wrong)

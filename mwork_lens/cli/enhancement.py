@@ -87,7 +87,7 @@ def enhancement(
     --batch-size 8 --micro-batch-size 2 --xquad xquad/ --mgsm mgsm/ --output enhancement-sw
     """
     from ..experiments.enhancement import enhancement
-    from ..experiments.enhancement.writing import write
+    from ..experiments.enhancement.writing import shown, write
     from ..experiments.folder import ResultsFolder
 
     design = designed.design(selection)
@@ -99,7 +99,7 @@ def enhancement(
     write(folder, found)
     for domain in found.read:
         print(f"\n{domain}: change of loss, nats a token, at each arm's own rate or else the paper's\n")
-        print(found.table(domain, rate="own" if design.rates else "paper").round(4).to_string(na_rep="–"))
+        print(shown(found.table(domain, rate="own" if design.rates else "paper")).to_string())
     print("\n" + "\n".join(found.findings()))
     say_written(folder.written)
 

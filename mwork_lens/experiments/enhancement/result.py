@@ -1,6 +1,6 @@
 """What the experiment found: tuned × read matrices of held-out loss, and what they say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -179,6 +179,7 @@ class Enhancement:
         found, frame = matrix.selectivity(), matrix.to_frame()
         if not len(found):
             return found
+        found["neurons"] = found["neurons"].where(found["neurons"] > 0)  # missing where all parameters are tuned
         english = frame["en"].reindex(found.index) if "en" in frame else float("nan")
         kept = ["own", "others", "difference", "low", "high"]
         rates = [self.settings["own_rates"] if rate == "own" else None] * len(found)
@@ -204,7 +205,15 @@ class Enhancement:
             f"token, with 95 % intervals: {listed}."
         )
         compared = [self._against(language, rate, arm) for arm in ("random", "matched", "all") if arm in of]
-        return " ".join([sentence, *(compared if "specific" in of else [])])
+        return " ".join([sentence, *(compared if "specific" in of else []), *self._edges(language, rate, of)])
+
+    def _edges(self, language: str, rate: Rate, arms: Iterable[str]) -> list[str]:
+        """Whose rate might have been better beyond those that were tried."""
+        tried, own = self.design["rates"], self.settings["own_rates"][language]
+        edges = [f"{arm} ({own[arm]:g})" for arm in arms if own[arm] in (min(tried), max(tried))] if tried else []
+        if rate != "own" or not edges:
+            return []
+        return [f"The lowest or highest rate tried was best for {', '.join(edges)}: one beyond it may be better still."]
 
     def _against(self, language: str, rate: Rate, arm: str) -> str:
         cells = self.matrix(rate=rate, against=arm).intervals.set_index(["off", "read"])

@@ -42,18 +42,21 @@ def _arms(found: Enhancement) -> dict[str, str]:
 
 def _matrix(folder: ResultsFolder, found: Enhancement, domain: str, rate: Rate) -> list[Section]:
     name = f"{domain}-{rate}"
-    figure, table = plots.enhancement_matrix(found, domain, rate=rate), _table(found, domain, rate)
+    figure, table = plots.enhancement_matrix(found, domain, rate=rate), found.table(domain, rate=rate)
     folder.figure(f"matrix-{name}", figure)
     folder.table(f"matrix-{name}", found.matrix(domain, rate=rate).to_frame())
     sections = [Section(f"Tuned by read: {domain}, {rate} rate", (), figure)]
     if len(table):
         folder.table(f"summary-{name}", table)
-        sections.append(Section(f"Own language, English and others: {domain}, {rate} rate", (), table.round(4)))
+        sections.append(Section(f"Own language, English and others: {domain}, {rate} rate", (), shown(table)))
     return sections
 
 
-def _table(found: Enhancement, domain: str, rate: Rate) -> pd.DataFrame:
-    return found.table(domain, rate=rate)
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers of :meth:`Enhancement.table` as one reads them: changes, neurons and rates differ in size."""
+    formats = {"neurons": "{:,.0f}", "learning_rate": "{:g}"}
+    columns = {name: table[name].map(formats.get(str(name), "{:+.4f}").format) for name in table}
+    return pd.DataFrame(columns).where(table.notna(), "–")
 
 
 def _figures(folder: ResultsFolder, found: Enhancement, rate: Rate) -> list[Section]:
