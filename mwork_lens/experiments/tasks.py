@@ -128,15 +128,8 @@ def run_task_experiment(
     require_room(model, prompts, options.max_new_tokens)
     found_on = {"detection": dict(saved.settings)} if saved else {"corpus": text.describe(), "top": options.top}  # pyright: ignore[reportOptionalMemberAccess]
     settings = {
-        "model": str(model.cfg.model_name),
-        "dtype": str(next(model.parameters()).dtype),  # pyright: ignore[reportAttributeAccessIssue]
+        **_asked(model, task, options, questions, everything),
         "item": experiment.item,
-        "task": {"name": task.name, "metrics": task.metrics, "data": options.data or task.hub.path},
-        "ends": {"at": task.stop, "counted": "once the answer has begun"},
-        "questions": {language: len(asked) for language, asked in questions.items()},
-        "of": {language: len(asked) for language, asked in everything.items()},
-        "templates": {language: templates(task.name)[language] for language in questions},
-        "chat": uses_chat(model, options.chat),
         "off": off,
         "arms": arms,
         "parts": experiment.parts,
@@ -176,6 +169,26 @@ def run_task_experiment(
 
 
 _DECIDING = ("limit", "without", "quorum", "max_new_tokens", "max_tokens", "seed", "batch_size")
+
+
+def _asked(
+    model: HookedModel,
+    task: Task,
+    options: TaskOptions,
+    questions: Mapping[str, Sequence[Question]],
+    everything: Mapping[str, Sequence[Question]],
+) -> dict[str, Any]:
+    """What is recorded of the model and of its questions."""
+    return {
+        "model": str(model.cfg.model_name),
+        "dtype": str(next(model.parameters()).dtype),  # pyright: ignore[reportAttributeAccessIssue]
+        "task": {"name": task.name, "metrics": task.metrics, "data": options.data or task.hub.path},
+        "ends": {"at": task.stop, "counted": "once the answer has begun"},
+        "questions": {language: len(asked) for language, asked in questions.items()},
+        "of": {language: len(asked) for language, asked in everything.items()},
+        "templates": {language: templates(task.name)[language] for language in questions},
+        "chat": uses_chat(model, options.chat),
+    }
 
 
 def _corpus(options: TaskOptions) -> Any:
