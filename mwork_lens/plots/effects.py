@@ -12,8 +12,8 @@ from .style import COLOURS, DIVERGING, finish
 
 FALSE_DISCOVERIES = 0.05
 """Cells are marked where their adjusted p value is at most this."""
-LABELLED = ("specific", "matched")
-"""Bars that show their ratio."""
+UNLABELLED = ("random", "shared", "top ", "specific ")
+"""How the kinds of control begin that do not show their ratio, so that the others can be read."""
 
 
 def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
@@ -95,7 +95,7 @@ def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: An
         own = row["off"] == row["language"]
         bars.setdefault("specific" if own else row["off"].removesuffix(f" for {row['language']}"), []).append(row)
     figure = go.Figure([_bars(rows, kind, COLOURS[i % len(COLOURS)]) for i, (kind, rows) in enumerate(bars.items())])
-    figure.add_traces([_ratios(rows, kind) for kind, rows in bars.items() if kind in LABELLED])
+    figure.add_traces([_ratios(rows, kind) for kind, rows in bars.items()])
     others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
     unit = UNITS[effects.unit]
     done = "tuned" if effects.tuned else "off"
@@ -106,7 +106,7 @@ def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: An
     figure.update_layout(
         barmode="group", scattermode="group", height=520, legend={"title": {"text": f"what is {done}"}}
     )
-    detail = f"{effects.settings['model']}; labels: own : others, where clearly above; bars: 95 %"
+    detail = f"{effects.settings['model']}; labels: own : others (of controls, matched only); bars: 95 %"
     return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout)
 
 
@@ -135,7 +135,7 @@ def _ratios(rows: Sequence[Mapping[str, Any]], kind: str) -> go.Scatter:
     return go.Scatter(
         x=[row["language"] for row in rows],
         y=[row["high"] for row in rows],
-        text=["" if np.isnan(row["ratio"]) or not row["low"] > 0 else f"{row['ratio']:.1f}" for row in rows],
+        text=[f"{row['ratio']:.1f}" if _is_labelled(row) else "" for row in rows],
         mode="text",
         textposition="top center",
         textfont={"size": 12},
@@ -145,3 +145,8 @@ def _ratios(rows: Sequence[Mapping[str, Any]], kind: str) -> go.Scatter:
         showlegend=False,
         hoverinfo="skip",
     )
+
+
+def _is_labelled(row: Mapping[str, Any]) -> bool:
+    clear = not np.isnan(row["ratio"]) and row["low"] > 0
+    return bool(clear and not str(row["kind"]).startswith(UNLABELLED))

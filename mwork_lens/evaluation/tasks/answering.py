@@ -64,12 +64,13 @@ def _again(model: HookedModel, prompts: Sequence[Prompt], max_new_tokens: int, s
 
 
 def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
-    order, nats, cache, last = _read(model, prompts)
+    order, nats, caches, last = _read(model, prompts)
     found = dict(zip(order, nats, strict=True))
     weighed = [found[row] for row in range(len(prompts))]
     if not max_new_tokens:
         return weighed, []
-    reading, logits = Cached(model, cache), next_logits(model, last)
+    reading, logits = Cached(model, joined(caches)), next_logits(model, last)
+    del caches  # as large as their copy
     ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
     texts = write_on(reading, logits, [prompts[row].ids for row in order], order, max_new_tokens, ends, pick)
     written = dict(zip(order, texts, strict=True))
@@ -78,8 +79,8 @@ def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop
 
 def _read(
     model: Any, prompts: Sequence[Prompt]
-) -> tuple[list[int], list[list[float]], Any, Float[Tensor, "row d_model"]]:
-    """Prompts in the order of their length: which, nats of their continuations, one cache, and their last states."""
+) -> tuple[list[int], list[list[float]], list[Any], Float[Tensor, "row d_model"]]:
+    """Prompts in the order of their length: which, nats of their continuations, caches, and their last states."""
     order, nats, caches, last = [], [], [], []
     for rows in _alike([len(prompt.ids) for prompt in prompts]):
         some, cache = [prompts[row] for row in rows], new_cache(model, len(rows))
@@ -90,7 +91,7 @@ def _read(
             raise ValueError(f"The residual stream of {model.cfg.model_name} is not finite.")
         order, nats = [*order, *rows], [*nats, *_by_prompt(_answer_nats(model, cache, states, some), some)]
         caches, last = [*caches, cache], [*last, states]
-    return order, nats, joined(caches), torch.cat(last)
+    return order, nats, caches, torch.cat(last)
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:

@@ -210,7 +210,9 @@ class Enhancement:
     def _edges(self, language: str, rate: Rate, arms: Iterable[str]) -> list[str]:
         """Whose rate might have been better beyond those that were tried."""
         tried, own = self.design["rates"], self.settings["own_rates"][language]
-        edges = [f"{arm} ({own[arm]:g})" for arm in arms if own[arm] in (min(tried), max(tried))] if tried else []
+        edges = (
+            [f"{arm} ({own[arm]:g})" for arm in arms if own[arm] in (min(tried), max(tried))] if len(tried) > 1 else []
+        )
         if rate != "own" or not edges:
             return []
         return [f"The lowest or highest rate tried was best for {', '.join(edges)}: one beyond it may be better still."]
