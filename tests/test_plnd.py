@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mwork_lens.detection import importance
 from mwork_lens.neurons import NeuronSpace
 from mwork_lens.plnd import parallel
-from mwork_lens.plnd.attention import KEYS, PATTERN, QUERIES, Geometry
-from mwork_lens.plnd.units import exact_squares, row_squares
+from mwork_lens.plnd.attention import KEYS, PATTERN, QUERIES, Coefficients, Geometry
+from mwork_lens.plnd.fused import Fused, covers
+from mwork_lens.plnd.units import exact_squares
 
 from .oracle import sequential
 from .tiny import FAMILIES, tiny, tokens
@@ -26,20 +29,34 @@ def test_closed_forms_equal_ablation(family, where):
                 assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2", "gptj", "bloom"])
-def test_rows_add_up_to_the_whole(family):
-    """The rows that a screen has computed first, any of them, and all others make the exact score."""
-    model, ids = tiny(family), tokens(12)
+@pytest.mark.parametrize("loud", [0.1, 1, 8])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "gpt2", "gptj", "bloom"])
+def test_compiled_loops_equal_tensor_operations(family, loud):
+    """Any neurons in any order, rows with gaps, small changes and such as turn a row around; up to single precision."""
+    model, ids = tiny(family, torch.float32), tokens(45)
     _, cache = model.run_with_cache(ids[None])
     seen = [cache[f"blocks.1.{name}"][0] for name in (QUERIES, KEYS, PATTERN)]
-    attention = Geometry.of(model, 1).attention(*seen, torch.arange(12) > 0)
-    for site, heads in (("q", 1), ("k", attention.heads_per_group)):
-        whole = exact_squares(attention, site)
-        neurons = torch.randperm(len(whole))[:7]
-        order = torch.stack([torch.randperm(heads * attention.rows) for _ in neurons])
-        parts = [row_squares(attention, site, neurons, order[:, some]) for some in (slice(0, 4), slice(4, None))]
-        assert (parts[0] > 0).any()
-        torch.testing.assert_close(parts[0] + parts[1], whole[neurons], rtol=1e-9, atol=1e-14)
+    attention = Geometry.of(model, 1).attention(*seen, torch.arange(45) % 7 > 0)
+    sides = {"query_neurons": attention.query_neurons, "key_neurons": attention.key_neurons}
+    louder = {name: replace(side, direct=side.direct * loud) for name, side in sides.items()}
+    attention = replace(attention, **louder)
+    assert covers(attention)
+    for site in ("q", "k"):
+        truth = exact_squares(in_double(attention), site)
+        neurons = torch.randperm(len(truth))[: len(truth) // 2]
+        found = Fused(attention).squares(site, neurons)
+        torch.testing.assert_close(found.double().sqrt(), truth[neurons].sqrt(), rtol=1e-4, atol=1e-8)
+
+
+def in_double(attention):
+    """The same attention in float64."""
+
+    def wide(part):
+        if isinstance(part, torch.Tensor) and part.is_floating_point():
+            return part.double()
+        return replace(part, **{k: wide(v) for k, v in vars(part).items()}) if isinstance(part, Coefficients) else part
+
+    return replace(attention, **{name: wide(part) for name, part in vars(attention).items()})
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gptj"])

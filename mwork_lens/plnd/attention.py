@@ -48,6 +48,8 @@ class Attention:
     """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
     cap: float | None
     """Soft cap on the scores."""
+    sinks: bool
+    """Whether every row also attends to a sink, which has a score of its own and no key."""
     across_heads: bool
     """Whether normalisation runs over all heads, so that a neuron rescales the other heads' scores too."""
     normalises: bool
@@ -100,6 +102,7 @@ class Geometry:
     eps: float
     across_heads: bool
     causal: bool
+    sinks: bool
     rotated_neurons: bool = False
     """Whether a neuron is a coordinate of q̃ and k̃, after normalisation and rotation (as in the paper)."""
 
@@ -128,6 +131,7 @@ class Geometry:
             eps=0.0 if query_norm is None else norm_eps(query_norm),
             across_heads=gains[0] is not None and gains[0].numel() != cfg.d_head,
             causal=getattr(cfg, "attention_dir", "causal") == "causal",
+            sinks=bool(getattr(cfg, "use_attention_sinks", False)),
             rotated_neurons=rotated_neurons,
         )
 
@@ -144,16 +148,16 @@ class Geometry:
         content: Bool[Tensor, " pos"],
     ) -> Attention:
         """One document, its padding already cut off."""
-        layout = "pos head d_head -> head d_head pos"
-        q = rearrange(at_least_float32(q[content]), layout).contiguous()
+        layout, rows = "pos head d_head -> head d_head pos", _rows(content)
+        q = rearrange(at_least_float32(q[rows]), layout).contiguous()
         k = rearrange(at_least_float32(k), layout).contiguous()
         positions = torch.arange(len(content), device=q.device)
-        queries, query_neurons = self._side(q, self.query_gain, positions[content])
+        queries, query_neurons = self._side(q, self.query_gain, positions[rows])
         keys, key_neurons = self._side(k, self.key_gain, positions)
-        by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
-        scores = by_group @ keys[:, None] / self.scale
+        by_group = rearrange(queries / self.scale, "(group head) d query -> group head query d", group=len(keys))
+        scores = by_group @ keys[:, None]
         found = Attention(
-            pattern=at_least_float32(pattern[:, content]),
+            pattern=at_least_float32(pattern[:, rows]),
             scores=rearrange(scores, "group head query key -> (group head) query key"),
             queries=queries,
             keys=keys,
@@ -161,10 +165,11 @@ class Geometry:
             key_neurons=key_neurons,
             pair=self.rotary.pair if self.rotary else torch.arange(q.shape[1], device=q.device),
             cap=self.cap,
+            sinks=self.sinks,
             across_heads=self.across_heads,
             normalises=self.query_gain is not None,
             rotates=self.rotary is not None,
-            positions=positions[content] if self.causal else None,
+            positions=positions[rows] if self.causal else None,
         )
         return found.with_rotated_neurons(self.scale) if self.rotated_neurons else found
 
@@ -182,7 +187,7 @@ class Geometry:
         if self.rotary is None:
             return x_hat, Coefficients(-growth, grown, torch.zeros_like(grown))
         cosine, sine = self.rotary.coefficients(positions, x)
-        rotated = torch.addcmul((x_hat * sine)[:, self.rotary.pair], x_hat, cosine)
+        rotated = (x_hat * sine).index_select(1, self.rotary.pair).addcmul_(x_hat, cosine)
         return rotated, Coefficients(growth.neg_(), grown * cosine, grown * sine)
 
     def _normalised(
@@ -194,5 +199,14 @@ class Geometry:
         width = math.prod(x.shape[axis] for axis in axes)
         mean_square = squares.mean(axes, keepdim=True) + self.eps
         x_hat = x * mean_square.rsqrt() * (gain.view(len(x), -1, 1) if self.across_heads else gain[:, None])
-        # through logarithms, without cancellation for small shares
-        return x_hat, squares.div_(-width * mean_square).log1p_().mul_(-0.5).expm1_()
+        share = squares.div_(width * mean_square)
+        root = (1 - share).sqrt_()
+        # 1 / root − 1, without cancellation for small shares
+        return x_hat, share.div_(torch.addcmul(root, root, root))
+
+
+def _rows(content: Bool[Tensor, " pos"]) -> slice | Int[Tensor, " query"]:
+    """Where ``content`` is; as a slice, which copies nothing, where it is all in one piece."""
+    (rows,) = content.nonzero(as_tuple=True)
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows

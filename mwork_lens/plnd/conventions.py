@@ -106,7 +106,9 @@ class Rotary:
         if self._cached is None or self._cached[0].shape[-1] < needed:
             self._cached = self._measure(needed, like)
         cosine, sine = self._cached
-        return cosine[:, positions], sine[:, positions]
+        first = int(positions[0])
+        rows = slice(first, needed) if needed - first == len(positions) else positions
+        return cosine[:, rows], sine[:, rows]
 
     def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
         own = torch.arange(self._d_head, device=like.device)

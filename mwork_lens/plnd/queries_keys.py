@@ -6,29 +6,37 @@ soft cap, biases, masks and sinks (P already holds them). For a key neuron the r
 add up over the query heads of its group.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..batches import TokenBatch
 from ..sites import HookedModel
 from .attention import KEYS, PATTERN, QUERIES, Attention, Geometry
+from .fused import Fused, covers
 from .measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
-from .screening import Screened, relative, screen
+from .screening import screen
 from .selection import Estimate, Selection, refine
-from .units import PatternSite, exact_squares, row_squares
+from .units import PatternSite, exact_squares
 
 SITES: tuple[PatternSite, ...] = ("q", "k")
-EXACT_ROWS = 6
-"""One row in so many, those that the doubt about a neuron comes from, is computed exactly before the others are."""
+FUSED_UP_TO = 192
+"""Rows up to which the compiled form of every neuron takes no more time than the screen."""
+
+Exact = Callable[[PatternSite, Int[Tensor, " neuron"]], Float[Tensor, " neuron"]]
+"""Squared changes of some neurons of a site."""
 
 
 def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> LayerMeasure:
     """The change of the attention pattern, exactly, for every query and key neuron of one layer.
 
-    Its screen gives the same active neurons from a second-order estimate (``screening.py``) of all of them, the exact
-    change of a few rows of those near the cut (``units.py``), and the exact score of those that are still nearer.
+    On a CPU, compiled loops (``fused.py``) compute it; elsewhere, and for soft caps, sinks or norms across heads,
+    tensor operations (``units.py``). The screen gives the same active neurons from a second-order estimate
+    (``screening.py``) of all of them and the exact change of those near the cut; of short documents on a CPU, every
+    score is exact, as that takes no longer.
 
     Args:
         model: a hooked model.
@@ -48,7 +56,7 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
             )
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        found = [{site: exact_squares(a, site) for site in SITES} for a in documents(seen, batch)]
+        found = [_dense(attention) for attention in documents(seen, batch)]
         return {site: root_mean(torch.stack([f[site] for f in found]), batch) for site in SITES}
 
     def screened(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
@@ -59,30 +67,33 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
     return LayerMeasure(geometry.reads, score, None if geometry.across_heads and not rotated_neurons else screened)
 
 
-def _screened(attention: Attention, selection: Selection) -> dict[str, tuple[Tensor, Tensor]]:
-    screened = dict(zip(SITES, screen(attention), strict=True))
-    return {site: _refined(attention, screened[site], selection, site) for site in SITES}
+def _exact(attention: Attention) -> Exact:
+    return Fused(attention).squares if covers(attention) else partial(exact_squares, attention)
 
 
-def _refined(
-    attention: Attention, screened: Screened, selection: Selection, site: PatternSite
-) -> tuple[Tensor, Tensor]:
-    """One site's scores, exact where they decide the selection.
+def _dense(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
+    exact, (_, d_head, _) = _exact(attention), attention.keys.shape
+    owners: dict[PatternSite, int] = {"q": len(attention.queries), "k": len(attention.keys)}
+    return {site: exact(site, torch.arange(n * d_head, device=attention.keys.device)) for site, n in owners.items()}
 
-    In a single row the second-order screen is off by up to its bound u on |Δ|; over many rows errors average out, so
-    its β starts at 1/8 + 8 / rows (at most 1). Where some rows are exact, u is the mean bound of the others, weighted
-    by their share of the score, and β starts there too. Both are then measured on the neurons that are refined.
-    """
+
+def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, tuple[Tensor, Tensor]]:
+    """By site: scores, exact where they decide the selection, and which are exact."""
     rows = attention.rows
+    if covers(attention) and rows <= FUSED_UP_TO:
+        return {
+            site: ((s / rows).sqrt(), torch.ones_like(s, dtype=torch.bool)) for site, s in _dense(attention).items()
+        }
+    exact = _exact(attention)
+    # In a single row the second-order screen is off by up to its bound u on |Δ|; over many rows errors average out,
+    # so β starts at 1/8 + 8 / rows (at most 1). It is then measured on the neurons that are refined.
     beta = min(1.0, 0.125 + 8 / rows)
 
-    def few_rows(neurons: Tensor) -> Estimate:
-        rest = screened.undecided(neurons, EXACT_ROWS)
-        squares = rest.squares + row_squares(attention, site, neurons, rest.rows)
-        return Estimate((squares / rows).sqrt(), relative(rest.doubt, squares), beta)
+    def refined(site: PatternSite, squares: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
+        def better(neurons: Int[Tensor, " chosen"]) -> Estimate:
+            found = exact(site, neurons)
+            return Estimate((found / rows).sqrt(), torch.zeros_like(found))
 
-    def exact(neurons: Tensor) -> Estimate:
-        squares = exact_squares(attention, site, neurons)
-        return Estimate((squares / rows).sqrt(), torch.zeros_like(squares))
+        return refine(Estimate((squares / rows).sqrt(), uncertainty, beta), (better,), selection)
 
-    return refine(Estimate((screened.squares / rows).sqrt(), screened.uncertainty, beta), (few_rows, exact), selection)
+    return {site: refined(site, *found) for site, found in zip(SITES, screen(attention), strict=True)}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def changed_rows(
-    pattern: Float[Tensor, "*#unit query key"], change: Float[Tensor, "unit query key"]
+    pattern: Float[Tensor, "*#unit query key"], change: Float[Tensor, "unit query key"], *, sinks: bool
 ) -> Float[Tensor, "unit query"]:
     """Σ_j (softmax(S + x) − P)² of each row for x = ``change``; uses ``change`` up.
 
@@ -16,10 +16,11 @@ def changed_rows(
     so its mean under P is taken out first, which leaves E small.
     """
     mean = (change * pattern).sum(-1)
-    sink = (1 - pattern.sum(-1)).clamp(min=0)  # what an attention sink takes; its score does not change
     limit = 0.9 * math.log(torch.finfo(change.dtype).max)
     weighted = change.sub_(mean[..., None]).clamp_(max=limit).expm1_().mul_(pattern)
-    total = weighted.sum(-1) + sink * torch.expm1(-mean)
+    total = weighted.sum(-1)
+    if sinks:
+        total += (1 - pattern.sum(-1)).clamp(min=0) * torch.expm1(-mean)
     weighted.addcmul_(total[..., None], pattern, value=-1)
     return (torch.linalg.vector_norm(weighted, dim=-1) / (1 + total)).square()
 

@@ -1,4 +1,4 @@
-"""The exact change of the attention pattern: of every query and key neuron, of some, or of some of their rows.
+"""The exact change of the attention pattern that query and key neurons make, by tensor operations.
 
 A *unit* is a neuron in one query head that it reaches.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -81,51 +81,6 @@ def exact_squares(
             for rows in attention.row_blocks(ROWS_AT_ONCE):
                 keys = attention.seen_keys(rows)
                 pattern, scores = (part[head, rows, keys] for part in (attention.pattern, attention.scores))
-                squares[some] += changed_rows(pattern, units.change(attention, rows, keys, scores)).sum(-1)
+                change = units.change(attention, rows, keys, scores)
+                squares[some] += changed_rows(pattern, change, sinks=attention.sinks).sum(-1)
     return squares
-
-
-def row_squares(
-    attention: Attention,
-    site: PatternSite,
-    neurons: Int[Tensor, " neuron"],
-    chosen: Int[Tensor, "neuron row"],
-) -> Float[Tensor, " neuron"]:
-    """The part of :func:`exact_squares` that comes from some rows of each neuron; not where norms run across heads.
-
-    Args:
-        attention: one document's.
-        site: of the neurons.
-        neurons: head * d_head + index.
-        chosen: rows as head * rows + query, with heads counted from the first that the neuron reaches.
-    """
-    heads = 1 if site == "q" else attention.heads_per_group
-    chosen = chosen + (neurons // attention.queries.shape[1] * heads * attention.rows)[:, None]
-    squares, every = attention.pattern.new_empty(len(neurons)), slice(None)
-    at_once = max(1, ELEMENTS_AT_ONCE // (chosen.shape[1] * attention.keys.shape[-1]))
-    for some in torch.arange(len(neurons), device=neurons.device).split(at_once):
-        rows = chosen[some]
-        pattern, scores = (
-            part.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
-            for part in (attention.pattern, attention.scores)
-        )
-        units = (_query_rows if site == "q" else _key_rows)(attention, neurons[some], rows)
-        squares[some] = changed_rows(pattern, units.change(attention, every, every, scores)).sum(-1)
-    return squares
-
-
-def _query_rows(attention: Attention, neurons: Int[Tensor, " unit"], rows: Int[Tensor, "unit row"]) -> _Units:
-    own, d_head, rows = attention.query_neurons, attention.queries.shape[1], rows % attention.rows
-    index, group = neurons % d_head, neurons // (d_head * attention.heads_per_group)
-    left = [part.flatten(0, 1)[neurons].gather(-1, rows) for part in attention.parts(own)]
-    right = [attention.keys[group, d] for d in (index, attention.pair[index])[: len(left)]]
-    shrink = own.shrink.flatten(0, 1)[neurons].gather(-1, rows)
-    return _Units(torch.stack(left, -1), torch.stack(right, -2), shrink[..., None])
-
-
-def _key_rows(attention: Attention, neurons: Int[Tensor, " unit"], rows: Int[Tensor, "unit row"]) -> _Units:
-    own, index = attention.key_neurons, neurons % attention.queries.shape[1]
-    right = [part.flatten(0, 1)[neurons] for part in attention.parts(own)]
-    by_row = rearrange(attention.queries, "head d query -> d (head query)")
-    left = [by_row[d].gather(-1, rows) for d in (index, attention.pair[index])[: len(right)]]
-    return _Units(torch.stack(left, -1), torch.stack(right, -2), own.shrink.flatten(0, 1)[neurons][:, None])

@@ -1,0 +1,170 @@
+"""Compiled loops: the exact change of the pattern, in one pass over the keys for each neuron and row.
+
+The same as ``softmax_change.changed_rows``. With x_j = Δ_ij* − Δ_ij, a shift that leaves the row's most attended key
+j* where it is, m = e^x − 1 and E = Σ_j P m,
+
+    Σ_j (softmax(R')_j − P_j)² = (Σ P² m² − 2 E Σ P² m + E² Σ P²) / (1 + E)².
+
+Little cancels: 1 + E is at least P_ij*, and E² P_ij*² is part of the sum. All arrays are float32 and in C order.
+"""
+
+import math
+from typing import no_type_check
+
+import numba
+import numpy as np
+from numba.extending import overload
+from numpy.polynomial import chebyshev
+
+ROWS_AT_ONCE = 16
+KEYS_AT_ONCE = 32
+"""The keys that a row sees are rounded up to whole vector registers; P is zero beyond."""
+NEAR = 0.7
+"""Up to this |x| a polynomial alone gives e^x − 1 in single precision."""
+FAR = 40.0
+"""Beyond this |x| squares of e^x could overflow: what the row becomes is computed instead of how it changes."""
+
+_fast = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "cache": True}
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+_NEAR, _FAR = np.float32(NEAR), np.float32(FAR)
+
+
+@numba.njit(parallel=True, **_fast)
+@no_type_check
+def weights_of_rows(pattern, scores, seen):
+    """By head and row: the most attended key, Σ P² and the largest |R|."""
+    star = np.zeros(pattern.shape[:2], np.int64)
+    squares, largest = np.zeros(pattern.shape[:2], np.float32), np.zeros(pattern.shape[:2], np.float32)
+    for task in numba.prange(pattern.shape[0] * pattern.shape[1]):
+        head, i = task // pattern.shape[1], task % pattern.shape[1]
+        most, total, size = _ZERO, _ZERO, _ZERO
+        for j in range(seen[i]):
+            p = pattern[head, i, j]
+            most = max(most, p)
+            total += p * p
+            size = max(size, abs(scores[head, i, j]))
+        squares[head, i], largest[head, i] = total, size
+        while pattern[head, i, star[head, i]] < most:
+            star[head, i] += 1
+    return star, squares, largest
+
+
+@numba.njit(parallel=True, **_fast)
+@no_type_check
+def sums_of_rows(pattern, scores, seen, of_rows, ends, left, right, shrink, own_rows, largest_shrink, sums):
+    """By block of rows and unit: the squared changes of these rows.
+
+    A unit has Δ_ij = left0_i right0_j + left1_i right1_j + shrink R_ij, with ``shrink`` by query, or by key if its
+    largest values are given; units of a head lie between two ``ends``. ``left`` and ``right`` are which rows of two
+    tables a unit takes, and the tables; ``right`` also has how far apart their entries are.
+    """
+    star, squares, largest = of_rows
+    left0_rows, left1_rows, left0, left1 = left
+    right0_rows, right1_rows, right0, right1, spread0, spread1 = right
+    blocks, by_key = len(sums), len(largest_shrink) > 0
+    for task in numba.prange(len(pattern) * blocks):
+        head, block = task // blocks, blocks - 1 - task % blocks  # long rows first
+        rows = range(block * ROWS_AT_ONCE, min(len(seen), (block + 1) * ROWS_AT_ONCE))
+        for u in range(ends[head], ends[head + 1]):
+            key0, key1, own = right0[right0_rows[u]], right1[right1_rows[u]], shrink[own_rows[u]]
+            far0, far1 = spread0[right0_rows[u]], spread1[right1_rows[u]]
+            total = _ZERO
+            for i in rows:
+                p, r, n, top, power = pattern[head, i], scores[head, i], seen[i], star[head, i], squares[head, i]
+                a, b = left0[left0_rows[u], i], left1[left1_rows[u], i]
+                bound = abs(a) * far0 + abs(b) * far1
+                if by_key:
+                    bound += _TWO * largest_shrink[own_rows[u]] * largest[head, i]
+                    total += _row(p, r, key0, key1, a, b, own, top, power, n, bound)
+                else:
+                    bound += _TWO * abs(own[i]) * largest[head, i]
+                    total += _row(p, r, key0, key1, a, b, own[i], top, power, n, bound)
+            sums[block, u] += total
+
+
+@numba.njit(inline="always", **_fast)
+@no_type_check
+def _row(pattern, scores, key0, key1, a, b, shrink, star, squares, seen, bound):
+    """Σ_j (softmax(R') − P)² of one row, with Δ_j = a key0_j + b key1_j + shrink R_j and |x| ≤ bound."""
+    shift = a * key0[star] + b * key1[star] + _at(shrink, star) * scores[star]
+    growth, first, second = _ZERO, _ZERO, _ZERO
+    if bound < _NEAR:
+        for j in range(seen):
+            x = shift - a * key0[j] - b * key1[j] - _at(shrink, j) * scores[j]
+            weighted = pattern[j] * _expm1_near(x)
+            growth += weighted
+            first += weighted * pattern[j]
+            second += weighted * weighted
+    elif bound < _FAR:
+        for j in range(seen):
+            x = shift - a * key0[j] - b * key1[j] - _at(shrink, j) * scores[j]
+            weighted = pattern[j] * _expm1(x)
+            growth += weighted
+            first += weighted * pattern[j]
+            second += weighted * weighted
+    else:
+        return _far_row(pattern, scores, key0, key1, a, b, shrink, seen)
+    return (second - _TWO * growth * first + growth * growth * squares) / ((_ONE + growth) * (_ONE + growth))
+
+
+@numba.njit(inline="always", **_fast)
+@no_type_check
+def _far_row(pattern, scores, key0, key1, a, b, shrink, seen):
+    """The same for any Δ: the largest new score first, then the new row."""
+    most, total, changed = -np.float32(np.inf), _ZERO, _ZERO
+    for j in range(seen):
+        if pattern[j] > 0:
+            most = max(most, -(a * key0[j] + b * key1[j] + _at(shrink, j) * scores[j]))
+    for j in range(seen):
+        x = -(a * key0[j] + b * key1[j] + _at(shrink, j) * scores[j]) - most
+        total += pattern[j] * (_ONE + _expm1(min(max(x, -_TWO * _FAR), _ZERO)))
+    for j in range(seen):
+        x = -(a * key0[j] + b * key1[j] + _at(shrink, j) * scores[j]) - most
+        change = pattern[j] * ((_ONE + _expm1(min(max(x, -_TWO * _FAR), _ZERO))) / total - _ONE)
+        changed += change * change
+    return changed
+
+
+def _at(shrink, key):
+    """A key's entry of what may be one number for all keys."""
+    raise NotImplementedError
+
+
+@overload(_at, inline="always")
+@no_type_check
+def _typed_at(shrink, key):
+    if isinstance(shrink, numba.types.Array):
+        return lambda shrink, key: shrink[key]
+    return lambda shrink, key: shrink
+
+
+def _fitted() -> list[np.float32]:
+    """(e^x − 1 − x) / x² for |x| ≤ 0.7 as a polynomial, lowest power first."""
+
+    def wanted(t: np.ndarray) -> np.ndarray:
+        x = NEAR * t
+        return (np.expm1(x) - x) / x**2
+
+    powers = chebyshev.cheb2poly(chebyshev.chebinterpolate(wanted, 5))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return [np.float32(power / NEAR**at) for at, power in enumerate(powers)]
+
+
+_C0, _C1, _C2, _C3, _C4, _C5 = _fitted()
+_PER_LOG2 = np.float32(1 / math.log(2))
+_LOG2_HIGH = np.float32(355 / 512)  # few enough bits that its multiples are exact
+_LOG2_LOW = np.float32(math.log(2) - 355 / 512)
+
+
+@numba.njit(inline="always", **_fast)
+@no_type_check
+def _expm1_near(x):
+    return (((((_C5 * x + _C4) * x + _C3) * x + _C2) * x + _C1) * x + _C0) * (x * x) + x
+
+
+@numba.njit(inline="always", **_fast)
+@no_type_check
+def _expm1(x):
+    """2^n e^y − 1 with x = n log 2 + y, without cancellation where n = 0."""
+    n = np.floor(x * _PER_LOG2 + np.float32(0.5))
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return power * _expm1_near(x - n * _LOG2_HIGH - n * _LOG2_LOW) + (power - _ONE)
