@@ -1,32 +1,52 @@
-"""Compiled loops: the exact change of the pattern, in one pass over the keys for each neuron and row.
+"""Compiled loops for a CPU: what would otherwise be a dozen passes over memory, in one.
 
-The same as ``softmax_change.changed_rows``. With x_j = Δ_ij* − Δ_ij, a shift that leaves the row's most attended key
-j* where it is, m = e^x − 1 and E = Σ_j P m,
+``sums_of_rows`` is ``softmax_change.changed_rows``, one pass over the keys for each neuron and row. With
+x_j = Δ_ij* − Δ_ij, a shift that leaves the row's most attended key j* where it is, m = e^x − 1 and E = Σ_j P m,
 
     Σ_j (softmax(R')_j − P_j)² = (Σ P² m² − 2 E Σ P² m + E² Σ P²) / (1 + E)².
 
-Little cancels: 1 + E is at least P_ij*, and E² P_ij*² is part of the sum. All arrays are float32 and in C order.
+Little cancels: 1 + E is at least P_ij*, and E² P_ij*² is part of the sum. ``sums_after_norm`` is
+``norms.change_after_norm``. All arrays are float32 and in C order.
 """
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import no_type_check
 
 import numba
 import numpy as np
+import torch
 from numba.extending import overload
 from numpy.polynomial import chebyshev
 
 ROWS_AT_ONCE = 16
 KEYS_AT_ONCE = 32
 """The keys that a row sees are rounded up to whole vector registers; P is zero beyond."""
+NEURONS_AT_ONCE = 512
 NEAR = 0.7
 """Up to this |x| a polynomial alone gives e^x − 1 in single precision."""
 FAR = 40.0
 """Beyond this |x| squares of e^x could overflow: what the row becomes is computed instead of how it changes."""
 
-_fast = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "cache": True}
+_calls = threading.Lock()
+_fast = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "cache": True, "error_model": "numpy"}
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _NEAR, _FAR = np.float32(NEAR), np.float32(FAR)
+
+
+def applies(tensor: torch.Tensor) -> bool:
+    """Whether these loops can read it: single precision on a CPU."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
+@contextmanager
+def threads() -> Iterator[None]:
+    """As many as PyTorch uses; one call at a time, as not every threading layer of numba stands two."""
+    with _calls:
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
+        yield
 
 
 @numba.njit(parallel=True, **_fast)
@@ -63,7 +83,9 @@ def sums_of_rows(pattern, scores, seen, of_rows, ends, left, right, shrink, own_
     right0_rows, right1_rows, right0, right1, spread0, spread1 = right
     blocks, by_key = len(sums), len(largest_shrink) > 0
     for task in numba.prange(len(pattern) * blocks):
-        head, block = task // blocks, blocks - 1 - task % blocks  # long rows first
+        # every share of the tasks gets all heads, and short rows with long ones
+        head, turn = task % len(pattern), task // len(pattern)
+        block = blocks - 1 - turn // 2 if turn % 2 else turn // 2
         rows = range(block * ROWS_AT_ONCE, min(len(seen), (block + 1) * ROWS_AT_ONCE))
         for u in range(ends[head], ends[head + 1]):
             key0, key1, own = right0[right0_rows[u]], right1[right1_rows[u]], shrink[own_rows[u]]
@@ -168,3 +190,28 @@ def _expm1(x):
     n = np.floor(x * _PER_LOG2 + np.float32(0.5))
     power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
     return power * _expm1_near(x - n * _LOG2_HIGH - n * _LOG2_LOW) + (power - _ONE)
+
+
+@numba.njit(parallel=True, **_fast)
+@no_type_check
+def sums_after_norm(hidden, along, along_gained, squares, squares_gained, scale, output, d_model):
+    """Σ over positions of ``norms.change_after_norm`` for contributions h W[k], where ``along`` leaves out h.
+
+    ``hidden`` and both ``along`` are [position, neuron], ``squares`` ‖W[k]‖² and ‖g∘W[k]‖², ``scale`` r and ``output``
+    ‖g∘y‖² / r² by position.
+    """
+    neurons, per_d_model = hidden.shape[1], _ONE / np.float32(d_model)
+    sums = np.zeros(neurons, np.float32)
+    for chunk in numba.prange(-(-neurons // NEURONS_AT_ONCE)):
+        some = slice(chunk * NEURONS_AT_ONCE, (chunk + 1) * NEURONS_AT_ONCE)
+        total, square, square_gained = sums[some], squares[some], squares_gained[some]
+        for i in range(len(hidden)):
+            own, dot, dot_gained, r, size = hidden[i, some], along[i, some], along_gained[i, some], scale[i], output[i]
+            for k in range(len(total)):
+                h = own[k]
+                difference = h * (h * square[k] - _TWO * r * dot[k]) * per_d_model
+                new = np.sqrt(max(r * r + difference, _ZERO))
+                e_r = difference / (new * (r + new))
+                rest = (_TWO * e_r * h * dot_gained[k] + h * h * square_gained[k] / new) / new
+                total[k] += e_r * e_r * size + rest
+    return sums

@@ -2,13 +2,16 @@
 
 import torch
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import linear
 
 from ..batches import TokenBatch
 from ..sites import HookedModel, weight
-from .measure import Activations, LayerMeasure, SiteScores, at_least_float32, root_mean
-from .norms import PostNorm, change_after_norm, post_norm
+from .measure import Activations, LayerMeasure, SiteMasks, SiteScores, at_least_float32, root_mean
+from .norms import PostNorm, post_norm, summed_change_after_norm
+from .rounded import rounded_products, rounds, settle
+from .selection import Selection
 
 HIDDEN = "mlp.hook_post"
 
@@ -20,7 +23,7 @@ def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         hidden = _content(seen, batch)
-        squares = hidden.square().sum(1) * row_squares
+        squares = einsum(hidden.square(), "batch pos k -> batch k") * row_squares
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN,), score)
@@ -38,23 +41,42 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
     row_squares = w_out.square().sum(-1)
     row_squares_gained = w_out.square() @ gain_squared
 
-    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        hidden = _content(seen, batch)
-        scale, normalized = norm.seen(seen)
+    def squares(
+        hidden: Float[Tensor, "batch pos neuron"],
+        scale: Float[Tensor, "batch pos 1"],
+        normalized: Float[Tensor, "batch pos d_model"],
+        neurons: slice | Int[Tensor, " chosen"] = slice(None),
+    ) -> Float[Tensor, "batch _"]:
         directions = torch.stack([normalized, normalized * gain_squared])
-        along, along_gained = einsum(directions, w_out, "which batch pos d, neuron d -> which batch pos neuron")
-        squares = change_after_norm(
-            squared=hidden.square() * row_squares,
-            squared_gained=hidden.square() * row_squares_gained,
-            along=hidden * along,
-            along_gained=hidden * along_gained,
+        along, along_gained = linear(directions, w_out[neurons])
+        return summed_change_after_norm(
+            sizes=hidden[..., neurons],
+            squares=row_squares[neurons],
+            squares_gained=row_squares_gained[neurons],
+            along=along,
+            along_gained=along_gained,
             scale=scale,
             normalized=normalized,
             gain=norm.gain,
         )
-        return {"mlp": root_mean(squares.sum(1), batch)}
 
-    return LayerMeasure((HIDDEN, *norm.reads), score)
+    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        return {"mlp": root_mean(squares(_content(seen, batch), *norm.seen(seen)), batch)}
+
+    def screen(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
+        hidden, (scale, normalized) = _content(seen, batch), norm.seen(seen)
+        with rounded_products():
+            rough = squares(hidden, scale, normalized)
+        leading = einsum((hidden / scale).square(), "batch pos k -> batch k") * row_squares_gained
+
+        def exact(document: int, neurons: Int[Tensor, " chosen"]) -> Float[Tensor, " chosen"]:
+            one = slice(document, document + 1)
+            return squares(hidden[one], scale[one], normalized[one], neurons)[0]
+
+        scores, known = settle(rough, leading, exact, batch, selection)
+        return {"mlp": scores}, {"mlp": known}
+
+    return LayerMeasure((HIDDEN, *norm.reads), score, screen if rounds(w_out) else None)
 
 
 def _content(seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch pos neuron"]:

@@ -1,26 +1,20 @@
 """The exact change of the pattern on a CPU, by compiled loops (``compiled.py``) instead of passes over memory."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .attention import Attention
-from .compiled import KEYS_AT_ONCE, ROWS_AT_ONCE, sums_of_rows, weights_of_rows
-
-_calls = threading.Lock()
+from .compiled import KEYS_AT_ONCE, ROWS_AT_ONCE, applies, sums_of_rows, threads, weights_of_rows
 
 
 def covers(attention: Attention) -> bool:
     """Whether this form applies: single precision on a CPU, a plain softmax, norms within each head."""
     plain = not (attention.cap or attention.sinks or attention.across_heads)
-    return plain and attention.pattern.dtype == torch.float32 and attention.pattern.device.type == "cpu"
+    return plain and applies(attention.pattern)
 
 
 class Fused:
@@ -32,7 +26,7 @@ class Fused:
         seen = torch.full((attention.rows,), keys) if positions is None else positions + 1
         self.seen = (-(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE).numpy()
         self.pattern, self.scores = _by_key(attention.pattern, zeros=True), _by_key(attention.scores)
-        with _threads():
+        with threads():
             self.of_rows = weights_of_rows(self.pattern, self.scores, self.seen)
 
     def squares(self, site: Literal["q", "k"], neurons: Int[Tensor, " neuron"]) -> Float[Tensor, " neuron"]:
@@ -58,7 +52,7 @@ class Fused:
         right0, right1 = (_by_key(part) for part in right)
         spread0, spread1 = ((part.amax(-1) - part.amin(-1)).numpy() for part in right)
         sums = np.zeros((-(-attention.rows // ROWS_AT_ONCE), len(heads)), np.float32)
-        with _threads():
+        with threads():
             sums_of_rows(
                 self.pattern,
                 self.scores,
@@ -73,14 +67,6 @@ class Fused:
                 sums,
             )
         return torch.zeros(len(neurons)).index_add_(0, neuron, torch.from_numpy(sums.sum(0)))
-
-
-@contextmanager
-def _threads() -> Iterator[None]:
-    """As many as PyTorch uses; one call at a time, as not every threading layer of numba stands two."""
-    with _calls:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
-        yield
 
 
 def _by_key(x: Float[Tensor, "*shape key"], *, zeros: bool = False) -> np.ndarray:

@@ -90,10 +90,7 @@ def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, t
     beta = min(1.0, 0.125 + 8 / rows)
 
     def refined(site: PatternSite, squares: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
-        def better(neurons: Int[Tensor, " chosen"]) -> Estimate:
-            found = exact(site, neurons)
-            return Estimate((found / rows).sqrt(), torch.zeros_like(found))
-
-        return refine(Estimate((squares / rows).sqrt(), uncertainty, beta), (better,), selection)
+        estimate = Estimate((squares / rows).sqrt(), uncertainty, beta)
+        return refine(estimate, lambda neurons: (exact(site, neurons) / rows).sqrt(), selection)
 
     return {site: refined(site, *found) for site, found in zip(SITES, screen(attention), strict=True)}

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from einops import einsum, rearrange
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import linear
 
 from ..batches import TokenBatch
 from ..sites import HookedModel, weight
@@ -27,10 +28,30 @@ class _Output:
         w_o = at_least_float32(weight(model, layer, "attn.W_O").detach())
         return cls(rearrange(w_o, "(group head) d_head d_model -> group head d_head d_model", group=groups))
 
-    def gram(self, gain: Float[Tensor, " d_model"] | None = None) -> Float[Tensor, "head group other d_head"]:
-        """G_k[a, b] = W_O[a, k] · W_O[b, k] for the heads a, b of a group, with squared gains if given."""
+    def gram(self, gain: Float[Tensor, " d_model"] | None = None) -> Float[Tensor, "group pair d_head"]:
+        """G_k[a, b] = W_O[a, k] · W_O[b, k] for pairs of heads of a group, with squared gains if given.
+
+        A pair of two heads stands for both of its orders.
+        """
         by_neuron = rearrange(self.w_o if gain is None else self.w_o * gain, "group a k d -> group k a d").contiguous()
-        return rearrange(by_neuron @ by_neuron.mT, "group k a b -> a group b k").contiguous()
+        first, second = self.pairs
+        both = torch.where(first == second, 1, 2)
+        return rearrange(
+            (by_neuron @ by_neuron.mT)[..., first, second] * both, "group k pair -> group pair k"
+        ).contiguous()
+
+    @property
+    def pairs(self) -> Int[Tensor, "which pair"]:
+        """Heads of a group, each with itself and those after it."""
+        heads = self.w_o.shape[1]
+        return torch.triu_indices(heads, heads, device=self.w_o.device)
+
+    def products(
+        self, mixed: Float[Tensor, "batch pos group head d_head"]
+    ) -> Float[Tensor, "batch pos group pair d_head"]:
+        """z[a] z[b] for pairs of heads."""
+        first, second = self.pairs
+        return mixed[..., first, :] * mixed[..., second, :]
 
     def mixed(self, seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch pos group head d_head"]:
         z = at_least_float32(seen[MIXED]) * batch.content[..., None, None]
@@ -44,7 +65,7 @@ def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         z = output.mixed(seen, batch)
-        return {"v": root_mean(_quadratic(z, gram).sum(1), batch)}
+        return {"v": root_mean(_quadratic(output.products(z), gram).sum(1), batch)}
 
     return LayerMeasure((MIXED,), score)
 
@@ -59,30 +80,33 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
     output = _Output.of(model, layer)
     gram, gram_gained = output.gram(), output.gram(norm.gain)
 
-    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        z = output.mixed(seen, batch)
-        scale, normalized = norm.seen(seen)
-
+    def squares(
+        mixed: Float[Tensor, "batch pos group head d_head"],
+        scale: Float[Tensor, "batch pos 1"],
+        normalized: Float[Tensor, "batch pos d_model"],
+    ) -> Float[Tensor, "batch neuron"]:
+        products = output.products(mixed)
         directions = torch.stack([normalized, normalized * norm.gain.square()])
-        by_head = einsum(directions, output.w_o, "which batch pos d, g a k d -> which batch pos g a k")
-        along, along_gained = rearrange((by_head * z).sum(-2), "which batch pos g k -> which batch pos (g k)")
-        squares = change_after_norm(
-            squared=_quadratic(z, gram),
-            squared_gained=_quadratic(z, gram_gained),
+        by_head = linear(directions, output.w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
+        along, along_gained = rearrange((by_head * mixed).sum(-2), "which batch pos g k -> which batch pos (g k)")
+        return change_after_norm(
+            squared=_quadratic(products, gram),
+            squared_gained=_quadratic(products, gram_gained),
             along=along,
             along_gained=along_gained,
             scale=scale,
             normalized=normalized,
             gain=norm.gain,
-        )
-        return {"v": root_mean(squares.sum(1), batch)}
+        ).sum(1)
+
+    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        return {"v": root_mean(squares(output.mixed(seen, batch), *norm.seen(seen)), batch)}
 
     return LayerMeasure((MIXED, *norm.reads), score)
 
 
 def _quadratic(
-    z: Float[Tensor, "batch pos group head d_head"], gram: Float[Tensor, "head group other d_head"]
+    products: Float[Tensor, "batch pos group pair d_head"], gram: Float[Tensor, "group pair d_head"]
 ) -> Float[Tensor, "batch pos neuron"]:
-    """z_tᵀ G_k z_t for each neuron k, one head's row of G at a time."""
-    rows = [(z * form).sum(-2) * z[:, :, :, head] for head, form in enumerate(gram)]
-    return rearrange(torch.stack(rows).sum(0), "batch pos group k -> batch pos (group k)")
+    """z_tᵀ G_k z_t for each neuron k."""
+    return (products * gram).sum(-2).flatten(-2)
