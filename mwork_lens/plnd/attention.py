@@ -154,8 +154,8 @@ class Geometry:
         positions = torch.arange(len(content), device=q.device)
         queries, query_neurons = self._side(q, self.query_gain, positions[rows])
         keys, key_neurons = self._side(k, self.key_gain, positions)
-        by_group = rearrange(queries / self.scale, "(group head) d query -> group head query d", group=len(keys))
-        scores = by_group @ keys[:, None]
+        by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
+        scores = by_group @ (keys / self.scale)[:, None]
         found = Attention(
             pattern=at_least_float32(pattern[:, rows]),
             scores=rearrange(scores, "group head query key -> (group head) query key"),
@@ -179,30 +179,29 @@ class Geometry:
         """x̃ for q or k, and how its neurons enter the scores."""
         if gain is None:
             x_hat = x if self.clip is None else x.clamp(-self.clip, self.clip)
-            growth = torch.zeros_like(x)
+            shrink, grown = torch.zeros_like(x), x_hat
         else:
-            x_hat, growth = self._normalised(x, gain)
-        # ρ x̂ / m
-        grown = torch.addcmul(x_hat, x_hat, growth).div_(self.scale)
+            x_hat, shrink = self._normalised(x, gain)
+            grown = torch.addcmul(x_hat, x_hat, shrink, value=-1)  # ρ x̂
         if self.rotary is None:
-            return x_hat, Coefficients(-growth, grown, torch.zeros_like(grown))
+            return x_hat, Coefficients(shrink, grown / self.scale, torch.zeros_like(grown))
         cosine, sine = self.rotary.coefficients(positions, x)
         rotated = (x_hat * sine).index_select(1, self.rotary.pair).addcmul_(x_hat, cosine)
-        return rotated, Coefficients(growth.neg_(), grown * cosine, grown * sine)
+        return rotated, Coefficients(shrink, grown * (cosine / self.scale), grown * (sine / self.scale))
 
     def _normalised(
         self, x: Float[Tensor, "head d_head pos"], gain: Tensor
     ) -> tuple[Float[Tensor, "head d_head pos"], Float[Tensor, "head d_head pos"]]:
-        """x̂ and ρ − 1 = (1 − share)^(−1/2) − 1, where share = x² / (D ms) is a coordinate's part of the mean square."""
+        """x̂ and 1 − ρ = 1 − (1 − share)^(−1/2), where share = x² / (D ms) is a coordinate's part of the mean square."""
         axes = (0, 1) if self.across_heads else (1,)
         squares = x.square()
         width = math.prod(x.shape[axis] for axis in axes)
-        mean_square = squares.mean(axes, keepdim=True) + self.eps
-        x_hat = x * mean_square.rsqrt() * (gain.view(len(x), -1, 1) if self.across_heads else gain[:, None])
-        share = squares.div_(width * mean_square)
-        root = (1 - share).sqrt_()
-        # 1 / root − 1, without cancellation for small shares
-        return x_hat, share.div_(torch.addcmul(root, root, root))
+        total = squares.sum(axes, keepdim=True) + width * self.eps
+        x_hat = (x * (total / width).rsqrt()).mul_(gain.view(len(x), -1, 1) if self.across_heads else gain[:, None])
+        lost = squares.div_(-total)  # −share
+        root = (1 + lost).sqrt_()
+        # 1 − 1 / root, without cancellation for small shares
+        return x_hat, lost.div_(root.addcmul_(root, root))
 
 
 def _rows(content: Bool[Tensor, " pos"]) -> slice | Int[Tensor, " query"]:

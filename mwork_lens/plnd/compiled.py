@@ -25,7 +25,7 @@ ROWS_AT_ONCE = 16
 KEYS_AT_ONCE = 32
 """The keys that a row sees are rounded up to whole vector registers; P is zero beyond."""
 NEURONS_AT_ONCE = 512
-NEAR = 0.7
+NEAR = 1.0
 """Up to this |x| a polynomial alone gives e^x − 1 in single precision."""
 FAR = 40.0
 """Beyond this |x| squares of e^x could overflow: what the row becomes is computed instead of how it changes."""
@@ -161,7 +161,7 @@ def _typed_at(shrink, key):
 
 
 def _fitted() -> list[np.float32]:
-    """(e^x − 1 − x) / x² for |x| ≤ 0.7 as a polynomial, lowest power first."""
+    """(e^x − 1 − x) / x² for |x| ≤ NEAR as a polynomial, to 1e-6, lowest power first."""
 
     def wanted(t: np.ndarray) -> np.ndarray:
         x = NEAR * t
@@ -194,24 +194,33 @@ def _expm1(x):
 
 @numba.njit(parallel=True, **_fast)
 @no_type_check
-def sums_after_norm(hidden, along, along_gained, squares, squares_gained, scale, output, d_model):
-    """Σ over positions of ``norms.change_after_norm`` for contributions h W[k], where ``along`` leaves out h.
+def sums_after_norm(hidden, content, along, along_gained, squares, squares_gained, scale, output, d_model):
+    """Σ over content of ``norms.change_after_norm`` for contributions h W[k], and its leading term Σ h² ‖g∘W[k]‖² / r².
 
-    ``hidden`` and both ``along`` are [position, neuron], ``squares`` ‖W[k]‖² and ‖g∘W[k]‖², ``scale`` r and ``output``
-    ‖g∘y‖² / r² by position.
+    ``hidden`` and both ``along`` (which leave out h) are [position, neuron], ``squares`` ‖W[k]‖² and ‖g∘W[k]‖²,
+    ``scale`` r and ``output`` ‖g∘y‖² / r² by position.
     """
     neurons, per_d_model = hidden.shape[1], _ONE / np.float32(d_model)
-    sums = np.zeros(neurons, np.float32)
+    sums = np.zeros((2, neurons), np.float32)
     for chunk in numba.prange(-(-neurons // NEURONS_AT_ONCE)):
         some = slice(chunk * NEURONS_AT_ONCE, (chunk + 1) * NEURONS_AT_ONCE)
-        total, square, square_gained = sums[some], squares[some], squares_gained[some]
+        total, leading, square, square_gained = sums[0, some], sums[1, some], squares[some], squares_gained[some]
         for i in range(len(hidden)):
-            own, dot, dot_gained, r, size = hidden[i, some], along[i, some], along_gained[i, some], scale[i], output[i]
-            for k in range(len(total)):
-                h = own[k]
-                difference = h * (h * square[k] - _TWO * r * dot[k]) * per_d_model
-                new = np.sqrt(max(r * r + difference, _ZERO))
-                e_r = difference / (new * (r + new))
-                rest = (_TWO * e_r * h * dot_gained[k] + h * h * square_gained[k] / new) / new
-                total[k] += e_r * e_r * size + rest
+            if content[i]:
+                own, dot, dot_gained, r, size = (
+                    hidden[i, some],
+                    along[i, some],
+                    along_gained[i, some],
+                    scale[i],
+                    output[i],
+                )
+                per_square = _ONE / (r * r)
+                for k in range(len(total)):
+                    h = own[k]
+                    difference = h * (h * square[k] - _TWO * r * dot[k]) * per_d_model
+                    new = np.sqrt(max(r * r + difference, _ZERO))
+                    e_r = difference / (new * (r + new))
+                    rest = (_TWO * e_r * h * dot_gained[k] + h * h * square_gained[k] / new) / new
+                    total[k] += e_r * e_r * size + rest
+                    leading[k] += h * h * square_gained[k] * per_square
     return sums

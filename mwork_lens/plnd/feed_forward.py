@@ -1,5 +1,7 @@
 """The change that deactivating a feed-forward neuron makes: one column of W_up with its row of W_down."""
 
+from functools import partial
+
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
@@ -22,7 +24,7 @@ def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
     row_squares = w_out.square().sum(-1)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        hidden = _content(seen, batch)
+        hidden = at_least_float32(seen[HIDDEN]) * batch.content[..., None]  # no contribution changes nothing
         squares = einsum(hidden.square(), "batch pos k -> batch k") * row_squares
         return {"mlp": root_mean(squares, batch)}
 
@@ -42,17 +44,18 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
     row_squares_gained = w_out.square() @ gain_squared
 
     def squares(
-        hidden: Float[Tensor, "batch pos neuron"],
-        scale: Float[Tensor, "batch pos 1"],
-        normalized: Float[Tensor, "batch pos d_model"],
-        neurons: slice | Int[Tensor, " chosen"] = slice(None),
-    ) -> Float[Tensor, "batch _"]:
-        directions = torch.stack([normalized, normalized * gain_squared])
-        along, along_gained = linear(directions, w_out[neurons])
+        seen: Activations, batch: TokenBatch, document: int | None = None, neurons: Int[Tensor, " chosen"] | None = None
+    ) -> Float[Tensor, "which batch _"]:
+        """Of all neurons, or of some of one document; and their leading terms."""
+        one = slice(None) if document is None else slice(document, document + 1)
+        some = slice(None) if neurons is None else neurons
+        scale, normalized = (part[one] for part in norm.seen(seen))
+        along, along_gained = linear(torch.stack([normalized, normalized * gain_squared]), w_out[some])
         return summed_change_after_norm(
-            sizes=hidden[..., neurons],
-            squares=row_squares[neurons],
-            squares_gained=row_squares_gained[neurons],
+            sizes=at_least_float32(seen[HIDDEN])[one, :, some],
+            content=batch.content[one],
+            squares=row_squares[some],
+            squares_gained=row_squares_gained[some],
             along=along,
             along_gained=along_gained,
             scale=scale,
@@ -61,24 +64,13 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
         )
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        return {"mlp": root_mean(squares(_content(seen, batch), *norm.seen(seen)), batch)}
+        return {"mlp": root_mean(squares(seen, batch)[0], batch)}
 
     def screen(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
-        hidden, (scale, normalized) = _content(seen, batch), norm.seen(seen)
         with rounded_products():
-            rough = squares(hidden, scale, normalized)
-        leading = einsum((hidden / scale).square(), "batch pos k -> batch k") * row_squares_gained
-
-        def exact(document: int, neurons: Int[Tensor, " chosen"]) -> Float[Tensor, " chosen"]:
-            one = slice(document, document + 1)
-            return squares(hidden[one], scale[one], normalized[one], neurons)[0]
-
-        scores, known = settle(rough, leading, exact, batch, selection)
+            rough, leading = squares(seen, batch)
+        exact = partial(squares, seen, batch)
+        scores, known = settle(rough, leading, lambda *chosen: exact(*chosen)[0, 0], batch, selection)
         return {"mlp": scores}, {"mlp": known}
 
     return LayerMeasure((HIDDEN, *norm.reads), score, screen if rounds(w_out) else None)
-
-
-def _content(seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch pos neuron"]:
-    """The gated products, zero where no score is taken (a zero contribution changes nothing)."""
-    return at_least_float32(seen[HIDDEN]) * batch.content[..., None]

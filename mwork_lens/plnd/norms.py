@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..sites import HookedModel
@@ -84,6 +84,7 @@ def change_after_norm(
 
 def summed_change_after_norm(
     sizes: Float[Tensor, "batch pos neuron"],
+    content: Bool[Tensor, "batch pos"],
     squares: Float[Tensor, " neuron"],
     squares_gained: Float[Tensor, " neuron"],
     along: Float[Tensor, "batch pos neuron"],
@@ -91,13 +92,14 @@ def summed_change_after_norm(
     scale: Float[Tensor, "batch pos 1"],
     normalized: Float[Tensor, "batch pos d_model"],
     gain: Float[Tensor, " d_model"],
-) -> Float[Tensor, "batch neuron"]:
-    """:func:`change_after_norm` summed over positions, for contributions w = h W[k] of the same direction everywhere.
+) -> Float[Tensor, "which batch neuron"]:
+    """:func:`change_after_norm` summed over content, for contributions w = h W[k] of one direction; its leading term.
 
     Uses ``along`` and ``along_gained`` up.
 
     Args:
         sizes: h.
+        content: positions to sum over.
         squares: ‖W[k]‖².
         squares_gained: ‖g∘W[k]‖².
         along: ⟨y/r, W[k]⟩.
@@ -105,18 +107,23 @@ def summed_change_after_norm(
         scale: r.
         normalized: y / r.
         gain: g.
+
+    Returns:
+        The sums of the squared changes, and of ‖g∘w‖² / r², which takes no product.
     """
     if applies(sizes):
-        output = (normalized * gain).square().sum(-1)
-        parts = zip(*(x.contiguous().numpy() for x in (sizes, along, along_gained, scale[..., 0], output)), strict=True)
+        output, own = (normalized * gain).square().sum(-1), (squares.numpy(), squares_gained.numpy())
+        by_document = (x.contiguous().numpy() for x in (sizes, content, along, along_gained, scale[..., 0], output))
         with threads():
             found = [
-                sums_after_norm(h, a, b, squares.numpy(), squares_gained.numpy(), r, size, normalized.shape[-1])
-                for h, a, b, r, size in parts
+                sums_after_norm(h, which, a, b, *own, r, size, normalized.shape[-1])
+                for h, which, a, b, r, size in zip(*by_document, strict=True)
             ]
-        return torch.from_numpy(np.stack(found))
+        return torch.from_numpy(np.stack(found, 1))
+    sizes = sizes * content[..., None]
     sizes_squared = sizes.square()
-    return change_after_norm(
+    leading = squares_gained * (sizes_squared / scale.square()).sum(1)
+    change = change_after_norm(
         squared=sizes_squared * squares,
         squared_gained=sizes_squared.mul_(squares_gained),
         along=along.mul_(sizes),
@@ -124,4 +131,5 @@ def summed_change_after_norm(
         scale=scale,
         normalized=normalized,
         gain=gain,
-    ).sum(1)
+    )
+    return torch.stack([change.sum(1), leading])

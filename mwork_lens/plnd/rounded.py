@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +25,7 @@ def rounds(weights: Tensor) -> bool:
 @contextmanager
 def rounded_products() -> Iterator[None]:
     """Matrix products of float32 may round what they multiply to bfloat16; without units for it they stay exact."""
-    products = torch.backends.mkldnn.matmul
+    products: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:
         yield

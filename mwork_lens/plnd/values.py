@@ -51,7 +51,7 @@ class _Output:
     ) -> Float[Tensor, "batch pos group pair d_head"]:
         """z[a] z[b] for pairs of heads."""
         first, second = self.pairs
-        return mixed[..., first, :] * mixed[..., second, :]
+        return mixed.index_select(-2, first) * mixed.index_select(-2, second)
 
     def mixed(self, seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch pos group head d_head"]:
         z = at_least_float32(seen[MIXED]) * batch.content[..., None, None]
