@@ -64,8 +64,10 @@ def weights_of_rows(pattern, scores, seen):
             total += p * p
             size = max(size, abs(scores[head, i, j]))
         squares[head, i], largest[head, i] = total, size
-        while pattern[head, i, star[head, i]] < most:
-            star[head, i] += 1
+        for j in range(seen[i]):
+            if pattern[head, i, j] >= most:
+                star[head, i] = j
+                break
     return star, squares, largest
 
 

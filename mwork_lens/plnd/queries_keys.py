@@ -23,7 +23,7 @@ from .selection import Estimate, Selection, refine
 from .units import PatternSite, exact_squares
 
 SITES: tuple[PatternSite, ...] = ("q", "k")
-FUSED_UP_TO = 192
+FUSED_UP_TO = 384
 """Rows up to which the compiled form of every neuron takes no more time than the screen."""
 
 Exact = Callable[[PatternSite, Int[Tensor, " neuron"]], Float[Tensor, " neuron"]]
