@@ -1,10 +1,8 @@
 """The change that deactivating a feed-forward neuron makes: one column of W_up with its row of W_down."""
 
-from functools import partial
-
 import torch
 from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -44,33 +42,44 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
     row_squares_gained = w_out.square() @ gain_squared
 
     def squares(
-        seen: Activations, batch: TokenBatch, document: int | None = None, neurons: Int[Tensor, " chosen"] | None = None
+        hidden: Float[Tensor, "batch pos neuron"],
+        content: Bool[Tensor, "batch pos"],
+        scale: Float[Tensor, "batch pos 1"],
+        directions: Float[Tensor, "2 batch pos d_model"],
+        neurons: slice | Int[Tensor, " chosen"] = slice(None),
     ) -> Float[Tensor, "which batch _"]:
-        """Of all neurons, or of some of one document; and their leading terms."""
-        one = slice(None) if document is None else slice(document, document + 1)
-        some = slice(None) if neurons is None else neurons
-        scale, normalized = (part[one] for part in norm.seen(seen))
-        along, along_gained = linear(torch.stack([normalized, normalized * gain_squared]), w_out[some])
+        """And their leading terms."""
+        along, along_gained = linear(directions, w_out[neurons])
         return summed_change_after_norm(
-            sizes=at_least_float32(seen[HIDDEN])[one, :, some],
-            content=batch.content[one],
-            squares=row_squares[some],
-            squares_gained=row_squares_gained[some],
+            sizes=hidden[..., neurons],
+            content=content,
+            squares=row_squares[neurons],
+            squares_gained=row_squares_gained[neurons],
             along=along,
             along_gained=along_gained,
             scale=scale,
-            normalized=normalized,
+            normalized=directions[0],
             gain=norm.gain,
         )
 
+    def read(seen: Activations, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        scale, normalized = norm.seen(seen)
+        directions = torch.stack([normalized, normalized * gain_squared])
+        return at_least_float32(seen[HIDDEN]), batch.content, scale, directions
+
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        return {"mlp": root_mean(squares(seen, batch)[0], batch)}
+        return {"mlp": root_mean(squares(*read(seen, batch))[0], batch)}
 
     def screen(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
+        hidden, content, scale, directions = read(seen, batch)
         with rounded_products():
-            rough, leading = squares(seen, batch)
-        exact = partial(squares, seen, batch)
-        scores, known = settle(rough, leading, lambda *chosen: exact(*chosen)[0, 0], batch, selection)
+            rough, leading = squares(hidden, content, scale, directions)
+
+        def exact(document: int, neurons: Int[Tensor, " chosen"]) -> Float[Tensor, " chosen"]:
+            one = slice(document, document + 1)
+            return squares(hidden[one], content[one], scale[one], directions[:, one], neurons)[0, 0]
+
+        scores, known = settle(rough, leading, exact, batch, selection)
         return {"mlp": scores}, {"mlp": known}
 
     return LayerMeasure((HIDDEN, *norm.reads), score, screen if rounds(w_out) else None)

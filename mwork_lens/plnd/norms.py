@@ -116,7 +116,7 @@ def summed_change_after_norm(
         by_document = (x.contiguous().numpy() for x in (sizes, content, along, along_gained, scale[..., 0], output))
         with threads():
             found = [
-                sums_after_norm(h, which, a, b, *own, r, size, normalized.shape[-1])
+                sums_after_norm(h, which, a, b, *own, r, size, np.float32(1 / gain.numel()))
                 for h, which, a, b, r, size in zip(*by_document, strict=True)
             ]
         return torch.from_numpy(np.stack(found, 1))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -10,6 +11,7 @@ from torch.nn.functional import linear
 
 from ..batches import TokenBatch
 from ..sites import HookedModel, weight
+from .compiled import applies, sums_of_values, threads
 from .measure import Activations, LayerMeasure, SiteScores, at_least_float32, root_mean
 from .norms import PostNorm, change_after_norm, post_norm
 
@@ -80,27 +82,33 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
     output = _Output.of(model, layer)
     gram, gram_gained = output.gram(), output.gram(norm.gain)
 
-    def squares(
-        mixed: Float[Tensor, "batch pos group head d_head"],
-        scale: Float[Tensor, "batch pos 1"],
-        normalized: Float[Tensor, "batch pos d_model"],
-    ) -> Float[Tensor, "batch neuron"]:
-        products = output.products(mixed)
+    def squares(seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch neuron"]:
+        mixed, (scale, normalized) = output.mixed(seen, batch), norm.seen(seen)
         directions = torch.stack([normalized, normalized * norm.gain.square()])
-        by_head = linear(directions, output.w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
-        along, along_gained = rearrange((by_head * mixed).sum(-2), "which batch pos g k -> which batch pos (g k)")
+        along = linear(directions, output.w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
+        if applies(mixed):
+            size = (normalized * norm.gain).square().sum(-1)
+            by_document = (x.contiguous().numpy() for x in (mixed, batch.content, *along, scale[..., 0], size))
+            forms, per_d_model = (gram.numpy(), gram_gained.numpy()), np.float32(1 / norm.gain.numel())
+            with threads():
+                found = [
+                    sums_of_values(z, content, a, b, *forms, r, size, per_d_model)
+                    for z, content, a, b, r, size in zip(*by_document, strict=True)
+                ]
+            return torch.from_numpy(np.stack(found)).flatten(1)
+        products = output.products(mixed)
         return change_after_norm(
             squared=_quadratic(products, gram),
             squared_gained=_quadratic(products, gram_gained),
-            along=along,
-            along_gained=along_gained,
+            along=(along[0] * mixed).sum(-2).flatten(-2),
+            along_gained=(along[1] * mixed).sum(-2).flatten(-2),
             scale=scale,
             normalized=normalized,
             gain=norm.gain,
         ).sum(1)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        return {"v": root_mean(squares(output.mixed(seen, batch), *norm.seen(seen)), batch)}
+        return {"v": root_mean(squares(seen, batch), batch)}
 
     return LayerMeasure((MIXED, *norm.reads), score)
 
