@@ -1,4 +1,4 @@
-"""What detection costs, side by side in one run: bare forward pass, ours, the dense form, the paper's, one by one."""
+"""What detection costs, side by side in one run: bare forward pass, ours, the paper's form, one neuron at a time."""
 
 import math
 import threading
@@ -37,7 +37,7 @@ class Benchmark:
     def to_frame(self) -> pd.DataFrame:
         """One row a length and method: seconds a document, its ratio to the bare forward pass, MB above that pass.
 
-        ``as_dense``: the share of active neurons that the dense exact form has active too, where it was run.
+        ``as_dense``: the share of active neurons that exact scores of every neuron make active too, where it was compared.
         """
         return pd.DataFrame(list(self.rows))
 
@@ -51,15 +51,15 @@ def benchmark(
     corpus: Mapping[str, Sequence[Document]],
     *,
     lengths: Sequence[int] = LENGTHS,
-    dense_up_to: int = 128,
+    parallel_up_to: int = 128,
     top: float = 0.2,
     repeats: int = 3,
     progress: bool = True,
 ) -> Benchmark:
     """Time one document of each language at each length; the median over repeats and languages is reported.
 
-    On each of these documents the active neurons are compared with those of the dense exact form, up to
-    ``dense_up_to`` tokens.
+    Methods take turns, so that a machine's moods reach all of them. On each of these documents the active neurons are
+    compared with those of exact scores of every neuron.
 
     What depends on weights only (a measure's set-up, once a run) is done before the clock starts.
 
@@ -67,7 +67,7 @@ def benchmark(
         model: a hooked model.
         corpus: texts by language; each language's are joined until they are long enough.
         lengths: tokens of a document.
-        dense_up_to: longest document on which the dense and the paper's form are timed.
+        parallel_up_to: longest document on which the paper's form is run, once each.
         top: the fraction that decides which neurons are refined.
         repeats: runs of each.
         progress: whether to show a bar.
@@ -80,19 +80,20 @@ def benchmark(
     if too_long:
         raise ValueError(f"length {too_long[0]} is above {model.cfg.model_name}'s context of {model.cfg.n_ctx}.")
     joined = {language: joined_text(model, given[language], language, max(lengths)) for language in given}
-    methods = {"forward": None, "stream": exact("stream"), "structure": exact("structure")}
-    dense = {"dense": exact("stream"), "parallel": parallel}
-    bound = {name: _bound(model, measure) for name, measure in {**methods, **dense}.items()}
+    measures = {"forward": None, "stream": exact("stream"), "structure": exact("structure"), "parallel": parallel}
+    bound = {name: _bound(model, measure) for name, measure in measures.items()}
+    selection = Selection(top=top)
     rows: list[dict[str, Any]] = []
     bar = tqdm(total=len(lengths), unit="length", disable=not progress)
     for length in lengths:
         documents = [ids[:length] for ids in joined.values()]
-        chosen = [name for name in bound if name in methods or length <= dense_up_to]
-        runs = {name: _runner(model, bound[name], Selection(top=top), screen=name in methods) for name in chosen}
-        timed = {name: _measured(run, documents, repeats if name in methods else 1) for name, run in runs.items()}
-        same = _as_dense(
-            model, {name: bound[name] for name in chosen if name != "forward"}, documents, Selection(top=top)
-        )
+        runs = {
+            name: _runner(model, bound[name], selection, screen=True) for name in ("forward", "stream", "structure")
+        }
+        runs["dense"] = _runner(model, bound["stream"], selection, screen=False)
+        once = {"parallel": _runner(model, bound["parallel"], selection, False)} if length <= parallel_up_to else {}
+        timed = {**_measured(runs, documents, repeats), **_measured(once, documents, 1)}
+        same = _as_dense(model, bound, [name for name in timed if name in bound], documents, selection)
         timed["sequential"] = (_sequential_seconds(model, documents[0]), math.nan)
         forward_seconds, forward_memory = timed["forward"]
         for name, (seconds, memory) in timed.items():
@@ -124,7 +125,7 @@ METHODS_BY_KEY = {
     "forward": "bare forward",
     "stream": "ours (change in the stream)",
     "structure": "ours (measure='structure')",
-    "dense": "dense exact",
+    "dense": "every score exact",
     "parallel": "paper's parallel form",
     "sequential": "one neuron at a time (extrapolated)",
 }
@@ -164,37 +165,51 @@ def _runner(
 
 
 def _as_dense(
-    model: HookedModel, layers: Mapping[str, list], documents: Sequence[Tensor], selection: Selection
+    model: HookedModel,
+    bound: Mapping[str, list],
+    names: Sequence[str],
+    documents: Sequence[Tensor],
+    selection: Selection,
 ) -> dict[str, float]:
-    """By method: the share of its active neurons that are active in the dense form too; nothing without that form."""
-    if "dense" not in layers:
-        return {}
-    active = {}
-    for name, bound in layers.items():
+    """By method: the share of its active neurons that are active by exact scores too (the paper's form: of structures)."""
+
+    def active(name: str, screen: bool) -> Tensor:
         found: dict[tuple[int, int, str], Tensor] = {}
         for number, ids in enumerate(documents):
 
-            def receive(layer: int, scores: SiteScores, _: object, number: int = number, found: dict = found) -> None:
-                found.update(
-                    {(number, layer, site): selection.active(values[0][None]) for site, values in scores.items()}
-                )
+            def receive(layer: int, scores: SiteScores, _: object, number: int = number) -> None:
+                for site, values in scores.items():
+                    found[number, layer, site] = selection.active(values[0][None]).cpu()
 
-            _runner(model, bound, selection, screen=name in ("stream", "structure"), receive=receive)(ids)
-        active[name] = torch.cat([found[key].flatten() for key in sorted(found)])
-    return {name: ((mask & active["dense"]).sum() / mask.sum()).item() for name, mask in active.items()}
+            _runner(model, bound[name], selection, screen=screen, receive=receive)(ids)
+        return torch.cat([found[key].flatten() for key in sorted(found)])
+
+    exact_sets = {name: active(name, screen=False) for name in ("stream", "structure")}
+    shares = {}
+    for name in names:
+        if name != "forward":
+            mask, truth = active(name, screen=True), exact_sets["stream" if name == "stream" else "structure"]
+            shares[name] = ((mask & truth).sum() / mask.sum()).item()
+    return shares
 
 
-def _measured(run: Callable[[Tensor], None], documents: Sequence[Tensor], repeats: int) -> tuple[float, float]:
-    """Median seconds a document, and peak memory in MB."""
-    seconds = []
-    with PeakMemory() as peak:
-        run(documents[0])
-        for _ in range(repeats):
-            for ids in documents:
+def _measured(
+    runs: Mapping[str, Callable[[Tensor], None]], documents: Sequence[Tensor], repeats: int
+) -> dict[str, tuple[float, float]]:
+    """By method: median seconds a document, and peak memory in MB."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    memory = {}
+    for name, run in runs.items():
+        with PeakMemory() as peak:
+            run(documents[0])
+        memory[name] = peak.megabytes
+    for _ in range(repeats):
+        for ids in documents:
+            for name, run in runs.items():
                 start = time.perf_counter()
                 run(ids)
-                seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[len(seconds) // 2], peak.megabytes
+                seconds[name].append(time.perf_counter() - start)
+    return {name: (sorted(taken)[len(taken) // 2], memory[name]) for name, taken in seconds.items()}
 
 
 @torch.inference_mode()

@@ -10,12 +10,12 @@ from .tiny import tiny, tokens
 
 def test_a_benchmark_compares_every_method_at_every_length():
     corpus = {language: [tokens(30, seed)] for seed, language in enumerate(("en", "fr"))}
-    found = benchmark(tiny("gemma3"), corpus, lengths=[8, 16], dense_up_to=8, repeats=1, progress=False)
+    found = benchmark(tiny("gemma3"), corpus, lengths=[8, 16], parallel_up_to=8, repeats=1, progress=False)
     frame = found.to_frame().set_index(["tokens", "method"])
     assert set(frame.loc[8].index) == set(METHODS)
-    assert set(METHODS) - set(frame.loc[16].index) == {"dense exact", "paper's parallel form"}
-    assert frame["as_dense"].notna().sum() == 4  # of the shorter length: the dense form, both of ours and the paper's
-    assert (frame["as_dense"].loc[8].loc[["dense exact", "ours (change in the stream)"]] == 1).all()
+    assert set(METHODS) - set(frame.loc[16].index) == {"paper's parallel form"}
+    assert frame["as_dense"].notna().sum() == 5  # both of ours, and the paper's at the shorter length
+    assert (frame["as_dense"].loc[8].loc[["ours (measure='structure')", "ours (change in the stream)"]] == 1).all()
     assert frame["as_dense"].loc[8].loc["paper's parallel form"] < 1
     drawn = mw.plots.benchmark(found)
     assert {trace.name for trace in drawn.data} == set(METHODS)

@@ -23,11 +23,11 @@ def bench(
     languages: LanguagesOption = "en,zh",
     corpus: CorpusOption = "demo",
     lengths: Annotated[str, Option("--lengths", help="Tokens a document, with commas.")] = "64,128,256,512,1024",
-    dense_up_to: Annotated[int, Option("--dense-up-to", help="Longest document for the dense forms.")] = 128,
+    parallel_up_to: Annotated[int, Option("--parallel-up-to", help="Longest document for the paper's form.")] = 128,
     tuning: Annotated[int | None, Option("--tuning", help="Instead: tuning, on this many tokens.")] = None,
     output: OutputOption = None,
 ) -> None:
-    """What detection costs beside the bare forward pass, the dense exact form and the paper's parallel form.
+    """What detection costs beside the bare forward pass, exact scores of every neuron and the paper's form.
 
     With --tuning: what tuning 0.5 % of the neurons costs beside tuning all parameters.
     """
@@ -36,17 +36,17 @@ def bench(
     text = CorpusOptions(languages, corpus).load()
     hooked = model.load()
     if tuning is None:
-        _detection(hooked, text, tokens, dense_up_to, folder)
+        _detection(hooked, text, tokens, parallel_up_to, folder)
     else:
         _tuning(hooked, text, tuning, folder)
 
 
-def _detection(model: Any, text: Any, lengths: list[int], dense_up_to: int, folder: Path) -> None:
+def _detection(model: Any, text: Any, lengths: list[int], parallel_up_to: int, folder: Path) -> None:
     from .. import plots
     from ..bench import benchmark
     from ..report import write_figure
 
-    found = benchmark(model, text, lengths=lengths, dense_up_to=dense_up_to)
+    found = benchmark(model, text, lengths=lengths, parallel_up_to=parallel_up_to)
     found.to_frame().to_csv(folder / "bench.csv", index=False)
     for value, (said, digits) in _TOLD.items():
         print(f"\n{said}\n\n" + found.table(value).to_string(float_format=f"{{:.{digits}f}}".format, na_rep="–"))
@@ -57,7 +57,7 @@ def _detection(model: Any, text: Any, lengths: list[int], dense_up_to: int, fold
 _TOLD = {
     "ratio": ("Time over the bare forward pass through the blocks, by tokens of a document", 2),
     "megabytes_above_forward": ("Peak memory above it, MB", 0),
-    "as_dense": ("Share of active neurons that the dense exact form has active too", 4),
+    "as_dense": ("Share of active neurons that exact scores of every neuron make active too", 4),
 }
 
 

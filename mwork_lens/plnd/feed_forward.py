@@ -1,7 +1,6 @@
 """The change that deactivating a feed-forward neuron makes: one column of W_up with its row of W_down."""
 
 import torch
-from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
@@ -23,7 +22,7 @@ def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         hidden = at_least_float32(seen[HIDDEN]) * batch.content[..., None]  # no contribution changes nothing
-        squares = einsum(hidden.square(), "batch pos k -> batch k") * row_squares
+        squares = torch.linalg.vector_norm(hidden, dim=1).square() * row_squares
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN,), score)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
@@ -66,8 +66,12 @@ def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
     gram = output.gram()
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        z = output.mixed(seen, batch)
-        return {"v": root_mean(_quadratic(output.products(z), gram).sum(1), batch)}
+        z = rearrange(output.mixed(seen, batch), "batch pos group head k -> batch group k head pos").contiguous()
+        first, second = output.pairs
+        moments = rearrange((z @ z.mT)[..., first, second], "batch group k pair -> batch group pair k")
+        return {
+            "v": root_mean(einsum(moments, gram, "batch group pair k, group pair k -> batch group k").flatten(1), batch)
+        }
 
     return LayerMeasure((MIXED,), score)
 
