@@ -37,7 +37,7 @@ class Benchmark:
     def to_frame(self) -> pd.DataFrame:
         """One row a length and method: seconds a document, its ratio to the bare forward pass, MB above that pass.
 
-        ``as_dense``: the share of active neurons that exact scores of every neuron make active too, where it was compared.
+        ``as_dense``: the share of active neurons that exact scores make active too, where it was compared.
         """
         return pd.DataFrame(list(self.rows))
 
@@ -171,7 +171,7 @@ def _as_dense(
     documents: Sequence[Tensor],
     selection: Selection,
 ) -> dict[str, float]:
-    """By method: the share of its active neurons that are active by exact scores too (the paper's form: of structures)."""
+    """By method: the share of its active neurons that are active by exact scores (the paper's: of structures)."""
 
     def active(name: str, screen: bool) -> Tensor:
         found: dict[tuple[int, int, str], Tensor] = {}
