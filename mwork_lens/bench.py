@@ -67,7 +67,7 @@ def benchmark(
         model: a hooked model.
         corpus: texts by language; each language's are joined until they are long enough.
         lengths: tokens of a document.
-        parallel_up_to: longest document on which the paper's form is run, once each.
+        parallel_up_to: longest document on which the paper's form is run; it and exact scores of every neuron run once.
         top: the fraction that decides which neurons are refined.
         repeats: runs of each.
         progress: whether to show a bar.
@@ -90,8 +90,9 @@ def benchmark(
         runs = {
             name: _runner(model, bound[name], selection, screen=True) for name in ("forward", "stream", "structure")
         }
-        runs["dense"] = _runner(model, bound["stream"], selection, screen=False)
-        once = {"parallel": _runner(model, bound["parallel"], selection, False)} if length <= parallel_up_to else {}
+        once = {"dense": _runner(model, bound["stream"], selection, screen=False)}
+        if length <= parallel_up_to:
+            once["parallel"] = _runner(model, bound["parallel"], selection, screen=False)
         timed = {**_measured(runs, documents, repeats), **_measured(once, documents, 1)}
         same = _as_dense(model, bound, [name for name in timed if name in bound], documents, selection)
         timed["sequential"] = (_sequential_seconds(model, documents[0]), math.nan)
@@ -200,6 +201,7 @@ def _measured(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory = {}
     for name, run in runs.items():
+        run(documents[0])  # compiles
         with PeakMemory() as peak:
             run(documents[0])
         memory[name] = peak.megabytes

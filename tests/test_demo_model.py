@@ -128,13 +128,19 @@ def test_the_story_of_the_demo(model, tmp_path):
 
 
 @pytest.mark.skipif(not NTREX.is_dir(), reason="MWORK_LENS_TEST_DATA does not name a folder with ntrex")
-def test_screened_sets_are_the_dense_sets_on_real_text(model):
+def test_screened_sets_are_the_dense_sets_on_real_text(model, monkeypatch):
+    """Also of the screen that long documents get."""
     languages = ["fr", "zh"]
     corpus = mw.load_corpus(NTREX, languages=languages, sentences_per_passage=2, limit=20)
     documents = {language: corpus[language][:1] for language in languages}
-    screened = mw.detect(model, documents, progress=False)
     dense = mw.detect(model, documents, scores="exact", progress=False)
+    by_default = mw.detect(model, documents, progress=False)
+    monkeypatch.setattr("mwork_lens.plnd.queries_keys.FUSED_UP_TO", 0)
+    screened = mw.detect(model, documents, progress=False)
     for language in languages:
         for site, counts in dense.counts[language].items():
+            assert torch.equal(by_default.counts[language][site], counts)
             assert torch.equal(screened.counts[language][site], counts)
+    assert by_default.screened["fr"]["q"].sum() == 0
     assert screened.screened["fr"]["q"].float().mean() > 0.5
+    assert by_default.screened["fr"]["mlp"].float().mean() > 0.5

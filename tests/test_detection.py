@@ -31,6 +31,22 @@ def test_screening_selects_what_the_exact_scores_select(family, options):
     assert family == "olmo2" or screened.screened["en"]["q"].sum() > 0
 
 
+@pytest.mark.parametrize("fused_up_to", [0, 384])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "bloom"])
+def test_single_precision_selects_what_the_exact_scores_select(family, fused_up_to, monkeypatch):
+    """By compiled loops alone, and by the screen with these; also of one token, whose pattern cannot change."""
+    monkeypatch.setattr("mwork_lens.plnd.queries_keys.FUSED_UP_TO", fused_up_to)
+    model = tiny(family, torch.float32)
+    documents = {"en": [tokens(45, 2), tokens(30, 3)], "fr": [tokens(1), tokens(2)]}
+    found = mw.detect(model, documents, **QUIET)
+    dense = mw.detect(model, documents, scores="exact", **QUIET)
+    for site, counts in dense.counts["en"].items():
+        assert torch.equal(found.counts["en"][site], counts)
+        for language in documents:
+            assert found.mean_scores[language][site].isfinite().all()
+            assert dense.mean_scores[language][site].isfinite().all()
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(4)), batch_size=st.integers(1, 4))
 def test_order_and_batching_change_nothing(order, batch_size):

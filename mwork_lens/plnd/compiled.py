@@ -5,15 +5,15 @@ x_j = Δ_ij* − Δ_ij, a shift that leaves the row's most attended key j* where
 
     Σ_j (softmax(R')_j − P_j)² = (Σ P² m² − 2 E Σ P² m + E² Σ P²) / (1 + E)².
 
-Little cancels: 1 + E is at least P_ij*, and E² P_ij*² is part of the sum. ``sums_after_norm`` is
+Little cancels: 1 + E is at least P_ij*, as rows add up to 1, and E² P_ij*² is part of the sum. ``sums_after_norm`` is
 ``norms.change_after_norm``. All arrays are float32 and in C order.
 """
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -32,9 +32,21 @@ FAR = 40.0
 """Beyond this |x| squares of e^x could overflow: what the row becomes is computed instead of how it changes."""
 
 _calls = threading.Lock()
-_fast = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "cache": True, "error_model": "numpy"}
+_fast = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _NEAR, _FAR = np.float32(NEAR), np.float32(FAR)
+
+
+def _compiled(**options: Any) -> Callable[[Callable], Callable]:
+    """Compiled at the first call and kept on disk, where there is a folder to write to."""
+
+    def compiled(loop: Callable) -> Callable:
+        try:
+            return numba.njit(cache=True, **_fast, **options)(loop)
+        except RuntimeError:
+            return numba.njit(**_fast, **options)(loop)
+
+    return compiled
 
 
 def applies(tensor: torch.Tensor) -> bool:
@@ -46,11 +58,15 @@ def applies(tensor: torch.Tensor) -> bool:
 def threads() -> Iterator[None]:
     """As many as PyTorch uses; one call at a time, as not every threading layer of numba stands two."""
     with _calls:
+        before = numba.get_num_threads()
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
-        yield
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
 
 
-@numba.njit(parallel=True, **_fast)
+@_compiled(parallel=True)
 @no_type_check
 def weights_of_rows(pattern, scores, seen):
     """By head and row: the most attended key, Σ P² and the largest |R|."""
@@ -72,7 +88,7 @@ def weights_of_rows(pattern, scores, seen):
     return star, squares, largest
 
 
-@numba.njit(parallel=True, **_fast)
+@_compiled(parallel=True)
 @no_type_check
 def sums_of_rows(pattern, scores, seen, of_rows, ends, left, right, shrink, own_rows, largest_shrink, sums):
     """By block of rows and unit: the squared changes of these rows.
@@ -107,7 +123,7 @@ def sums_of_rows(pattern, scores, seen, of_rows, ends, left, right, shrink, own_
             sums[block, u] += total
 
 
-@numba.njit(inline="always", **_fast)
+@_compiled(inline="always")
 @no_type_check
 def _row(pattern, scores, key0, key1, a, b, shrink, star, squares, seen, bound):
     """Σ_j (softmax(R') − P)² of one row, with Δ_j = a key0_j + b key1_j + shrink R_j and |x| ≤ bound."""
@@ -129,10 +145,11 @@ def _row(pattern, scores, key0, key1, a, b, shrink, star, squares, seen, bound):
             second += weighted * weighted
     else:
         return _far_row(pattern, scores, key0, key1, a, b, shrink, seen)
-    return (second - _TWO * growth * first + growth * growth * squares) / ((_ONE + growth) * (_ONE + growth))
+    # rounding may leave a little less than nothing
+    return max(second - _TWO * growth * first + growth * growth * squares, _ZERO) / ((_ONE + growth) * (_ONE + growth))
 
 
-@numba.njit(inline="always", **_fast)
+@_compiled(inline="always")
 @no_type_check
 def _far_row(pattern, scores, key0, key1, a, b, shrink, seen):
     """The same for any Δ: the largest new score first, then the new row."""
@@ -180,13 +197,13 @@ _LOG2_HIGH = np.float32(355 / 512)  # few enough bits that its multiples are exa
 _LOG2_LOW = np.float32(math.log(2) - 355 / 512)
 
 
-@numba.njit(inline="always", **_fast)
+@_compiled(inline="always")
 @no_type_check
 def _expm1_near(x):
     return (((((_C5 * x + _C4) * x + _C3) * x + _C2) * x + _C1) * x + _C0) * (x * x) + x
 
 
-@numba.njit(inline="always", **_fast)
+@_compiled(inline="always")
 @no_type_check
 def _expm1(x):
     """2^n e^y − 1 with x = n log 2 + y, without cancellation where n = 0."""
@@ -195,7 +212,7 @@ def _expm1(x):
     return power * _expm1_near(x - n * _LOG2_HIGH - n * _LOG2_LOW) + (power - _ONE)
 
 
-@numba.njit(parallel=True, **_fast)
+@_compiled(parallel=True)
 @no_type_check
 def sums_after_norm(hidden, content, along, along_gained, squares, squares_gained, scale, output, per_d_model):
     """Σ over content of ``norms.change_after_norm`` for contributions h W[k], and its leading term Σ h² ‖g∘W[k]‖² / r².
@@ -227,7 +244,7 @@ def sums_after_norm(hidden, content, along, along_gained, squares, squares_gaine
     return sums
 
 
-@numba.njit(parallel=True, **_fast)
+@_compiled(parallel=True)
 @no_type_check
 def sums_of_values(mixed, content, along, along_gained, gram, gram_gained, scale, output, per_d_model):
     """Σ over content of ``norms.change_after_norm`` for contributions Σ_a z[a, k] W_O[a, k] of a group's heads a.
@@ -273,7 +290,7 @@ def sums_of_values(mixed, content, along, along_gained, gram, gram_gained, scale
     return sums
 
 
-@numba.njit(inline="always", **_fast)
+@_compiled(inline="always")
 @no_type_check
 def _after_norm(square, square_gained, dot, dot_gained, r, size, per_d_model):
     """``norms.change_after_norm`` of one contribution."""

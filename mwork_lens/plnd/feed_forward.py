@@ -9,7 +9,7 @@ from ..batches import TokenBatch
 from ..sites import HookedModel, weight
 from .measure import Activations, LayerMeasure, SiteMasks, SiteScores, at_least_float32, root_mean
 from .norms import PostNorm, post_norm, summed_change_after_norm
-from .rounded import rounded_products, rounds, settle
+from .rounded import products, rounds, settle
 from .selection import Selection
 
 HIDDEN = "mlp.hook_post"
@@ -71,12 +71,13 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
 
     def screen(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
         hidden, content, scale, directions = read(seen, batch)
-        with rounded_products():
+        with products("bf16"):
             rough, leading = squares(hidden, content, scale, directions)
 
         def exact(document: int, neurons: Int[Tensor, " chosen"]) -> Float[Tensor, " chosen"]:
             one = slice(document, document + 1)
-            return squares(hidden[one], content[one], scale[one], directions[:, one], neurons)[0, 0]
+            with products("ieee"):
+                return squares(hidden[one], content[one], scale[one], directions[:, one], neurons)[0, 0]
 
         scores, known = settle(rough, leading, exact, batch, selection)
         return {"mlp": scores}, {"mlp": known}

@@ -66,7 +66,8 @@ class Fused:
                 shrink[: len(shrink) * (site == "k")].abs().amax(-1).numpy(),
                 sums,
             )
-        return torch.zeros(len(neurons)).index_add_(0, neuron, torch.from_numpy(sums.sum(0)))
+        found = torch.from_numpy(sums.sum(0))
+        return found.new_zeros(len(neurons)).index_add_(0, neuron, found)
 
 
 def _by_key(x: Float[Tensor, "*shape key"], *, zeros: bool = False) -> np.ndarray:

@@ -35,8 +35,8 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
 
     On a CPU, compiled loops (``fused.py``) compute it; elsewhere, and for soft caps, sinks or norms across heads,
     tensor operations (``units.py``). The screen gives the same active neurons from a second-order estimate
-    (``screening.py``) of all of them and the exact change of those near the cut; of short documents on a CPU, every
-    score is exact, as that takes no longer.
+    (``screening.py``) of all of them and the exact change of those near the cut; where the loops apply, every score of
+    a short document is exact, as that takes no longer.
 
     Args:
         model: a hooked model.

@@ -1,8 +1,9 @@
 """Scores from products rounded to bfloat16, which processors with such units compute several times faster."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,20 +18,27 @@ ROUNDING = 2.0**-8
 """By Cauchy and Schwarz a product of two rounded vectors is off by at most this times their lengths."""
 
 
+_setting = threading.Lock()
+
+
 def rounds(weights: Tensor) -> bool:
     """Whether products with these weights can be rounded: single precision on a CPU."""
     return applies(weights) and hasattr(torch.backends.mkldnn, "matmul")
 
 
 @contextmanager
-def rounded_products() -> Iterator[None]:
-    """Matrix products of float32 may round what they multiply to bfloat16; without units for it they stay exact."""
-    products: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-    before, products.fp32_precision = products.fp32_precision, "bf16"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
+def products(precision: Literal["bf16", "ieee"]) -> Iterator[None]:
+    """Matrix products of float32 may round what they multiply to bfloat16 (without units for it they do not), or not.
+
+    One thread at a time, as the setting is the whole process's.
+    """
+    matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    with _setting:
+        before, matmul.fp32_precision = matmul.fp32_precision, precision
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = before
 
 
 def settle(
@@ -44,8 +52,8 @@ def settle(
 
     Args:
         rough: squared changes after a post-norm, from rounded products.
-        leading: the part of them that takes no product, ‖g∘w‖² / r². The others are at most as large and may cancel it,
-            so that rounding changes the squares by a share of this.
+        leading: the part of them that takes no product, ‖g∘w‖² / r². With gains alike the others are at most as large
+            and may cancel it, so that rounding changes the squares by a share of this; how large a share is measured.
         exact: squared changes of some neurons of one document of the batch, without rounding.
         batch: the documents.
         selection: what has to be decided.
