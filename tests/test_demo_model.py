@@ -143,4 +143,3 @@ def test_screened_sets_are_the_dense_sets_on_real_text(model, monkeypatch):
             assert torch.equal(screened.counts[language][site], counts)
     assert by_default.screened["fr"]["q"].sum() == 0
     assert screened.screened["fr"]["q"].float().mean() > 0.5
-    assert by_default.screened["fr"]["mlp"].float().mean() > 0.5

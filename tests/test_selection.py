@@ -1,10 +1,7 @@
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwork_lens.batches import TokenBatch
-from mwork_lens.plnd.rounded import ROUNDING, products, settle
 from mwork_lens.plnd.selection import Estimate, Selection, refine
 
 
@@ -39,24 +36,3 @@ def test_a_wild_estimate_ends_in_the_dense_method():
     scores, known = refine(Estimate(wild, ones, 0.1), lambda chosen: truth[chosen], Selection(top=0.2))
     assert known.all()
     assert torch.equal(scores, truth)
-
-
-def test_rounded_scores_are_settled_by_exact_ones():
-    """Squares off by as much as rounding may make them select what exact ones do, document by document."""
-    generator = torch.Generator().manual_seed(1)
-    truth = torch.rand(2, 300, generator=generator, dtype=torch.float64) + 0.5
-    sign = torch.randint(0, 2, truth.shape, generator=generator) * 2 - 1
-    batch = TokenBatch(torch.ones(2, 5, dtype=torch.long), torch.ones(2, 5, dtype=torch.bool), (5, 5), (0, 1))
-    rough, rule = truth * (1 + sign * ROUNDING), Selection(top=0.2)
-    scores, known = settle(rough, truth, lambda document, some: truth[document, some], batch, rule)
-    assert not torch.equal(rule.active(rough), rule.active(truth))
-    assert torch.equal(rule.active(scores), rule.active(truth))
-    torch.testing.assert_close(scores[known], (truth / 5).sqrt()[known])
-    assert 0 < known.float().mean() < 0.5
-
-
-def test_rounding_is_put_back_as_it_was():
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    with pytest.raises(KeyError), products("bf16"):
-        raise KeyError
-    assert torch.backends.mkldnn.matmul.fp32_precision == before

@@ -215,15 +215,15 @@ def _expm1(x):
 @_compiled(parallel=True)
 @no_type_check
 def sums_after_norm(hidden, content, along, along_gained, squares, squares_gained, scale, output, per_d_model):
-    """Σ over content of ``norms.change_after_norm`` for contributions h W[k], and its leading term Σ h² ‖g∘W[k]‖² / r².
+    """Σ over content of ``norms.change_after_norm`` for contributions h W[k].
 
     ``hidden`` and both ``along`` (which leave out h) are [position, neuron], ``squares`` ‖W[k]‖² and ‖g∘W[k]‖²,
     ``scale`` r and ``output`` ‖g∘y‖² / r² by position, ``per_d_model`` 1 / D.
     """
-    sums = np.zeros((2, hidden.shape[1]), np.float32)
+    sums = np.zeros(hidden.shape[1], np.float32)
     for chunk in numba.prange(-(-hidden.shape[1] // NEURONS_AT_ONCE)):
         some = slice(chunk * NEURONS_AT_ONCE, (chunk + 1) * NEURONS_AT_ONCE)
-        total, leading, square, square_gained = sums[0, some], sums[1, some], squares[some], squares_gained[some]
+        total, square, square_gained = sums[some], squares[some], squares_gained[some]
         for i in range(len(hidden)):
             if content[i]:
                 own, dot, dot_gained, r, size = (
@@ -233,14 +233,12 @@ def sums_after_norm(hidden, content, along, along_gained, squares, squares_gaine
                     scale[i],
                     output[i],
                 )
-                per_square = _ONE / (r * r)
                 for k in range(len(total)):
                     h = own[k]
                     gained = h * h * square_gained[k]
                     total[k] += _after_norm(
                         h * h * square[k], gained, h * dot[k], h * dot_gained[k], r, size, per_d_model
                     )
-                    leading[k] += gained * per_square
     return sums
 
 

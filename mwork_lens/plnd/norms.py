@@ -92,8 +92,8 @@ def summed_change_after_norm(
     scale: Float[Tensor, "batch pos 1"],
     normalized: Float[Tensor, "batch pos d_model"],
     gain: Float[Tensor, " d_model"],
-) -> Float[Tensor, "which batch neuron"]:
-    """:func:`change_after_norm` summed over content, for contributions w = h W[k] of one direction; its leading term.
+) -> Float[Tensor, "batch neuron"]:
+    """:func:`change_after_norm` summed over content, for contributions w = h W[k] of one direction.
 
     Uses ``along`` and ``along_gained`` up.
 
@@ -107,9 +107,6 @@ def summed_change_after_norm(
         scale: r.
         normalized: y / r.
         gain: g.
-
-    Returns:
-        The sums of the squared changes, and of ‖g∘w‖² / r², which takes no product.
     """
     if applies(sizes):
         output, own = (normalized * gain).square().sum(-1), (squares.numpy(), squares_gained.numpy())
@@ -119,11 +116,10 @@ def summed_change_after_norm(
                 sums_after_norm(h, which, a, b, *own, r, size, np.float32(1 / gain.numel()))
                 for h, which, a, b, r, size in zip(*by_document, strict=True)
             ]
-        return torch.from_numpy(np.stack(found, 1))
+        return torch.from_numpy(np.stack(found))
     sizes = sizes * content[..., None]
     sizes_squared = sizes.square()
-    leading = squares_gained * (sizes_squared / scale.square()).sum(1)
-    change = change_after_norm(
+    return change_after_norm(
         squared=sizes_squared * squares,
         squared_gained=sizes_squared.mul_(squares_gained),
         along=along.mul_(sizes),
@@ -131,5 +127,4 @@ def summed_change_after_norm(
         scale=scale,
         normalized=normalized,
         gain=gain,
-    )
-    return torch.stack([change.sum(1), leading])
+    ).sum(1)
