@@ -181,7 +181,7 @@ def _typed_at(shrink, key):
 
 
 def _fitted() -> list[np.float32]:
-    """(e^x − 1 − x) / x² for |x| ≤ NEAR as a polynomial, to 1e-6, lowest power first."""
+    """(e^x − 1 − x) / x² for |x| ≤ NEAR as a polynomial, lowest power first."""
 
     def wanted(t: np.ndarray) -> np.ndarray:
         x = NEAR * t

@@ -12,8 +12,8 @@ SAFETY = 2.0
 """How much wider than the largest error seen a band is.
 
 Set on 2,124 cases (a document, layer and site of Gemma 3 270M each, 15 to 200 tokens): with 1.3 one of them misses a
-neuron, with 2 none does. A margin from experience, not a bound; for longer documents it is an
-extrapolation.
+neuron, with 2 none does. A margin from experience, not a bound;
+for longer documents it is an extrapolation.
 """
 
 
