@@ -31,11 +31,12 @@ def test_screening_selects_what_the_exact_scores_select(family, options):
     assert family == "olmo2" or screened.screened["en"]["q"].sum() > 0
 
 
-@pytest.mark.parametrize("fused_up_to", [0, 384])
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "bloom"])
-def test_single_precision_selects_what_the_exact_scores_select(family, fused_up_to, monkeypatch):
-    """By compiled loops alone, and by the screen with these; also of one token, whose pattern cannot change."""
-    monkeypatch.setattr("mwork_lens.plnd.queries_keys.FUSED_UP_TO", fused_up_to)
+def test_single_precision_selects_what_the_exact_scores_select(family, compiled, monkeypatch):
+    """By compiled loops, and by the screen; also of one token, whose pattern cannot change."""
+    if not compiled:
+        monkeypatch.setattr("mwork_lens.plnd.queries_keys.covers", lambda attention: False)
     model = tiny(family, torch.float32)
     documents = {"en": [tokens(45, 2), tokens(30, 3)], "fr": [tokens(1), tokens(2)]}
     found = mw.detect(model, documents, **QUIET)

@@ -6,37 +6,31 @@ soft cap, biases, masks and sinks (P already holds them). For a key neuron the r
 add up over the query heads of its group.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..batches import TokenBatch
 from ..sites import HookedModel
 from .attention import KEYS, PATTERN, QUERIES, Attention, Geometry
-from .fused import Fused, covers
+from .fused import covers, fused_squares
 from .measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
 from .screening import screen
 from .selection import Estimate, Selection, refine
 from .units import PatternSite, exact_squares
 
 SITES: tuple[PatternSite, ...] = ("q", "k")
-FUSED_UP_TO = 384
-"""Rows up to which the compiled form of every neuron takes no more time than the screen."""
-
-Exact = Callable[[PatternSite, Int[Tensor, " neuron"]], Float[Tensor, " neuron"]]
-"""Squared changes of some neurons of a site."""
 
 
 def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> LayerMeasure:
     """The change of the attention pattern, exactly, for every query and key neuron of one layer.
 
-    On a CPU, compiled loops (``fused.py``) compute it; elsewhere, and for soft caps, sinks or norms across heads,
-    tensor operations (``units.py``). The screen gives the same active neurons from a second-order estimate
-    (``screening.py``) of all of them and the exact change of those near the cut; where the loops apply, every score of
-    a short document is exact, as that takes no longer.
+    On a CPU in single precision compiled loops (``fused.py``) take every neuron's exact score. Elsewhere, and for soft
+    caps, sinks or norms across heads, it takes tensor operations (``units.py``), which cost more: there the screen
+    gives the same active neurons from a second-order estimate of all of them (``screening.py``) and the exact change
+    of those near the cut.
 
     Args:
         model: a hooked model.
@@ -67,30 +61,24 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
     return LayerMeasure(geometry.reads, score, None if geometry.across_heads and not rotated_neurons else screened)
 
 
-def _exact(attention: Attention) -> Exact:
-    return Fused(attention).squares if covers(attention) else partial(exact_squares, attention)
-
-
 def _dense(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
-    exact, (_, d_head, _) = _exact(attention), attention.keys.shape
-    owners: dict[PatternSite, int] = {"q": len(attention.queries), "k": len(attention.keys)}
-    return {site: exact(site, torch.arange(n * d_head, device=attention.keys.device)) for site, n in owners.items()}
+    """Squared changes of every neuron."""
+    if covers(attention):
+        return fused_squares(attention)
+    return {site: exact_squares(attention, site) for site in SITES}
 
 
 def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, tuple[Tensor, Tensor]]:
     """By site: scores, exact where they decide the selection, and which are exact."""
     rows = attention.rows
-    if covers(attention) and rows <= FUSED_UP_TO:
-        return {
-            site: ((s / rows).sqrt(), torch.ones_like(s, dtype=torch.bool)) for site, s in _dense(attention).items()
-        }
-    exact = _exact(attention)
+    if covers(attention):
+        return {site: ((s / rows).sqrt(), torch.ones_like(s).bool()) for site, s in fused_squares(attention).items()}
     # In a single row the second-order screen is off by up to its bound u on |Δ|; over many rows errors average out,
     # so β starts at 1/8 + 8 / rows (at most 1). It is then measured on the neurons that are refined.
     beta = min(1.0, 0.125 + 8 / rows)
 
     def refined(site: PatternSite, squares: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
         estimate = Estimate((squares / rows).sqrt(), uncertainty, beta)
-        return refine(estimate, lambda neurons: (exact(site, neurons) / rows).sqrt(), selection)
+        return refine(estimate, lambda neurons: (exact_squares(attention, site, neurons) / rows).sqrt(), selection)
 
     return {site: refined(site, *found) for site, found in zip(SITES, screen(attention), strict=True)}

@@ -1,0 +1,19 @@
+"""Compiled loops for a CPU: what would otherwise be a dozen passes over memory, in one.
+
+``sums_of_rows`` is ``softmax_change.changed_rows`` for query and key neurons, ``sums_after_norm`` and
+``sums_of_values`` are ``norms.change_after_norm``. All arrays are float32 and in C order.
+"""
+
+from .norms import sums_after_norm, sums_of_values
+from .rows import KEYS_AT_ONCE, sums_of_rows, weights_of_rows
+from .tools import applies, threads
+
+__all__ = [
+    "KEYS_AT_ONCE",
+    "applies",
+    "sums_after_norm",
+    "sums_of_rows",
+    "sums_of_values",
+    "threads",
+    "weights_of_rows",
+]

@@ -1,0 +1,223 @@
+"""How far the rows of the pattern move, for some query or key neurons of a head at a time.
+
+With x_j = Δ_ij* − Δ_ij, a shift that leaves the row's most attended key j* where it is, m = e^x − 1 and E = Σ_j P m,
+
+    Σ_j (softmax(R')_j − P_j)² = (Σ P² m² − 2 E Σ P² m + E² Σ P²) / (1 + E)².
+
+Little cancels: 1 + E is at least P_ij*, as rows add up to 1, and E² P_ij*² is part of the sum. A vector register
+holds neurons, so that the three sums stay with each of them, and blocks of rows and keys stay in the fastest cache.
+"""
+
+import math
+from typing import no_type_check
+
+import numba
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from .tools import compiled, inlined, widest_vectors
+
+NEURONS_AT_ONCE = 32
+ROWS_AT_ONCE = 16
+KEYS_IN_CACHE = 64
+KEYS_AT_ONCE = 4
+"""The keys that a row sees are rounded up to as many; P is zero beyond."""
+FAR = 40.0
+"""Beyond this |x| squares of e^x could overflow: what the row becomes is computed instead of how it changes."""
+
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+_FAR = np.float32(FAR)
+
+GROWTH, FIRST, SECOND, SHIFT, LEFT, BOUND = 0, 1, 2, 3, 4, 7
+"""What a row keeps of each neuron: E, Σ P² m, Σ P² m², Δ_ij*, −left (three parts), and a bound on |x|."""
+
+
+@compiled(parallel=True)
+@no_type_check
+def weights_of_rows(pattern, scores, seen):
+    """By head and row: the most attended key, Σ P² and the largest |R|."""
+    star = np.zeros(pattern.shape[:2], np.int64)
+    squares, largest = np.zeros(pattern.shape[:2], np.float32), np.zeros(pattern.shape[:2], np.float32)
+    for task in numba.prange(pattern.shape[0] * pattern.shape[1]):
+        head, i = task // pattern.shape[1], task % pattern.shape[1]
+        p, r, most, total, size = pattern[head, i], scores[head, i], _ZERO, _ZERO, _ZERO
+        for j in range(seen[i]):
+            total += p[j] * p[j]
+            size = max(size, abs(r[j]))
+            if p[j] > most:
+                most = p[j]
+                star[head, i] = j
+        squares[head, i], largest[head, i] = total, size
+    return star, squares, largest
+
+
+@compiled(parallel=True)
+@no_type_check
+def sums_of_rows(pattern, scores, seen, of_rows, left, right):
+    """By head and neuron: the squared changes of all rows.
+
+    Three tables ``left`` by [head, neuron, query] and three ``right`` by [group, neuron, key] make
+    Δ_ij = left0_i right0_j + left1_i right1_j + left2_i right2_j R_ij.
+    """
+    star, squares, largest = of_rows
+    (heads, width, _), per_group = left[0].shape, len(left[0]) // len(right[0])
+    chunks = -(-width // NEURONS_AT_ONCE)
+    sums = np.zeros((heads, width), np.float32)
+    for task in numba.prange(heads * chunks):
+        widest_vectors()
+        head, chosen = task // chunks, slice(task % chunks * NEURONS_AT_ONCE, (task % chunks + 1) * NEURONS_AT_ONCE)
+        keys, reach = _packed(right, head // per_group, chosen, pattern.shape[2])
+        block = np.zeros((ROWS_AT_ONCE, 8, NEURONS_AT_ONCE), np.float32)
+        total, found = np.zeros(NEURONS_AT_ONCE, np.float32), sums[head, chosen]
+        for first in range(0, len(seen), ROWS_AT_ONCE):
+            last = min(first + ROWS_AT_ONCE, len(seen))
+            _read(block, left, head, chosen, slice(first, last))
+            for i in range(first, last):
+                _begin(block[i - first], keys, reach, scores[head, i], star[head, i], largest[head, i])
+            for start in range(0, seen[last - 1], KEYS_IN_CACHE):
+                for i in range(first, last):
+                    row, stop = block[i - first], min(start + KEYS_IN_CACHE, seen[i])
+                    _add(row, keys, pattern[head, i], scores[head, i], start, stop)
+            for i in range(first, last):
+                row = block[i - first]
+                if _finish(row, squares[head, i], total) >= _FAR:
+                    for n in range(len(found)):
+                        if row[BOUND, n] >= _FAR:
+                            total[n] += _far(row, keys, pattern[head, i], scores[head, i], seen[i], n)
+        found[:] = total[: len(found)]
+    return sums
+
+
+@inlined
+@no_type_check
+def _packed(right, group, chosen, padded):
+    """Some neurons of ``right`` as [key, part, neuron], the last key repeated, and how much each part may move x."""
+    keys, reach = np.zeros((padded, 3, NEURONS_AT_ONCE), np.float32), np.zeros((3, NEURONS_AT_ONCE), np.float32)
+    for part in range(3):
+        table = right[part][group, chosen]
+        for n in range(len(table)):
+            values, low, high = table[n], table[n, 0], table[n, 0]
+            for j in range(padded):
+                value = values[min(j, len(values) - 1)]
+                keys[j, part, n] = value
+                low, high = min(low, value), max(high, value)
+            reach[part, n] = _TWO * max(high, -low) if part == 2 else high - low
+    return keys, reach
+
+
+@inlined
+@no_type_check
+def _read(block, left, head, chosen, rows):
+    """−left of some rows."""
+    for part in range(3):
+        table = left[part][head, chosen, rows]
+        for n in range(len(table)):
+            for i in range(table.shape[1]):
+                block[i, LEFT + part, n] = -table[n, i]
+
+
+@inlined
+@no_type_check
+def _begin(row, keys, reach, scores, star, largest):
+    """Nothing summed yet, the shift, and a bound on |x|."""
+    for n in range(NEURONS_AT_ONCE):
+        row[GROWTH, n] = row[FIRST, n] = row[SECOND, n] = row[SHIFT, n] = _ZERO
+        row[BOUND, n] = (
+            abs(row[LEFT, n]) * reach[0, n]
+            + abs(row[LEFT + 1, n]) * reach[1, n]
+            + abs(row[LEFT + 2, n]) * reach[2, n] * largest
+        )
+        row[SHIFT, n] = -_x(row, keys, star, n, scores[star])
+
+
+@inlined
+@no_type_check
+def _x(row, keys, j, n, score):
+    change = row[LEFT, n] * keys[j, 0, n] + row[LEFT + 1, n] * keys[j, 1, n] + row[LEFT + 2, n] * keys[j, 2, n] * score
+    return row[SHIFT, n] + change
+
+
+@inlined
+@no_type_check
+def _add(row, keys, p, r, start, stop):
+    """Some keys of one row, ``KEYS_AT_ONCE`` at a time."""
+    for at in range(start, stop, KEYS_AT_ONCE):
+        # unsigned, as a signed index could count from the end
+        j0, j1, j2, j3 = np.uint64(at), np.uint64(at + 1), np.uint64(at + 2), np.uint64(at + 3)
+        p0, p1, p2, p3, r0, r1, r2, r3 = p[j0], p[j1], p[j2], p[j3], r[j0], r[j1], r[j2], r[j3]
+        for n in range(NEURONS_AT_ONCE):
+            w0 = p0 * _expm1(_x(row, keys, j0, n, r0))
+            w1 = p1 * _expm1(_x(row, keys, j1, n, r1))
+            w2 = p2 * _expm1(_x(row, keys, j2, n, r2))
+            w3 = p3 * _expm1(_x(row, keys, j3, n, r3))
+            row[GROWTH, n] += w0 + w1 + w2 + w3
+            row[FIRST, n] += w0 * p0 + w1 * p1 + w2 * p2 + w3 * p3
+            row[SECOND, n] += w0 * w0 + w1 * w1 + w2 * w2 + w3 * w3
+
+
+@inlined
+@no_type_check
+def _finish(row, squares, total):
+    """Add a row to ``total`` where |x| has a bound; the largest bound."""
+    most = _ZERO
+    for n in range(NEURONS_AT_ONCE):
+        growth, far = row[GROWTH, n], row[BOUND, n] >= _FAR
+        changed = row[SECOND, n] - _TWO * growth * row[FIRST, n] + growth * growth * squares
+        # rounding may leave a little less than nothing
+        total[n] += _ZERO if far else max(changed, _ZERO) / ((_ONE + growth) * (_ONE + growth))
+        most = max(most, row[BOUND, n])
+    return most
+
+
+@inlined
+@no_type_check
+def _far(row, keys, p, r, seen, n):
+    """The same of one neuron for any Δ: the largest new score first, then the new row."""
+    most, total, changed = -np.float32(np.inf), _ZERO, _ZERO
+    x = np.empty(seen, np.float32)
+    for j in range(seen):
+        x[j] = _x(row, keys, j, n, r[j])
+        if p[j] > 0:
+            most = max(most, x[j])
+    for j in range(seen):
+        x[j] = _ONE + _expm1(min(max(x[j] - most, -_TWO * _FAR), _ZERO))
+        total += p[j] * x[j]
+    for j in range(seen):
+        change = p[j] * (x[j] / total - _ONE)
+        changed += change * change
+    return changed
+
+
+def _fitted() -> list[np.float32]:
+    """(e^y − 1 − y) / y² for |y| ≤ log 2 / 2 as a polynomial, lowest power first."""
+    half = math.log(2) / 2
+
+    def wanted(t: np.ndarray) -> np.ndarray:
+        return sum(((half * t) ** k / math.factorial(k + 2) for k in range(20)), np.zeros_like(t))
+
+    powers = chebyshev.cheb2poly(chebyshev.chebinterpolate(wanted, 3))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return [np.float32(power / half**at) for at, power in enumerate(powers)]
+
+
+_C0, _C1, _C2, _C3 = _fitted()
+_LOG2, _PER_LOG2 = np.float32(math.log(2)), np.float32(1 / math.log(2))
+_ROUNDING = np.float32(1.5 * 2**23 + 127)
+"""Adding this leaves the nearest whole number in the lowest bits, with the bias of an exponent."""
+
+
+@compiled(fastmath={"contract"})
+@no_type_check
+def _powers_of_two(x):
+    """2^n and n for the whole number n nearest to x / log 2; in the order that is written."""
+    rounded = x * _PER_LOG2 + _ROUNDING
+    power = np.int32(np.float32(rounded).view(np.int32) << np.int32(23)).view(np.float32)
+    return power, rounded - _ROUNDING
+
+
+@inlined
+@no_type_check
+def _expm1(x):
+    """2^n e^y − 1 with x = n log 2 + y, without cancellation where n = 0."""
+    power, n = _powers_of_two(x)
+    y = x - n * _LOG2
+    return power * ((((_C3 * y + _C2) * y + _C1) * y + _C0) * (y * y) + y) + (power - _ONE)

@@ -1,0 +1,59 @@
+"""How this package compiles loops, and on how many threads they run."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, no_type_check
+
+import numba
+import torch
+from numba.extending import intrinsic
+
+_calls = threading.Lock()
+_fast = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+
+
+def compiled(**options: Any) -> Callable[[Callable], Callable]:
+    """Compiled at the first call and kept on disk, where there is a folder to write to."""
+
+    def with_options(loop: Callable) -> Callable:
+        try:
+            return numba.njit(cache=True, **{**_fast, **options})(loop)
+        except RuntimeError:
+            return numba.njit(**{**_fast, **options})(loop)
+
+    return with_options
+
+
+inlined = compiled(inline="always")
+
+
+@intrinsic
+@no_type_check
+def widest_vectors(_):
+    """The loop that says this uses the widest vectors of the processor; LLVM stops at half of AVX-512 otherwise."""
+
+    def generate(context, builder, *_):
+        attributes = builder.function.attributes
+        if isinstance(attributes, set):
+            set.add(attributes, '"prefer-vector-width"="512"')  # llvmlite has no name for it
+        return context.get_dummy_value()
+
+    return numba.types.none(), generate
+
+
+def applies(tensor: torch.Tensor) -> bool:
+    """Whether these loops can read it: single precision on a CPU."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
+@contextmanager
+def threads() -> Iterator[None]:
+    """As many as PyTorch uses; one call at a time, as not every threading layer of numba stands two."""
+    with _calls:
+        before = numba.get_num_threads()
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
