@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..sites import HookedModel
+from .compiled import applies, sides, threads
 from .conventions import Rotary, attention_scale, norm_eps, norm_gain
 from .measure import at_least_float32
 
@@ -148,12 +150,9 @@ class Geometry:
         content: Bool[Tensor, " pos"],
     ) -> Attention:
         """One document, its padding already cut off."""
-        layout, rows = "pos head d_head -> head d_head pos", _rows(content)
-        q = rearrange(at_least_float32(q[rows]), layout).contiguous()
-        k = rearrange(at_least_float32(k), layout).contiguous()
-        positions = torch.arange(len(content), device=q.device)
-        queries, query_neurons = self._side(q, self.query_gain, positions[rows])
-        keys, key_neurons = self._side(k, self.key_gain, positions)
+        rows, positions = _rows(content), torch.arange(len(content), device=q.device)
+        queries, query_neurons = self._side(at_least_float32(q[rows]), self.query_gain, positions[rows])
+        keys, key_neurons = self._side(at_least_float32(k), self.key_gain, positions)
         by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
         scores = by_group @ (keys / self.scale)[:, None]
         found = Attention(
@@ -163,7 +162,7 @@ class Geometry:
             keys=keys,
             query_neurons=query_neurons,
             key_neurons=key_neurons,
-            pair=self.rotary.pair if self.rotary else torch.arange(q.shape[1], device=q.device),
+            pair=self.rotary.pair if self.rotary else torch.arange(q.shape[-1], device=q.device),
             cap=self.cap,
             sinks=self.sinks,
             across_heads=self.across_heads,
@@ -174,9 +173,17 @@ class Geometry:
         return found.with_rotated_neurons(self.scale) if self.rotated_neurons else found
 
     def _side(
-        self, x: Float[Tensor, "head d_head pos"], gain: Tensor | None, positions: Int[Tensor, " pos"]
+        self, x: Float[Tensor, "pos head d_head"], gain: Tensor | None, positions: Int[Tensor, " pos"]
     ) -> tuple[Float[Tensor, "head d_head pos"], Coefficients]:
         """x̃ for q or k, and how its neurons enter the scores."""
+        if applies(x) and self.rotary and not (self.clip or self.across_heads):
+            turn = (part.numpy() for part in self.rotary.coefficients(positions, x))
+            own = np.empty(0, np.float32) if gain is None else gain.numpy()
+            told = np.float32(self.eps), *turn, self.rotary.pair.numpy(), np.float32(self.scale)
+            with threads():
+                rotated, *parts = torch.from_numpy(sides(x.contiguous().numpy(), own, *told)).mT
+            return rotated, Coefficients(*parts)
+        x = rearrange(x, "pos head d_head -> head d_head pos").contiguous()
         if gain is None:
             x_hat = x if self.clip is None else x.clamp(-self.clip, self.clip)
             shrink, grown = torch.zeros_like(x), x_hat
@@ -185,7 +192,7 @@ class Geometry:
             grown = torch.addcmul(x_hat, x_hat, shrink, value=-1)  # ρ x̂
         if self.rotary is None:
             return x_hat, Coefficients(shrink, grown / self.scale, torch.zeros_like(grown))
-        cosine, sine = self.rotary.coefficients(positions, x)
+        cosine, sine = (part.mT for part in self.rotary.coefficients(positions, x))
         rotated = (x_hat * sine).index_select(1, self.rotary.pair).addcmul_(x_hat, cosine)
         return rotated, Coefficients(shrink, grown * (cosine / self.scale), grown * (sine / self.scale))
 

@@ -100,15 +100,15 @@ class Rotary:
 
     def coefficients(
         self, positions: Int[Tensor, " pos"], like: Tensor
-    ) -> tuple[Float[Tensor, "d_head pos"], Float[Tensor, "d_head pos"]]:
+    ) -> tuple[Float[Tensor, "pos d_head"], Float[Tensor, "pos d_head"]]:
         """c and s of every coordinate at these positions."""
         needed = int(positions[-1]) + 1
-        if self._cached is None or self._cached[0].shape[-1] < needed:
+        if self._cached is None or len(self._cached[0]) < needed:
             self._cached = self._measure(needed, like)
         cosine, sine = self._cached
         first = int(positions[0])
         rows = slice(first, needed) if needed - first == len(positions) else positions
-        return cosine[:, rows], sine[:, rows]
+        return cosine[rows], sine[rows]
 
     def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
         own = torch.arange(self._d_head, device=like.device)
@@ -119,4 +119,4 @@ class Rotary:
         chosen = torch.where(first.bool(), 0, 1)
         cosine = images[:, chosen, own]
         sine = torch.where(own == self.pair, 0, images[:, chosen, self.pair])
-        return cosine.t().contiguous(), sine.t().contiguous()
+        return cosine, sine

@@ -29,7 +29,7 @@ _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _FAR = np.float32(FAR)
 
 GROWTH, FIRST, SECOND, SHIFT, LEFT, BOUND = 0, 1, 2, 3, 4, 7
-"""What a row keeps of each neuron: E, Σ P² m, Σ P² m², Δ_ij*, −left (three parts), and a bound on |x|."""
+"""What a row keeps of each neuron: E, Σ P² m, Σ P² m², Δ_ij*, what belongs to the query (three), and a bound on |x|."""
 
 
 @compiled(parallel=True)
@@ -53,25 +53,34 @@ def weights_of_rows(pattern, scores, seen):
 
 @compiled(parallel=True)
 @no_type_check
-def sums_of_rows(pattern, scores, seen, of_rows, left, right):
+def sums_of_rows(pattern, scores, seen, of_rows, neurons, met, pair, by_key):
     """By head and neuron: the squared changes of all rows.
 
-    Three tables ``left`` by [head, neuron, query] and three ``right`` by [group, neuron, key] make
-    Δ_ij = left0_i right0_j + left1_i right1_j + left2_i right2_j R_ij.
+    Query neurons d have three tables by [head, query, d], key neurons (``by_key``) by [group, key, d]. The first is
+    multiplied with what their coordinate meets on the other side, ``met`` by [group, key, d] or [head, query, d]; the
+    second with what its partner ``pair[d]`` meets; the third with R. The sum is Δ_ij.
     """
     star, squares, largest = of_rows
-    (heads, width, _), per_group = left[0].shape, len(left[0]) // len(right[0])
-    chunks = -(-width // NEURONS_AT_ONCE)
-    sums = np.zeros((heads, width), np.float32)
-    for task in numba.prange(heads * chunks):
+    per_group, chunks = len(pattern) // min(len(met), len(neurons[0])), -(-len(pair) // NEURONS_AT_ONCE)
+    sums = np.zeros((len(pattern), len(pair)), np.float32)
+    for task in numba.prange(len(pattern) * chunks):
         widest_vectors()
-        head, chosen = task // chunks, slice(task % chunks * NEURONS_AT_ONCE, (task % chunks + 1) * NEURONS_AT_ONCE)
-        keys, reach = _packed(right, head // per_group, chosen, pattern.shape[2])
+        head, first_neuron = task // chunks, task % chunks * NEURONS_AT_ONCE
+        group, chosen = head // per_group, slice(first_neuron, first_neuron + NEURONS_AT_ONCE)
+        keys = np.zeros((pattern.shape[2], 3, NEURONS_AT_ONCE), np.float32)
+        if by_key:
+            _read_neurons(keys, neurons, group, 0, chosen)
+        else:
+            _read_met(keys, met, group, 0, chosen, pair)
+        reach = _reach(keys)
         block = np.zeros((ROWS_AT_ONCE, 8, NEURONS_AT_ONCE), np.float32)
         total, found = np.zeros(NEURONS_AT_ONCE, np.float32), sums[head, chosen]
         for first in range(0, len(seen), ROWS_AT_ONCE):
             last = min(first + ROWS_AT_ONCE, len(seen))
-            _read(block, left, head, chosen, slice(first, last))
+            if by_key:
+                _read_met(block[: last - first, LEFT:], met, head, first, chosen, pair)
+            else:
+                _read_neurons(block[: last - first, LEFT:], neurons, head, first, chosen)
             for i in range(first, last):
                 _begin(block[i - first], keys, reach, scores[head, i], star[head, i], largest[head, i])
             for start in range(0, seen[last - 1], KEYS_IN_CACHE):
@@ -90,38 +99,52 @@ def sums_of_rows(pattern, scores, seen, of_rows, left, right):
 
 @inlined
 @no_type_check
-def _packed(right, group, chosen, padded):
-    """Some neurons of ``right`` as [key, part, neuron], the last key repeated, and how much each part may move x."""
-    keys, reach = np.zeros((padded, 3, NEURONS_AT_ONCE), np.float32), np.zeros((3, NEURONS_AT_ONCE), np.float32)
-    for part in range(3):
-        table = right[part][group, chosen]
-        for n in range(len(table)):
-            values, low, high = table[n], table[n, 0], table[n, 0]
-            for j in range(padded):
-                value = values[min(j, len(values) - 1)]
-                keys[j, part, n] = value
-                low, high = min(low, value), max(high, value)
-            reach[part, n] = _TWO * max(high, -low) if part == 2 else high - low
-    return keys, reach
+def _read_neurons(found, tables, owner, first, chosen):
+    """Three tables of some neurons by [position, table, neuron]; the last position again and again after the end."""
+    for table in range(3):
+        values = tables[table][owner, first:, chosen]
+        for i in range(len(found)):
+            own = values[min(i, len(values) - 1)]
+            for n in range(len(own)):
+                found[i, table, n] = own[n]
 
 
 @inlined
 @no_type_check
-def _read(block, left, head, chosen, rows):
-    """−left of some rows."""
-    for part in range(3):
-        table = left[part][head, chosen, rows]
-        for n in range(len(table)):
-            for i in range(table.shape[1]):
-                block[i, LEFT + part, n] = -table[n, i]
+def _read_met(found, met, owner, first, chosen, pair):
+    """Likewise what they meet."""
+    values, partners = met[owner, first:], pair[chosen]
+    for i in range(len(found)):
+        own = values[min(i, len(values) - 1)]
+        for n in range(len(partners)):
+            found[i, 0, n], found[i, 1, n], found[i, 2, n] = own[chosen.start + n], own[partners[n]], _ONE
+
+
+@inlined
+@no_type_check
+def _reach(keys):
+    """How much each table may move x, for each neuron."""
+    low, high = keys[0].copy(), keys[0].copy()
+    for j in range(len(keys)):
+        for table in range(3):
+            for n in range(NEURONS_AT_ONCE):
+                low[table, n], high[table, n] = (
+                    min(low[table, n], keys[j, table, n]),
+                    max(high[table, n], keys[j, table, n]),
+                )
+    for n in range(NEURONS_AT_ONCE):
+        low[0, n], low[1, n] = high[0, n] - low[0, n], high[1, n] - low[1, n]
+        low[2, n] = _TWO * max(high[2, n], -low[2, n])
+    return low
 
 
 @inlined
 @no_type_check
 def _begin(row, keys, reach, scores, star, largest):
-    """Nothing summed yet, the shift, and a bound on |x|."""
+    """Nothing summed yet, what belongs to the query negative, the shift, and a bound on |x|."""
     for n in range(NEURONS_AT_ONCE):
         row[GROWTH, n] = row[FIRST, n] = row[SECOND, n] = row[SHIFT, n] = _ZERO
+        row[LEFT, n], row[LEFT + 1, n], row[LEFT + 2, n] = -row[LEFT, n], -row[LEFT + 1, n], -row[LEFT + 2, n]
         row[BOUND, n] = (
             abs(row[LEFT, n]) * reach[0, n]
             + abs(row[LEFT + 1, n]) * reach[1, n]
