@@ -228,19 +228,11 @@ _ROUNDING = np.float32(1.5 * 2**23 + 127)
 """Adding this leaves the nearest whole number in the lowest bits, with the bias of an exponent."""
 
 
-@compiled(fastmath={"contract"})
-@no_type_check
-def _powers_of_two(x):
-    """2^n and n for the whole number n nearest to x / log 2; in the order that is written."""
-    rounded = x * _PER_LOG2 + _ROUNDING
-    power = np.int32(np.float32(rounded).view(np.int32) << np.int32(23)).view(np.float32)
-    return power, rounded - _ROUNDING
-
-
-@inlined
+@compiled(fastmath={"contract"})  # whoever reorders this takes the rounding out
 @no_type_check
 def _expm1(x):
-    """2^n e^y − 1 with x = n log 2 + y, without cancellation where n = 0."""
-    power, n = _powers_of_two(x)
-    y = x - n * _LOG2
+    """2^n e^y − 1 with x = n log 2 + y and n whole, without cancellation where n = 0."""
+    rounded = x * _PER_LOG2 + _ROUNDING
+    power = np.int32(np.float32(rounded).view(np.int32) << np.int32(23)).view(np.float32)
+    y = x - (rounded - _ROUNDING) * _LOG2
     return power * ((((_C3 * y + _C2) * y + _C1) * y + _C0) * (y * y) + y) + (power - _ONE)
