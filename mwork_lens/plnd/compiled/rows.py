@@ -203,7 +203,7 @@ def _far(row, keys, p, r, seen, n):
         if p[j] > 0:
             most = max(most, x[j])
     for j in range(seen):
-        x[j] = _ONE + _expm1(min(max(x[j] - most, -_TWO * _FAR), _ZERO))
+        x[j] = _exp(min(max(x[j] - most, -_TWO * _FAR), _ZERO))
         total += p[j] * x[j]
     for j in range(seen):
         change = p[j] * (x[j] / total - _ONE)
@@ -230,9 +230,24 @@ _ROUNDING = np.float32(1.5 * 2**23 + 127)
 
 @compiled(fastmath={"contract"})  # whoever reorders this takes the rounding out
 @no_type_check
-def _expm1(x):
-    """2^n e^y − 1 with x = n log 2 + y and n whole, without cancellation where n = 0."""
+def _split(x):
+    """2^n and e^y − 1, where x = n log 2 + y and n is whole."""
     rounded = x * _PER_LOG2 + _ROUNDING
     power = np.int32(np.float32(rounded).view(np.int32) << np.int32(23)).view(np.float32)
     y = x - (rounded - _ROUNDING) * _LOG2
-    return power * ((((_C3 * y + _C2) * y + _C1) * y + _C0) * (y * y) + y) + (power - _ONE)
+    return power, (((_C3 * y + _C2) * y + _C1) * y + _C0) * (y * y) + y
+
+
+@inlined
+@no_type_check
+def _exp(x):
+    power, rest = _split(x)
+    return power * rest + power
+
+
+@inlined
+@no_type_check
+def _expm1(x):
+    """Without cancellation where n = 0."""
+    power, rest = _split(x)
+    return power * rest + (power - _ONE)
