@@ -8,6 +8,7 @@ from mwork_lens.neurons import NeuronSpace
 from mwork_lens.plnd import parallel
 from mwork_lens.plnd.attention import KEYS, PATTERN, QUERIES, Coefficients, Geometry
 from mwork_lens.plnd.fused import covers, fused_squares
+from mwork_lens.plnd.softmax_change import changed_rows
 from mwork_lens.plnd.units import exact_squares
 
 from .oracle import sequential
@@ -29,7 +30,7 @@ def test_closed_forms_equal_ablation(family, where):
                 assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
 
 
-@pytest.mark.parametrize("loud", [0.1, 1, 8])
+@pytest.mark.parametrize("loud", [0.1, 1, 8, 64])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "gpt2", "gptj", "bloom"])
 def test_compiled_loops_equal_tensor_operations(family, loud):
     """Rows with gaps, small changes and such as turn a row around; up to single precision."""
@@ -43,7 +44,22 @@ def test_compiled_loops_equal_tensor_operations(family, loud):
     assert covers(attention)
     for site, found in fused_squares(attention).items():
         truth = exact_squares(in_double(attention), site)
-        torch.testing.assert_close(found.double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-8)
+        for squares in (found, exact_squares(attention, site)):
+            torch.testing.assert_close(squares.double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("largest", [1e-6, 1.0, 100.0, 2000.0])
+def test_changed_rows_are_those_of_a_softmax(largest, sinks):
+    """Also of changes whose exponentials no number could hold, and of keys that a row does not see."""
+    scores = torch.randn(3, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3
+    scores[..., 9:11] = -torch.inf
+    change = largest * torch.randn(3, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    change[..., 11] *= not sinks  # the last one plays the sink, whose score nothing changes
+    seen = slice(0, 12 - sinks)
+    before, after = scores.softmax(-1)[..., seen], (scores + change).softmax(-1)[..., seen]
+    found = changed_rows(before, change[..., seen].clone(), sinks=sinks)
+    torch.testing.assert_close(found.sqrt(), (after - before).norm(dim=-1), rtol=1e-8, atol=1e-12)
 
 
 def in_double(attention):
