@@ -1,4 +1,5 @@
 from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from mwork_lens.detection import importance
 from mwork_lens.neurons import NeuronSpace
 from mwork_lens.plnd import parallel
 from mwork_lens.plnd.attention import KEYS, PATTERN, QUERIES, Coefficients, Geometry
+from mwork_lens.plnd.compiled import applies
 from mwork_lens.plnd.fused import covers, fused_squares
 from mwork_lens.plnd.softmax_change import changed_rows
 from mwork_lens.plnd.units import exact_squares
@@ -30,11 +32,29 @@ def test_closed_forms_equal_ablation(family, where):
                 assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gptj", "neox"])
+def test_compiled_sides_equal_tensor_operations(family):
+    """Normalised and rotated queries and keys of single precision, beside those of double precision."""
+    model, ids = tiny(family, torch.float32, d_head=40), tokens(45)
+    _, cache = model.run_with_cache(ids[None])
+    seen = [cache[f"blocks.1.{name}"][0] for name in (QUERIES, KEYS, PATTERN)]
+    for content in (torch.arange(45) > 0, torch.arange(45) % 7 > 0):
+        found = Geometry.of(model, 1).attention(*seen, content)
+        truth = Geometry.of(model, 1).attention(*(x.double() for x in seen), content)
+        assert applies(found.queries)
+        assert not applies(truth.queries)
+        for part in (attrgetter(name) for name in ("queries", "keys", "scores", *SIDES)):
+            torch.testing.assert_close(part(found).double(), part(truth), rtol=1e-4, atol=1e-6)
+
+
+SIDES = [f"{side}.{part}" for side in ("query_neurons", "key_neurons") for part in ("shrink", "direct", "paired")]
+
+
 @pytest.mark.parametrize("loud", [0.1, 1, 8, 64])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "gpt2", "gptj", "bloom"])
 def test_compiled_loops_equal_tensor_operations(family, loud):
     """Rows with gaps, small changes and such as turn a row around; up to single precision."""
-    model, ids = tiny(family, torch.float32), tokens(45)
+    model, ids = tiny(family, torch.float32, d_head=40), tokens(45)
     _, cache = model.run_with_cache(ids[None])
     seen = [cache[f"blocks.1.{name}"][0] for name in (QUERIES, KEYS, PATTERN)]
     attention = Geometry.of(model, 1).attention(*seen, torch.arange(45) % 7 > 0)

@@ -51,11 +51,12 @@ FAMILIES = {
 
 
 @cache
-def tiny(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, n_layers: int = 2) -> HookedTransformer:
+def tiny(
+    family: str, dtype: torch.dtype = torch.float64, seed: int = 0, n_layers: int = 2, d_head: int = 8
+) -> HookedTransformer:
     """A tiny model with weights large enough that attention is far from uniform."""
-    options = {
-        key: value for key, value in {**COMMON, **FAMILIES[family], "n_layers": n_layers}.items() if value is not None
-    }
+    given = {**COMMON, **FAMILIES[family], "n_layers": n_layers, "d_head": d_head}
+    options = {key: value for key, value in given.items() if value is not None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cfg = HookedTransformerConfig(**options, dtype=dtype, device="cpu", model_name=f"tiny-{family}", seed=seed)
