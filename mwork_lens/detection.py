@@ -88,8 +88,8 @@ def detect(
             layer has is a result and not a setting. There ``v`` and ``mlp`` are compared as shares of the residual
             stream (score over its rms at that layer), and every score is computed exactly.
         measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
-        scores: ``"exact"`` computes every score exactly. ``"screened"`` does so on a CPU in single precision, where it
-            costs least; elsewhere it computes exactly what decides which neurons are active, up to a margin of
+        scores: ``"exact"`` computes every score exactly. ``"screened"`` does so on a CPU in single or half precision,
+            where it costs least; elsewhere it computes exactly what decides which neurons are active, up to a margin of
             experience (``plnd/selection.py``), while mean scores of neurons far from the cut may rest on a second-order
             estimate (``Detection.screened`` tells on how many documents).
         batch_size: documents at a time; None fills a token budget. Results do not depend on it.

@@ -7,7 +7,7 @@ import torch
 from mwork_lens.detection import importance
 from mwork_lens.neurons import NeuronSpace
 from mwork_lens.plnd import parallel
-from mwork_lens.plnd.attention import KEYS, PATTERN, QUERIES, Coefficients, Geometry
+from mwork_lens.plnd.attention import KEYS, PATTERN, QUERIES, Attention, Coefficients, Geometry
 from mwork_lens.plnd.compiled import applies
 from mwork_lens.plnd.fused import covers, fused_squares
 from mwork_lens.plnd.softmax_change import changed_rows
@@ -66,6 +66,30 @@ def test_compiled_loops_equal_tensor_operations(family, loud):
         truth = exact_squares(in_double(attention), site)
         for squares in (found, exact_squares(attention, site)):
             torch.testing.assert_close(squares.double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("scores", [[*[0.0] * 2000, 10.0], [*[-1e-3] * 300, 0.0, -80.0], [0.0, 0.0, -1e-6]])
+@pytest.mark.parametrize("lift", [1e-4, 5.0, 20.0, 90.0])
+def test_compiled_loops_in_hard_rows(scores, lift):
+    """A broad row that gathers on one key, a key out of nothing that wins, changes that hardly show."""
+    before, lifted = torch.tensor(scores).double(), torch.arange(len(scores)) % 3 < 2
+    before[lifted] += lift
+    pattern, own = before.softmax(-1).float().expand(1, 4, -1), torch.full((1, 1, 4), lift)
+    keys, nothing = lifted.float()[None, None], torch.zeros(1, 1, 4)
+    attention = Attention(
+        pattern=pattern,
+        scores=torch.zeros_like(pattern),
+        queries=own,
+        keys=keys,
+        query_neurons=Coefficients(nothing, own, nothing),
+        key_neurons=Coefficients(*[torch.zeros_like(keys)] * 3),
+        pair=torch.arange(1),
+        cap=None,
+        positions=None,
+        **dict.fromkeys(("sinks", "across_heads", "normalises", "rotates"), False),
+    )
+    truth = exact_squares(in_double(attention), "q")
+    torch.testing.assert_close(fused_squares(attention)["q"].double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-12)
 
 
 @pytest.mark.parametrize("sinks", [False, True])

@@ -156,7 +156,7 @@ class Geometry:
         by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
         scores = by_group @ (keys / self.scale)[:, None]
         found = Attention(
-            pattern=at_least_float32(pattern[:, rows]),
+            pattern=self._adding_up(pattern[:, rows]),
             scores=rearrange(scores, "group head query key -> (group head) query key"),
             queries=queries,
             keys=keys,
@@ -171,6 +171,11 @@ class Geometry:
             positions=positions[rows] if self.causal else None,
         )
         return found.with_rotated_neurons(self.scale) if self.rotated_neurons else found
+
+    def _adding_up(self, pattern: Float[Tensor, "head query key"]) -> Float[Tensor, "head query key"]:
+        """Rows of half precision add up to 1 only roughly, but for the part that a sink takes."""
+        wide = at_least_float32(pattern)
+        return wide if self.sinks or wide.dtype == pattern.dtype else wide / wide.sum(-1, keepdim=True)
 
     def _side(
         self, x: Float[Tensor, "pos head d_head"], gain: Tensor | None, positions: Int[Tensor, " pos"]

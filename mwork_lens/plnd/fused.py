@@ -13,7 +13,7 @@ from .compiled import KEYS_AT_ONCE, applies, sums_of_rows, threads, weights_of_r
 
 
 def covers(attention: Attention) -> bool:
-    """Whether this form applies: single precision on a CPU, a plain softmax, norms within each head."""
+    """Whether this form applies: a CPU, not double precision, a plain softmax, norms within each head."""
     plain = not (attention.cap or attention.sinks or attention.across_heads)
     return plain and applies(attention.pattern)
 
@@ -23,7 +23,8 @@ def fused_squares(attention: Attention) -> dict[Literal["q", "k"], Float[Tensor,
     length, positions, pair = attention.keys.shape[-1], attention.positions, attention.pair.numpy()
     seen = np.full(attention.rows, length) if positions is None else positions.numpy() + 1
     seen = -(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE
-    pattern, scores = (_array(pad(x, (0, -length % KEYS_AT_ONCE))) for x in (attention.pattern, attention.scores))
+    rest = -length % KEYS_AT_ONCE
+    pattern, scores = (_array(pad(x, (0, rest)) if rest else x) for x in (attention.pattern, attention.scores))
     with threads():
         rows = pattern, scores, seen, weights_of_rows(pattern, scores, seen)
         by_query = sums_of_rows(*rows, _tables(attention.query_neurons), _by_position(attention.keys), pair, False)

@@ -27,10 +27,10 @@ SITES: tuple[PatternSite, ...] = ("q", "k")
 def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> LayerMeasure:
     """The change of the attention pattern, exactly, for every query and key neuron of one layer.
 
-    On a CPU in single precision compiled loops (``fused.py``) take every neuron's exact score. Elsewhere, and for soft
-    caps, sinks or norms across heads, it takes tensor operations (``units.py``), which cost more: there the screen
-    gives the same active neurons from a second-order estimate of all of them (``screening.py``) and the exact change
-    of those near the cut.
+    On a CPU, except in double precision, compiled loops (``fused.py``) take every neuron's exact score. Elsewhere, and
+    for soft caps, sinks or norms across heads, it takes tensor operations (``units.py``), which cost more: there the
+    screen gives the same active neurons from a second-order estimate of all of them (``screening.py``) and the exact
+    change of those near the cut.
 
     Args:
         model: a hooked model.

@@ -23,6 +23,8 @@ def changed_rows(
     far = (x.amax(-1) if sink is None else torch.maximum(x.amax(-1), -mean)) > limit
     turned = None
     if far.any():
+        seen = x.masked_fill(pattern == 0, -torch.inf).amax(-1)
+        far &= (seen if sink is None else torch.maximum(seen, -mean)) > limit
         of_sink = None if sink is None else (sink.expand_as(mean)[far], -mean[far])
         turned = _turned_rows(pattern.expand_as(x)[far], x[far], of_sink)
     weighted = x.clamp_(max=limit).expm1_().mul_(pattern)

@@ -4,8 +4,9 @@ With x_j = Δ_ij* − Δ_ij, a shift that leaves the row's most attended key j* 
 
     Σ_j (softmax(R')_j − P_j)² = (Σ P² m² − 2 E Σ P² m + E² Σ P²) / (1 + E)².
 
-Little cancels: 1 + E is at least P_ij*, as rows add up to 1, and E² P_ij*² is part of the sum. A vector register
-holds neurons, so that the three sums stay with each of them, and blocks of rows and keys stay in the fastest cache.
+Little cancels unless E comes near −1, i.e. a broad row gathers on j*; such rows, and those whose e^x is too large for
+its square, are taken from their new scores instead. A vector register holds neurons, so that the three sums stay with
+each of them, and blocks of rows and keys stay in the fastest cache.
 """
 
 import math
@@ -23,10 +24,12 @@ KEYS_IN_CACHE = 64
 KEYS_AT_ONCE = 4
 """The keys that a row sees are rounded up to as many; P is zero beyond."""
 FAR = 40.0
-"""Beyond this |x| squares of e^x could overflow: what the row becomes is computed instead of how it changes."""
+"""Beyond this |x| squares of e^x could overflow. Keys that a row does not see count too, which costs some precision."""
+GATHERED = -0.5
+"""Below this E, 1 + E loses digits."""
 
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
-_FAR = np.float32(FAR)
+_FAR, _GATHERED = np.float32(FAR), np.float32(GATHERED)
 
 GROWTH, FIRST, SECOND, SHIFT, LEFT, BOUND = 0, 1, 2, 3, 4, 7
 """What a row keeps of each neuron: E, Σ P² m, Σ P² m², Δ_ij*, what belongs to the query (three), and a bound on |x|."""
@@ -181,10 +184,12 @@ def _add(row, keys, p, r, start, stop):
 @inlined
 @no_type_check
 def _finish(row, squares, total):
-    """Add a row to ``total`` where |x| has a bound; the largest bound."""
+    """Add a row to ``total`` unless a neuron is far; the largest bound, which is ``FAR`` for all that gather too."""
     most = _ZERO
     for n in range(NEURONS_AT_ONCE):
-        growth, far = row[GROWTH, n], row[BOUND, n] >= _FAR
+        growth = row[GROWTH, n]
+        row[BOUND, n] = max(row[BOUND, n], _FAR) if growth < _GATHERED else row[BOUND, n]
+        far = row[BOUND, n] >= _FAR
         changed = row[SECOND, n] - _TWO * growth * row[FIRST, n] + growth * growth * squares
         # rounding may leave a little less than nothing
         total[n] += _ZERO if far else max(changed, _ZERO) / ((_ONE + growth) * (_ONE + growth))
@@ -195,18 +200,17 @@ def _finish(row, squares, total):
 @inlined
 @no_type_check
 def _far(row, keys, p, r, seen, n):
-    """The same of one neuron for any Δ: the largest new score first, then the new row."""
+    """The same of one neuron for any Δ, from its new scores."""
     most, total, changed = -np.float32(np.inf), _ZERO, _ZERO
     x = np.empty(seen, np.float32)
     for j in range(seen):
-        x[j] = _x(row, keys, j, n, r[j])
-        if p[j] > 0:
-            most = max(most, x[j])
+        x[j] = _x(row, keys, j, n, r[j]) + np.log(p[j])
+        most = max(most, x[j])
     for j in range(seen):
-        x[j] = _exp(min(max(x[j] - most, -_TWO * _FAR), _ZERO))
-        total += p[j] * x[j]
+        x[j] = _exp(max(x[j] - most, -_TWO * _FAR))
+        total += x[j]
     for j in range(seen):
-        change = p[j] * (x[j] / total - _ONE)
+        change = x[j] / total - p[j]
         changed += change * change
     return changed
 
@@ -228,7 +232,8 @@ _ROUNDING = np.float32(1.5 * 2**23 + 127)
 """Adding this leaves the nearest whole number in the lowest bits, with the bias of an exponent."""
 
 
-@compiled(fastmath={"contract"})  # whoever reorders this takes the rounding out
+# in these three the order counts: whoever changes it takes the rounding out
+@compiled(fastmath={"contract"})
 @no_type_check
 def _split(x):
     """2^n and e^y − 1, where x = n log 2 + y and n is whole."""
@@ -238,14 +243,14 @@ def _split(x):
     return power, (((_C3 * y + _C2) * y + _C1) * y + _C0) * (y * y) + y
 
 
-@inlined
+@compiled(fastmath={"contract"})
 @no_type_check
 def _exp(x):
     power, rest = _split(x)
     return power * rest + power
 
 
-@inlined
+@compiled(fastmath={"contract"})
 @no_type_check
 def _expm1(x):
     """Without cancellation where n = 0."""

@@ -10,6 +10,7 @@ import torch
 from numba.extending import intrinsic
 
 _calls = threading.Lock()
+# numba keeps what it compiled by the file of each loop: after a change here, delete the folders __pycache__
 _fast = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
 
 
