@@ -1,8 +1,8 @@
 """Compiled loops for a CPU: what would otherwise be a dozen passes over memory, in one.
 
-``sides`` is what ``attention.Geometry`` makes of queries or keys, ``sums_of_rows`` is ``softmax_change.changed_rows`` for
-their neurons, ``sums_after_norm`` and ``sums_of_values`` are ``norms.change_after_norm``. All arrays are float32 and in C
-order.
+``sides`` is what ``attention.Geometry`` makes of queries or keys, ``sums_of_rows`` is
+``softmax_change.changed_rows`` for their neurons, ``sums_after_norm`` and ``sums_of_values`` are
+``norms.change_after_norm``. All arrays are float32 and in C order.
 """
 
 from .norms import sums_after_norm, sums_of_values
