@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .attention import Attention, Coefficients
-from .compiled import KEYS_AT_ONCE, applies, sums_of_rows, threads, weights_of_rows
+from .compiled import KEYS_AT_ONCE, applies, partners, sums_of_rows, threads, weights_of_rows
 
 
 def covers(attention: Attention) -> bool:
@@ -27,8 +27,8 @@ def fused_squares(attention: Attention) -> dict[Literal["q", "k"], Float[Tensor,
     pattern, scores = (_array(pad(x, (0, rest)) if rest else x) for x in (attention.pattern, attention.scores))
     with threads():
         rows = pattern, scores, seen, weights_of_rows(pattern, scores, seen)
-        by_query = sums_of_rows(*rows, _tables(attention.query_neurons), _by_position(attention.keys), pair, False)
-        by_key = sums_of_rows(*rows, _tables(attention.key_neurons), _by_position(attention.queries), pair, True)
+        by_query = sums_of_rows(*rows, _tables(attention.query_neurons), _met(attention.keys, pair))
+        by_key = sums_of_rows(*rows, _met(attention.queries, pair), _tables(attention.key_neurons))
     by_group = by_key.reshape(len(attention.keys), -1, len(pair)).sum(1)
     return {"q": torch.from_numpy(by_query.ravel()), "k": torch.from_numpy(by_group.ravel())}
 
@@ -39,6 +39,11 @@ def _array(x: Tensor) -> np.ndarray:
 
 def _tables(neurons: Coefficients) -> tuple[np.ndarray, ...]:
     return tuple(map(_by_position, (neurons.direct, neurons.paired, neurons.shrink)))
+
+
+def _met(other_side: Float[Tensor, "head d_head pos"], pair: np.ndarray) -> tuple[np.ndarray, ...]:
+    own = _by_position(other_side)
+    return own, partners(own, pair), np.ones((len(own), 1, len(pair)), np.float32)
 
 
 def _by_position(x: Float[Tensor, "head d_head pos"]) -> np.ndarray:

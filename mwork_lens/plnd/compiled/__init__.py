@@ -6,13 +6,14 @@
 """
 
 from .norms import sums_after_norm, sums_of_values
-from .rows import KEYS_AT_ONCE, sums_of_rows, weights_of_rows
+from .rows import KEYS_AT_ONCE, partners, sums_of_rows, weights_of_rows
 from .sides import sides
 from .tools import applies, threads
 
 __all__ = [
     "KEYS_AT_ONCE",
     "applies",
+    "partners",
     "sides",
     "sums_after_norm",
     "sums_of_rows",

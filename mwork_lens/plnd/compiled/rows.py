@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from .tools import compiled, inlined, widest_vectors
+from .tools import compiled, from_cache_line, inlined, widest_vectors
 
 NEURONS_AT_ONCE = 32
 ROWS_AT_ONCE = 16
@@ -56,34 +56,41 @@ def weights_of_rows(pattern, scores, seen):
 
 @compiled(parallel=True)
 @no_type_check
-def sums_of_rows(pattern, scores, seen, of_rows, neurons, met, pair, by_key):
+def partners(x, pair):
+    """x[..., pair]."""
+    found = np.empty_like(x)
+    for task in numba.prange(x.shape[0] * x.shape[1]):
+        owner, position = task // x.shape[1], task % x.shape[1]
+        for d in range(len(pair)):
+            found[owner, position, d] = x[owner, position, pair[d]]
+    return found
+
+
+@compiled(parallel=True)
+@no_type_check
+def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
     """By head and neuron: the squared changes of all rows.
 
-    Query neurons d have three tables by [head, query, d], key neurons (``by_key``) by [group, key, d]. The first is
-    multiplied with what their coordinate meets on the other side, ``met`` by [group, key, d] or [head, query, d]; the
-    second with what its partner ``pair[d]`` meets; the third with R. The sum is Δ_ij.
+    Three tables by [head, query, d] and three by [group, key, d], of the neurons and of what they meet on the other
+    side: their own coordinate, its partner, and 1. Δ_ij is the sum of the three products, the third times R. A table
+    that ends early goes on as it ends.
     """
     star, squares, largest = of_rows
-    per_group, chunks = len(pattern) // min(len(met), len(neurons[0])), -(-len(pair) // NEURONS_AT_ONCE)
-    sums = np.zeros((len(pattern), len(pair)), np.float32)
+    per_group, width = len(pattern) // len(by_key[0]), by_key[0].shape[-1]
+    chunks = -(-width // NEURONS_AT_ONCE)
+    sums = np.zeros((len(pattern), width), np.float32)
     for task in numba.prange(len(pattern) * chunks):
         widest_vectors()
         head, first_neuron = task // chunks, task % chunks * NEURONS_AT_ONCE
-        group, chosen = head // per_group, slice(first_neuron, first_neuron + NEURONS_AT_ONCE)
-        keys = np.zeros((pattern.shape[2], 3, NEURONS_AT_ONCE), np.float32)
-        if by_key:
-            _read_neurons(keys, neurons, group, 0, chosen)
-        else:
-            _read_met(keys, met, group, 0, chosen, pair)
+        chosen = slice(first_neuron, first_neuron + NEURONS_AT_ONCE)
+        keys = from_cache_line(np.zeros((pattern.shape[2] + 1, 3, NEURONS_AT_ONCE), np.float32))[:-1]
+        _read(keys, by_key, head // per_group, 0, chosen)
         reach = _reach(keys)
-        block = np.zeros((ROWS_AT_ONCE, 8, NEURONS_AT_ONCE), np.float32)
+        block = from_cache_line(np.zeros((ROWS_AT_ONCE + 1, 8, NEURONS_AT_ONCE), np.float32))[:-1]
         total, found = np.zeros(NEURONS_AT_ONCE, np.float32), sums[head, chosen]
         for first in range(0, len(seen), ROWS_AT_ONCE):
             last = min(first + ROWS_AT_ONCE, len(seen))
-            if by_key:
-                _read_met(block[: last - first, LEFT:], met, head, first, chosen, pair)
-            else:
-                _read_neurons(block[: last - first, LEFT:], neurons, head, first, chosen)
+            _read(block[: last - first, LEFT:], by_query, head, first, chosen)
             for i in range(first, last):
                 _begin(block[i - first], keys, reach, scores[head, i], star[head, i], largest[head, i])
             for start in range(0, seen[last - 1], KEYS_IN_CACHE):
@@ -92,7 +99,7 @@ def sums_of_rows(pattern, scores, seen, of_rows, neurons, met, pair, by_key):
                     _add(row, keys, pattern[head, i], scores[head, i], start, stop)
             for i in range(first, last):
                 row = block[i - first]
-                if _finish(row, squares[head, i], total) >= _FAR:
+                if _finish(row, squares[head, i], total):
                     for n in range(len(found)):
                         if row[BOUND, n] >= _FAR:
                             total[n] += _far(row, keys, pattern[head, i], scores[head, i], seen[i], n)
@@ -102,25 +109,14 @@ def sums_of_rows(pattern, scores, seen, of_rows, neurons, met, pair, by_key):
 
 @inlined
 @no_type_check
-def _read_neurons(found, tables, owner, first, chosen):
-    """Three tables of some neurons by [position, table, neuron]; the last position again and again after the end."""
+def _read(found, tables, owner, first, chosen):
+    """Three tables of some neurons by [position, table, neuron]."""
     for table in range(3):
-        values = tables[table][owner, first:, chosen]
+        values = tables[table][owner]
         for i in range(len(found)):
-            own = values[min(i, len(values) - 1)]
+            own = values[min(first + i, len(values) - 1), chosen]
             for n in range(len(own)):
                 found[i, table, n] = own[n]
-
-
-@inlined
-@no_type_check
-def _read_met(found, met, owner, first, chosen, pair):
-    """Likewise what they meet."""
-    values, partners = met[owner, first:], pair[chosen]
-    for i in range(len(found)):
-        own = values[min(i, len(values) - 1)]
-        for n in range(len(partners)):
-            found[i, 0, n], found[i, 1, n], found[i, 2, n] = own[chosen.start + n], own[partners[n]], _ONE
 
 
 @inlined
@@ -144,10 +140,9 @@ def _reach(keys):
 @inlined
 @no_type_check
 def _begin(row, keys, reach, scores, star, largest):
-    """Nothing summed yet, what belongs to the query negative, the shift, and a bound on |x|."""
+    """Nothing summed yet, the shift, and a bound on |x|."""
     for n in range(NEURONS_AT_ONCE):
         row[GROWTH, n] = row[FIRST, n] = row[SECOND, n] = row[SHIFT, n] = _ZERO
-        row[LEFT, n], row[LEFT + 1, n], row[LEFT + 2, n] = -row[LEFT, n], -row[LEFT + 1, n], -row[LEFT + 2, n]
         row[BOUND, n] = (
             abs(row[LEFT, n]) * reach[0, n]
             + abs(row[LEFT + 1, n]) * reach[1, n]
@@ -159,8 +154,8 @@ def _begin(row, keys, reach, scores, star, largest):
 @inlined
 @no_type_check
 def _x(row, keys, j, n, score):
-    change = row[LEFT, n] * keys[j, 0, n] + row[LEFT + 1, n] * keys[j, 1, n] + row[LEFT + 2, n] * keys[j, 2, n] * score
-    return row[SHIFT, n] + change
+    with_score = row[LEFT + 2, n] * keys[j, 2, n] * score
+    return row[SHIFT, n] - row[LEFT, n] * keys[j, 0, n] - row[LEFT + 1, n] * keys[j, 1, n] - with_score
 
 
 @inlined
@@ -184,17 +179,17 @@ def _add(row, keys, p, r, start, stop):
 @inlined
 @no_type_check
 def _finish(row, squares, total):
-    """Add a row to ``total`` unless a neuron is far; the largest bound, which is ``FAR`` for all that gather too."""
-    most = _ZERO
+    """Add a row to ``total``, but not where it is far or gathers: there the bound becomes ``FAR``. Whether it does."""
+    left_out = _ZERO
     for n in range(NEURONS_AT_ONCE):
         growth = row[GROWTH, n]
-        row[BOUND, n] = max(row[BOUND, n], _FAR) if growth < _GATHERED else row[BOUND, n]
-        far = row[BOUND, n] >= _FAR
+        far = row[BOUND, n] >= _FAR or growth < _GATHERED
+        row[BOUND, n] = _FAR if far else _ZERO
         changed = row[SECOND, n] - _TWO * growth * row[FIRST, n] + growth * growth * squares
         # rounding may leave a little less than nothing
         total[n] += _ZERO if far else max(changed, _ZERO) / ((_ONE + growth) * (_ONE + growth))
-        most = max(most, row[BOUND, n])
-    return most
+        left_out += row[BOUND, n]  # a sum, as the largest would not be taken in registers
+    return left_out > _ZERO
 
 
 @inlined
@@ -233,7 +228,7 @@ _ROUNDING = np.float32(1.5 * 2**23 + 127)
 
 
 # in these three the order counts: whoever changes it takes the rounding out
-@compiled(fastmath={"contract"})
+@compiled(fastmath={"contract"}, forceinline=True)
 @no_type_check
 def _split(x):
     """2^n and e^y − 1, where x = n log 2 + y and n is whole."""
@@ -243,14 +238,14 @@ def _split(x):
     return power, (((_C3 * y + _C2) * y + _C1) * y + _C0) * (y * y) + y
 
 
-@compiled(fastmath={"contract"})
+@compiled(fastmath={"contract"}, forceinline=True)
 @no_type_check
 def _exp(x):
     power, rest = _split(x)
     return power * rest + power
 
 
-@compiled(fastmath={"contract"})
+@compiled(fastmath={"contract"}, forceinline=True)
 @no_type_check
 def _expm1(x):
     """Without cancellation where n = 0."""

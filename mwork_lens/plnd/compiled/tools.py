@@ -7,6 +7,8 @@ from typing import Any, no_type_check
 
 import numba
 import torch
+from llvmlite import ir
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 _calls = threading.Lock()
@@ -41,6 +43,22 @@ def widest_vectors(_):
         return context.get_dummy_value()
 
     return numba.types.none(), generate
+
+
+@intrinsic
+@no_type_check
+def from_cache_line(_, array):
+    """The same memory from its first cache line on, as vectors in two lines cost more; its end is to be cut off."""
+
+    def generate(context, builder, _, arguments):
+        view = context.make_array(array)(context, builder, arguments[0])
+        size = context.get_value_type(numba.types.intp)
+        skipped = builder.and_(builder.neg(builder.ptrtoint(view.data, size)), ir.Constant(size, 63))
+        by_byte = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+        view.data = builder.bitcast(builder.gep(by_byte, [skipped]), view.data.type)
+        return impl_ret_borrowed(context, builder, array, view._getvalue())
+
+    return array(array), generate
 
 
 def applies(tensor: torch.Tensor) -> bool:
