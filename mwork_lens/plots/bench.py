@@ -10,12 +10,14 @@ from .style import COLOURS, finish
 
 PANELS = {
     "ratio": "time over the bare forward pass",
-    "megabytes_above_forward": "peak memory above it, MB",
+    "megabytes_above_forward": "peak memory above it, MB (1 or less: 1)",
 }
 
 
 def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
     """Time and peak memory of each method by length of a document, both axes logarithmic.
+
+    Less than a megabyte is the noise of measuring and drawn as one.
 
     Args:
         found: what ``mwork-lens bench`` measured.
@@ -28,7 +30,7 @@ def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
             shown = rows[rows[value] > 0]
             line = go.Scatter(
                 x=shown["tokens"],
-                y=shown[value],
+                y=shown[value].clip(lower=1),
                 name=str(method),
                 mode="lines+markers",
                 line={"color": COLOURS[i]},
