@@ -18,7 +18,7 @@ def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         hidden = at_least_float32(seen[HIDDEN]) * batch.content[..., None]  # no contribution changes nothing
-        squares = hidden.square().sum(1) * row_squares
+        squares = hidden.square_().sum(1) * row_squares
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN,), score)

@@ -42,6 +42,7 @@ def _tables(neurons: Coefficients) -> tuple[np.ndarray, ...]:
 
 
 def _met(other_side: Float[Tensor, "head d_head pos"], pair: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What neurons meet there: their coordinate, its partner, and 1 at every position."""
     own = _by_position(other_side)
     return own, partners(own, pair), np.ones((len(own), 1, len(pair)), np.float32)
 

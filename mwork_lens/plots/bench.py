@@ -8,16 +8,17 @@ from plotly.subplots import make_subplots
 from ..bench import Benchmark
 from .style import COLOURS, finish
 
+MEMORY = "megabytes_above_forward"
 PANELS = {
     "ratio": "time over the bare forward pass",
-    "megabytes_above_forward": "peak memory above it, MB (1 or less: 1)",
+    MEMORY: "peak memory above it, MB (1 or less: 1)",
 }
 
 
 def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
     """Time and peak memory of each method by length of a document, both axes logarithmic.
 
-    Less than a megabyte is the noise of measuring and drawn as one.
+    Up to a megabyte is the noise of measuring and drawn as one.
 
     Args:
         found: what ``mwork-lens bench`` measured.
@@ -27,10 +28,10 @@ def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
     frame = found.to_frame()
     for column, value in enumerate(PANELS, start=1):
         for i, (method, rows) in enumerate(frame.groupby("method", sort=False)):
-            shown = rows[rows[value] > 0]
+            lowest = 1 if value == MEMORY else None
             line = go.Scatter(
-                x=shown["tokens"],
-                y=shown[value].clip(lower=1),
+                x=rows["tokens"],
+                y=rows[value].clip(lower=lowest),
                 name=str(method),
                 mode="lines+markers",
                 line={"color": COLOURS[i]},

@@ -1,7 +1,7 @@
 """Compiled loops for a CPU: what would otherwise be a dozen passes over memory, in one.
 
-``sides`` is what ``attention.Geometry`` makes of queries or keys, ``sums_of_rows`` is
-``softmax_change.changed_rows`` for their neurons, ``sums_after_norm`` and ``sums_of_values`` are
+``sides`` is what ``attention.Geometry`` makes of queries or keys, ``sums_of_rows`` (with ``weights_of_rows`` and
+``partners``) is ``softmax_change.changed_rows`` for their neurons, ``sums_after_norm`` and ``sums_of_values`` are
 ``norms.change_after_norm``. All arrays are float32 and in C order.
 """
 

@@ -32,7 +32,8 @@ _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _FAR, _GATHERED = np.float32(FAR), np.float32(GATHERED)
 
 GROWTH, FIRST, SECOND, SHIFT, LEFT, BOUND = 0, 1, 2, 3, 4, 7
-"""What a row keeps of each neuron: E, Σ P² m, Σ P² m², Δ_ij*, what belongs to the query (three), and a bound on |x|."""
+"""What a row keeps of each neuron: E, Σ P² m, Σ P² m², Δ_ij*, what belongs to the query (three), and a bound on |x|
+(in the end: whether it was too large)."""
 
 
 @compiled(parallel=True)
@@ -179,7 +180,7 @@ def _add(row, keys, p, r, start, stop):
 @inlined
 @no_type_check
 def _finish(row, squares, total):
-    """Add a row to ``total``, but not where it is far or gathers: there the bound becomes ``FAR``. Whether it does."""
+    """Add a row to ``total``; whether neurons are left out, which are far or gather: their bound becomes ``FAR``."""
     left_out = _ZERO
     for n in range(NEURONS_AT_ONCE):
         growth = row[GROWTH, n]

@@ -48,7 +48,10 @@ def widest_vectors(_):
 @intrinsic
 @no_type_check
 def from_cache_line(_, array):
-    """The same memory from its first cache line on, as vectors in two lines cost more; its end is to be cut off."""
+    """The same memory from its first cache line on, as vectors in two lines cost more.
+
+    It still has its length, so 64 bytes at its end must be cut off: they are not its own.
+    """
 
     def generate(context, builder, _, arguments):
         view = context.make_array(array)(context, builder, arguments[0])
