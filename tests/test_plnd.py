@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from operator import attrgetter
 
@@ -66,6 +69,18 @@ def test_compiled_loops_equal_tensor_operations(family, loud):
         truth = exact_squares(in_double(attention), site)
         for squares in (found, exact_squares(attention, site)):
             torch.testing.assert_close(squares.double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-8)
+
+
+def test_compiled_loops_leave_pytorch_its_threads():
+    """In a new process: numba's OpenMP pool gives PyTorch all cores once, when it begins."""
+    code = """
+import torch
+from mwork_lens.plnd.compiled import threads
+with threads():
+    print(torch.get_num_threads())
+"""
+    few = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    assert subprocess.run([sys.executable, "-c", code], env=few, capture_output=True, text=True).stdout == "1\n"
 
 
 @pytest.mark.parametrize("best", [lambda lift: lift + 0.3, lambda lift: 4.0])

@@ -73,8 +73,11 @@ def applies(tensor: torch.Tensor) -> bool:
 def threads() -> Iterator[None]:
     """As many as PyTorch uses; one call at a time, as not every threading layer of numba stands two."""
     with _calls:
+        count = torch.get_num_threads()
         before = numba.get_num_threads()
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
+        if torch.get_num_threads() != count:  # numba's OpenMP layer, which has just begun, gave PyTorch all cores
+            torch.set_num_threads(count)
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
         try:
             yield
         finally:
