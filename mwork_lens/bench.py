@@ -159,8 +159,6 @@ def _runner(
         hooks = score_hooks(layers, lambda: batch, receive, selection if screen else None)
         with torch.inference_mode(), hooked(model, hooks):
             run_blocks(model, batch.tokens)
-        if batch.tokens.is_cuda:
-            torch.cuda.synchronize()
 
     return run
 
@@ -208,9 +206,9 @@ def _measured(
     for _ in range(repeats):
         for ids in documents:
             for name, run in runs.items():
-                start = time.perf_counter()
-                run(ids)
-                seconds[name].append(time.perf_counter() - start)
+                with Seconds() as taken:
+                    run(ids)
+                seconds[name].append(taken.seconds)
     return {name: (sorted(taken)[len(taken) // 2], memory[name]) for name, taken in seconds.items()}
 
 
@@ -219,13 +217,32 @@ def _sequential_seconds(model: HookedModel, ids: Tensor) -> float:
     """All neurons one by one, extrapolated from a few."""
     space = NeuronSpace.of(model)
     (batch,) = batches(model, [ids])
-    start = time.perf_counter()
-    for neuron in range(SEQUENTIAL_SAMPLE):
-        with ablate(model, NeuronSet.from_list(space, [(0, "q", neuron)])):
-            run_blocks(model, batch.tokens)
-    if batch.tokens.is_cuda:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / SEQUENTIAL_SAMPLE * space.total
+    with Seconds() as taken:
+        for neuron in range(SEQUENTIAL_SAMPLE):
+            with ablate(model, NeuronSet.from_list(space, [(0, "q", neuron)])):
+                run_blocks(model, batch.tokens)
+    return taken.seconds / SEQUENTIAL_SAMPLE * space.total
+
+
+class Seconds:
+    """How long the block takes, on CUDA until the device has done it (by events)."""
+
+    seconds = math.nan
+
+    def __enter__(self) -> "Seconds":
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if torch.cuda.is_initialized() else []
+        if self._events:
+            self._events[0].record()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+        if self._events:
+            start, end = self._events
+            end.record()
+            end.synchronize()
+            self.seconds = start.elapsed_time(end) / 1000
 
 
 class PeakMemory:
@@ -235,7 +252,7 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         self._stop, self._highest = threading.Event(), 0
-        self._cuda, self._statm = torch.cuda.is_available(), Path("/proc/self/statm")
+        self._cuda, self._statm = torch.cuda.is_initialized(), Path("/proc/self/statm")
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -229,6 +229,7 @@ _ROUNDING = np.float32(1.5 * 2**23 + 127)
 
 
 # in these three the order counts: whoever changes it takes the rounding out
+# inlined by force: a loop that still calls them is not vectorised
 @compiled(fastmath={"contract"}, forceinline=True)
 @no_type_check
 def _split(x):
