@@ -14,14 +14,10 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .batches import batches, encode, run_blocks
-from .corpora import Document, as_corpus
-from .hooks import hooked
+from .measures import Measure, Receive, Selection, SiteScores, exact, parallel, score_hooks
+from .model import HookedModel, batches, encode, hooked, run_blocks
 from .neurons import NeuronSet, NeuronSpace, ablate
-from .plnd import Measure, exact, parallel
-from .plnd.measure import Receive, SiteScores, score_hooks
-from .plnd.selection import Selection
-from .sites import HookedModel
+from .text import Document, as_corpus
 
 LENGTHS = (64, 128, 256, 512, 1024)
 SEQUENTIAL_SAMPLE = 3

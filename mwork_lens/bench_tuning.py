@@ -14,10 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .bench import PeakMemory
+from .model import HookedModel
 from .neurons import NeuronSet, NeuronSpace
-from .sites import HookedModel
-from .tuning import tune
-from .tuning.whole import kept_weights
+from .tuning import kept_weights, tune
 
 METHODS = ("neurons", "all parameters, same loop", "all parameters, plain AdamW")
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from mwork_lens.sites import SITES
+from mwork_lens.model.sites import SITES
 
 
 def output_hook(model, layer, site, where):

@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 
-from mwork_lens.batches import run_blocks
-from mwork_lens.detection import importance
-from mwork_lens.hooks import hooked
-from mwork_lens.neurons import NeuronSpace
-from mwork_lens.sites import SITES
+from mwork_lens.detection.detection import importance
+from mwork_lens.model.forward import run_blocks
+from mwork_lens.model.hooks import hooked
+from mwork_lens.model.sites import SITES
+from mwork_lens.neurons.sets import NeuronSpace
 
 COMMON = {
     "hidden_size": 32,

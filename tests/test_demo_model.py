@@ -9,10 +9,10 @@ from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
 import mwork_lens as mw
-from mwork_lens.checkpoints import demo_directory
-from mwork_lens.demo import run_demo
-from mwork_lens.lens import LensGrid
-from mwork_lens.lens.readout import log_normalizer, stream_states, token_logits
+from mwork_lens.experiments.demo import run_demo
+from mwork_lens.lens.lens_grid import LensGrid
+from mwork_lens.model.checkpoints import demo_directory
+from mwork_lens.model.unembedding import log_normalizer, stream_states, token_logits
 
 from .oracle import sequential
 
@@ -135,7 +135,7 @@ def test_screened_sets_are_the_dense_sets_on_real_text(model, monkeypatch):
     documents = {language: corpus[language][:1] for language in languages}
     dense = mw.detect(model, documents, scores="exact", progress=False)
     by_default = mw.detect(model, documents, progress=False)
-    monkeypatch.setattr("mwork_lens.plnd.queries_keys.covers", lambda attention: False)
+    monkeypatch.setattr("mwork_lens.measures.plnd.queries_keys.covers", lambda attention: False)
     screened = mw.detect(model, documents, progress=False)
     for language in languages:
         for site, counts in dense.counts[language].items():

@@ -22,7 +22,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..comparison import Kind
+    from ..detection import Kind
 
 
 def corpus(
@@ -35,7 +35,7 @@ def corpus(
     """The appendix table: documents, tokens, distinct words by language, and coverage of a vocabulary."""
     from ..experiments.corpus import describe_corpus, read_vocabulary
     from ..experiments.folder import ResultsFolder
-    from ..models import load_tokenizer
+    from ..model import load_tokenizer
 
     described = text.load(limit)
     words = None if vocabulary is None else read_vocabulary(vocabulary, list(described))
@@ -82,7 +82,8 @@ def overlap(
     output: OutputOption = None,
 ) -> None:
     """The overlap heat maps: active neurons that languages share, beside chance; several detections side by side."""
-    from .. import comparison, plots
+    from .. import plots
+    from ..detection import comparison
 
     folder, found = detections.open("overlap", output, model, text, selection)
     compared = comparison.overlap(found, quorum=selection.quorum)
@@ -101,7 +102,8 @@ def neuron_counts(
     output: OutputOption = None,
 ) -> None:
     """The paper's Fig. 3: specific and active neurons by layer, attention against feed-forward, and their means."""
-    from .. import comparison, plots
+    from .. import plots
+    from ..detection import comparison
 
     folder, found = detections.open("neuron-counts", output, model, text, selection)
     kinds: tuple[Kind, ...] = ("specific", "active")

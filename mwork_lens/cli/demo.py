@@ -2,15 +2,7 @@
 
 from dataclasses import replace
 
-from .options import (
-    CorpusOptions,
-    LimitOption,
-    ModelOptions,
-    OutputOption,
-    SelectionOptions,
-    new_folder,
-    say_written,
-)
+from .options import CorpusOptions, LimitOption, ModelOptions, OutputOption, SelectionOptions, new_folder, say_written
 
 LANGUAGES = "en,fr,zh,ru,th"
 
@@ -23,7 +15,7 @@ def demo(
     output: OutputOption = None,
 ) -> None:
     """The whole story: find each language's neurons, switch them off, measure every language, write a page."""
-    from ..demo import run_demo
+    from ..experiments.demo import run_demo
 
     selection.check()
     folder = new_folder(output, "demo")

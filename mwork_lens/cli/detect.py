@@ -29,7 +29,7 @@ def detect(
     output: OutputOption = None,
 ) -> None:
     """Find each language's neurons; writes the detection, each language's specific set and their counts by layer."""
-    from .. import detection
+    from ..detection import detection
 
     detection.selection_rule(selection.top, threshold)
     folder = new_folder(output, "detection")
@@ -42,7 +42,7 @@ def detect(
 def _write(folder: Path, found: Any, quorum: float) -> list[Path]:
     """The detection, each language's set, and their counts as a table and a figure; prints the sets."""
     from .. import plots
-    from ..comparison import neuron_counts
+    from ..detection import neuron_counts
     from ..report import write_figure
 
     found.save(folder / "detection")

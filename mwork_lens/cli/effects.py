@@ -93,7 +93,7 @@ def effects(
 
 def _of_sets(model: Any, sets: Mapping[str, Any], corpus: Any, path: Path, max_tokens: int) -> tuple[Any, Any]:
     """The effects of saved sets, and the results folder that they are written to."""
-    from ..evaluation import effect_matrix
+    from ..effects import effect_matrix
     from ..experiments.effects import write_effects
     from ..experiments.folder import ResultsFolder
 
@@ -119,7 +119,7 @@ def layer_sweep(
 
     With --detection the whole corpus must be development text; without it, detection runs on three quarters.
     """
-    from .. import evaluation
+    from .. import effects as evaluation
     from ..detection import detect
     from ..experiments.effects import Plan
 

@@ -38,7 +38,7 @@ class DesignOptions:
 
     def design(self, selection: SelectionOptions) -> Any:
         """The design of the experiment, which refuses what makes no sense."""
-        from ..experiments.enhancement import Design
+        from ..experiments.enhancement.design import Design
 
         asked = {"languages": parts(self.tune), "documents": numbers("--documents", self.documents)}
         asked |= {} if self.arms is None else {"arms": parts(self.arms)}
@@ -86,7 +86,7 @@ def enhancement(
     mwork-lens experiment enhancement --tune sw --corpus ntrex/ --sentences-per-passage 3 --documents 120
     --batch-size 8 --micro-batch-size 2 --xquad xquad/ --mgsm mgsm/ --output enhancement-sw
     """
-    from ..experiments.enhancement import enhancement
+    from ..experiments.enhancement.experiment import enhancement
     from ..experiments.enhancement.writing import shown, write
     from ..experiments.folder import ResultsFolder
 

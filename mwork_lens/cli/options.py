@@ -33,7 +33,7 @@ class ModelOptions:
 
     def load(self) -> Any:
         """The hooked model."""
-        from ..models import load_model
+        from ..model import load_model
 
         return load_model(self.model, device=self.device, dtype=self.dtype)
 
@@ -48,7 +48,7 @@ class CorpusOptions:
 
     def load(self, limit: int | None = None) -> Any:
         """The corpus, at most ``limit`` passages a language; loading warns of too few to find neurons on."""
-        from ..corpora import load_corpus
+        from ..text import load_corpus
 
         kept: dict[str, Any] = {"languages": parts(self.languages), "limit": limit}
         return load_corpus(self.corpus, sentences_per_passage=self.sentences_per_passage, **kept)

@@ -72,7 +72,7 @@ def _every(every: int) -> slice | None:
 
 def _require_identifier(name: str, languages: Sequence[str]) -> None:
     """Refuse what the identifier does not know before the model is loaded."""
-    from ..languages import identifier
+    from ..text import identifier
 
     identifier(name, list(dict.fromkeys(languages)))
 

@@ -78,7 +78,7 @@ def report(
     the folder: copy OUTPUT/report.ipynb, edit it, and give it as --notebook for a page of your own.
     """
     from ..experiments.report import measure
-    from ..notebook import execute, render, require_extra
+    from ..report import execute, render, require_extra
 
     require_extra()
     selection.check()

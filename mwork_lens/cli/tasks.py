@@ -102,7 +102,7 @@ def task_command(name: str) -> Callable[..., None]:
 
 
 def _known(name: str | None) -> str | None:
-    from ..evaluation.tasks import TASKS
+    from ..tasks import TASKS
 
     if name is not None and name not in TASKS:
         raise ValueError(f"There is no task {name!r}; there are {', '.join(TASKS)}.")

@@ -57,7 +57,7 @@ def tune(
 ) -> None:
     """Tune only a language's neurons; writes what changed, the losses and, on request, the tuned model."""
     from .. import tuning
-    from ..export import export_tuned
+    from ..tuning import export_tuned
 
     recipe = tuning.Recipe(**asdict(settings))
     folder = new_folder(output, "tuned")

@@ -8,11 +8,8 @@ from typing import Any
 import pandas as pd
 import regex
 
-from ..corpora import Corpus
-from ..evaluation.tasks.segments import is_spaced, word_segmenter
-from ..languages import require_language
-from ..readers import language_of
 from ..statistics import wilson
+from ..text import Corpus, is_spaced, language_of, require_language, word_segmenter
 
 NO_VOCABULARY = "no reference vocabulary"
 

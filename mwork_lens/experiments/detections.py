@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..corpora import load_corpus
 from ..detection import Detection, detect
-from ..sites import HookedModel
+from ..model import HookedModel
+from ..text import load_corpus
 from .folder import ResultsFolder
 
 

@@ -8,12 +8,13 @@ from typing import get_args
 import pandas as pd
 
 from .. import plots
-from ..controls import with_controls
-from ..corpora import Corpus
-from ..detection import Detection, detect
-from ..evaluation import (
+from ..detection import Detection, detect, with_controls
+from ..effects import (
+    Among,
     EffectMatrix,
+    Sets,
     StageGrid,
+    Unit,
     Workflow,
     beside,
     effect_matrix,
@@ -22,11 +23,9 @@ from ..evaluation import (
     stage_grid,
     workflow,
 )
-from ..evaluation.effects import Sets
-from ..evaluation.matrix import Among, Unit
-from ..neurons import NeuronSet
-from ..sites import HookedModel
-from ..stages import Stages
+from ..model import HookedModel
+from ..neurons import NeuronSet, Stages
+from ..text import Corpus
 from .folder import ResultsFolder, piece
 
 NAME = "effects"

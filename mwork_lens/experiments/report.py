@@ -9,17 +9,13 @@ from typing import Any
 
 import torch
 
-from ..batches import encode
-from ..comparison import neuron_counts, overlap
-from ..controls import matched_control
-from ..corpora import Corpus
-from ..detection import Detection, detect
-from ..evaluation import EffectMatrix, Generations, StageGrid, Workflow, generations, workflow
-from ..languages import Identifier, identifier
+from ..detection import Detection, detect, matched_control, neuron_counts, overlap
+from ..effects import EffectMatrix, StageGrid, Workflow, workflow
+from ..generation import Generations, generations
 from ..lens import LanguageRatio, NeuronCards, TokenLanguages, inspect, label_vocabulary, language_ratio
-from ..neurons import NeuronSet
-from ..sites import HookedModel, special_ids
-from ..stages import STAGES
+from ..model import HookedModel, encode, special_ids
+from ..neurons import STAGES, NeuronSet
+from ..text import Corpus, Identifier, identifier
 from .effects import Plan, run_study
 from .folder import ResultsFolder, piece
 

@@ -10,18 +10,31 @@ from typing import Any
 import pandas as pd
 
 from .. import plots
-from ..corpora import load_corpus
 from ..detection import Detection, detect
-from ..evaluation.tasks import TASKS, Question, Task, TaskResult, load_questions, make_prompts, run_task
-from ..evaluation.tasks.prompts import Prompt, templates, uses_chat
-from ..evaluation.tasks.result import ALL, ENGLISH, GROUPS, LIKELIHOOD
-from ..evaluation.tasks.running import require_room
-from ..evaluation.tasks.task import spread
+from ..model import HookedModel
+from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
-from ..sites import HookedModel
-from ..stages import MWORK_PARTS, STAGES, Stages
-from .arms import ALL_LAYERS, ARMS, OVERLAP_ARMS, conditions
+from ..tasks import (
+    ALL,
+    ENGLISH,
+    GROUPS,
+    LIKELIHOOD,
+    TASKS,
+    Prompt,
+    Question,
+    Task,
+    TaskResult,
+    load_questions,
+    make_prompts,
+    require_room,
+    run_task,
+    spread,
+    templates,
+    uses_chat,
+)
+from ..text import load_corpus
 from .folder import ResultsFolder
+from .set_builders import ALL_LAYERS, ARMS, OVERLAP_ARMS, conditions
 
 logger = logging.getLogger("mwork_lens")
 

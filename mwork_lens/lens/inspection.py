@@ -7,15 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..batches import MAX_TOKENS, encode
-from ..corpora import Corpus, Document, as_corpus
-from ..languages import Identifier
+from ..model import MAX_TOKENS, HookedModel, encode
 from ..neurons import NeuronSet, NeuronSpace
-from ..sites import HookedModel
-from .cards import Neuron, NeuronCards, sign_of
-from .reading import Followed, Places, fires, follow
+from ..text import Corpus, Document, Identifier, as_corpus
+from .activation_examples import Followed, Places, fires, follow
+from .direct_logits import WRITES, directions, written
+from .neuron_cards import Neuron, NeuronCards, sign_of
 from .vocabulary import TokenLanguages, label_vocabulary, token_texts
-from .writing import WRITES, directions, written
 
 BROKEN = "\ufffd"
 """What a part of a character decodes to."""

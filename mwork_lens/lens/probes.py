@@ -18,13 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..batches import encode
-from ..languages import require_language
+from ..model import HookedModel, encode, final_norm, logit_parts, soft_cap, stream_states
 from ..neurons import weight_processing
-from ..sites import HookedModel
 from ..statistics import bootstrap_weights, interval
 from ..store import read_result, write_result
-from .readout import final_norm, logit_parts, soft_cap, stream_states
+from ..text import require_language
 
 NAMES = {
     "ar": "العربية",

@@ -9,14 +9,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..batches import TokenBatch, batches, encode, run_blocks
-from ..corpora import Corpus, Document, as_corpus
-from ..hooks import hooked
-from ..languages import Identifier, require_language
+from ..model import (
+    HookedModel,
+    TokenBatch,
+    batches,
+    encode,
+    hooked,
+    label_masses,
+    run_blocks,
+    special_ids,
+    stream_hook,
+    top_tokens,
+)
 from ..neurons import weight_processing
-from ..sites import HookedModel, special_ids
+from ..text import Corpus, Document, Identifier, as_corpus, require_language
 from .chance import RandomDirections
-from .readout import label_masses, stream_hook, top_tokens
 from .shares import LanguageRatio
 from .vocabulary import TokenLanguages, label_vocabulary
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..languages import OTHER, SHARED
 from ..statistics import RESAMPLES, bootstrap_weights, interval, intervals
 from ..store import read_result, write_result
+from ..text import OTHER, SHARED
 
 FEWEST = 5
 """Documents of a prompt language below which there is no verdict: a bootstrap over fewer says too little."""

@@ -12,11 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..batches import MAX_TOKENS, encode
-from ..corpora import Document, as_corpus
-from ..languages import OTHER, SHARED, Identifier, identifier
-from ..sites import HookedModel
+from ..model import MAX_TOKENS, HookedModel, encode
 from ..store import read_result, write_result
+from ..text import OTHER, SHARED, Document, Identifier, as_corpus, identifier
 from .vocabulary import token_texts, tokenizer_hash
 
 LEAST_COUNT, LEAST_SHARE = 2, 0.9
@@ -93,7 +91,7 @@ def identifier_accuracy(
     Args:
         model: whose tokenizer is used.
         corpus: texts by language.
-        name: as in :func:`mwork_lens.languages.identifier`.
+        name: as in :func:`mwork_lens.text.languages.identifier`.
 
     Raises:
         ValueError: without a tokenizer, for a language that the identifier does not know, or text too short to tell.

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..languages import OTHER, SHARED, Identifier, expected_scripts, identifier, main_script, require_language
-from ..sites import HookedModel
+from ..model import HookedModel
 from ..store import cache_directory, read_result, write_result
+from ..text import OTHER, SHARED, Identifier, expected_scripts, identifier, main_script, require_language
 
 logger = logging.getLogger("mwork_lens")
 
@@ -84,7 +84,7 @@ def label_vocabulary(
     Args:
         model: a hooked model with a tokenizer.
         languages: BCP 47 tags that you ask for.
-        identifier: as in :func:`mwork_lens.languages.identifier`. Labels of a named one are kept in the cache.
+        identifier: as in :func:`mwork_lens.text.languages.identifier`. Labels of a named one are kept in the cache.
         identify_over: all candidates; by default ``languages`` and twelve widespread ones (of ``"script"``: just
             ``languages``). More candidates mean fewer tokens under a wrong name and more that are confused.
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from ..evaluation import EffectMatrix as _EffectMatrix
-from ..evaluation.matrix import UNITS, Among
+from ..effects import UNITS, Among
+from ..effects import EffectMatrix as _EffectMatrix
 from .style import COLOURS, DIVERGING, finish
 
 FALSE_DISCOVERIES = 0.05

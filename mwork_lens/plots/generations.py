@@ -5,8 +5,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..evaluation.fidelity import Generations as _Generations
-from ..evaluation.steering import Steering as _Steering
+from ..generation import Generations as _Generations
+from ..generation import Steering as _Steering
 from .style import COLOURS, finish
 
 

@@ -13,8 +13,8 @@ import regex
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-from ..languages import OTHER, SHARED
 from ..lens import LanguageRatio, LensGrid
+from ..text import OTHER, SHARED
 from .style import COLOURS, DIVERGING, band, finish
 
 OWN, REST = "the prompts' own", "other languages"

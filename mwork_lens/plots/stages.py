@@ -9,12 +9,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..evaluation.grid import StageGrid as _StageGrid
-from ..evaluation.sweep import MEAN, SIDES
-from ..evaluation.sweep import LayerSweep as _LayerSweep
-from ..evaluation.workflow import Evidence as _Evidence
-from ..evaluation.workflow import Workflow as _Workflow
-from ..stages import MWORK_PARTS, STAGES
+from ..effects import MEAN, SIDES
+from ..effects import Evidence as _Evidence
+from ..effects import LayerSweep as _LayerSweep
+from ..effects import StageGrid as _StageGrid
+from ..effects import Workflow as _Workflow
+from ..neurons import MWORK_PARTS, STAGES
 from .effects import FALSE_DISCOVERIES
 from .style import COLOURS, DASHES, DIVERGING, band, finish
 

@@ -5,7 +5,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..evaluation.tasks.result import ALL, GROUPS, LIKELIHOOD, MEASURED, ORIGINAL, TaskResult
+from ..tasks import ALL, GROUPS, LIKELIHOOD, MEASURED, ORIGINAL, TaskResult
 from .style import COLOURS, finish
 
 

@@ -1,9 +1,10 @@
 """Tune only some neurons: the masked-gradient loop, what it changed, checkpoints."""
 
-from .delta import NeuronDelta as NeuronDelta
-from .effects import tuning_effects as tuning_effects
-from .loop import Diverged as Diverged
-from .loop import tune as tune
-from .recipe import Recipe as Recipe
-from .result import Step as Step
-from .result import Tuned as Tuned
+from .delta import NeuronDelta
+from .effects import tuning_effects
+from .export import export_edited, export_tuned
+from .loop import Diverged, tune
+from .objective import predicted
+from .recipe import Recipe
+from .result import Step, Tuned
+from .whole import kept_weights

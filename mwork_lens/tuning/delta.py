@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..neurons import NeuronSpace
-from ..sites import GATE, SITES, HookedModel
+from ..model import GATE, SITES, HookedModel
+from ..neurons import Entries, NeuronSpace, entries_of
 from ..store import read_result, write_result
-from ..weights import Entries, entries_of
 
 Collide = Literal["refuse", "add"]
 _SITE_OF = {**{piece.weight: name for name, site in SITES.items() for piece in site.tuning}, GATE.weight: "mlp"}

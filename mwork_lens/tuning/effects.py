@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..batches import MAX_TOKENS
-from ..corpora import Document
-from ..evaluation.effects import Change, losses_under
-from ..evaluation.matrix import TUNED, EffectMatrix
-from ..sites import HookedModel
+from ..effects import TUNED, Change, EffectMatrix, losses_under
+from ..model import MAX_TOKENS, HookedModel
+from ..text import Document
 from .delta import NeuronDelta
 
 

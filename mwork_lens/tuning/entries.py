@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..sites import HookedModel
-from ..weights import Entries
+from ..model import HookedModel
+from ..neurons import Entries
 
 
 class Trained:

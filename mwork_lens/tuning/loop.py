@@ -14,12 +14,10 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..batches import batches, encode
-from ..corpora import Document
-from ..evaluation.loss import passage_nats
-from ..neurons import NeuronSet, NeuronSpace
-from ..sites import HookedModel
-from ..weights import selected_entries
+from ..effects import passage_nats
+from ..model import HookedModel, batches, encode
+from ..neurons import NeuronSet, NeuronSpace, selected_entries
+from ..text import Document
 from .checkpoint import load_checkpoint, save_checkpoint, written
 from .delta import NeuronDelta
 from .entries import Trained, training

@@ -8,10 +8,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
-from ..batches import TokenBatch, encode, run_blocks
-from ..corpora import Document
-from ..lens.readout import soft_cap
-from ..sites import HookedModel, special_ids
+from ..model import HookedModel, TokenBatch, encode, run_blocks, soft_cap, special_ids
+from ..text import Document
 
 POSITIONS_AT_ONCE = 128
 """Positions whose logits over the vocabulary are held at a time."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Parameter
 
-from ..sites import HookedModel
-from ..weights import Entries
+from ..model import HookedModel
+from ..neurons import Entries
 from .entries import Trained
 
 

@@ -10,9 +10,9 @@ import time
 import torch
 
 import mwork_lens as mw
-from mwork_lens.batches import encode
 from mwork_lens.lens.ratio import _Lens
-from mwork_lens.lens.readout import stream_states
+from mwork_lens.model.forward import encode
+from mwork_lens.model.unembedding import stream_states
 
 
 def seconds(run, device: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ...corpora import Corpus
+from ...text import Corpus
 
 ARMS: Mapping[str, str] = MappingProxyType(
     {

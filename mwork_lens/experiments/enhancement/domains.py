@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ...corpora import Corpus
-from ...evaluation.tasks import TASKS, load_questions
+from ...tasks import TASKS, load_questions
+from ...text import Corpus
 
 FIELDS = {"xquad": "context", "mgsm": "question"}
 """Tasks with running text, and where it is."""

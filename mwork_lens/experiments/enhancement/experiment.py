@@ -12,17 +12,15 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ...batches import encode
-from ...corpora import Corpus
 from ...detection import Detection, detect
-from ...sites import HookedModel
-from ...tuning import Diverged
-from ...tuning.objective import predicted
+from ...model import HookedModel, encode
+from ...text import Corpus
+from ...tuning import Diverged, predicted
 from ..folder import ResultsFolder
-from .arms import neurons_of, text_of
 from .design import Design
 from .result import DEVELOPMENT, HELD_OUT, Enhancement, Read
 from .runs import Encoded, Outcome, Run, carry_out, measure
+from .set_builders import neurons_of, text_of
 
 logger = logging.getLogger("mwork_lens")
 

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...corpora import Corpus
-from ...evaluation import EffectMatrix
-from ...evaluation.matrix import BASELINE, TUNED
-from ...sites import HookedModel
+from ...effects import BASELINE, TUNED, EffectMatrix
+from ...model import HookedModel
 from ...store import read_result, write_result
-from ...tuning.objective import predicted
+from ...text import Corpus
+from ...tuning import predicted
 from .runs import Outcome, Run
 
 HELD_OUT = "held-out"

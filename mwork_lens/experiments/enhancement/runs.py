@@ -11,13 +11,12 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...corpora import Document
-from ...evaluation.loss import passage_nats
+from ...effects import passage_nats
+from ...model import HookedModel
 from ...neurons import NeuronSet
-from ...sites import HookedModel
 from ...store import read_result, write_result
-from ...tuning import Tuned, tune
-from ...tuning.whole import kept_weights
+from ...text import Document
+from ...tuning import Tuned, kept_weights, tune
 
 Encoded = Mapping[str, Mapping[str, Sequence[Int[Tensor, " _"]]]]
 """Token ids of passages by domain and language."""

@@ -1,0 +1,16 @@
+"""A measure streamed over documents, the sets of neurons that this defines, and controls for them."""
+
+from .activations import Activations, collect_means, collect_samples
+from .comparison import Kind, agreement, neuron_counts, overlap
+from .controls import (
+    all_controls,
+    cut_to_equal,
+    cut_to_size,
+    matched_control,
+    other_control,
+    random_control,
+    shared_control,
+    top_control,
+    with_controls,
+)
+from .detection import Detection, detect, importance, selection_rule

@@ -1,0 +1,185 @@
+"""What two detections, or two languages of one, have in common; beside what chance alone would give."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+
+from ..model import SITES
+from ..neurons import NeuronSet
+from .detection import Detection
+
+
+def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
+    """How alike two detections rank neurons, e.g. two formulations, on their mean scores.
+
+    Args:
+        a: a detection.
+        b: another, of a model with the same sizes; only the languages and sites of both are compared.
+        top: the fraction of each layer and site whose members are compared.
+
+    Returns:
+        One row a language, layer and site: ``spearman`` (rank correlation of all neurons), ``top_overlap`` (share of
+        the ⌊top · width⌋ highest of ``a`` that are among those of ``b``) and ``expected`` (that share by chance).
+
+    Raises:
+        ValueError: for models of other sizes, no language in common, or ``top`` outside (0, 1].
+    """
+    from scipy.stats import spearmanr
+
+    if not 0 < top <= 1:
+        raise ValueError(f"top={top} is outside (0, 1].")
+    a.space.require_compatible(b.space)
+    languages = [language for language in a.languages if language in b.languages]
+    if not languages:
+        raise ValueError(f"No language in common: {', '.join(a.languages)} and {', '.join(b.languages)}.")
+    sites = [
+        site for site in a.space.widths if site in a.mean_scores[languages[0]] and site in b.mean_scores[languages[0]]
+    ]
+    rows = []
+    for language, site, layer in product(languages, sites, range(a.space.n_layers)):
+        ours, theirs = (found.mean_scores[language][site][layer].double() for found in (a, b))
+        number = max(1, int(top * len(ours) + 1e-9))
+        common = torch.isin(ours.topk(number).indices, theirs.topk(number).indices)
+        constant = ours.min() == ours.max() or theirs.min() == theirs.max()
+        rows.append(
+            {
+                "model": a.space.model,
+                "language": language,
+                "layer": layer,
+                "site": site,
+                "spearman": float("nan") if constant else float(spearmanr(ours, theirs).statistic),  # pyright: ignore
+                "top_overlap": common.double().mean().item(),
+                "expected": number / len(ours),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+Kind = Literal["active", "specific"]
+
+
+def neuron_counts(
+    detections: Detection | Mapping[str, Detection],
+    *,
+    kind: Kind = "specific",
+    quorum: float = 0.9,
+    against: str | Sequence[str] = "others",
+    against_quorum: float | None = None,
+) -> pd.DataFrame:
+    """How many neurons each language has in each layer and site (Zhao et al. 2024, Fig. 3).
+
+    With ``scope="layer"`` every document makes the same number of neurons active in every layer, so only how far
+    documents and languages agree shapes these counts; a detection with ``scope="model"`` has no such shape built in.
+    Give both by name to see them side by side.
+
+    Args:
+        detections: one detection, or several by name.
+        kind: ``"specific"`` or ``"active"`` neurons.
+        quorum: share of a language's documents on which a neuron must be active.
+        against: for specific ones, as in :meth:`Detection.specific`.
+        against_quorum: likewise.
+
+    Returns:
+        One row a detection, language, layer and site: ``structure``, ``neurons``, ``width`` (neurons of the layer and
+        site) and ``share`` (of the width).
+
+    Raises:
+        ValueError: for no detection, or a kind that does not exist.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r}: it must be one of {', '.join(get_args(Kind))}.")
+    rows = []
+    for name, found in _named(detections).items():
+        for language in found.languages:
+            chosen = (
+                found.active(language, quorum=quorum)
+                if kind == "active"
+                else found.specific(language, against=against, quorum=quorum, against_quorum=against_quorum)
+            )
+            rows += [
+                {
+                    "detection": name,
+                    "model": found.space.model,
+                    "language": language,
+                    "layer": layer,
+                    "site": site,
+                    "structure": SITES[site].structure,
+                    "neurons": int(number),
+                    "width": mask.shape[1],
+                    "share": int(number) / mask.shape[1],
+                }
+                for site, mask in chosen.masks.items()
+                for layer, number in enumerate(mask.sum(-1))
+            ]
+    return pd.DataFrame(rows)
+
+
+def overlap(
+    detections: Detection | Mapping[str, Detection], *, quorum: float = 0.9, structure: str | None = None
+) -> pd.DataFrame:
+    """How much the active neurons of each two languages have in common.
+
+    Active sets are compared, not specific ones: sets that are specific against all others are disjoint by
+    construction.
+
+    Args:
+        detections: one detection, or several by name (e.g. a base and a chat model).
+        quorum: share of a language's documents on which a neuron must be active.
+        structure: only ``"attention"`` or ``"feed_forward"``; by default both, a row each.
+
+    Returns:
+        One row a detection, structure and ordered pair of languages: sizes, ``common``, ``jaccard`` (of the union),
+        ``overlap_coefficient`` (of the smaller set), ``share`` (of the first language's set; directed) and
+        ``expected_share`` (that share if each layer and site held as many neurons of both, placed at random).
+
+    Raises:
+        ValueError: for a structure that does not exist or a quorum outside (0, 1].
+    """
+    named = _named(detections)
+    structures = ["attention", "feed_forward"] if structure is None else [structure]
+    rows = []
+    for name, found in named.items():
+        active = {language: found.active(language, quorum=quorum) for language in found.languages}
+        for part in structures:
+            sites = [site for site in found.space.widths if SITES[site].structure == part]
+            if not sites:
+                raise ValueError(f"{name} has no neurons in {part!r}; structures are attention and feed_forward.")
+            sets = {language: neurons.restrict(sites=sites) for language, neurons in active.items()}
+            pairs = product(sets, repeat=2)
+            of = {"detection": name, "model": found.space.model, "structure": part}
+            rows += [{**of, **_pair(sets, a, b)} for a, b in pairs if a != b]
+    return pd.DataFrame(rows)
+
+
+def _named(detections: Detection | Mapping[str, Detection]) -> dict[str, Detection]:
+    named = {detections.space.model: detections} if isinstance(detections, Detection) else dict(detections)
+    if not named:
+        raise ValueError("There is no detection.")
+    return named
+
+
+def _pair(sets: Mapping[str, NeuronSet], a: str, b: str) -> dict[str, Any]:
+    first, second = sets[a], sets[b]
+    common, sizes = len(first & second), (len(first), len(second))
+    by_chance = sum(
+        float((mask.sum(-1) * second.masks[site].sum(-1)).double().sum() / mask.shape[1])
+        for site, mask in first.masks.items()
+    )
+
+    def of(whole: int, part: float = common) -> float:
+        return part / whole if whole else float("nan")
+
+    return {
+        "language": a,
+        "other": b,
+        "neurons": sizes[0],
+        "other_neurons": sizes[1],
+        "common": common,
+        "jaccard": of(sum(sizes) - common),
+        "overlap_coefficient": of(min(sizes)),
+        "share": of(sizes[0]),
+        "expected_share": of(sizes[0], by_chance),
+    }

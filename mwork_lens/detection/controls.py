@@ -1,0 +1,293 @@
+"""Sets to compare a language's neurons with, of the same size in every layer and site."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..neurons import NeuronSet
+from .detection import Detection
+
+NEAREST = 4
+"""Free neurons among which a matched one is drawn."""
+
+
+def random_control(neurons: NeuronSet, *, seed: int = 0) -> NeuronSet:
+    """Uniformly random neurons outside ``neurons``, as many in each layer and site.
+
+    A weak control: most neurons matter little. Compare with :func:`matched_control` too.
+
+    Raises:
+        ValueError: if a layer and site has too few other neurons.
+    """
+    pool = ~neurons
+    for site, layer, row in _cells(neurons):
+        _require_enough(pool.masks[site][layer], int(row.sum()), layer, site)
+    return _drawn(neurons, pool, seed, "random")
+
+
+def matched_control(
+    neurons: NeuronSet, detection: Detection, *, language: str | None = None, seed: int = 0
+) -> NeuronSet:
+    """Other neurons that matter as much: as many in each layer and site, with the same mean scores.
+
+    Each neuron of the set, in random order, takes one of the nearest free neurons by log mean score. None is taken
+    from the set itself, nor from any language's specific neurons, at the quorum that the set was made with. Where a
+    layer and site has too few others, specific neurons fill the gap, with a warning. The set's origin records how many
+    (``from_specific``) and how well the scores match (``log_score_gap``: mean of log control score minus mean of log
+    own score).
+
+    Args:
+        neurons: the set to match.
+        detection: where the mean scores come from.
+        language: whose mean scores; by default the language that the set was made for.
+        seed: of the order and of the choice among near ones.
+
+    Raises:
+        ValueError: if the set names no language and none is given, or too few neurons are left.
+    """
+    language = _language(neurons, detection, language)
+    specific = _any_specific(neurons, detection)
+    generator = np.random.default_rng(seed)
+    masks, gaps = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}, []
+    for site, layer, row in _cells(neurons):
+        free = ~row & ~specific.masks[site][layer]
+        free = free if free.sum() >= row.sum() else ~row
+        _require_enough(free, int(row.sum()), layer, site)
+        logs = np.log(detection.mean_scores[language][site][layer].double().numpy() + 1e-300)
+        taken = _match(row, free.nonzero().flatten().numpy(), logs, generator)
+        masks[site][layer, taken] = True
+        gaps += [*logs[taken], *-logs[row.numpy()]]
+    filled = len(NeuronSet(neurons.space, masks) & specific)
+    if filled:
+        warnings.warn(
+            f"{filled} of {len(neurons)} matched neurons are specific to a language: some layers have too few others.",
+            stacklevel=2,
+        )
+    origin = {**_origin(neurons, seed, "matched"), "language": language, "from_specific": filled}
+    return NeuronSet(neurons.space, masks, {**origin, "log_score_gap": float(np.sum(gaps)) / max(len(neurons), 1)})
+
+
+def shared_control(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> NeuronSet:
+    """Neurons active in every language, drawn at random, as many in each layer and site (or all, with a warning).
+
+    A neuron is active at the quorum that the set was made with (0.9 where it does not say).
+    """
+    neurons.space.require_compatible(detection.space)
+    pool = ~NeuronSet.empty(detection.space)
+    for language in detection.languages:
+        pool = pool & detection.active(language, quorum=_quorum(neurons))
+    return _drawn(neurons, pool - neurons, seed, "shared")
+
+
+def top_control(neurons: NeuronSet, detection: Detection, *, language: str = "en", seed: int = 0) -> NeuronSet:
+    """English's own top neurons (or another language's), as many in each layer and site as ``neurons`` has.
+
+    Drawn from the neurons outside the set with the highest mean scores in ``language``, twice as many as are needed,
+    so that seeds differ.
+    """
+    neurons.space.require_compatible(detection.space)
+    pool = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}
+    for site, by_layer in detection.mean_scores[_language(neurons, detection, language)].items():
+        for layer, scores in enumerate(by_layer):
+            own = neurons.masks[site][layer]
+            order = scores.masked_fill(own, -torch.inf).argsort(descending=True)
+            pool[site][layer, order[: min(2 * int(own.sum()), int((~own).sum()))]] = True
+    return _drawn(neurons, NeuronSet(neurons.space, pool), seed, f"top {language}")
+
+
+def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> NeuronSet:
+    """Another language's neurons cut at random to as many in each layer and site as ``neurons`` has.
+
+    Where ``other`` has fewer, all of them are taken, with a warning; :func:`cut_to_equal` cuts both sides instead.
+    """
+    named = other.origin.get("language", "other")
+    return _drawn(neurons, other - neurons, seed, f"specific {named}")
+
+
+def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, NeuronSet]:
+    """Every set cut at random to the same number in each layer and site: the smallest among them.
+
+    Raises:
+        ValueError: for sets of different models, or none.
+    """
+    if not sets:
+        raise ValueError("There is no set to cut.")
+    first = next(iter(sets.values()))
+    for neurons in sets.values():
+        first.space.require_compatible(neurons.space)
+    least = {site: torch.stack([s.masks[site].sum(-1) for s in sets.values()]).amin(0) for site in first.masks}
+    generator = np.random.default_rng(seed)
+    return {
+        name: NeuronSet(
+            s.space, _draw(s.masks, least, generator), {**s.origin, "cut_to_equal": list(sets), "seed": seed}
+        )
+        for name, s in sets.items()
+    }
+
+
+def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> dict[str, NeuronSet]:
+    """Every control of a language's set: ``random``, ``matched``, ``shared``, ``top en`` and ``specific LANGUAGE``.
+
+    ``top en`` is left out where English was not detected or is the set's own language. The other language is the one
+    whose specific set fills most of the places.
+    """
+    language = _language(neurons, detection, None)
+    found = {
+        "random": random_control(neurons, seed=seed),
+        "matched": matched_control(neurons, detection, seed=seed),
+        "shared": shared_control(neurons, detection, seed=seed),
+    }
+    if "en" in detection.documents and language != "en":
+        found["top en"] = top_control(neurons, detection, seed=seed)
+    others = [_specific(neurons, detection, other) for other in detection.languages if other not in (language, "en")]
+    if others:
+        fullest = max(others, key=lambda other: len(_drawn(neurons, other - neurons, seed, "", warn=False)))
+        found[f"specific {fullest.origin['language']}"] = other_control(neurons, fullest, seed=seed)
+    return found
+
+
+def with_controls(
+    sets: Mapping[str, NeuronSet],
+    detection: Detection,
+    *,
+    languages: Iterable[str] | None = None,
+    seeds: Iterable[int] = (0,),
+) -> dict[str, NeuronSet | list[NeuronSet]]:
+    """Languages' sets and, for some of them, every control, drawn with each seed: rows of an effect matrix.
+
+    The controls of ``fr`` are called ``random for fr``, ``matched for fr``, ``shared for fr``, ``top en for fr`` and
+    ``other for fr`` (the specific set of another language).
+
+    Args:
+        sets: each language's neurons, by language.
+        detection: where they come from.
+        languages: whose controls; of all sets that have neurons if None.
+        seeds: of the controls, one draw each.
+
+    Raises:
+        ValueError: for a language without neurons, or no seed.
+    """
+    chosen = [name for name in sets if len(sets[name])] if languages is None else list(languages)
+    empty = [language for language in chosen if not (language in sets and len(sets[language]))]
+    if empty or not (drawn := list(seeds)):
+        raise ValueError(f"There are no neurons of {empty[0]!r} to compare with." if empty else "seeds is empty.")
+    rows: dict[str, NeuronSet | list[NeuronSet]] = dict(sets)
+    for language in chosen:
+        for seed in drawn:
+            for kind, control in all_controls(sets[language], detection, seed=seed).items():
+                name = "other" if kind.startswith("specific") else kind
+                row = rows.setdefault(f"{name} for {language}", [])
+                row.append(control)  # pyright: ignore[reportAttributeAccessIssue]
+    return rows
+
+
+def cut_to_size(neurons: NeuronSet, size: int, *, seed: int = 0) -> NeuronSet:
+    """``size`` neurons of the set, drawn at random wherever they are.
+
+    Raises:
+        ValueError: if it has fewer.
+    """
+    if not 0 <= size <= len(neurons):
+        raise ValueError(f"{size} neurons cannot be drawn from {neurons}.")
+    generator = np.random.default_rng(seed)
+    kept = np.zeros(len(neurons), dtype=bool)
+    kept[generator.choice(len(neurons), size=size, replace=False)] = True
+    parts = torch.from_numpy(kept).split([int(mask.sum()) for mask in neurons.masks.values()])
+    masks = {site: mask.clone() for site, mask in neurons.masks.items()}
+    for mask, part in zip(masks.values(), parts, strict=True):
+        mask[mask.clone()] = part
+    return NeuronSet(neurons.space, masks, {**neurons.origin, "cut_to": size, "seed": seed})
+
+
+def _cells(neurons: NeuronSet) -> Iterator[tuple[str, int, Bool[Tensor, " neuron"]]]:
+    """Site, layer and mask of each layer and site."""
+    for site, mask in neurons.masks.items():
+        for layer, row in enumerate(mask):
+            yield site, layer, row
+
+
+def _language(neurons: NeuronSet, detection: Detection, language: str | None) -> str:
+    language = language or neurons.origin.get("language")
+    if language is None:
+        raise ValueError("The set does not say whose neurons it holds: give language=.")
+    if language not in detection.documents:
+        raise ValueError(f"Nothing was detected for {language!r}; there are {', '.join(detection.languages)}.")
+    neurons.space.require_compatible(detection.space)
+    return language
+
+
+def _quorum(neurons: NeuronSet) -> float:
+    return neurons.origin.get("quorum", 0.9)
+
+
+def _specific(neurons: NeuronSet, detection: Detection, language: str) -> NeuronSet:
+    theirs = neurons.origin.get("against_quorum")
+    return detection.specific(language, quorum=_quorum(neurons), against_quorum=theirs)
+
+
+def _any_specific(neurons: NeuronSet, detection: Detection) -> NeuronSet:
+    found = NeuronSet.empty(neurons.space)
+    for language in detection.languages if len(detection.languages) > 1 else ():
+        found = found | _specific(neurons, detection, language)
+    return found
+
+
+def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:
+    own = {"language": neurons.origin["language"]} if "language" in neurons.origin else {}
+    return {**own, "kind": kind, "seed": seed, "of": dict(neurons.origin)}
+
+
+def _drawn(neurons: NeuronSet, pool: NeuronSet, seed: int, kind: str, *, warn: bool = True) -> NeuronSet:
+    """As many of ``pool`` in each layer and site as ``neurons`` has, or all that there are."""
+    needed = {site: mask.sum(-1) for site, mask in neurons.masks.items()}
+    masks = _draw(pool.masks, needed, np.random.default_rng(seed))
+    drawn = NeuronSet(neurons.space, masks, _origin(neurons, seed, kind))
+    missing = len(neurons) - len(drawn)
+    if missing and warn:
+        warnings.warn(
+            f"The control {kind!r} lacks {missing} of {len(neurons)} neurons: some layers and sites have too few.",
+            stacklevel=3,
+        )
+    return drawn
+
+
+def _draw(
+    pools: Mapping[str, Bool[Tensor, "layer _"]],
+    needed: Mapping[str, Int[Tensor, " layer"]],
+    generator: np.random.Generator,
+) -> dict[str, Bool[Tensor, "layer _"]]:
+    masks = {}
+    for site, pool in pools.items():
+        masks[site] = torch.zeros_like(pool)
+        for layer, row in enumerate(pool):
+            there = row.nonzero().flatten().numpy()
+            size = min(int(needed[site][layer]), len(there))
+            masks[site][layer, generator.choice(there, size=size, replace=False)] = True
+    return masks
+
+
+def _require_enough(free: Bool[Tensor, " neuron"], needed: int, layer: int, site: str) -> None:
+    if free.sum() < needed:
+        raise ValueError(
+            f"Layer {layer} has {int(free.sum())} other {site} neurons, too few for a control of {needed}."
+        )
+
+
+def _match(
+    members: Bool[Tensor, " neuron"],
+    candidates: Int[np.ndarray, " candidate"],
+    logs: Float[np.ndarray, " neuron"],
+    generator: np.random.Generator,
+) -> list[int]:
+    free = list(candidates[np.argsort(logs[candidates], kind="stable")])
+    taken = []
+    for member in generator.permutation(members.nonzero().flatten().numpy()):
+        distance = np.abs(logs[free] - logs[member])
+        near = np.argsort(distance, kind="stable")[:NEAREST]
+        taken.append(int(free.pop(int(generator.choice(near)))))
+    return taken

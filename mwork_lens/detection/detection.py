@@ -1,0 +1,323 @@
+"""Any measure streamed over documents into counts and means; the sets of neurons that these define."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, Where
+from ..model import MAX_TOKENS, SITES, HookedModel, at_least_float32, encode
+from ..neurons import NeuronSet, NeuronSpace
+from ..store import read_result, write_result
+from ..text import Document, as_corpus
+from .accumulate import Scope, Tally, score_documents, tally_by_layer, tally_over_model
+
+Scores = Literal["screened", "exact"]
+
+
+def importance(
+    model: HookedModel,
+    document: Document,
+    *,
+    formulation: str | Measure = "exact",
+    measure: Where = "stream",
+    max_tokens: int = MAX_TOKENS,
+) -> dict[str, Float[Tensor, "layer _"]]:
+    """How much each neuron matters for one document: every neuron, exactly.
+
+    Args:
+        model: a hooked model.
+        document: a text, or its token ids as a 1-D tensor.
+        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation), ``"released"`` (what the authors'
+            code computes; ``measure`` does not matter) or a :class:`Measure`.
+        measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
+        max_tokens: a longer document is cut there, with a warning.
+
+    Returns:
+        By site, ``[layer, neuron]``: ‖change‖_F / √positions over the positions of ordinary tokens, in the model's
+        dtype or float32 if that is wider.
+    """
+    space = NeuronSpace.of(model)
+    chosen = _formulation(formulation, measure)
+    encoded = encode(model, [document], ["given"], max_tokens)
+    scores = {site: torch.empty(space.n_layers, width) for site, width in space.widths.items()}
+    by_layer: dict[int, dict[str, Tensor]] = {layer: {} for layer in range(space.n_layers)}
+
+    def receive(layer: int, found: SiteScores, known: SiteMasks | None) -> None:
+        by_layer[layer].update({site: values[0].cpu() for site, values in found.items()})
+
+    score_documents(model, chosen, encoded, receive)
+    return {site: torch.stack([by_layer[layer][site] for layer in by_layer]) for site in scores}
+
+
+def detect(
+    model: HookedModel,
+    corpus: Mapping[str, Sequence[Document]],
+    *,
+    top: float = 0.2,
+    threshold: float | None = None,
+    formulation: str | Measure = "exact",
+    scope: Scope = "layer",
+    measure: Where = "stream",
+    scores: Scores = "screened",
+    batch_size: int | None = None,
+    max_tokens: int = MAX_TOKENS,
+    progress: bool = True,
+) -> "Detection":
+    """On how many documents of each language each neuron is active, and its mean score.
+
+    Args:
+        model: a hooked model.
+        corpus: documents by language: a :class:`Corpus` or any dict of lists.
+        top: a neuron is active on a document if its score is among the ⌊top · width⌋ highest of its layer and site
+            (at least one).
+        threshold: instead of ``top``: active if the score is at least this (the paper's ε).
+        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation), ``"released"`` (what the authors'
+            code computes; ``measure`` does not matter) or a :class:`Measure`.
+        scope: ``"layer"``, or ``"model"``: the top fraction of a site over all layers, so that how many neurons a
+            layer has is a result and not a setting. There ``v`` and ``mlp`` are compared as shares of the residual
+            stream (score over its rms at that layer), and every score is computed exactly.
+        measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
+        scores: ``"exact"`` computes every score exactly. ``"screened"`` does so on a CPU in single or half precision,
+            where it costs least; elsewhere it computes exactly what decides which neurons are active, up to a margin of
+            experience (``plnd/selection.py``), while mean scores of neurons far from the cut may rest on a second-order
+            estimate (``Detection.screened`` tells on how many documents).
+        batch_size: documents at a time; None fills a token budget. Results do not depend on it.
+        max_tokens: longer documents are cut there, with a warning.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for options out of range, empty documents or weights that are not finite, before the work.
+    """
+    selection = selection_rule(top, threshold)
+    for name, value, known in (("scores", scores, get_args(Scores)), ("scope", scope, get_args(Scope))):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: it must be one of {', '.join(known)}.")
+    if scope == "model" and threshold is not None:
+        raise ValueError(f"threshold={threshold} is the same for every layer: scope='model' takes top instead.")
+    scores = "exact" if selection.top == 1 or scope == "model" else scores
+    space, given = NeuronSpace.of(model), as_corpus(corpus)
+    chosen, dtype = _formulation(formulation, measure), at_least_float32(_probe(model)).dtype
+    encoded = {language: encode(model, given[language], given.ids[language], max_tokens) for language in given}
+    tallies = {language: Tally.empty(space) for language in given}
+    with tqdm(total=sum(map(len, encoded.values())), unit="doc", disable=not progress) as bar:
+        for language, documents in encoded.items():
+            bar.set_description(f"detecting {language}")
+            told = model, chosen, documents, tallies[language], selection
+            if scope == "model":
+                tally_over_model(*told, batch_size=batch_size, after_batch=bar.update)
+            else:
+                screen = scores == "screened"
+                tally_by_layer(*told, screen=screen, batch_size=batch_size, after_batch=bar.update)
+    settings = {
+        **{key: value for key, value in asdict(selection).items() if value is not None},
+        "scope": scope,
+        "scores": scores,
+        "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
+        **({"measure": measure} if formulation in ("exact", "paper") else {}),
+        "max_tokens": max_tokens,
+        "dtype": str(_probe(model).dtype),
+        "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
+        "corpus": given.describe(),
+    }
+    return Detection(
+        space=space,
+        counts={language: tally.counts for language, tally in tallies.items()},
+        mean_scores={language: tally.means(len(encoded[language]), dtype) for language, tally in tallies.items()},
+        screened={language: tally.screened for language, tally in tallies.items()},
+        documents={language: len(documents) for language, documents in encoded.items()},
+        settings=settings,
+    )
+
+
+def _probe(model: HookedModel) -> Tensor:
+    return next(model.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _formulation(formulation: str | Measure, measure: Where) -> Measure:
+    if not isinstance(formulation, str):
+        return formulation
+    if formulation not in FORMULATIONS:
+        raise ValueError(f"formulation={formulation!r}: it must be {', '.join(map(repr, FORMULATIONS))} or a Measure.")
+    return FORMULATIONS[formulation](measure)
+
+
+def selection_rule(top: float, threshold: float | None) -> Selection:
+    """``threshold`` if given, else ``top``; refuses values out of range."""
+    return Selection(top=top) if threshold is None else Selection(threshold=threshold)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How often, and how strongly, each neuron mattered in each language."""
+
+    space: NeuronSpace
+    counts: Mapping[str, Mapping[str, Int[Tensor, "layer _"]]]
+    """By language and site: on how many documents the neuron was active."""
+    mean_scores: Mapping[str, Mapping[str, Float[Tensor, "layer _"]]]
+    """By language and site: mean over documents of ‖change‖_F / √positions."""
+    screened: Mapping[str, Mapping[str, Int[Tensor, "layer _"]]]
+    """By language and site: on how many documents the score behind the mean is a second-order estimate only."""
+    documents: Mapping[str, int]
+    """Documents by language."""
+    settings: Mapping[str, Any]
+    """Everything that decided the result."""
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages, in the order of the corpus."""
+        return list(self.documents)
+
+    def active(self, language: str, *, quorum: float = 1.0) -> NeuronSet:
+        """Neurons active on at least this share of the language's documents (the paper: on all of them)."""
+        return NeuronSet(
+            self.space,
+            self._active_masks(language, quorum),
+            {"language": language, "kind": "active", "quorum": quorum, **self._how()},
+        )
+
+    def specific(
+        self,
+        language: str,
+        *,
+        against: str | Iterable[str] = "others",
+        quorum: float = 0.9,
+        against_quorum: float | None = None,
+    ) -> NeuronSet:
+        """The language's active neurons minus those of other languages.
+
+        Args:
+            language: whose neurons.
+            against: ``"others"`` (active in any other language), ``"shared"`` (active in every language), or one or
+                several languages, e.g. ``"en"``. These are different sets; the result records which.
+            quorum: share of the language's documents on which a neuron must be active.
+            against_quorum: share of the other languages' documents that makes a neuron theirs; ``quorum`` if None.
+                Lower is stricter: at 0.5, a neuron active on half of the English documents counts as English.
+        """
+        theirs = quorum if against_quorum is None else against_quorum
+        others = self._against(language, against)
+        own = self._active_masks(language, quorum)
+        taken = [self._active_masks(other, theirs) for other in others]
+        shared = against == "shared"
+        masks = {site: mask & ~(_all(taken, site) if shared else _any(taken, site, mask)) for site, mask in own.items()}
+        origin = {
+            "language": language,
+            "kind": "specific",
+            "against": others,
+            "against_kind": against if against in ("others", "shared") else "listed",
+            "quorum": quorum,
+            "against_quorum": theirs,
+            **self._how(),
+        }
+        return NeuronSet(self.space, masks, origin)
+
+    def _against(self, language: str, against: str | Iterable[str]) -> list[str]:
+        self._require(language)
+        if against == "others":
+            return [other for other in self.languages if other != language]
+        if against == "shared":
+            return self.languages
+        named = [against] if isinstance(against, str) else list(against)
+        for other in named:
+            self._require(other)
+        if language in named or not named:
+            raise ValueError(f"against={named} must name languages other than {language!r}.")
+        return named
+
+    def _active_masks(self, language: str, quorum: float) -> dict[str, Bool[Tensor, "layer _"]]:
+        self._require(language)
+        if not 0 < quorum <= 1:
+            raise ValueError(f"quorum={quorum} is outside (0, 1].")
+        needed = math.ceil(quorum * self.documents[language] - 1e-9)
+        return {site: counts >= needed for site, counts in self.counts[language].items()}
+
+    def _require(self, language: str) -> None:
+        if language not in self.documents:
+            raise ValueError(f"Nothing was detected for {language!r}; there are {', '.join(self.languages)}.")
+
+    def _how(self) -> dict[str, Any]:
+        kept = {
+            key: self.settings[key]
+            for key in ("top", "threshold", "scope", "formulation", "measure")
+            if key in self.settings
+        }
+        return {**kept, "corpus": self.settings["corpus"]["hash"]}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a language, layer and site: active neurons at quorum 0.9, mean score, documents."""
+        rows = []
+        for language, number in self.documents.items():
+            masks = self._active_masks(language, 0.9)
+            rows += [
+                {
+                    "language": language,
+                    "layer": layer,
+                    "site": site,
+                    "structure": SITES[site].structure,
+                    "width": mask.shape[1],
+                    "active": int(mask[layer].sum()),
+                    "mean_score": self.mean_scores[language][site][layer].mean().item(),
+                    "documents": number,
+                }
+                for site, mask in masks.items()
+                for layer in range(self.space.n_layers)
+            ]
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        counted = ", ".join(f"{language} {n}" for language, n in self.documents.items())
+        how = ", ".join(f"{key}={value!r}" for key, value in self._how().items() if key != "corpus")
+        return f"Detection({self.space.model}: documents {counted}; {how})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()
+        table = (sums["active"] / sums["width"]).unstack().reindex(self.languages)  # pyright: ignore
+        said = "Share of neurons that are active on at least nine in ten documents, by language and site"
+        return f"<p>{escape(repr(self))}</p><p>{said}:</p>{table.to_html(float_format='{:.1%}'.format)}"
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        tensors = {
+            f"{kind}/{language}/{site}": tensor
+            for kind, results in (
+                ("counts", self.counts),
+                ("mean_scores", self.mean_scores),
+                ("screened", self.screened),
+            )
+            for language, by_site in results.items()
+            for site, tensor in by_site.items()
+        }
+        cfg = {
+            "space": asdict(self.space),
+            "documents": dict(self.documents),
+            "settings": dict(self.settings),
+        }
+        write_result(path, "detection", cfg, tensors)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Detection":
+        """Read what :meth:`save` wrote."""
+        cfg, tensors = read_result(path, "detection")
+        results: dict[str, dict[str, dict[str, Tensor]]] = {"counts": {}, "mean_scores": {}, "screened": {}}
+        for language in cfg["documents"]:
+            for kind, by_language in results.items():
+                prefix = f"{kind}/{language}/"
+                by_language[language] = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        return cls(NeuronSpace(**cfg["space"]), documents=cfg["documents"], settings=cfg["settings"], **results)
+
+
+def _any(masks: Sequence[Mapping[str, Tensor]], site: str, like: Tensor) -> Tensor:
+    return torch.stack([torch.zeros_like(like), *(m[site] for m in masks)]).any(0)
+
+
+def _all(masks: Sequence[Mapping[str, Tensor]], site: str) -> Tensor:
+    return torch.stack([m[site] for m in masks]).all(0)

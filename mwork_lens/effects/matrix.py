@@ -1,0 +1,359 @@
+"""The effect matrix: loss with sets of neurons off, and what follows from it: rises, intervals, selectivity."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..statistics import RESAMPLES, benjamini_hochberg, bootstrap_weights, interval, p_value
+from ..store import read_result, write_result
+from ..text import share_a_script
+
+BASELINE, TUNED = "baseline", "tuned"
+Unit = Literal["token", "byte", "passage"]
+UNITS: Mapping[str, str] = {"token": "nats a token", "byte": "nats a UTF-8 byte", "passage": "nats a passage"}
+DECIMALS: Mapping[str, int] = {"token": 2, "byte": 3, "passage": 1}
+"""With how many decimals to show a rise in each unit."""
+_VERDICTS = {"above": "selective", "below": "not selective", "at": "not clearly selective"}
+_TUNED_VERDICTS = {"above": "against {}", "below": "in favour of {}", "at": "not clearly for or against {}"}
+Among = Literal["others", "same_script", "other_script"]
+
+
+@dataclass(frozen=True)
+class EffectMatrix:
+    """Loss of every passage with nothing off and with each set off; the rises in loss follow from it."""
+
+    nats: Mapping[str, Mapping[str, Float[Tensor, "_ _"]]]
+    """By what is off (``"baseline"`` first) and by language, ``[draw, passage]``: negative log-likelihood. A control
+    may be drawn several times, with other seeds; its rise is the mean over draws."""
+    tokens: Mapping[str, Int[Tensor, " _"]]
+    """By language: the tokens of each passage that count."""
+    utf8_bytes: Mapping[str, Int[Tensor, " _"]]
+    """By language: the length in UTF-8 of what was read of each passage (0 for documents given as token ids)."""
+    documents: Mapping[str, Sequence[str]]
+    """By language: the document of each passage."""
+    folds: Mapping[str, Sequence[int]]
+    """By language: which detection's sets each passage was measured with (see :func:`pool`); 0 where there is one."""
+    languages: Mapping[str, str | None]
+    """Whose neurons each row switches off, where the row has a language."""
+    settings: Mapping[str, Any]
+    """Everything that decided the result."""
+    unit: Unit = "token"
+    """What rises are divided by: tokens, UTF-8 bytes or passages."""
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of what was switched off, or tuned."""
+        return [name for name in self.nats if name != BASELINE]
+
+    @property
+    def tuned(self) -> bool:
+        """Whether neurons were tuned (see :func:`mwork_lens.tuning_effects`) and not switched off."""
+        return self.settings.get("mode") == TUNED
+
+    @property
+    def decimals(self) -> int:
+        """With how many to show a change: tuning does less than switching off."""
+        return DECIMALS[self.unit] + self.tuned
+
+    def per(self, unit: Unit) -> "EffectMatrix":
+        """The same result in another unit: nats a ``"token"``, a UTF-8 ``"byte"`` or a parallel ``"passage"``.
+
+        Tokenizers cut some languages finer than others, so that rises a token of different languages compare badly;
+        bytes differ by script; passages say the same in every language.
+
+        Raises:
+            ValueError: for another unit, bytes of documents given as token ids, or passages that are not parallel.
+        """
+        if unit not in get_args(Unit):
+            raise ValueError(f"unit={unit!r}: it must be one of {', '.join(get_args(Unit))}.")
+        if unit == "byte" and not all(lengths.all() for lengths in self.utf8_bytes.values()):
+            raise ValueError("unit='byte': some documents were given as token ids, which have no bytes.")
+        if unit == "passage" and not self._paired:
+            raise ValueError("unit='passage' compares parallel passages, and this corpus is not parallel.")
+        return replace(self, unit=unit)
+
+    def fold(self, number: int) -> "EffectMatrix":
+        """The part that was measured with the sets of one detection.
+
+        Raises:
+            ValueError: if there is no such fold.
+        """
+        chosen = {read: [i for i, fold in enumerate(folds) if fold == number] for read, folds in self.folds.items()}
+        if not all(chosen.values()):
+            raise ValueError(f"There is no fold {number}; there are {self._fold_numbers}.")
+        return replace(
+            self,
+            nats={off: {read: x[:, chosen[read]] for read, x in by_read.items()} for off, by_read in self.nats.items()},
+            tokens={read: x[chosen[read]] for read, x in self.tokens.items()},
+            utf8_bytes={read: x[chosen[read]] for read, x in self.utf8_bytes.items()},
+            documents={read: [names[i] for i in chosen[read]] for read, names in self.documents.items()},
+            folds={read: [number] * len(rows) for read, rows in chosen.items()},
+        )
+
+    def select(self, rows: Sequence[str] | None = None, languages: Sequence[str] | None = None) -> "EffectMatrix":
+        """Some rows and some of the languages read; ``selectivity`` then compares among these only.
+
+        Raises:
+            ValueError: for one that is not there, or none.
+        """
+        kept, reads = list(self.rows if rows is None else rows), list(self.tokens if languages is None else languages)
+        missing = [name for name in kept if name not in self.rows] + [name for name in reads if name not in self.tokens]
+        if missing or not kept or not reads:
+            raise ValueError(
+                f"There is no {missing or 'row and language'} among {self.rows} read in {list(self.tokens)}."
+            )
+        corpus = self.settings["corpus"]
+        passages = {read: corpus["passages"][read] for read in reads}
+        sets = {name: self.settings["sets"][name] for name in kept}
+        return replace(
+            self,
+            nats={off: {read: self.nats[off][read] for read in reads} for off in (BASELINE, *kept)},
+            tokens={read: self.tokens[read] for read in reads},
+            utf8_bytes={read: self.utf8_bytes[read] for read in reads},
+            documents={read: self.documents[read] for read in reads},
+            folds={read: self.folds[read] for read in reads},
+            languages={name: self.languages[name] for name in kept},
+            settings={**self.settings, "corpus": {**corpus, "passages": passages}, "sets": sets},
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Rise of each language's loss (columns) when a set is off (rows), in nats a ``unit``."""
+        rises = {off: {read: float(self._rise(off, read)) for read in self.tokens} for off in self.rows}
+        return pd.DataFrame.from_dict(rises, orient="index", columns=list(self.tokens)).rename_axis("off")
+
+    @property
+    def baseline(self) -> pd.Series:
+        """Loss by language with nothing off, in nats a ``unit``."""
+        losses = {r: float(self.nats[BASELINE][r].sum() / self._sizes(r).sum()) for r in self.tokens}
+        return pd.Series(losses, name=f"nats_per_{self.unit}")
+
+    @cached_property
+    def intervals(self) -> pd.DataFrame:
+        """One row a cell: off, read, rise with its 95 % interval low and high (nats a ``unit``), p, p_adjusted.
+
+        Bootstrap over documents, and over draws where a row has several (Rao and Wu's form, since they are few). p is
+        of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
+        """
+        rows = []
+        for off in self.rows:
+            for read in self.tokens:
+                rise, drawn = float(self._rise(off, read)), self._drawn_rise(off, read)
+                documents = self.document_count([read])
+                low, high = interval(drawn, documents=documents)
+                p = p_value(rise, drawn, documents=documents)
+                rows.append({"off": off, "read": read, "rise": rise, "low": low, "high": high, "p": p})
+        frame = pd.DataFrame(rows)
+        return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy()))
+
+    def selectivity(self, among: Among = "others") -> pd.DataFrame:
+        """One row a set that has a language: its own rise against the mean rise of other languages, with intervals.
+
+        ``difference`` is own minus others (nats a ``unit``), with its 95 % interval low and high, p and p_adjusted
+        (over the rows). ``ratio`` is own over others, and missing unless the whole interval of the others' rise lies
+        above zero. Damage alone proves nothing: any important neurons hurt when they are off.
+
+        Args:
+            among: which other languages: all, those usually written in the own language's script, or those that are
+                not. A set that raises the loss of its own language alone, not of its script's, is a language's set.
+
+        Raises:
+            ValueError: for another ``among``.
+        """
+        if among not in get_args(Among):
+            raise ValueError(f"among={among!r}: it must be one of {', '.join(get_args(Among))}.")
+        rows = [self._selectivity(off, own, among) for off, own in self.languages.items() if own in self.tokens]
+        if not rows:
+            return pd.DataFrame()
+        frame = pd.DataFrame(rows).set_index("off")
+        frame.insert(frame.columns.get_loc("p") + 1, "p_adjusted", benjamini_hochberg(frame["p"].to_numpy()))  # pyright: ignore
+        return frame
+
+    def by_fold(self, among: Among = "others") -> pd.DataFrame:
+        """:meth:`selectivity` of each fold alone, a row a set and fold: what another detection would have found."""
+        frames = [self.fold(number).selectivity(among).assign(fold=number) for number in self._fold_numbers]
+        return pd.concat(frames).set_index("fold", append=True).sort_index(level=0, sort_remaining=True)
+
+    def finding(self, off: str, among: Among = "others") -> str:
+        """What switching one row off does, as a sentence with its numbers.
+
+        Raises:
+            ValueError: for a row that is not there, or another ``among``.
+        """
+        if off not in self.rows:
+            raise ValueError(f"There is no row {off!r}; there are {', '.join(self.rows)}.")
+        done, shown = "tuned" if self.tuned else "off", f"+.{self.decimals}f"
+        if self.languages[off] not in self.tokens:
+            rises = ", ".join(f"{read} {rise:{shown}}" for read, rise in self.to_frame().loc[off].items())
+            return f"{off} {done}: the loss changes by {rises} {UNITS[self.unit]}."
+        row = self.selectivity(among).loc[off]
+        own, others = row["language"], self._others(row["language"], among)
+        said = f"{off} {done} ({row['neurons']:,.0f} neurons): the loss of {own} changes by {row['own']:{shown}}"
+        if not others:
+            return f"{said} {UNITS[self.unit]}."
+        said += f", that of {', '.join(others)} by {row['others']:{shown}} {UNITS[self.unit]} on average"
+        if np.isnan(row["low"]):
+            return f"{said}: a difference of {row['difference']:{shown}}, without an interval on a single document."
+        said += f": a difference of {row['difference']:{shown}} ({row['low']:{shown}} to {row['high']:{shown}})"
+        side = "above" if row["low"] > 0 else "below" if row["high"] <= 0 else "at"
+        if self.tuned:
+            return f"{said}; {_TUNED_VERDICTS[side].format(own)}."
+        times = "" if np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
+        return f"{said}{times}; {_VERDICTS[side]}."
+
+    def passages(self) -> pd.DataFrame:
+        """One row a passage, set and draw: off, draw, read, fold, document, nats, tokens, utf8_bytes."""
+        frames = [
+            pd.DataFrame(
+                {
+                    "off": off,
+                    "draw": draw,
+                    "read": read,
+                    "fold": list(self.folds[read]),
+                    "document": list(self.documents[read]),
+                    "nats": nats.tolist(),
+                    "tokens": self.tokens[read].tolist(),
+                    "utf8_bytes": self.utf8_bytes[read].tolist(),
+                }
+            )
+            for off, by_language in self.nats.items()
+            for read, draws in by_language.items()
+            for draw, nats in enumerate(draws)
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    def difference(self, off: str, among: Among = "others") -> tuple[float, Float[np.ndarray, " resample"]]:
+        """Own rise minus the others' mean rise, and its resamples: to average or compare over rows.
+
+        Raises:
+            ValueError: for a row without a language of the corpus, or a language without such others.
+        """
+        own = self.languages.get(off)
+        others = self._others(own, among) if own in self.tokens else []  # pyright: ignore[reportArgumentType]
+        if own is None or not others:
+            raise ValueError(f"The row {off!r} (language {own!r}) has no own language and others to compare.")
+        mean, drawn = self._mean_rise(off, others)
+        return self._rise(off, own) - mean, self._drawn_rise(off, own) - drawn
+
+    def document_count(self, reads: Sequence[str] | None = None) -> int:
+        """How many documents a statistic of these languages (all by default) rests on."""
+        return min(len(set(self.documents[read])) for read in reads or self.documents)
+
+    # --- what the numbers are made of ---
+
+    def _selectivity(self, off: str, own: str | None, among: Among) -> dict[str, Any]:
+        own, others = str(own), self._others(str(own), among)
+        origins = self.settings["sets"][off]
+        row: dict[str, Any] = {
+            "off": off,
+            "language": own,
+            "kind": origins[0]["origin"].get("kind"),
+            "neurons": float(np.mean([origin["neurons"] for origin in origins])),
+            "own": float(self._rise(off, own)),
+        }
+        names = ["others", "others_low", "others_high", "difference", "low", "high", "p"]
+        row |= dict.fromkeys([*names, "ratio", "ratio_low", "ratio_high"], float("nan"))
+        if not others:
+            return row
+        documents = self.document_count([own, *others])
+        (mean, drawn_mean), drawn = self._mean_rise(off, others), self._drawn_rise(off, own)
+        row["others"], row["difference"] = mean, row["own"] - mean
+        row["others_low"], row["others_high"] = interval(drawn_mean, documents=documents)
+        row["low"], row["high"] = interval(drawn - drawn_mean, documents=documents)
+        row["p"] = p_value(row["difference"], drawn - drawn_mean, documents=documents)
+        if row["others_low"] > 0:
+            row["ratio"] = row["own"] / mean
+            row["ratio_low"], row["ratio_high"] = interval(drawn / drawn_mean, documents=documents)
+        return row
+
+    def _others(self, own: str, among: Among) -> list[str]:
+        others = [read for read in self.tokens if read != own]
+        if among == "others":
+            return others
+        return [read for read in others if share_a_script(own, read) == (among == "same_script")]
+
+    @property
+    def _paired(self) -> bool:
+        return bool(self.settings["corpus"]["parallel"])
+
+    @property
+    def _fold_numbers(self) -> list[int]:
+        return sorted({fold for folds in self.folds.values() for fold in folds})
+
+    def _sizes(self, read: str) -> Int[Tensor, " passage"]:
+        sizes = {"token": self.tokens[read], "byte": self.utf8_bytes[read]}
+        return sizes.get(self.unit, torch.ones_like(self.tokens[read]))
+
+    @cached_property
+    def _weights(self) -> dict[str, np.ndarray]:
+        return bootstrap_weights(self.documents, paired=self._paired)
+
+    def _draw_weights(self, off: str) -> Float[np.ndarray, "resample draw"]:
+        """How much each draw counts in each resample; the same ones whatever is read."""
+        number = len(next(iter(self.nats[off].values())))
+        if number == 1:
+            return np.ones((RESAMPLES, 1))
+        generator = np.random.default_rng([1, self.rows.index(off)])
+        # one fewer than there are, so that the variance of a mean of few is not too small
+        return generator.multinomial(number - 1, np.full(number, 1 / number), size=RESAMPLES) / (number - 1)
+
+    def _rises(self, off: str, read: str) -> Float[np.ndarray, "draw passage"]:
+        return (self.nats[off][read] - self.nats[BASELINE][read]).numpy()
+
+    def _rise(self, off: str, read: str) -> float:
+        return self._rises(off, read).mean(0).sum() / float(self._sizes(read).sum())
+
+    def _drawn_rise(self, off: str, read: str) -> Float[np.ndarray, " resample"]:
+        by_draw = self._weights[read] @ self._rises(off, read).T
+        return (by_draw * self._draw_weights(off)).sum(1) / (self._weights[read] @ self._sizes(read).numpy())
+
+    def _mean_rise(self, off: str, reads: Sequence[str]) -> tuple[float, Float[np.ndarray, " resample"]]:
+        """The mean over languages, each weighing the same."""
+        found = [self._rise(off, read) for read in reads]
+        return float(np.mean(found)), np.mean([self._drawn_rise(off, read) for read in reads], axis=0)
+
+    # --- showing and keeping ---
+
+    def __repr__(self) -> str:
+        return f"EffectMatrix(rise in {UNITS[self.unit]})\n{self.to_frame().round(3).to_string()}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Rise of loss, {UNITS[self.unit]} (off × read)</p>" + self.to_frame().round(3).to_html()
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        tensors = {f"nats/{off}/{read}": x for off, by_read in self.nats.items() for read, x in by_read.items()}
+        for read in self.tokens:
+            tensors |= {f"tokens/{read}": self.tokens[read], f"utf8_bytes/{read}": self.utf8_bytes[read]}
+        cfg = {
+            "rows": list(self.nats),
+            "documents": {read: list(names) for read, names in self.documents.items()},
+            "folds": {read: list(folds) for read, folds in self.folds.items()},
+            "languages": dict(self.languages),
+            "settings": dict(self.settings),
+            "unit": self.unit,
+        }
+        write_result(path, "effect_matrix", cfg, tensors)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EffectMatrix":
+        """Read what :meth:`save` wrote."""
+        cfg, tensors = read_result(path, "effect_matrix")
+        reads = list(cfg["documents"])
+        return cls(
+            nats={off: {read: tensors[f"nats/{off}/{read}"] for read in reads} for off in cfg["rows"]},
+            tokens={read: tensors[f"tokens/{read}"] for read in reads},
+            utf8_bytes={read: tensors[f"utf8_bytes/{read}"] for read in reads},
+            documents=cfg["documents"],
+            folds=cfg["folds"],
+            languages=cfg["languages"],
+            settings=cfg["settings"],
+            unit=cfg["unit"],
+        )

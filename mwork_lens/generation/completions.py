@@ -1,0 +1,221 @@
+"""Our own decoding loop: batched, with a key-value cache, and only the last position is unembedded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..model import HookedModel, encode
+from ..text import Document
+from .decoding import Decoder, decoder
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after a prompt."""
+
+    text: str
+    """Up to a stop string; without special tokens. Empty for a model without a tokenizer."""
+    tokens: tuple[int, ...]
+    """The new token ids, without the end token; with those of a stop string."""
+    stopped: Literal["end", "stop", "length"]
+    """By the end token, a stop string, or ``max_new_tokens``."""
+
+
+@torch.inference_mode()
+def generate(
+    model: HookedModel,
+    prompts: Sequence[Document],
+    *,
+    max_new_tokens: int = 32,
+    stop: Sequence[str] = (),
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    use_cache: bool = True,
+    progress: bool = False,
+) -> list[Completion]:
+    """Continue every prompt, greedily or by seeded sampling.
+
+    Hooks that are in place act on every step, on the prompts that are not finished yet.
+
+    Args:
+        model: a hooked model.
+        prompts: texts, or 1-D tensors of token ids.
+        max_new_tokens: after which a completion ends.
+        stop: strings before which a completion is cut; white space as one (a new line) counts from the first other
+            character on, and one that is a special token ends a completion as the end token does.
+        temperature: 0 takes the likeliest token; otherwise tokens are sampled at this temperature.
+        top_p: sample among the likeliest tokens that together have this probability.
+        seed: of the sampling; each prompt has its own draws, whatever it is batched with.
+        batch_size: prompts at a time, of like length, padded on the left and masked.
+        use_cache: whether keys and values are kept; results do not depend on it (up to rounding).
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for options out of range, or a prompt that leaves no room in the model's context.
+    """
+    _require_options(max_new_tokens, temperature, top_p, batch_size)
+    names = [f"prompt {i}" for i in range(len(prompts))]
+    encoded = encode(model, prompts, names, None) if prompts else []
+    for ids, name in zip(encoded, names, strict=True):
+        if len(ids) + max_new_tokens > model.cfg.n_ctx:
+            raise ValueError(
+                f"{name} has {len(ids)} tokens; with {max_new_tokens=} that is more than the context of "
+                f"{model.cfg.model_name}, {model.cfg.n_ctx}."
+            )
+    ends = Ends.of(model.tokenizer, stop)
+    pick = picker(temperature, top_p, seed)
+    by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    done: dict[int, Completion] = {}
+    for start in tqdm(range(0, len(by_length), batch_size), desc="generating", unit="batch", disable=not progress):
+        rows = by_length[start : start + batch_size]
+        written = _continue(model, [encoded[i] for i in rows], rows, max_new_tokens, ends, pick, use_cache)
+        done |= dict(zip(rows, written, strict=True))
+    return [done[i] for i in range(len(prompts))]
+
+
+def _require_options(max_new_tokens: int, temperature: float, top_p: float, batch_size: int) -> None:
+    if max_new_tokens < 1 or batch_size < 1:
+        raise ValueError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"{temperature=} must be 0 or more, and {top_p=} in (0, 1].")
+
+
+# --- where a completion ends ---
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What ends a completion."""
+
+    tokenizer: Any
+    strings: tuple[str, ...]
+    ids: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: Any, stop: Sequence[str]) -> "Ends":
+        """Of a tokenizer and stop strings, which need one."""
+        if isinstance(stop, str):
+            raise ValueError(f"stop={stop!r} must be a list of strings.")
+        if tokenizer is None:
+            if stop:
+                raise ValueError("Stop strings need a tokenizer, which the model does not have.")
+            return cls(None, (), frozenset())
+        special = [word for word in stop if word in tokenizer.all_special_tokens]
+        ids = {tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(word) for word in special)} - {None}
+        return cls(tokenizer, tuple(word for word in stop if word and word not in special), frozenset(ids))
+
+    def text(self, last: int, new: Sequence[int]) -> str:
+        """The new tokens as text; the prompt's last one decides whether a space stands before them."""
+        if self.tokenizer is None:
+            return ""
+        before = self.tokenizer.decode([last], skip_special_tokens=True)
+        return self.tokenizer.decode([last, *new], skip_special_tokens=True).removeprefix(before)
+
+    def cut(self, text: str) -> str:
+        """``text`` up to the first stop string; what begins on a new line is not over there."""
+        begun = len(text) - len(text.lstrip())
+        found = (text.find(word, 0 if word.strip() else begun) for word in self.strings)
+        return text[: min((at for at in found if at >= 0), default=len(text))]
+
+
+def _continue(
+    model: HookedModel,
+    prompts: Sequence[Int[Tensor, " _"]],
+    names: Sequence[int],
+    max_new_tokens: int,
+    ends: Ends,
+    pick: "Pick",
+    use_cache: bool,
+) -> list[Completion]:
+    tokens, mask = left_padded(prompts, next(model.parameters()).device)  # pyright: ignore
+    reading = decoder(model, len(prompts), use_cache=use_cache)
+    return write_on(reading, reading.advance(tokens, mask), prompts, names, max_new_tokens, ends, pick)
+
+
+def write_on(
+    reading: Decoder,
+    logits: Float[Tensor, "batch token"],
+    prompts: Sequence[Int[Tensor, " _"]],
+    names: Sequence[int],
+    max_new_tokens: int,
+    ends: Ends,
+    pick: "Pick",
+) -> list[Completion]:
+    """Completions of prompts that were read already: ``logits`` are of what follows them."""
+    new: list[list[int]] = [[] for _ in prompts]
+    stopped: list[Any] = [None] * len(prompts)
+    going = list(range(len(prompts)))
+    for step in range(max_new_tokens):
+        chosen = dict(zip(going, pick(logits, [names[row] for row in going]), strict=True))
+        for row, token in chosen.items():
+            if token in ends.ids:
+                stopped[row] = "end"
+                continue
+            new[row].append(token)
+            text = ends.text(int(prompts[row][-1]), new[row]) if ends.strings else ""
+            stopped[row] = "stop" if ends.cut(text) != text else None
+        places = [place for place, row in enumerate(going) if not stopped[row]]
+        if not places or step == max_new_tokens - 1:
+            break
+        if len(places) < len(going):
+            reading.keep(torch.tensor(places, device=logits.device))
+        going = [going[place] for place in places]
+        tokens = torch.tensor([chosen[row] for row in going], device=logits.device)[:, None]
+        logits = reading.advance(tokens, torch.ones_like(tokens))
+    return [
+        Completion(ends.cut(ends.text(int(ids[-1]), made)), tuple(made), why or "length")
+        for ids, made, why in zip(prompts, new, stopped, strict=True)
+    ]
+
+
+def left_padded(
+    prompts: Sequence[Int[Tensor, " _"]], device: torch.device
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Tokens and their mask, so that every prompt ends at the last position."""
+    longest = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for row, ids in enumerate(prompts):
+        tokens[row, longest - len(ids) :] = ids
+        mask[row, longest - len(ids) :] = 1
+    return tokens.to(device), mask.to(device)
+
+
+# --- choosing a token ---
+
+Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
+
+
+def picker(temperature: float, top_p: float, seed: int) -> Pick:
+    """The likeliest token, or a seeded draw."""
+    if temperature == 0:
+        return lambda logits, names: logits.argmax(-1).tolist()
+    generators: dict[int, torch.Generator] = {}
+
+    def sample(logits: Tensor, names: Sequence[int]) -> list[int]:
+        probabilities = _nucleus((logits.double().cpu() / temperature).softmax(-1), top_p)
+        for name in names:
+            if name not in generators:
+                generators[name] = torch.Generator().manual_seed(seed * 1_000_003 + name)
+        return [
+            int(torch.multinomial(row, 1, generator=generators[name]))
+            for row, name in zip(probabilities, names, strict=True)
+        ]
+
+    return sample
+
+
+def _nucleus(probabilities: Float[Tensor, "batch token"], top_p: float) -> Float[Tensor, "batch token"]:
+    """Zero where likelier tokens already have ``top_p`` together."""
+    ordered, order = probabilities.sort(dim=-1, descending=True)
+    left_out = ordered.cumsum(-1) - ordered >= top_p
+    return probabilities.masked_fill(left_out.gather(-1, order.argsort(-1)), 0)

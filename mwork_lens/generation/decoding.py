@@ -1,0 +1,141 @@
+"""One step of the model after another: new tokens in, logits of what follows out; finished prompts are let go."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..model import HookedModel, final_norm, logit_parts, soft_cap
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A model that goes on from what it has read of a batch of prompts."""
+
+    def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
+        """Logits of what follows new tokens (0 in the mask is padding)."""
+        ...
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """Go on with these prompts only."""
+        ...
+
+
+def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decoder:
+    """For ``batch`` prompts that nothing was read of yet."""
+    if not use_cache:
+        return _Whole(model)
+    return _Bridge(model) if hasattr(model, "original_model") else Cached(model, new_cache(model, batch))
+
+
+def new_cache(model: Any, batch: int) -> Any:
+    """An empty key-value cache of a HookedTransformer."""
+    from transformer_lens import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, next(model.parameters()).device, batch)
+
+
+def cache_rows(cache: Any, rows: Int[Tensor, " row"], *, frozen: bool = False) -> Any:
+    """A cache with these rows of ``cache``, one of them as often as it is named; a frozen one does not grow."""
+    entries = [
+        replace(
+            entry,
+            past_keys=entry.past_keys[rows.to(entry.past_keys.device)],
+            past_values=entry.past_values[rows.to(entry.past_values.device)],
+            frozen=frozen,
+        )
+        for entry in cache.entries
+    ]
+    mask = cache.previous_attention_mask
+    return replace(cache, entries=entries, previous_attention_mask=mask[rows.to(mask.device)], frozen=frozen)
+
+
+def joined(caches: Sequence[Any]) -> Any:
+    """One cache with the rows of several, the shorter ones padded on the left."""
+    if len(caches) == 1:
+        return caches[0]
+    longest = max(cache.previous_attention_mask.shape[1] for cache in caches)
+
+    def padded(tensor: Tensor) -> Tensor:
+        # positions are the second axis
+        return pad(tensor, (*[0] * (2 * tensor.ndim - 4), longest - tensor.shape[1], 0))
+
+    entries = [
+        replace(
+            same[0],
+            past_keys=torch.cat([padded(entry.past_keys) for entry in same]),
+            past_values=torch.cat([padded(entry.past_values) for entry in same]),
+        )
+        for same in zip(*(cache.entries for cache in caches), strict=True)
+    ]
+    mask = torch.cat([padded(cache.previous_attention_mask) for cache in caches])
+    return replace(caches[0], entries=entries, previous_attention_mask=mask)
+
+
+@dataclass
+class Cached:
+    """A HookedTransformer with its cache."""
+
+    model: Any
+    cache: Any
+
+    def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
+        """See :class:`Decoder`."""
+        options = {"stop_at_layer": self.model.cfg.n_layers, "attention_mask": mask}
+        stream = self.model(tokens, past_kv_cache=self.cache, **options)
+        return next_logits(self.model, stream[:, -1])
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """See :class:`Decoder`."""
+        self.cache = cache_rows(self.cache, rows)
+
+
+@dataclass
+class _Bridge:
+    model: Any
+    past: Any = None
+    mask: Tensor | None = None
+
+    def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
+        theirs = self.model.original_model
+        accepted = inspect.signature(theirs.forward).parameters
+        self.mask = mask if self.mask is None else torch.cat([self.mask, mask], 1)
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        options = {"position_ids": positions, "logits_to_keep": 1}
+        options = {name: value for name, value in options.items() if name in accepted}
+        out = theirs(tokens, attention_mask=self.mask, past_key_values=self.past, use_cache=True, **options)
+        self.past = out.past_key_values
+        return out.logits[:, -1]
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        assert self.mask is not None
+        self.mask = self.mask[rows]
+        self.past.reorder_cache(rows)  # for a choice of rows too, and in every kind of layer
+
+
+@dataclass
+class _Whole:
+    """Without a cache that lives on: every step runs all tokens again."""
+
+    model: HookedModel
+    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
+        self.seen.append((tokens, mask))
+        return decoder(self.model, len(tokens)).advance(
+            *(torch.cat(parts, 1) for parts in zip(*self.seen, strict=True))
+        )
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        self.seen = [(tokens[rows], mask[rows]) for tokens, mask in self.seen]
+
+
+def next_logits(model: HookedModel, hidden: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch token"]:
+    """Logits of what follows, from the residual stream after the last block."""
+    parts = [logits for _, logits in logit_parts(model, final_norm(model, hidden))]
+    return soft_cap(model, torch.cat(parts).t())

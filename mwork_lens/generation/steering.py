@@ -1,0 +1,188 @@
+"""Steering a model into another language by its neurons, beside a mean-difference direction of the same norm."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..detection import Activations
+from ..model import ForwardHook, HookedModel, batches, encode, hooked, run_blocks, stream_hook
+from ..neurons import NeuronSet, NeuronSpace
+from ..store import read_result, write_result
+from ..text import Identifier
+from .comparing import BASELINE, Generations, generations
+
+FACTORS = (2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Completions untouched, steered by neurons, and by a direction as strong as each of these."""
+
+    generations: Generations
+    norms: Mapping[str, float]
+    """By intervention: root mean square over the prompts' ordinary tokens of how much it moves the residual stream
+    after block ``layer``."""
+    stream_norm: float
+    """Root mean square norm of the untouched stream there."""
+    toward: str
+    away: str
+    layer: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an intervention: how strong, share of completions in the target language, and their fluency.
+
+        ``norm`` is in units of the untouched stream's norm. ``share`` has its 95 % Wilson interval. Nats a token are
+        under the untouched model; read them with repetition, since a repetitive text is likely.
+        """
+        frame = self.generations.summary(self.toward).drop(columns="prompt_language").set_index("condition")
+        frame.insert(0, "norm", pd.Series(self.norms) / self.stream_norm)
+        return frame
+
+    def __repr__(self) -> str:
+        return f"Steering({self.away} to {self.toward}, layer {self.layer})\n{self.to_frame().round(3)}"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().round(3).to_html() + self.generations._repr_html_()
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        cfg = {name: getattr(self, name) for name in ("norms", "stream_norm", "toward", "away", "layer")}
+        write_result(path, "steering", {**cfg, **self.generations.to_cfg()}, {})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Steering":
+        """Read what :meth:`save` wrote."""
+        cfg, _ = read_result(path, "steering")
+        kept = {name: cfg[name] for name in ("norms", "stream_norm", "toward", "away", "layer")}
+        return cls(generations=Generations.from_cfg(cfg), **kept)
+
+
+def mean_difference(means: Activations, *, toward: str, away: str, layer: int, norm: float) -> list[ForwardHook]:
+    """A hook that adds the direction from one language's mean to another's, after block ``layer``, at every position.
+
+    Args:
+        means: what :func:`collect_means` gave.
+        toward: the language to steer into.
+        away: the language to steer out of.
+        layer: which block, from 0.
+        norm: Euclidean norm of what is added.
+
+    Raises:
+        ValueError: for a language without means, or a layer that is not there.
+    """
+    if not 0 <= layer < means.space.n_layers:
+        raise ValueError(f"{means.space.model} has layers 0 to {means.space.n_layers - 1}, not {layer}.")
+    for language in (toward, away):
+        means.of(language)
+    difference = means.streams[toward][layer] - means.streams[away][layer]
+    step = difference * (norm / difference.norm())
+
+    def add(activation: Tensor, hook: Any = None) -> Tensor:
+        return activation + step.to(activation)
+
+    return [(stream_hook(layer + 1), add)]
+
+
+@torch.inference_mode()
+def stream_changes(
+    model: HookedModel, interventions: Mapping[str, Sequence[ForwardHook]], prompts: Sequence[str], layer: int
+) -> dict[str, float]:
+    """How much each intervention moves the residual stream after block ``layer``, and under ``baseline`` its own norm.
+
+    Both are root mean squares over the ordinary tokens of the prompts of a Euclidean norm.
+    """
+    encoded = encode(model, prompts, list(prompts), None)
+
+    def streams(hooks: Sequence[ForwardHook]) -> Float[Tensor, "token d_model"]:
+        found: list[Tensor] = []
+        caught: list[Tensor] = []
+
+        def keep(activation: Tensor, hook: Any = None) -> Tensor:
+            caught[:] = [activation]
+            return activation
+
+        with hooked(model, [*hooks, (stream_hook(layer + 1), keep)]):
+            for batch in batches(model, encoded):
+                run_blocks(model, batch.tokens)
+                found.append(caught[0][batch.content].double().cpu())
+        return torch.cat(found)
+
+    untouched = streams([])
+    changes = {name: streams(hooks) - untouched for name, hooks in interventions.items()}
+    return {
+        name: float(change.square().sum(-1).mean().sqrt()) for name, change in {BASELINE: untouched, **changes}.items()
+    }
+
+
+def steer(
+    model: HookedModel,
+    sets: Mapping[str, NeuronSet],
+    means: Activations,
+    prompts: Sequence[str],
+    *,
+    toward: str,
+    away: str,
+    factors: Sequence[float] = FACTORS,
+    layer: int | None = None,
+    identify: str | Identifier = "lingua",
+    languages: Sequence[str] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Steering:
+    """Complete prompts with one language's neurons held or scaled, and with a direction that moves the stream as much.
+
+    The interventions: ``set``, the specific neurons of both languages held at the means of ``toward``; ``scale ×f``,
+    those of ``toward`` multiplied by f, and for each of these ``direction as …``, the mean-difference direction added
+    after block ``layer`` with the norm by which the former moves the stream there.
+
+    Args:
+        model: a hooked model; it is as before afterwards.
+        sets: each language's neurons; those of ``toward`` and ``away`` are used.
+        means: what :func:`collect_means` gave.
+        prompts: in the language ``away``.
+        toward: the language to steer into.
+        away: the language of the prompts.
+        factors: for ``scale``.
+        layer: where the direction is added and strength is measured; by default two thirds of the way up.
+        identify: as in :func:`generations`.
+        languages: between which the identifier chooses; those with means by default.
+        progress: whether to show a bar.
+        options: passed on to :func:`generate`.
+
+    Raises:
+        ValueError: for a language without a set or means, or a set that is empty or does not act up to ``layer``.
+    """
+    layer = NeuronSpace.of(model).n_layers * 2 // 3 if layer is None else layer
+    for language in (toward, away):
+        means.of(language)
+        if language not in sets or not len(sets[language]):
+            raise ValueError(f"There are no neurons of {language!r} to steer with; there are {', '.join(sets)}.")
+    both = {language: sets[language].hooks("set", values=means, language=toward) for language in (toward, away)}
+    by_neurons = {"set": both[toward] + both[away]}
+    by_neurons |= {f"scale ×{factor:g}": sets[toward].hooks("scale", factor=factor) for factor in factors}
+    norms = stream_changes(model, by_neurons, prompts, layer)
+    stream_norm = norms.pop(BASELINE)
+    for name in by_neurons:
+        if not norms[name]:
+            raise ValueError(f"{name!r} does not move the stream up to block {layer}: choose a higher layer=.")
+    directions = {
+        f"direction as {name}": mean_difference(means, toward=toward, away=away, layer=layer, norm=norms[name])
+        for name in by_neurons
+    }
+    found = generations(
+        model,
+        {**by_neurons, **directions},
+        {away: list(prompts)},
+        identify=identify,
+        languages=languages or list(means.values),
+        progress=progress,
+        **options,
+    )
+    all_norms = {BASELINE: 0.0, **norms, **{f"direction as {name}": norm for name, norm in norms.items()}}
+    return Steering(found, all_norms, stream_norm, toward, away, layer)

@@ -1,0 +1,129 @@
+"""The logit lens of one text, as people read it: what each layer decodes to at each token, and in which language."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..model import HookedModel, encode, log_normalizer, stream_states, top_tokens
+from ..store import read_result, write_result
+from ..text import Document, Identifier
+from .vocabulary import TokenLanguages, label_vocabulary, token_texts
+
+
+@dataclass(frozen=True, eq=False)
+class LensGrid:
+    """The most probable tokens at every layer and position of one text."""
+
+    ids: Int[Tensor, "layer pos k"]
+    """Decoded tokens, most probable first; row 0 is the embedding, the last one the model's own prediction."""
+    probabilities: Float[Tensor, "layer pos k"]
+    tokens: tuple[str, ...]
+    """The text itself, token by token."""
+    decoded: dict[int, tuple[str, str]]
+    """Text and language of each decoded token."""
+    names: tuple[str, ...]
+    """Every language that tokens were identified over, then ``shared`` and ``other``."""
+    vocabulary: Mapping[str, float]
+    """Share of the whole vocabulary under each of these: what chance alone favours."""
+    settings: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a layer, position and rank: the token there, what it decodes to, language and probability."""
+        layers, positions, k = self.ids.shape
+        rows = [
+            (layer, pos, self.tokens[pos], rank, *self.decoded[int(self.ids[layer, pos, rank])])
+            for layer in range(layers)
+            for pos in range(positions)
+            for rank in range(k)
+        ]
+        frame = pd.DataFrame(rows, columns=["layer", "position", "token", "rank", "decoded", "language"])
+        return frame.assign(probability=self.probabilities.flatten().tolist())
+
+    def __repr__(self) -> str:
+        layers, positions, k = self.ids.shape
+        return f"LensGrid({self.settings['model']}: {layers} layers × {positions} tokens, top {k})"
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        cfg = {
+            "tokens": list(self.tokens),
+            "decoded": {str(i): list(found) for i, found in self.decoded.items()},
+            "names": list(self.names),
+            "vocabulary": dict(self.vocabulary),
+            "settings": self.settings,
+        }
+        write_result(path, "lens_grid", cfg, {"ids": self.ids, "probabilities": self.probabilities})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LensGrid":
+        """Read what :meth:`save` wrote."""
+        cfg, tensors = read_result(path, "lens_grid")
+        decoded = {int(i): (text, language) for i, (text, language) in cfg["decoded"].items()}
+        return cls(
+            ids=tensors["ids"],
+            probabilities=tensors["probabilities"],
+            tokens=tuple(cfg["tokens"]),
+            decoded=decoded,
+            names=tuple(cfg["names"]),
+            vocabulary=cfg["vocabulary"],
+            settings=cfg["settings"],
+        )
+
+
+@torch.inference_mode()
+def lens_grid(
+    model: HookedModel,
+    text: Document,
+    *,
+    languages: Sequence[str],
+    top_k: int = 5,
+    normalize: bool = True,
+    identifier: str | Identifier = "lingua",
+    identify_over: Sequence[str] | None = None,
+    token_languages: TokenLanguages | None = None,
+) -> LensGrid:
+    """Decode every layer's state at every token of one text.
+
+    Args:
+        model: a hooked model with a tokenizer.
+        text: one text, or its token ids; special tokens are read too.
+        languages: candidates for the decoded tokens' languages, with the widespread ones.
+        top_k: decoded tokens to keep.
+        normalize: False leaves out the final norm.
+        identifier: see :func:`label_vocabulary`.
+        identify_over: see :func:`label_vocabulary`.
+        token_languages: labels made before, instead of the two options above.
+
+    Raises:
+        ValueError: for an empty text, one longer than the context, or ``top_k`` above the vocabulary.
+    """
+    if not 1 <= top_k <= model.cfg.d_vocab:
+        raise ValueError(
+            f"top_k={top_k} is outside 1 to {model.cfg.d_vocab}, the vocabulary of {model.cfg.model_name}."
+        )
+    (ids,) = encode(model, [text], ["given"], None)
+    labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
+    found, probabilities = [], []
+    for states in stream_states(model, ids):
+        values, top = top_tokens(model, states, top_k, normalize=normalize)
+        found.append(top.cpu())
+        probabilities.append((values - log_normalizer(model, states, normalize=normalize)[:, None]).exp().cpu())
+    top = torch.stack(found)
+    distinct = top.unique().tolist()
+    decoded = dict(zip(distinct, zip(token_texts(model, distinct), labels.of(distinct), strict=True), strict=True))
+    settings = {"model": str(model.cfg.model_name), "normalize": normalize, "top_k": top_k, **labels.settings}
+    return LensGrid(
+        ids=top,
+        probabilities=torch.stack(probabilities),
+        tokens=tuple(token_texts(model, ids.tolist())),
+        decoded=decoded,
+        names=labels.names,
+        vocabulary=labels.shares(),
+        settings=settings,
+    )

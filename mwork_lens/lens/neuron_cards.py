@@ -1,0 +1,228 @@
+"""Cards of single neurons: what each reads and writes, and in which languages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..model import SITES
+from ..statistics import RESAMPLES, intervals
+from ..store import read_result, write_result
+from .direct_logits import WRITES
+
+Neuron = tuple[int, str, int]
+NEURONS_SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronCards:
+    """What each of some neurons reads and writes."""
+
+    neurons: tuple[Neuron, ...]
+    """(layer, site, neuron), by layer and site."""
+    firing_rate: Float[Tensor, "neuron language"]
+    """Share of positions where the feed-forward's nonlinearity lets the neuron through; missing in attention."""
+    mean: Float[Tensor, "neuron language"]
+    """Mean activation over positions."""
+    magnitude: Float[Tensor, "neuron language"]
+    """Mean absolute activation."""
+    strongest: Float[Tensor, "neuron rank"]
+    """The activations of largest absolute value."""
+    contexts: tuple[tuple[dict[str, Any], ...], ...]
+    """For each of these: language, passage, and the text before, at and after the token."""
+    promoted: Int[Tensor, "neuron k"]
+    """Tokens that the neuron makes likelier where it is strongest, first one first; -1 for ``q`` and ``k``."""
+    suppressed: Int[Tensor, "neuron k"]
+    tokens: Mapping[int, tuple[str, str]]
+    """Text and language of these tokens."""
+    vocabulary: Mapping[str, float]
+    """Share of the whole vocabulary under each label."""
+    languages: tuple[str, ...]
+    """Of the corpus."""
+    settings: Mapping[str, Any]
+
+    @property
+    def sign(self) -> Int[Tensor, " neuron"]:
+        """1 or -1: the sign of each neuron's activation where it is strongest, and so of what it promotes."""
+        return sign_of(self.strongest)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a neuron: where it is, where it is strongest, and the tokens it promotes and suppresses."""
+        rows = []
+        for i, (layer, site, neuron) in enumerate(self.neurons):
+            row: dict[str, Any] = {"layer": layer, "site": site, "neuron": neuron}
+            row |= {f"firing_{tag}": float(self.firing_rate[i, j]) for j, tag in enumerate(self.languages)}
+            row |= {f"mean_{tag}": float(self.mean[i, j]) for j, tag in enumerate(self.languages)}
+            row |= {f"magnitude_{tag}": float(self.magnitude[i, j]) for j, tag in enumerate(self.languages)}
+            row["strongest_on"] = [context["token"] for context in self.contexts[i]]
+            for name, ids in (("promotes", self.promoted[i]), ("suppresses", self.suppressed[i])):
+                found = self._known(ids)
+                row[name] = [text for text, _ in found]
+                row[f"{name}_languages"] = [language for _, language in found]
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def _known(self, ids: Int[Tensor, " k"]) -> list[tuple[str, str]]:
+        return [self.tokens[i] for i in ids.tolist() if i >= 0]
+
+    def written(self) -> pd.DataFrame:
+        """The languages of what the neurons promote, by layer: one row a layer and label.
+
+        Columns: layer, language, neurons (those that write to the residual stream), share of their promoted tokens with
+        its 95 % interval low and high (bootstrap over neurons), and the label's share of the vocabulary.
+        """
+        layers, shares = self._promoted_shares()
+        rows = []
+        for layer in np.unique(layers):
+            here = shares[layers == layer]
+            low, high = _over_neurons(here)
+            rows += [
+                {
+                    "layer": int(layer),
+                    "language": label,
+                    "neurons": len(here),
+                    "share": here[:, j].mean(),
+                    "low": low[j],
+                    "high": high[j],
+                    "vocabulary": self.vocabulary[label],
+                }
+                for j, label in enumerate(self.vocabulary)
+            ]
+        columns = ["layer", "language", "neurons", "share", "low", "high", "vocabulary"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def summary(self, language: str) -> dict[str, float]:
+        """How much of what the whole set promotes is in one language.
+
+        Returns:
+            The share of the promoted tokens with its 95 % interval low and high (bootstrap over neurons), the share of
+            the vocabulary, and how many neurons write to the residual stream at all.
+
+        Raises:
+            ValueError: for a language that tokens were not identified over.
+        """
+        if language not in self.vocabulary:
+            raise ValueError(f"Tokens were not identified as {language!r}, but as {', '.join(self.vocabulary)}.")
+        _, shares = self._promoted_shares()
+        own = shares[:, [list(self.vocabulary).index(language)]]
+        low, high = _over_neurons(own) if len(own) else ([np.nan], [np.nan])
+        share = float(own.mean()) if len(own) else float("nan")
+        interval = {"low": float(low[0]), "high": float(high[0])}
+        return {"share": share, **interval, "vocabulary": self.vocabulary[language], "neurons": len(own)}
+
+    def _promoted_shares(self) -> tuple[Int[np.ndarray, " writing"], Float[np.ndarray, "writing label"]]:
+        """Of each neuron that writes, its layer and the languages of its promoted tokens."""
+        writing = [i for i, (_, site, _) in enumerate(self.neurons) if site in WRITES]
+        labels = list(self.vocabulary)
+        shares = np.zeros((len(writing), len(labels)))
+        for row, i in enumerate(writing):
+            for _, language in self._known(self.promoted[i]):
+                shares[row, labels.index(language)] += 1 / self.promoted.shape[1]
+        return np.array([self.neurons[i][0] for i in writing], dtype=int), shares
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __repr__(self) -> str:
+        by_site = ", ".join(f"{site} {sum(s == site for _, s, _ in self.neurons)}" for site in SITES)
+        return f"NeuronCards({self.settings['model']}: {len(self)} neurons ({by_site}), read on {self.languages})"
+
+    def _repr_html_(self) -> str:
+        return self.to_html(NEURONS_SHOWN)
+
+    def to_html(self, limit: int | None = None) -> str:
+        """The cards as HTML, all text escaped; at most ``limit`` of them, evenly over the set."""
+        number = len(self) if limit is None else min(limit, len(self))
+        shown = sorted({int(i) for i in np.linspace(0, len(self) - 1, number)}) if number else []
+        rest = "" if number == len(self) else f"<p>{number} of {len(self):,} neurons.</p>"
+        return f"<style>{_STYLE}</style><div class='cards'>{''.join(self._card(i) for i in shown)}</div>{rest}"
+
+    def _card(self, i: int) -> str:
+        layer, site, neuron = self.neurons[i]
+        rows = "".join(
+            f"<tr><td>{escape(tag)}</td><td>{_percent(self.firing_rate[i, j])}</td>"
+            f"<td>{float(self.mean[i, j]):+.3g}</td><td>{float(self.magnitude[i, j]):.3g}</td></tr>"
+            for j, tag in enumerate(self.languages)
+        )
+        contexts = "".join(
+            f"<li><b>{value:+.2f}</b> <i>{escape(c['language'])}</i> <bdi>{escape(c['before'])}"
+            f"<mark>{escape(c['token'])}</mark>{escape(c['after'])}</bdi></li>"
+            for value, c in zip(self.strongest[i].tolist(), self.contexts[i], strict=False)
+        )
+        write = "".join(
+            f"<p>{name}: {''.join(_chip(*found) for found in self._known(ids))}</p>"
+            for name, ids in (("Promotes", self.promoted[i]), ("Suppresses", self.suppressed[i]))
+            if site in WRITES
+        )
+        head = "<tr><th></th><th>fires</th><th>mean</th><th>mean |·|</th></tr>"
+        return (
+            f"<div class='card'><h4>layer {layer} · {escape(site)} · {neuron}</h4><table>{head}{rows}</table>"
+            f"<ol>{contexts}</ol>{write}</div>"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        cfg = {
+            "neurons": [list(neuron) for neuron in self.neurons],
+            "contexts": [list(found) for found in self.contexts],
+            "tokens": {str(i): list(found) for i, found in self.tokens.items()},
+            "vocabulary": dict(self.vocabulary),
+            "languages": list(self.languages),
+            "settings": dict(self.settings),
+        }
+        write_result(path, "neuron_cards", cfg, {name: getattr(self, name) for name in _TENSORS})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronCards":
+        """Read what :meth:`save` wrote."""
+        cfg, tensors = read_result(path, "neuron_cards")
+        return cls(
+            neurons=tuple((layer, site, neuron) for layer, site, neuron in cfg["neurons"]),
+            contexts=tuple(tuple(found) for found in cfg["contexts"]),
+            tokens={int(i): (text, language) for i, (text, language) in cfg["tokens"].items()},
+            vocabulary=cfg["vocabulary"],
+            languages=tuple(cfg["languages"]),
+            settings=cfg["settings"],
+            **tensors,
+        )
+
+
+_TENSORS = ("firing_rate", "mean", "magnitude", "strongest", "promoted", "suppressed")
+
+_STYLE = """
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+.card { border: 1px solid #ccc; border-radius: 6px; padding: .8rem; font-size: .85rem; overflow-wrap: anywhere; }
+.card h4 { margin: 0 0 .5rem; } .card p { margin: .5rem 0 0; line-height: 1.9; } .card ol { padding-left: 1.2rem; }
+.card td, .card th { padding: 0 .7rem 0 0; text-align: right; } .card mark { background: #F0E442; }
+.card .chip { background: #eef; border-radius: 4px; padding: .1rem .35rem; margin-right: .3rem; white-space: pre; }
+.card .chip sub { color: #555; margin-left: .3rem; }
+"""
+
+
+def _chip(text: str, language: str) -> str:
+    return f"<span class='chip'><bdi>{escape(text)}</bdi><sub>{escape(language)}</sub></span>"
+
+
+def _over_neurons(
+    shares: Float[np.ndarray, "neuron label"],
+) -> tuple[Float[np.ndarray, " label"], Float[np.ndarray, " label"]]:
+    """The 95 % interval of the mean over neurons, by bootstrap."""
+    number = len(shares)
+    drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
+    return intervals(drawn @ shares / number)
+
+
+def _percent(value: Tensor) -> str:
+    return "–" if value.isnan() else f"{float(value):.0%}"
+
+
+def sign_of(strongest: Float[Tensor, "neuron rank"]) -> Int[Tensor, " neuron"]:
+    """1 or -1: the sign of each neuron where it is strongest."""
+    return torch.where(strongest.sum(1) < 0, -1, 1)

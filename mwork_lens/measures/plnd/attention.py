@@ -1,0 +1,221 @@
+"""One document's attention in one layer: what every query and key score is made of."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ...model import HookedModel, Rotary, at_least_float32, attention_scale, norm_eps, norm_gain
+from .compiled import applies, sides, threads
+
+QUERIES, KEYS, PATTERN = "attn.hook_q", "attn.hook_k", "attn.hook_pattern"
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """How a neuron enters the attention scores: deactivating neuron d of position p lowers them by Δ.
+
+    For a query, Δ_ij = shrink_id R_ij + direct_id k̃_jd + paired_id k̃_j,pair(d); for a key the roles swap.
+    """
+
+    shrink: Float[Tensor, "head d_head pos"]
+    """1 − ρ: what normalisation gives back to the other coordinates (0 without QK-norm)."""
+    direct: Float[Tensor, "head d_head pos"]
+    """ρ q̂ c / m."""
+    paired: Float[Tensor, "head d_head pos"]
+    """ρ q̂ s / m."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of one document in one layer, in float32 at least; rows without content are left out."""
+
+    pattern: Float[Tensor, "head query key"]
+    scores: Float[Tensor, "head query key"]
+    """Raw scores R = q̃ · k̃ / m, before soft cap, biases and mask."""
+    queries: Float[Tensor, "head d_head query"]
+    """q̃, rotated."""
+    keys: Float[Tensor, "group d_head key"]
+    """k̃, rotated."""
+    query_neurons: Coefficients
+    key_neurons: Coefficients
+    pair: Int[Tensor, " d_head"]
+    """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
+    cap: float | None
+    """Soft cap on the scores."""
+    sinks: bool
+    """Whether every row also attends to a sink, which has a score of its own and no key."""
+    across_heads: bool
+    """Whether normalisation runs over all heads, so that a neuron rescales the other heads' scores too."""
+    normalises: bool
+    """Whether there is QK-norm; without it ``shrink`` is zero."""
+    rotates: bool
+    """Whether there are rotary embeddings; without them ``paired`` is zero."""
+    positions: Int[Tensor, " query"] | None
+    """The position of each row where a query sees no later key; None where it may see all."""
+
+    @property
+    def rows(self) -> int:
+        """Queries that are scored."""
+        return self.pattern.shape[1]
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share a key head."""
+        return len(self.queries) // len(self.keys)
+
+    def with_rotated_neurons(self, scale: float) -> "Attention":
+        """The same attention with coordinates of q̃ and k̃ as neurons: Δ_ij = q̃_id k̃_jd / m."""
+        sides = [Coefficients(torch.zeros_like(x), x / scale, torch.zeros_like(x)) for x in (self.queries, self.keys)]
+        own = torch.arange(len(self.pair), device=self.pair.device)
+        flags = {"across_heads": False, "normalises": False, "rotates": False}
+        return replace(self, query_neurons=sides[0], key_neurons=sides[1], pair=own, **flags)
+
+    def parts(self, neurons: Coefficients) -> Sequence[Float[Tensor, "head d_head pos"]]:
+        """The coefficients of a neuron's own coordinate and, where there is rotation, of its partner."""
+        return (neurons.direct, neurons.paired) if self.rotates else (neurons.direct,)
+
+    def row_blocks(self, size: int) -> Iterator[slice]:
+        """All scored rows, ``size`` at a time."""
+        return (slice(start, start + size) for start in range(0, self.rows, size))
+
+    def seen_keys(self, rows: slice) -> slice:
+        """The keys that these rows can see."""
+        return slice(0, self.keys.shape[-1] if self.positions is None else int(self.positions[rows][-1]) + 1)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What turns q into q̃ in one layer: normalisation, clipping, rotation, scale and cap, read from the model."""
+
+    scale: float
+    cap: float | None
+    clip: float | None
+    rotary: Rotary | None
+    query_gain: Tensor | None
+    key_gain: Tensor | None
+    eps: float
+    across_heads: bool
+    causal: bool
+    sinks: bool
+    rotated_neurons: bool = False
+    """Whether a neuron is a coordinate of q̃ and k̃, after normalisation and rotation (as in the paper)."""
+
+    @classmethod
+    def of(cls, model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> "Geometry":
+        """Read one layer.
+
+        Raises:
+            ValueError: for attention whose scores depend on q and k in a way that has no closed form here.
+        """
+        cfg, attn = model.cfg, model.blocks[layer].attn  # pyright: ignore[reportAttributeAccessIssue]
+        cap = getattr(cfg, "attn_scores_soft_cap", -1.0) or -1.0
+        clip = getattr(cfg, "clip_qkv", None)
+        query_norm, key_norm = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
+        if clip is not None and query_norm is not None:
+            raise ValueError(f"{cfg.model_name} clips normalised queries: their neurons have no closed form here.")
+        rotary = Rotary(model, layer) if cfg.positional_embedding_type == "rotary" else None
+        gains = [None if norm is None else norm_gain(model, norm) for norm in (query_norm, key_norm)]
+        return cls(
+            scale=attention_scale(model, layer),
+            cap=float(cap) if cap > 0 else None,
+            clip=clip,
+            rotary=rotary,
+            query_gain=gains[0],
+            key_gain=gains[1],
+            eps=0.0 if query_norm is None else norm_eps(query_norm),
+            across_heads=gains[0] is not None and gains[0].numel() != cfg.d_head,
+            causal=getattr(cfg, "attention_dir", "causal") == "causal",
+            sinks=bool(getattr(cfg, "use_attention_sinks", False)),
+            rotated_neurons=rotated_neurons,
+        )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The hook points that :meth:`attention` needs, in the order of the forward pass."""
+        return (QUERIES, KEYS, PATTERN)
+
+    def attention(
+        self,
+        q: Float[Tensor, "pos head d_head"],
+        k: Float[Tensor, "pos group d_head"],
+        pattern: Float[Tensor, "head pos pos"],
+        content: Bool[Tensor, " pos"],
+    ) -> Attention:
+        """One document, its padding already cut off."""
+        rows, positions = _rows(content), torch.arange(len(content), device=q.device)
+        queries, query_neurons = self._side(at_least_float32(q[rows]), self.query_gain, positions[rows])
+        keys, key_neurons = self._side(at_least_float32(k), self.key_gain, positions)
+        by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
+        scores = by_group @ (keys / self.scale)[:, None]
+        found = Attention(
+            pattern=self._adding_up(pattern[:, rows]),
+            scores=rearrange(scores, "group head query key -> (group head) query key"),
+            queries=queries,
+            keys=keys,
+            query_neurons=query_neurons,
+            key_neurons=key_neurons,
+            pair=self.rotary.pair if self.rotary else torch.arange(q.shape[-1], device=q.device),
+            cap=self.cap,
+            sinks=self.sinks,
+            across_heads=self.across_heads,
+            normalises=self.query_gain is not None,
+            rotates=self.rotary is not None,
+            positions=positions[rows] if self.causal else None,
+        )
+        return found.with_rotated_neurons(self.scale) if self.rotated_neurons else found
+
+    def _adding_up(self, pattern: Float[Tensor, "head query key"]) -> Float[Tensor, "head query key"]:
+        """Rows of half precision add up to 1 only roughly, but for the part that a sink takes."""
+        wide = at_least_float32(pattern)
+        return wide if self.sinks or wide.dtype == pattern.dtype else wide / wide.sum(-1, keepdim=True)
+
+    def _side(
+        self, x: Float[Tensor, "pos head d_head"], gain: Tensor | None, positions: Int[Tensor, " pos"]
+    ) -> tuple[Float[Tensor, "head d_head pos"], Coefficients]:
+        """x̃ for q or k, and how its neurons enter the scores."""
+        if applies(x) and self.rotary and not (self.clip or self.across_heads):
+            turn = (part.numpy() for part in self.rotary.coefficients(positions, x))
+            own = np.empty(0, np.float32) if gain is None else gain.numpy()
+            told = np.float32(self.eps), *turn, self.rotary.pair.numpy(), np.float32(self.scale)
+            with threads():
+                rotated, *parts = torch.from_numpy(sides(x.contiguous().numpy(), own, *told)).mT
+            return rotated, Coefficients(*parts)
+        x = rearrange(x, "pos head d_head -> head d_head pos").contiguous()
+        if gain is None:
+            x_hat = x if self.clip is None else x.clamp(-self.clip, self.clip)
+            shrink, grown = torch.zeros_like(x), x_hat
+        else:
+            x_hat, shrink = self._normalised(x, gain)
+            grown = torch.addcmul(x_hat, x_hat, shrink, value=-1)  # ρ x̂
+        if self.rotary is None:
+            return x_hat, Coefficients(shrink, grown / self.scale, torch.zeros_like(grown))
+        cosine, sine = (part.mT for part in self.rotary.coefficients(positions, x))
+        rotated = (x_hat * sine).index_select(1, self.rotary.pair).addcmul_(x_hat, cosine)
+        return rotated, Coefficients(shrink, grown * (cosine / self.scale), grown * (sine / self.scale))
+
+    def _normalised(
+        self, x: Float[Tensor, "head d_head pos"], gain: Tensor
+    ) -> tuple[Float[Tensor, "head d_head pos"], Float[Tensor, "head d_head pos"]]:
+        """x̂ and 1 − ρ = 1 − (1 − share)^(−1/2), where share = x² / (D ms) is a coordinate's part of the mean square."""
+        axes = (0, 1) if self.across_heads else (1,)
+        squares = x.square()
+        width = math.prod(x.shape[axis] for axis in axes)
+        total = squares.sum(axes, keepdim=True) + width * self.eps
+        x_hat = (x * (total / width).rsqrt()).mul_(gain.view(len(x), -1, 1) if self.across_heads else gain[:, None])
+        lost = squares.div_(-total)  # −share
+        root = (1 + lost).sqrt_()
+        # 1 − 1 / root, without cancellation for small shares
+        return x_hat, lost.div_(root.addcmul_(root, root))
+
+
+def _rows(content: Bool[Tensor, " pos"]) -> slice | Int[Tensor, " query"]:
+    """Where ``content`` is; as a slice, which copies nothing, where it is all in one piece."""
+    (rows,) = content.nonzero(as_tuple=True)
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows

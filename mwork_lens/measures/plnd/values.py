@@ -1,0 +1,123 @@
+"""The change that deactivating a value neuron makes: one column of W_V, read by every query head of its group."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import linear
+
+from ...model import HookedModel, TokenBatch, at_least_float32, weight
+from ..measure import Activations, LayerMeasure, SiteScores, root_mean
+from .compiled import applies, sums_of_values, threads
+from .post_norm import PostNorm, change_after_norm, post_norm
+
+MIXED = "attn.hook_z"
+
+
+@dataclass(frozen=True)
+class _Output:
+    """W_O by group: neuron (group, index) writes Σ over the query heads a of its group of z[a] W_O[a, index]."""
+
+    w_o: Float[Tensor, "group head d_head d_model"]
+
+    @classmethod
+    def of(cls, model: HookedModel, layer: int) -> "_Output":
+        groups = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
+        w_o = at_least_float32(weight(model, layer, "attn.W_O").detach())
+        return cls(rearrange(w_o, "(group head) d_head d_model -> group head d_head d_model", group=groups))
+
+    def gram(self, gain: Float[Tensor, " d_model"] | None = None) -> Float[Tensor, "group pair d_head"]:
+        """G_k[a, b] = W_O[a, k] · W_O[b, k] for pairs of heads of a group, with squared gains if given.
+
+        A pair of two heads stands for both of its orders.
+        """
+        by_neuron = rearrange(self.w_o if gain is None else self.w_o * gain, "group a k d -> group k a d").contiguous()
+        first, second = self.pairs
+        both = torch.where(first == second, 1, 2)
+        return rearrange(
+            (by_neuron @ by_neuron.mT)[..., first, second] * both, "group k pair -> group pair k"
+        ).contiguous()
+
+    @property
+    def pairs(self) -> Int[Tensor, "which pair"]:
+        """Heads of a group, each with itself and those after it."""
+        heads = self.w_o.shape[1]
+        return torch.triu_indices(heads, heads, device=self.w_o.device)
+
+    def products(
+        self, mixed: Float[Tensor, "batch pos group head d_head"]
+    ) -> Float[Tensor, "batch pos group pair d_head"]:
+        """z[a] z[b] for pairs of heads."""
+        first, second = self.pairs
+        return mixed.index_select(-2, first) * mixed.index_select(-2, second)
+
+    def mixed(self, seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch pos group head d_head"]:
+        z = at_least_float32(seen[MIXED]) * batch.content[..., None, None]
+        return rearrange(z, "batch pos (group head) k -> batch pos group head k", group=len(self.w_o))
+
+
+def structure_change(model: HookedModel, layer: int) -> LayerMeasure:
+    """In attention's own output: norm² = Σ_t z_tᵀ G_k z_t with z_t the mixed values of the group's heads."""
+    output = _Output.of(model, layer)
+    gram = output.gram()
+
+    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        z = rearrange(output.mixed(seen, batch), "batch pos group head k -> batch group k head pos").contiguous()
+        first, second = output.pairs
+        moments = rearrange((z @ z.mT)[..., first, second], "batch group k pair -> batch group pair k")
+        return {
+            "v": root_mean(einsum(moments, gram, "batch group pair k, group pair k -> batch group k").flatten(1), batch)
+        }
+
+    return LayerMeasure((MIXED,), score)
+
+
+def stream_change(model: HookedModel, layer: int) -> LayerMeasure:
+    """In the residual stream: as :func:`structure_change`, and through the post-norm where the model has one."""
+    norm = post_norm(model, layer, "attention")
+    return structure_change(model, layer) if norm is None else _through(norm, model, layer)
+
+
+def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
+    output = _Output.of(model, layer)
+    gram, gram_gained = output.gram(), output.gram(norm.gain)
+
+    def squares(seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch neuron"]:
+        mixed, (scale, normalized) = output.mixed(seen, batch), norm.seen(seen)
+        directions = torch.stack([normalized, normalized * norm.gain.square()])
+        along = linear(directions, output.w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
+        if applies(mixed):
+            size = (normalized * norm.gain).square().sum(-1)
+            by_document = (x.contiguous().numpy() for x in (mixed, batch.content, *along, scale[..., 0], size))
+            forms, per_d_model = (gram.numpy(), gram_gained.numpy()), np.float32(1 / norm.gain.numel())
+            with threads():
+                found = [
+                    sums_of_values(z, content, a, b, *forms, r, size, per_d_model)
+                    for z, content, a, b, r, size in zip(*by_document, strict=True)
+                ]
+            return torch.from_numpy(np.stack(found)).flatten(1)
+        products = output.products(mixed)
+        return change_after_norm(
+            squared=_quadratic(products, gram),
+            squared_gained=_quadratic(products, gram_gained),
+            along=(along[0] * mixed).sum(-2).flatten(-2),
+            along_gained=(along[1] * mixed).sum(-2).flatten(-2),
+            scale=scale,
+            normalized=normalized,
+            gain=norm.gain,
+        ).sum(1)
+
+    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        return {"v": root_mean(squares(seen, batch), batch)}
+
+    return LayerMeasure((MIXED, *norm.reads), score)
+
+
+def _quadratic(
+    products: Float[Tensor, "batch pos group pair d_head"], gram: Float[Tensor, "group pair d_head"]
+) -> Float[Tensor, "batch pos neuron"]:
+    """z_tᵀ G_k z_t for each neuron k."""
+    return (products * gram).sum(-2).flatten(-2)

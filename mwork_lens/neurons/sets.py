@@ -1,0 +1,381 @@
+"""Which neurons a model has, and sets of them."""
+
+import contextlib
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..model import (
+    SITES,
+    ContentPositions,
+    ForwardHook,
+    HookedModel,
+    Mode,
+    Positions,
+    change_of,
+    hooked,
+    mask_hooks,
+    require_sites,
+    weight,
+)
+from ..store import read_result, write_result
+
+
+@dataclass(frozen=True)
+class NeuronSpace:
+    """The neurons of a model: the identity that every set and every detection carries."""
+
+    model: str
+    """The model's name."""
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_key_value_heads: int
+    d_head: int
+    d_mlp: int
+    """0 for a model of attention only."""
+    processing: str
+    """``unprocessed``, or what was done to the weights on loading (this changes scores)."""
+
+    @classmethod
+    def of(cls, model: HookedModel) -> "NeuronSpace":
+        """Read from a hooked model; each site's width is checked against the weights of every layer.
+
+        Raises:
+            ValueError: for what would be silently wrong: mixture-of-experts, quantised weights, key and value
+                heads widened to the query heads, or widths that differ from the weights'.
+        """
+        cfg = model.cfg
+        _refuse(cfg)
+        space = cls(
+            model=str(cfg.model_name),
+            n_layers=cfg.n_layers,
+            d_model=cfg.d_model,
+            n_heads=cfg.n_heads,
+            n_key_value_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
+            d_head=cfg.d_head,
+            d_mlp=0 if getattr(cfg, "attn_only", False) else cfg.d_mlp,
+            processing=weight_processing(model),
+        )
+        for site, width in space.widths.items():
+            for layer in range(space.n_layers):
+                _require_width(model, layer, site, width)
+        return space
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Neurons in each layer, by site."""
+        heads = {"query": self.n_heads, "key_value": self.n_key_value_heads}
+        all_sites = {
+            name: heads[site.heads] * self.d_head if site.heads else self.d_mlp for name, site in SITES.items()
+        }
+        return {name: width for name, width in all_sites.items() if width}
+
+    @property
+    def total(self) -> int:
+        """All neurons of the model."""
+        return self.n_layers * sum(self.widths.values())
+
+    def require_compatible(self, other: "NeuronSpace") -> None:
+        """Refuse a space of other sizes; warn where only the name or the weight processing differs."""
+        ours, theirs = (replace(space, model="", processing="") for space in (self, other))
+        if ours != theirs:
+            raise ValueError(
+                f"The neurons of {self.model} ({self.n_layers} layers, {_describe(self.widths)}) do not fit "
+                f"{other.model} ({other.n_layers} layers, {_describe(other.widths)})."
+            )
+        if (self.model, self.processing) != (other.model, other.processing):
+            warnings.warn(
+                f"Neurons of {self.model} ({self.processing}) are used with {other.model} ({other.processing}): "
+                "same sizes, another model.",
+                stacklevel=3,
+            )
+
+
+def _describe(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{site} {width}" for site, width in widths.items())
+
+
+def _refuse(cfg: Any) -> None:
+    name = cfg.model_name
+    if getattr(cfg, "num_experts", None):
+        raise ValueError(f"{name} is a mixture of experts: its feed-forward neurons differ from token to token.")
+    if getattr(cfg, "load_in_4bit", False):
+        raise ValueError(f"{name} has 4-bit weights, which have no columns: load it in float or bfloat16.")
+    if getattr(cfg, "ungroup_grouped_query_attention", False):
+        raise ValueError(
+            f"{name} has its key and value heads widened to the query heads: "
+            "call model.set_ungroup_grouped_query_attention(False)."
+        )
+
+
+def _require_width(model: HookedModel, layer: int, site: str, width: int) -> None:
+    matrix = weight(model, layer, SITES[site].weight)
+    found = matrix.shape[-1] * (matrix.shape[0] if matrix.ndim == 3 else 1)
+    if found != width:
+        raise ValueError(
+            f"{model.cfg.model_name} has {found} columns in {SITES[site].weight} of layer {layer} where its "
+            f"configuration says {width}: its {site} neurons are not what they seem."
+        )
+
+
+def weight_processing(model: HookedModel) -> str:
+    """What loading did to the weights, as far as the model itself shows."""
+    steps = []
+    if str(getattr(model.cfg, "normalization_type", "")).endswith("Pre"):
+        steps.append("norms folded")
+    w_o = weight(model, 0, "attn.W_O").float()
+    if w_o.mean(-1).abs().max() < 1e-6 * w_o.abs().max():
+        steps.append("writing weights centred")
+    return ", ".join(steps) or "unprocessed"
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronSet:
+    """A set of neurons of one model: immutable boolean masks by site, with set algebra.
+
+    ``a & b``, ``a | b``, ``a - b``, ``a ^ b`` and ``~a`` give new sets; ``len(a)`` counts neurons;
+    ``(layer, site, neuron) in a`` asks for one.
+    """
+
+    space: NeuronSpace
+    masks: Mapping[str, Bool[Tensor, "layer _"]]
+    """By site, bool ``[layer, neuron]`` with neuron = head * d_head + index for ``q``, ``k`` and ``v``."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Where the set comes from, e.g. language, what it was taken against, quorum, seed."""
+
+    def __post_init__(self) -> None:
+        masks = {site: self.masks[site] for site in SITES if site in self.masks}
+        expected = {site: (self.space.n_layers, width) for site, width in self.space.widths.items()}
+        found = {site: tuple(mask.shape) for site, mask in masks.items()}
+        if found != expected or len(masks) != len(self.masks):
+            raise ValueError(f"Masks of shapes {found} do not fit {self.space.model}, which has {expected}.")
+        frozen = {site: mask.detach().to("cpu", torch.bool, copy=True) for site, mask in masks.items()}
+        object.__setattr__(self, "masks", MappingProxyType(frozen))
+        object.__setattr__(self, "origin", MappingProxyType(dict(self.origin)))
+
+    # --- making ---
+
+    @classmethod
+    def empty(cls, space: NeuronSpace, **origin: Any) -> "NeuronSet":
+        """The set without neurons."""
+        shapes = space.widths.items()
+        return cls(space, {site: torch.zeros(space.n_layers, w, dtype=torch.bool) for site, w in shapes}, origin)
+
+    @classmethod
+    def from_list(cls, space: NeuronSpace, neurons: Iterable[tuple[int, str, int]], **origin: Any) -> "NeuronSet":
+        """From ``(layer, site, neuron)`` triples, e.g. ``[(0, "mlp", 17)]``.
+
+        Raises:
+            ValueError: for a neuron that the model does not have.
+        """
+        masks = {site: mask.clone() for site, mask in cls.empty(space).masks.items()}
+        for layer, site, neuron in neurons:
+            width = space.widths.get(site, 0)
+            if not (0 <= layer < space.n_layers and 0 <= neuron < width):
+                raise ValueError(
+                    f"{space.model} has no neuron ({layer}, {site!r}, {neuron}): it has {space.n_layers} layers with "
+                    f"{_describe(space.widths)}."
+                )
+            masks[site][layer, neuron] = True
+        return cls(space, masks, origin)
+
+    # --- algebra ---
+
+    def _combine(self, other: "NeuronSet", operation: Callable[[Tensor, Tensor], Tensor], name: str) -> "NeuronSet":
+        if not isinstance(other, NeuronSet):
+            return NotImplemented
+        self.space.require_compatible(other.space)
+        masks = {site: operation(mask, other.masks[site]) for site, mask in self.masks.items()}
+        return NeuronSet(self.space, masks, {name: [_named(self), _named(other)]})
+
+    def __and__(self, other: "NeuronSet") -> "NeuronSet":
+        return self._combine(other, operator.and_, "and")
+
+    def __or__(self, other: "NeuronSet") -> "NeuronSet":
+        return self._combine(other, operator.or_, "or")
+
+    def __xor__(self, other: "NeuronSet") -> "NeuronSet":
+        return self._combine(other, operator.xor, "xor")
+
+    def __sub__(self, other: "NeuronSet") -> "NeuronSet":
+        return self._combine(other, lambda a, b: a & ~b, "minus")
+
+    def __invert__(self) -> "NeuronSet":
+        return NeuronSet(self.space, {site: ~mask for site, mask in self.masks.items()}, {"not": _named(self)})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NeuronSet):
+            return NotImplemented
+        return self.space == other.space and all(torch.equal(m, other.masks[s]) for s, m in self.masks.items())
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __len__(self) -> int:
+        return sum(int(mask.sum()) for mask in self.masks.values())
+
+    def __contains__(self, neuron: tuple[int, str, int]) -> bool:
+        layer, site, index = neuron
+        inside = 0 <= layer < self.space.n_layers and 0 <= index < self.space.widths.get(site, 0)
+        return inside and bool(self.masks[site][layer, index])
+
+    def restrict(self, *, layers: Iterable[int] | None = None, sites: str | Iterable[str] | None = None) -> "NeuronSet":
+        """The part in some layers and sites, e.g. ``restrict(layers=range(0, 8), sites=["mlp"])``."""
+        kept = torch.ones(self.space.n_layers, dtype=torch.bool)
+        if layers is not None:
+            chosen = list(layers)
+            outside = [layer for layer in chosen if not 0 <= layer < self.space.n_layers]
+            if outside:
+                raise ValueError(f"{self.space.model} has layers 0 to {self.space.n_layers - 1}, not {outside[0]}.")
+            kept = torch.isin(torch.arange(self.space.n_layers), torch.tensor(chosen, dtype=torch.long))
+        kept_sites = require_sites(SITES if sites is None else sites)
+        masks = {site: mask & kept[:, None] & (site in kept_sites) for site, mask in self.masks.items()}
+        origin = {**self.origin, "layers": kept.nonzero().flatten().tolist(), "sites": list(kept_sites)}
+        return NeuronSet(self.space, masks, origin)
+
+    # --- looking ---
+
+    @property
+    def fraction(self) -> float:
+        """The share of all neurons of the model that are in the set."""
+        return len(self) / self.space.total
+
+    def counts(self) -> pd.DataFrame:
+        """Neurons in the set by layer (rows) and site (columns)."""
+        return pd.DataFrame({site: mask.sum(-1).tolist() for site, mask in self.masks.items()}).rename_axis("layer")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a neuron: layer, site, structure, neuron, head (missing in the feed-forward), index in it."""
+        rows = [
+            (layer, site, SITES[site].structure, neuron)
+            for site, mask in self.masks.items()
+            for layer, neuron in mask.nonzero().tolist()
+        ]
+        frame = pd.DataFrame(rows, columns=["layer", "site", "structure", "neuron"])
+        in_head = frame["structure"] == "attention"
+        frame["head"] = (frame["neuron"] // self.space.d_head).where(in_head).astype("Int64")
+        frame["index"] = (frame["neuron"] % self.space.d_head).where(in_head, frame["neuron"])
+        return frame
+
+    def __repr__(self) -> str:
+        return f"NeuronSet({_named(self)}: {len(self):,} neurons, {self.fraction:.2%} of {self.space.model})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>{self.counts().T.to_html()}"
+
+    # --- using ---
+
+    def hooks(
+        self,
+        mode: Mode = "zero",
+        *,
+        values: Any = None,
+        language: str | None = None,
+        factor: float | None = None,
+        positions: Literal["all"] | ContentPositions = "all",
+    ) -> list[ForwardHook]:
+        """``[(hook name, function)]`` that intervene on the set: ``run_with_hooks(fwd_hooks=french.hooks())``.
+
+        Args:
+            mode: ``"zero"``; ``"mean"``, held at the mean over all languages; ``"language_mean"``, at the mean of the
+                set's own language; ``"set"``, at the mean of another ``language`` or at values of your own;
+                ``"scale"``, multiplied by ``factor``; ``"resample"``, at what it was on a token of another document.
+            values: for the modes that hold: what :func:`collect_means` gave (:func:`collect_samples` for
+                ``"resample"``), or, for ``"set"``, ``{site: [layer, neuron]}``.
+            language: whose values; by default, except for ``"set"``, those of the set's own language.
+            factor: for ``"scale"``.
+            positions: all, or a :class:`ContentPositions` to spare special tokens and padding.
+
+        Raises:
+            ValueError: for an unknown mode, options that it lacks or has no use for, or values of another model.
+        """
+        change = change_of(mode, factor, values is not None)
+        held = None if values is None else self._held(mode, values, language)
+        return mask_hooks(self.masks, change, held, None if positions == "all" else positions)
+
+    def _held(self, mode: Mode, values: Any, language: str | None) -> Mapping[str, Tensor]:
+        if not isinstance(values, Mapping):
+            self.space.require_compatible(values.space)
+            return values.held(mode, language, self.origin.get("language"))
+        if mode != "set" or language is not None:
+            raise ValueError(f"mode={mode!r} with {language=} takes its values from collect_means, not from tensors.")
+        return {site: self._fitting(site, values.get(site)) for site, mask in self.masks.items() if mask.any()}
+
+    def _fitting(self, site: str, values: Tensor | None) -> Tensor:
+        found, expected = None if values is None else tuple(values.shape), tuple(self.masks[site].shape)
+        if values is None or found != expected:
+            raise ValueError(f"values of {site} have shape {found}, where {self.space.model} has {expected}.")
+        return values
+
+    def save(self, path: str | Path) -> None:
+        """Write to a directory that does not exist yet or is empty."""
+        write_result(path, "neuron_set", {"space": asdict(self.space), "origin": dict(self.origin)}, self.masks)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronSet":
+        """Read what :meth:`save` wrote."""
+        cfg, masks = read_result(path, "neuron_set")
+        return cls(NeuronSpace(**cfg["space"]), masks, cfg["origin"])
+
+
+def _named(neurons: NeuronSet) -> str:
+    """A short name for a set from its origin."""
+    origin = neurons.origin
+    if "language" in origin:
+        name = f"{origin['language']} {origin.get('kind', '')}".strip()
+        against = origin.get("against")
+        return f"{name} (against {', '.join(against)})" if against else name
+    for word, parts in origin.items():
+        if word in ("and", "or", "xor", "minus"):
+            return f"({parts[0]} {word} {parts[1]})"
+        if word == "not":
+            return f"not {parts}"
+    return str(origin.get("kind", "neurons"))
+
+
+def ablate(
+    model: HookedModel,
+    neurons: NeuronSet,
+    mode: Mode = "zero",
+    *,
+    positions: Positions = "all",
+    **options: Any,
+) -> contextlib.AbstractContextManager[HookedModel]:
+    """``model`` with an intervention on the set, in forward passes and in ``generate``; restored on any exit.
+
+    Args:
+        model: a hooked model.
+        neurons: the set.
+        mode: zero by default; the others, and their ``options``, are those of :meth:`NeuronSet.hooks`.
+        positions: ``"content"`` spares special tokens and padding.
+        options: ``values=``, ``language=``, ``factor=``.
+
+    Raises:
+        ValueError: at once, if the set is of a model with other sizes, or for options that do not fit the mode.
+    """
+    neurons.space.require_compatible(NeuronSpace.of(model))
+    if positions not in get_args(Positions):
+        raise ValueError(f"positions={positions!r}: it must be one of {', '.join(get_args(Positions))}.")
+    if positions == "all":
+        return hooked(model, neurons.hooks(mode, **options))
+    content = ContentPositions(model)
+    return _together(content, hooked(model, neurons.hooks(mode, positions=content, **options)))
+
+
+@contextlib.contextmanager
+def _together(
+    watching: ContentPositions, hooks: contextlib.AbstractContextManager[HookedModel]
+) -> Iterator[HookedModel]:
+    with watching, hooks as model:
+        yield model

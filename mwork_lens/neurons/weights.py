@@ -1,0 +1,143 @@
+"""Which stored weights belong to some neurons, where they lie in the model's own parameters; zeroing them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import Parameter
+
+from ..model import GATE, SITES, HookedModel, Slices, weight
+from .sets import NeuronSet, NeuronSpace
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of some neurons in one parameter of the model, or (``neurons`` None) all of it."""
+
+    name: str
+    """In TransformerLens's words, e.g. ``blocks.3.attn.W_Q``, whatever the parameter is called."""
+    parameter: Parameter
+    axes: tuple[int, ...] = ()
+    neurons: Int[Tensor, " neuron"] | None = None
+
+    @cached_property
+    def _index(self) -> tuple[Tensor, ...]:
+        assert self.neurons is not None
+        sizes = [self.parameter.shape[axis] for axis in self.axes]
+        return torch.unravel_index(self.neurons.to(self.parameter.device), sizes)
+
+    def _by_neuron(self, like_parameter: Tensor) -> Tensor:
+        return like_parameter.movedim(self.axes, tuple(range(len(self.axes))))
+
+    def read(self, like_parameter: Tensor) -> Tensor:
+        """A copy of these entries of the parameter, or of its gradient: ``[neuron, d_model]``, a bias ``[neuron]``."""
+        return like_parameter.clone() if self.neurons is None else self._by_neuron(like_parameter)[self._index]
+
+    @torch.no_grad()
+    def write(self, values: Tensor) -> None:
+        """Set these entries and no other; rounds to the parameter's dtype."""
+        values = values.to(self.parameter)
+        if self.neurons is None:
+            self.parameter.copy_(values)
+        else:
+            self._by_neuron(self.parameter.data)[self._index] = values
+
+
+def selected_entries(model: HookedModel, neurons: NeuronSet, *, gate: bool = False) -> list[Entries]:
+    """What ``neurons`` own: one for each layer and weight that holds any of them.
+
+    Columns of W_Q, W_K, W_V and W_in, rows of W_out, and biases where the model has them; ``gate`` adds columns of
+    W_gate. A bias that is zero in every layer is one that TransformerLens added.
+
+    Raises:
+        ValueError: for no neurons, a set of a model with other sizes, quantised weights, or a gate where none is.
+    """
+    if not len(neurons):
+        raise ValueError(f"{neurons!r} holds no neurons: there is nothing to change.")
+    pieces = {name: (*site.tuning, *((GATE,) if gate and name == "mlp" else ())) for name, site in SITES.items()}
+    return _entries(model, neurons, pieces)
+
+
+def silencing_entries(model: HookedModel, neurons: NeuronSet) -> list[Entries]:
+    """What is zero where ``neurons`` are switched off in the weights, one for each layer and weight that holds any."""
+    return _entries(model, neurons, {name: site.silencing for name, site in SITES.items()})
+
+
+def _entries(model: HookedModel, neurons: NeuronSet, pieces: Mapping[str, Sequence[Slices]]) -> list[Entries]:
+    neurons.space.require_compatible(NeuronSpace.of(model))
+    return [
+        entries_of(model, layer, piece, row.nonzero().flatten())
+        for site, mask in neurons.masks.items()
+        for piece in pieces[site]
+        if not piece.is_bias or _is_real(model, piece)
+        for layer, row in enumerate(mask)
+        if row.any()
+    ]
+
+
+def entries_of(model: HookedModel, layer: int, piece: Slices, neurons: Int[Tensor, " neuron"]) -> Entries:
+    """The entries of ``neurons`` in one weight of one layer."""
+    name = f"blocks.{layer}.{piece.weight}"
+    shown = _shown(model, layer, piece)
+    if shown is None:
+        raise ValueError(f"{model.cfg.model_name} has no {name}.")
+    if not shown.is_floating_point():
+        raise ValueError(f"{name} of {model.cfg.model_name} is {shown.dtype}: quantised weights cannot be changed.")
+    if isinstance(shown, Parameter):
+        return Entries(name, shown, piece.neuron_axes, neurons)
+    parameter, axis = _behind(model, layer, piece, shown)
+    return Entries(name, parameter, (axis,), neurons)
+
+
+def _shown(model: HookedModel, layer: int, piece: Slices) -> Tensor | None:
+    try:
+        return weight(model, layer, piece.weight)
+    except AttributeError:
+        return None
+
+
+def _is_real(model: HookedModel, piece: Slices) -> bool:
+    shown = (_shown(model, layer, piece) for layer in range(model.cfg.n_layers))
+    return any(bias is not None and bool(bias.any()) for bias in shown)
+
+
+# what a raw bridge calls the linear maps behind the weights that it shows
+_LINEAR = {"Q": "q", "K": "k", "V": "v", "in": "in", "out": "out", "gate": "gate"}
+
+
+def _behind(model: HookedModel, layer: int, piece: Slices, shown: Tensor) -> tuple[Parameter, int]:
+    """The parameter that a bridge shows reshaped, and on which of its axes the neurons are (in one row: all heads)."""
+    module, leaf = piece.weight.split(".")
+    linear: Any = getattr(getattr(model.blocks[layer], module), _LINEAR[leaf[2:]])  # pyright: ignore
+    parameter = linear.bias if piece.is_bias else linear.weight
+    if not isinstance(parameter, Parameter) or parameter.data_ptr() != shown.data_ptr():
+        raise ValueError(
+            f"blocks.{layer}.{piece.weight} of {model.cfg.model_name} is a copy: changing it would not reach the model."
+        )
+    return parameter, parameter.stride().index(shown.stride(piece.neuron_axes[-1]))
+
+
+@contextlib.contextmanager
+def edit_weights(model: HookedModel, neurons: NeuronSet) -> Iterator[HookedModel]:
+    """``model`` with the set's neurons switched off in its weights; every weight is bit-identical again on any exit.
+
+    Zero are the columns (and biases) of W_Q, W_K and W_V that belong to the set, and its rows of W_down. Outputs are
+    those of ``ablate(model, neurons)``; hooks of your own see zeros in q, k and v, but ``mlp.hook_post`` unchanged.
+    Within the context ``model.state_dict()`` holds the edited weights.
+
+    Raises:
+        ValueError: if the set is of a model with other sizes, or a weight is a copy that edits would not reach.
+    """
+    kept = [(entries, entries.read(entries.parameter.detach())) for entries in silencing_entries(model, neurons)]
+    try:
+        for entries, own in kept:
+            entries.write(torch.zeros_like(own))
+        yield model
+    finally:
+        for entries, own in kept:
+            entries.write(own)

@@ -1,0 +1,143 @@
+"""A notebook in, a page out: executed with parameters, its headings, texts and outputs as the sections of a page."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from .page import Content, Html, Section, write_page
+
+FIGURE = "application/vnd.plotly.v1+json"
+PACKAGES = ("papermill", "nbconvert", "ipykernel")
+"""Of the extra ``report``."""
+
+
+def require_extra() -> None:
+    """Refuse where notebooks cannot be executed or shown.
+
+    Raises:
+        ImportError: without the extra ``report``.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"Reports need the extra 'report' ({', '.join(missing)} missing): pip install 'mwork_lens[report]'."
+        )
+
+
+def report_notebook() -> str:
+    """The notebook of ``mwork-lens report``, to copy and edit; its parameter ``folder`` is where the results are."""
+    return files("mwork_lens").joinpath("report", "report.ipynb").read_text(encoding="utf-8")
+
+
+def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, Any], *, progress: bool = True) -> Path:
+    """Execute a notebook with parameters and write it, with its outputs, to ``path``.
+
+    Args:
+        notebook: a file; the package's own report if None.
+        path: of the executed notebook.
+        parameters: put below the cell that is tagged ``parameters``.
+        progress: whether to show a bar.
+
+    Raises:
+        ImportError: without the extra ``report``.
+        papermill.exceptions.PapermillExecutionError: for a cell that fails; the notebook up to there is at ``path``.
+    """
+    require_extra()
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    with as_file(files("mwork_lens").joinpath("report", "report.ipynb")) as own:
+        source = str(own if notebook is None else notebook)
+        kept = os.environ.get("PLOTLY_RENDERER")
+        # figures as data, which the page draws with its one copy of plotly.js
+        os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
+        try:
+            options: dict[str, Any] = {"kernel_name": "python3", "progress_bar": progress, "log_output": False}
+            # or the kernel warns on the terminal that it listens on this machine
+            options["extra_arguments"] = ["--log-level=ERROR"]
+            papermill.execute_notebook(source, str(path), dict(parameters), **options)
+        finally:
+            os.environ.pop("PLOTLY_RENDERER")
+            if kept is not None:
+                os.environ["PLOTLY_RENDERER"] = kept
+    return path
+
+
+def render(notebook: Path, path: Path, *, title: str | None = None) -> Path:
+    """Write an executed notebook as one page that opens without a network: texts and outputs, without the code.
+
+    Args:
+        notebook: the file.
+        path: of the page.
+        title: of the page; the notebook's first heading by default.
+
+    Raises:
+        ImportError: without the extra ``report``.
+    """
+    require_extra()
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    heading, lead, sections = "", [], []
+    for kind, value in _parts(cells):
+        if kind == "#" and not heading:
+            heading = value
+        elif kind in ("#", "##"):
+            sections.append(Section(value, (), []))
+        else:
+            (sections[-1].content if sections else lead).append(value)
+    return write_page(path, title or heading or notebook.stem, sections, lead=lead)
+
+
+def _parts(cells: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Headings of the first two ranks, and what stands between them."""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            yield from _texts(cell.source)
+        for output in cell.get("outputs", ()):
+            shown = _shown(output)
+            if shown is not None:
+                yield "", shown
+
+
+def _texts(source: str) -> Iterator[tuple[str, Any]]:
+    from nbconvert.filters import markdown2html
+
+    below: list[str] = []
+    fenced = False
+    for line in [*source.splitlines(), "# "]:
+        rank, _, words = line.partition(" ")
+        fenced ^= line.lstrip().startswith("```")
+        if rank in ("#", "##") and not fenced:
+            if any(map(str.strip, below)):
+                yield "", Html(markdown2html("\n".join(below)))
+            below = []
+            if words.strip():
+                yield rank, words.strip()
+        else:
+            below.append(line)
+
+
+def _shown(output: Any) -> Content:
+    """An output as a page shows it; warnings and progress bars (standard error) are left out."""
+    if output.output_type == "error":
+        return Html(f"<pre>{escape(output.ename)}: {escape(output.evalue)}</pre>")
+    if output.output_type == "stream":
+        return None if output.name == "stderr" else Html(f"<pre>{escape(output.text)}</pre>")
+    data = output.data
+    if FIGURE in data:
+        return go.Figure(data[FIGURE]["data"], data[FIGURE]["layout"])
+    if "text/html" in data:
+        return Html(data["text/html"])
+    if "text/markdown" in data:
+        from nbconvert.filters import markdown2html
+
+        return Html(markdown2html(data["text/markdown"]))
+    return Html(f"<pre>{escape(data.get('text/plain', ''))}</pre>")

@@ -1,0 +1,144 @@
+"""A batch of prompts read once: the likelihood of given answers, and the model's own answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..effects import passage_nats, token_nats
+from ..generation import (
+    Cached,
+    Completion,
+    Ends,
+    cache_rows,
+    generate,
+    joined,
+    left_padded,
+    new_cache,
+    next_logits,
+    picker,
+    write_on,
+)
+from ..model import HookedModel
+from .prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one prompt gave."""
+
+    completion: Completion | None
+    """None where nothing was to be written."""
+    nats: tuple[float, ...]
+    """Negative log-likelihood of each continuation, given the prompt."""
+
+
+PADDING = 0.75
+"""Prompts of a HookedTransformer are read together with none shorter than this share of the longest: what is padded
+costs as much as what is read. They are continued all at once, where padding costs little."""
+
+
+@torch.inference_mode()
+def read_prompts(
+    model: HookedModel, prompts: Sequence[Prompt], *, max_new_tokens: int, stop: Sequence[str] = ()
+) -> list[Reading]:
+    """Weigh every prompt's continuations and, with ``max_new_tokens`` above 0, continue it greedily.
+
+    On a HookedTransformer the prompts run once, and everything else goes on from their key-value cache; on a raw
+    bridge prompts run again with each continuation.
+
+    Raises:
+        ValueError: if the residual stream is not finite.
+    """
+    read = _again if hasattr(model, "original_model") else _from_cache
+    nats, written = read(model, prompts, max_new_tokens, stop)
+    completions = written or [None] * len(prompts)
+    return [Reading(completion, tuple(values)) for completion, values in zip(completions, nats, strict=True)]
+
+
+Found = tuple[list[list[float]], list[Completion]]
+"""By prompt: nats of its continuations, and what was written where anything was to be."""
+
+
+def _again(model: HookedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
+    ids = [prompt.ids for prompt in prompts]
+    options = {"max_new_tokens": max_new_tokens, "stop": stop, "batch_size": len(ids)}
+    written = generate(model, ids, **options) if max_new_tokens else []
+    whole = [
+        (torch.cat([prompt.ids, answer]), len(prompt.ids)) for prompt in prompts for answer in prompt.continuations
+    ]
+    nats, _ = passage_nats(model, [both for both, _ in whole], skip=[length for _, length in whole])
+    return _by_prompt(nats, prompts), written
+
+
+def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
+    order, nats, caches, last = _read(model, prompts)
+    found = dict(zip(order, nats, strict=True))
+    weighed = [found[row] for row in range(len(prompts))]
+    if not max_new_tokens:
+        return weighed, []
+    reading, logits = Cached(model, joined(caches)), next_logits(model, last)
+    del caches  # as large as their copy
+    ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
+    texts = write_on(reading, logits, [prompts[row].ids for row in order], order, max_new_tokens, ends, pick)
+    written = dict(zip(order, texts, strict=True))
+    return weighed, [written[row] for row in range(len(prompts))]
+
+
+def _read(
+    model: Any, prompts: Sequence[Prompt]
+) -> tuple[list[int], list[list[float]], list[Any], Float[Tensor, "row d_model"]]:
+    """Prompts in the order of their length: which, nats of their continuations, caches, and their last states."""
+    order, nats, caches, last = [], [], [], []
+    for rows in _alike([len(prompt.ids) for prompt in prompts]):
+        some, cache = [prompts[row] for row in rows], new_cache(model, len(rows))
+        tokens, mask = left_padded([prompt.ids for prompt in some], next(model.parameters()).device)
+        options = {"stop_at_layer": model.cfg.n_layers, "attention_mask": mask}
+        states = model(tokens, past_kv_cache=cache, **options)[:, -1]
+        if not torch.isfinite(states).all():
+            raise ValueError(f"The residual stream of {model.cfg.model_name} is not finite.")
+        order, nats = [*order, *rows], [*nats, *_by_prompt(_answer_nats(model, cache, states, some), some)]
+        caches, last = [*caches, cache], [*last, states]
+    return order, nats, caches, torch.cat(last)
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of like length together, the longest first."""
+    found: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if found and lengths[row] >= PADDING * lengths[found[-1][0]]:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def _by_prompt(nats: Float[Tensor, " answer"], prompts: Sequence[Prompt]) -> list[list[float]]:
+    return [part.tolist() for part in nats.split([len(prompt.continuations) for prompt in prompts])]
+
+
+def _answer_nats(model: Any, cache: Any, last: Tensor, prompts: Sequence[Prompt]) -> Float[Tensor, " answer"]:
+    """Each answer goes on from its prompt's row of the cache, which stays as it is."""
+    owners = [row for row, prompt in enumerate(prompts) for _ in prompt.continuations]
+    answers = [answer for prompt in prompts for answer in prompt.continuations]
+    longest = max(map(len, answers))
+    targets = torch.zeros(len(answers), longest, dtype=torch.long)
+    there = torch.zeros(targets.shape, dtype=torch.bool)
+    for row, answer in enumerate(answers):
+        targets[row, : len(answer)] = answer
+        there[row, : len(answer)] = True
+    rows = torch.tensor(owners, device=last.device)
+    targets, there, streams = targets.to(last.device), there.to(last.device), last[rows][:, None]
+    if longest > 1:
+        new = model(
+            targets[:, :-1],
+            stop_at_layer=model.cfg.n_layers,
+            past_kv_cache=cache_rows(cache, rows, frozen=True),
+            attention_mask=torch.ones_like(targets[:, :-1]),
+        )
+        streams = torch.cat([streams, new.to(last.device)], dim=1)
+    by_token = token_nats(model, streams[there], targets[there]).double().cpu()
+    return torch.zeros(len(answers), dtype=torch.float64).index_add(0, there.nonzero()[:, 0].cpu(), by_token)

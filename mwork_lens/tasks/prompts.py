@@ -1,0 +1,117 @@
+"""Questions as the token ids that a model reads, with those of the answers to weigh."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..model import HookedModel, encode
+from .task import Question, Task
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question ready to be read."""
+
+    question: Question
+    text: str
+    """What the model reads, a chat template's own words included."""
+    ids: Int[Tensor, " pos"]
+    continuations: tuple[Int[Tensor, " _"], ...]
+    """Token ids of the answers whose likelihood is measured: the reference, then the options."""
+
+
+@cache
+def templates(name: str) -> Mapping[str, Mapping[str, str]]:
+    """By language: ``prompt`` and ``reference`` with places to fill, and what stands ``between`` them."""
+    return json.loads((files("mwork_lens") / "data" / "prompts" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def uses_chat(model: HookedModel, chat: bool | None) -> bool:
+    """Whether prompts go through the tokenizer's chat template: as asked, by default where it has one.
+
+    Raises:
+        ValueError: for a model without a tokenizer, or ``chat=True`` without a template.
+    """
+    if model.tokenizer is None:
+        raise ValueError(f"{model.cfg.model_name} has no tokenizer, which tasks need.")
+    there = bool(getattr(model.tokenizer, "chat_template", None))
+    if chat and not there:
+        raise ValueError(f"The tokenizer of {model.cfg.model_name} has no chat template: leave chat out, or at False.")
+    return there if chat is None else chat
+
+
+def make_prompts(
+    model: HookedModel,
+    task: Task,
+    questions: Sequence[Question],
+    *,
+    chat: bool | None = None,
+    max_tokens: int | None = None,
+) -> list[Prompt]:
+    """Fill the task's template in each question's language.
+
+    Args:
+        model: whose tokenizer is used.
+        task: which.
+        questions: of any of its languages.
+        chat: whether to go through the chat template; where there is one by default.
+        max_tokens: longer prompts lose the end of the field that the task allows to be cut (an article).
+
+    Raises:
+        ValueError: for a language without a prompt, a prompt longer than the context, or no template where one is
+            asked for.
+    """
+    known, by_chat = templates(task.name), uses_chat(model, chat)
+    lacking = sorted({q.language for q in questions} - set(known))
+    if lacking:
+        raise ValueError(f"{task.title} has no prompt in {lacking[0]!r}; it has {', '.join(known)}.")
+    return [_prompt(model, task, question, known[question.language], by_chat, max_tokens) for question in questions]
+
+
+def _prompt(
+    model: HookedModel, task: Task, question: Question, words: Mapping[str, str], chat: bool, max_tokens: int | None
+) -> Prompt:
+    text = _text(model, words["prompt"].format_map(question.fields), chat)
+    ids = _encode(model, text, chat, question.id)
+    if max_tokens is not None and task.cut and len(ids) > max_tokens:
+        shorter = _cut(model, question.fields[task.cut], len(ids) - max_tokens)
+        text = _text(model, words["prompt"].format_map({**question.fields, task.cut: shorter}), chat)
+        ids = _encode(model, text, chat, question.id)
+    between = "" if chat else words["between"]
+    reference = words["reference"].format(answer=question.references[0])
+    answers = [between + answer for answer in (reference, *question.choices)]
+    return Prompt(question, text, ids, tuple(_after(model, text, ids, answer, chat) for answer in answers))
+
+
+def _text(model: HookedModel, prompt: str, chat: bool) -> str:
+    if not chat:
+        return prompt
+    turns = [{"role": "user", "content": prompt}]
+    return model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def _encode(model: HookedModel, text: str, chat: bool, name: str) -> Int[Tensor, " pos"]:
+    """A template writes the first token itself; elsewhere the model's own custom is kept."""
+    given: Any = torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"]) if chat else text
+    return encode(model, [given], [name], None)[0]
+
+
+def _cut(model: HookedModel, text: str, tokens: int) -> str:
+    """``text`` without its last ``tokens`` tokens (at least one is left)."""
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return model.tokenizer.decode(ids[: max(1, len(ids) - tokens)], skip_special_tokens=True)
+
+
+def _after(model: HookedModel, text: str, ids: Tensor, answer: str, chat: bool) -> Int[Tensor, " new"]:
+    """The tokens that ``answer`` adds; on its own where it would merge with the prompt's last token."""
+    whole = _encode(model, text + answer, chat, "an answer")
+    if len(whole) > len(ids) and torch.equal(whole[: len(ids)], ids):
+        return whole[len(ids) :]
+    return torch.tensor(model.tokenizer(answer, add_special_tokens=False)["input_ids"])

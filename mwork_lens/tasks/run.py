@@ -1,0 +1,230 @@
+"""Questions asked under conditions (which neurons are off), a row an answer; a killed run goes on where it stopped."""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..model import HookedModel
+from ..neurons import NeuronSet, ablate, edit_weights
+from .answering import Reading, read_prompts
+from .prompts import Prompt
+from .task import Answer, Task
+
+logger = logging.getLogger("mwork_lens")
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Which neurons are off, and in which languages questions are asked then."""
+
+    arm: str
+    """How the neurons were chosen; ``original`` where none are off."""
+    part: str
+    """In which part of the model they lie; empty for ``original``."""
+    off: str | None
+    """Whose neurons they are (or stand for)."""
+    neurons: NeuronSet | None
+    reads: tuple[str, ...]
+
+
+Key = tuple[str, str, str | None, str, str]
+
+
+def run_task(
+    model: HookedModel,
+    task: Task,
+    prompts: Mapping[str, Sequence[Prompt]],
+    conditions: Sequence[Condition],
+    path: str | Path,
+    *,
+    max_new_tokens: int = 128,
+    batch_size: int = BATCH_SIZE,
+    in_full: int | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Ask every condition's questions; each answer is a line of ``path``, and those that are there are not asked again.
+
+    Batches are the same whatever was asked before, so that a resumed run ends with the rows of one that was not
+    interrupted.
+
+    Args:
+        model: a hooked model; it is as before afterwards.
+        task: which.
+        prompts: by language, as :func:`make_prompts` gives them.
+        conditions: what is off, in turn.
+        path: a JSONL file; new, or left by an interrupted run.
+        max_new_tokens: after which a written answer ends.
+        batch_size: prompts at a time.
+        in_full: how many answers a run without a limit would take, for the estimate of its time.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for a prompt that leaves no room for its answers, or a file of something else.
+
+    Returns:
+        The rows: arm, part, off, language, id, document, output, stopped, scores, nats and tokens of the reference
+        (and of each option).
+    """
+    require_room(model, prompts, max_new_tokens)
+    path = Path(path)
+    rows = _read_rows(path)
+    batched = {language: _batches(given, batch_size) for language, given in prompts.items()}
+    work = [(condition, batch) for condition in conditions for read in condition.reads for batch in batched[read]]
+    open_work = [(condition, batch) for condition, batch in work if not all(_key(condition, p) in rows for p in batch)]
+    clock = _Clock(open_work, max_new_tokens, in_full)
+    total, done = sum(len(batch) for _, batch in work), sum(len(batch) for _, batch in work)
+    done -= sum(len(batch) for _, batch in open_work)
+    with path.open("a", encoding="utf-8") as file, tqdm(total=total, initial=done, disable=not progress) as bar:
+        for condition in conditions:
+            mine = [batch for other, batch in open_work if other is condition]
+            if not mine:
+                continue
+            bar.set_description(" ".join(filter(None, (condition.arm, condition.part, condition.off))))
+            with _switched_off(model, condition.neurons):
+                for batch in mine:
+                    found = read_prompts(model, batch, max_new_tokens=_to_write(batch, max_new_tokens), stop=task.stop)
+                    new = [_row(task, condition, p, reading) for p, reading in zip(batch, found, strict=True)]
+                    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
+                    file.flush()
+                    rows |= {_key(condition, prompt): row for prompt, row in zip(batch, new, strict=True)}
+                    bar.update(len(batch))
+                    clock.tick(batch)
+    return [rows[_key(condition, prompt)] for condition, batch in work for prompt in batch]
+
+
+def require_room(model: HookedModel, prompts: Mapping[str, Sequence[Prompt]], max_new_tokens: int) -> None:
+    """Refuse a prompt that does not fit into the model's context together with its answers.
+
+    Raises:
+        ValueError: with the question's id.
+    """
+    for prompt in (prompt for given in prompts.values() for prompt in given):
+        answer = max(_to_write([prompt], max_new_tokens), *map(len, prompt.continuations))
+        if len(prompt.ids) + answer > model.cfg.n_ctx:
+            raise ValueError(
+                f"Question {prompt.question.id!r} ({prompt.question.language}) has {len(prompt.ids)} tokens; with an "
+                f"answer of {answer} that is more than the context of {model.cfg.model_name}, {model.cfg.n_ctx}."
+            )
+
+
+def _batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def _key(condition: Condition, prompt: Prompt) -> Key:
+    return condition.arm, condition.part, condition.off, prompt.question.language, prompt.question.id
+
+
+def _to_write(batch: Sequence[Prompt], max_new_tokens: int) -> int:
+    return 0 if batch[0].question.choices else max_new_tokens
+
+
+def _read_rows(path: Path) -> dict[Key, dict[str, Any]]:
+    """The whole lines of a file; one that was cut off by the end of its process is dropped from it."""
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    kept = text[: text.rfind("\n") + 1]
+    if kept != text:
+        path.write_text(kept, encoding="utf-8")
+    try:
+        rows = [json.loads(line) for line in kept.splitlines()]
+        return {tuple(row[name] for name in ("arm", "part", "off", "language", "id")): row for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file of answers ({error}): give another directory.") from error
+
+
+@contextlib.contextmanager
+def _switched_off(model: HookedModel, neurons: NeuronSet | None) -> Iterator[None]:
+    """By weights, which cost nothing while writing; by hooks where the model's weights are copies."""
+    if neurons is None:
+        yield
+        return
+    context = edit_weights(model, neurons)
+    try:
+        context.__enter__()
+    except ValueError:
+        context = ablate(model, neurons)
+        context.__enter__()
+    try:
+        yield
+    finally:
+        context.__exit__(None, None, None)
+
+
+def _row(task: Task, condition: Condition, prompt: Prompt, reading: Reading) -> dict[str, Any]:
+    question = prompt.question
+    lengths = [len(answer) for answer in prompt.continuations]
+    if question.choices:
+        by_token = [nats / n for nats, n in zip(reading.nats[1:], lengths[1:], strict=True)]
+        answer, stopped = Answer(question.choices[by_token.index(min(by_token))]), "choice"
+    else:
+        assert reading.completion is not None
+        stopped = reading.completion.stopped
+        answer = Answer(reading.completion.text, cut=stopped == "length")
+    row = {
+        "arm": condition.arm,
+        "part": condition.part,
+        "off": condition.off,
+        "language": question.language,
+        "id": question.id,
+        "document": question.document,
+        "output": answer.output,
+        "stopped": stopped,
+        "scores": dict(task.score(question, answer)),
+        "nats": reading.nats[0],
+        "tokens": lengths[0],
+    }
+    options = {"choice_nats": list(reading.nats[1:]), "choice_tokens": lengths[1:]} if question.choices else {}
+    return {**row, **options}
+
+
+class _Clock:
+    """Says, after the first batch, how long the rest will take."""
+
+    def __init__(self, work: Sequence[tuple[Condition, Sequence[Prompt]]], max_new_tokens: int, full: int | None):
+        self._new, self._full, self._started, self._said = max_new_tokens, full, time.perf_counter(), False
+        self._answers = sum(len(batch) for _, batch in work)
+        self._total = sum(self._weight(batch) for _, batch in work)
+
+    def _weight(self, batch: Sequence[Prompt]) -> int:
+        each = (len(p.ids) + sum(map(len, p.continuations)) for p in batch)
+        return sum(each) + len(batch) * _to_write(batch, self._new)
+
+    def tick(self, batch: Sequence[Prompt]) -> None:
+        if self._said:
+            return
+        self._said = True
+        seconds = time.perf_counter() - self._started
+        whole = seconds * self._total / self._weight(batch)
+        full = (
+            ""
+            if self._full is None
+            else f"; without a limit, {self._full:,} answers, about " + _duration(whole * self._full / self._answers)
+        )
+        logger.info(
+            "The first %d of %d answers took %.1f s: about %s for all%s.",
+            len(batch), self._answers, seconds, _duration(whole), full,
+        )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,15 @@
+"""Text in: corpora, their files, languages and words."""
+
+from .corpora import Corpus, Document, as_corpus, load_corpus
+from .languages import (
+    OTHER,
+    SHARED,
+    Identifier,
+    expected_scripts,
+    identifier,
+    main_script,
+    require_language,
+    share_a_script,
+)
+from .readers import language_of
+from .words import Segmenter, is_spaced, normalized, word_segmenter

@@ -1,0 +1,183 @@
+"""A changed model as a Hugging Face directory, read back and compared before it counts as written."""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ..model import HALF_TOLERANCE, HookedModel, bridge_on, logit_distance, source_directory
+from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries
+from ..store import atomic_directory, require_free
+from .delta import NeuronDelta
+
+TOLERANCE = {torch.float64: 2e-5, torch.float32: 2e-5}
+"""Root mean square difference of logits, in their standard deviations; half precision has a tolerance of its own."""
+
+Source = str | Path | nn.Module
+"""What :func:`load_model` was given for the model as it was: a transformers model, or what names one."""
+
+Places = tuple[str, tuple[Int[Tensor, " _"], ...]]
+"""A parameter of the transformers model, and where in it some entries are: an index for each axis."""
+
+
+def export_tuned(
+    model: HookedModel,
+    delta: NeuronDelta,
+    path: str | Path,
+    *,
+    source: Source,
+    tokenizer: Any = None,
+) -> Path:
+    """Write the tuned model as a directory that transformers loads; the delta itself goes beside, in ``delta/``.
+
+    The delta is written into transformers' own weights, wherever these keep the entries (fused projections too), saved
+    and read back. The entries must then hold the delta's new values bit for bit, and the logits be those of ``model``
+    to 1e-4 of their standard deviation, or nothing is left at ``path``.
+
+    Args:
+        model: the tuned model.
+        delta: what tuning changed.
+        path: a directory that does not exist yet or is empty.
+        source: what :func:`load_model` was given for the untuned model: ``"demo"``, a name, a directory, a GGUF file,
+            or a transformers model (unchanged afterwards; give its ``tokenizer``).
+        tokenizer: to save beside it; found beside the weights otherwise.
+
+    Raises:
+        FileExistsError: if ``path`` is taken.
+        ValueError: if ``source`` does not hold the delta's old values, or what was written differs from ``model``.
+    """
+    require_free(path)
+    return _export(model, delta, path, source, tokenizer, {"delta": delta})
+
+
+def export_edited(
+    model: HookedModel,
+    neurons: NeuronSet,
+    path: str | Path,
+    *,
+    source: Source,
+    tokenizer: Any = None,
+) -> Path:
+    """As :func:`export_tuned`, with the set's neurons switched off instead; the set goes beside, in ``neurons/``.
+
+    Args:
+        model: the hooked model that ``source`` was loaded as; unchanged.
+        neurons: the set to switch off.
+        path: a directory that does not exist yet or is empty.
+        source: see :func:`export_tuned`.
+        tokenizer: see :func:`export_tuned`.
+
+    Raises:
+        FileExistsError: if ``path`` is taken.
+        ValueError: for no neurons, a set of another model, or a ``source`` of which ``model`` was not loaded.
+    """
+    require_free(path)
+    if not len(neurons):
+        raise ValueError(f"{neurons!r} holds no neurons: there is nothing to switch off.")
+    entries = silencing_entries(model, neurons)
+    old = {part.name: part.read(part.parameter.detach()).cpu() for part in entries}
+    new = {name: torch.zeros_like(values) for name, values in old.items()}
+    places = {part.name: part.neurons for part in entries if part.neurons is not None}
+    off = NeuronDelta(NeuronSpace.of(model), places, old, new, {"off": dict(neurons.origin)})
+    with edit_weights(model, neurons):
+        return _export(model, off, path, source, tokenizer, {"neurons": neurons})
+
+
+def _export(
+    model: HookedModel,
+    delta: NeuronDelta,
+    path: str | Path,
+    source: Any,
+    tokenizer: Any,
+    beside: Mapping[str, NeuronDelta | NeuronSet],
+) -> Path:
+    from transformers import AutoTokenizer, PreTrainedModel
+
+    dtype = next(iter(delta.new.values())).dtype
+    load: Callable[[torch.dtype], Any]
+    if isinstance(source, PreTrainedModel):
+        if tokenizer is None:
+            raise ValueError(f"{type(source).__name__} comes without a tokenizer: give tokenizer=.")
+        load = lambda dtype: copy.deepcopy(source).to(dtype)  # noqa: E731  # pyright: ignore
+    else:
+        directory = source_directory(source)
+        load = lambda dtype: _read(directory, dtype)  # noqa: E731
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(directory)
+    places = _places(delta, load, tokenizer)
+    theirs = load(dtype)
+    _require_values(theirs, places, delta.old, f"{source!s:.60} does not hold the delta's old values")
+    parameters = dict(theirs.named_parameters())
+    for name, (parameter, index) in places.items():
+        parameters[parameter].data[index] = delta.new[name].flatten()
+    with atomic_directory(path) as building:
+        theirs.save_pretrained(building)
+        tokenizer.save_pretrained(building)
+        read_back = _read(building, dtype)
+        _require_values(read_back, places, delta.new, "what was written does not hold the delta's new values")
+        _require_same_logits(model, read_back)
+        for name, result in beside.items():
+            result.save(building / name)
+    return Path(path)
+
+
+def _read(directory: str | Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
+
+
+def _places(delta: NeuronDelta, load: Callable[[torch.dtype], Any], tokenizer: Any) -> dict[str, Places]:
+    """Where the transformers model keeps the delta's entries, whatever it calls and fuses its weights.
+
+    Every weight is filled with the number of its parameter, then with its rows' and its columns' numbers, and read
+    through a bridge, which knows the architecture. (Three passes, because float32 is exact up to 2²⁴ only.)
+    """
+    names = [name for name, _ in load(torch.float32).named_parameters()]
+    found: dict[str, list[Tensor]] = {name: [] for name in delta.neurons}
+    for axis in (None, 0, 1):
+        marked = load(torch.float32)
+        for number, parameter in enumerate(marked.parameters()):
+            _mark(parameter.data, number, axis)
+        for entries in delta.entries(bridge_on(marked, tokenizer)):
+            read = entries.read(entries.parameter.detach())
+            found[entries.name].append(read.round().long().flatten().cpu())
+    places = {}
+    for name, (number, *index) in found.items():
+        is_bias = ".b_" in name
+        places[name] = (names[int(number[0])], tuple(index[:1] if is_bias else index))
+    return places
+
+
+def _mark(values: Tensor, number: int, axis: int | None) -> None:
+    if axis is None:
+        values.fill_(number)
+    elif axis < values.ndim:
+        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+        values.copy_(torch.arange(values.shape[axis], device=values.device).view(shape).expand(values.shape))
+
+
+def _require_values(theirs: Any, places: Mapping[str, Places], expected: Mapping[str, Tensor], problem: str) -> None:
+    parameters = dict(theirs.named_parameters())
+    for name, (parameter, index) in places.items():
+        found = parameters[parameter].data[index].cpu()
+        if not torch.equal(found, expected[name].flatten()):
+            raise ValueError(f"{problem}: {name} (there {parameter}) differs. Nothing was written.")
+
+
+@torch.inference_mode()
+def _require_same_logits(model: HookedModel, theirs: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.cfg.d_vocab, (1, min(32, model.cfg.n_ctx)), generator=generator)
+    device = next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
+    ours: Tensor = model(ids.to(device))[0]  # pyright: ignore[reportCallIssue]
+    found = theirs(ids.to(theirs.device)).logits[0]
+    difference = logit_distance(found, ours)
+    if not difference <= TOLERANCE.get(ours.dtype, HALF_TOLERANCE):
+        raise ValueError(
+            f"The exported model's logits differ from those of {model.cfg.model_name} by {difference:.2g} of their "
+            "standard deviation: the model holds other weights than source and delta say. Nothing was written."
+        )

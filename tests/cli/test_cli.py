@@ -1,0 +1,147 @@
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForCausalLM
+
+from mwork_lens.cli import main
+from mwork_lens.neurons.sets import NeuronSet, NeuronSpace
+from mwork_lens.tuning.result import Tuned
+
+from ..model.test_loading import small_model, words
+from ..tiny import tiny
+
+
+def run(capsys, *arguments):
+    """Exit code and what stands on standard error."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    return stopped.value.code, capsys.readouterr().err.strip()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for language, text in (("en", "A short line.\n" * 3), ("fr", "Une ligne courte.\n" * 3)):
+        (tmp_path / f"{language}.txt").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--languages", "en,klingonish"], "'klingonish'"),
+        (["demo", "--languages", "en,sw"], "'sw'"),
+        (["demo", "--corpus", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["demo", "--top", "1.5"], "top=1.5"),
+        (["detect", "--top", "0"], "top=0.0"),
+        (["demo", "--model", "/nowhere/model"], "/nowhere/model"),
+        (["demo", "--limit", "0"], "limit=0"),
+        (["ratio", "--identifier", "langid"], "'langid'"),
+        (["ratio", "--identifier", "script", "--languages", "en,fr"], "'en' and 'fr' are both written in Latn"),
+        (["experiment", "language-ratio", "--every", "0"], "--every 0"),
+        (["effects", "--neurons", "/nowhere/set"], "/nowhere/set"),
+        (["tune", "--language", "sw"], "'sw'"),
+        (["tune", "--language", "fr", "--learning-rate", "-1"], "learning_rate=-1.0"),
+        (["tune", "--language", "fr", "--languages", "fr", "--model", "/nowhere/model"], "/nowhere/model"),
+        (["experiment", "enhancement", "--tune", "sw"], "no 'sw'"),
+        (["experiment", "enhancement", "--tune", "fr"], "too few for 40 of detection"),
+        (["experiment", "enhancement", "--tune", "fr", "--arms", "best"], "'best'"),
+        (["experiment", "enhancement", "--tune", "fr", "--rates", "1e-4;1e-3"], "--rates 1e-4;1e-3"),
+        (["effects", "--neurons", "/nowhere/set", "--controls", "fr"], "--neurons goes without"),
+        (["effects", "--detection", "/nowhere/run"], "/nowhere/run"),
+        (["effects", "--folds", "1"], "--folds 1"),
+        (["experiment", "layer-sweep", "--depths", "0,2"], "--depths 0,2"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, arguments, message):
+    code, error = run(capsys, *arguments, "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--limit", "few"], "--limit"),
+        (["demo", "--corpora", "x"], "--corpora"),
+        (["tune"], "--language"),
+        (["experiment", "nothing"], "nothing"),
+    ],
+)
+def test_options_that_do_not_parse_are_named(capsys, arguments, message):
+    code, error = run(capsys, *arguments)
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_the_command_line_answers_without_importing_torch():
+    code = "import sys; from mwork_lens.cli import app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_bad_files_are_named(capsys, folder):
+    (folder / "fr.txt").write_text("")
+    code, error = run(capsys, "demo", "--corpus", str(folder), "--languages", "en,fr", "--output", str(folder / "o"))
+    assert code == 2
+    assert "fr.txt is empty" in error
+    (folder / "fr.txt").unlink()
+    (folder / "fr.jsonl").write_text(json.dumps({"text": "Bonjour."}) + "\n" + json.dumps({"text": " "}) + "\n")
+    code, error = run(capsys, "demo", "--corpus", str(folder), "--languages", "en,fr", "--output", str(folder / "o"))
+    assert code == 2
+    assert "Document 1 of 'fr' is empty" in error
+
+
+def test_output_is_never_overwritten(capsys, folder):
+    code, error = run(capsys, "demo", "--output", str(folder))
+    assert code == 2
+    assert str(folder) in error
+
+
+@pytest.mark.demo
+def test_a_set_of_other_widths_is_refused(capsys, tmp_path):
+    NeuronSet.empty(NeuronSpace.of(tiny("llama"))).save(tmp_path / "set")
+    arguments = ["--neurons", str(tmp_path / "set"), "--languages", "en", "--limit", "20"]
+    code, error = run(capsys, "effects", *arguments, "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert "do not fit gemma-3-270m" in error.splitlines()[-1]
+
+
+@pytest.fixture
+def model_and_text(tmp_path):
+    """A tiny model as a directory, and text of two languages with words of their own."""
+    model, tokenizer = small_model(), words()
+    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text").mkdir()
+    for language, letters in (("en", "abcd"), ("sw", "efgh")):
+        draw = random.Random(0)
+        lines = [" ".join(draw.choices(letters, k=9)) for _ in range(24)]
+        (tmp_path / "text" / f"{language}.txt").write_text("\n".join(lines))
+    return tmp_path / "model", tmp_path / "text"
+
+
+def test_tune_writes_what_changed_and_a_model_that_transformers_loads(capsys, tmp_path, model_and_text):
+    model, text = map(str, model_and_text)
+    out = tmp_path / "tuned"
+    arguments = ["tune", "--language", "sw", "--model", model, "--corpus", text, "--output", str(out)]
+    options = ["--learning-rate", "0.01", "--batch-size", "8", "--quorum", "0.5", "--export"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, *options])
+    assert stopped.value.code == 0
+    assert "selected weights changed" in capsys.readouterr().out
+    tuned = Tuned.load(out / "tuned")
+    assert len(tuned.steps) == 3
+    assert tuned.held_out[3] < tuned.held_out[0]
+    names = {path.name for path in out.iterdir()}
+    assert {"neurons", "delta", "losses.csv", "changes.csv", "losses.html", "model"} <= names
+    exported = AutoModelForCausalLM.from_pretrained(out / "model")
+    moved = [n for n, p in small_model().state_dict().items() if not torch.equal(p, exported.state_dict()[n])]
+    assert moved
+    assert not any("embed" in name or "norm" in name or "o_proj" in name for name in moved)

@@ -1,0 +1,130 @@
+"""The enhancement experiment end to end on a tiny model: disjoint documents, resumption, arms, matrices."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+
+import mwork_lens as mw
+from mwork_lens.experiments.enhancement.design import ARMS, Design, divide
+from mwork_lens.experiments.enhancement.experiment import enhancement
+from mwork_lens.experiments.enhancement.result import Enhancement
+from mwork_lens.experiments.enhancement.writing import shown
+from mwork_lens.plots.enhancement import enhancement_by_documents, enhancement_by_language, enhancement_matrix
+
+from ..tiny import tiny
+
+LANGUAGES = ("en", "sw", "th")
+
+
+def text(languages=LANGUAGES, documents=16):
+    """Two passages a document; each language has token ids of its own."""
+    generator = torch.Generator().manual_seed(0)
+    texts, names = {}, {}
+    for i, language in enumerate(languages):
+        low = 1 + 16 * i
+        texts[language] = tuple(torch.randint(low, low + 16, (8,), generator=generator) for _ in range(2 * documents))
+        names[language] = tuple(f"d{j // 2}" for j in range(2 * documents))
+    return mw.Corpus(texts, names, parallel=True)
+
+
+DESIGN = Design(
+    languages=("sw",), documents=(8,), seeds=(0, 1), rates=(1e-3, 1e-2), batch_size=4,
+    detection=6, development=4, evaluation=6, top=0.3, quorum=0.5,
+)  # fmt: skip
+
+
+def test_parts_share_no_document():
+    corpus = text()
+    parts = DESIGN.divide(corpus)
+    assert {name: len(part["sw"]) for name, part in parts.items()} == {
+        "detection": 6, "development": 4, "evaluation": 6, "tuning": 8,
+    }  # fmt: skip
+    documents = [set(part.documents["sw"]) for part in parts.values()]
+    assert len(set.union(*documents)) == sum(map(len, documents))
+    assert all(part.documents["sw"] == part.documents["en"] for part in parts.values())
+    with pytest.raises(ValueError, match="'en' has 32 passages of 16 documents, too few for 40 of a"):
+        divide(corpus, {"a": 40})
+    with pytest.raises(ValueError, match="has no 'vi'"):
+        Design(languages=("vi",)).divide(corpus)
+    for bad in ({"arms": ("own",)}, {"documents": (4, 4)}, {"rates": (-1.0,)}, {"development": 0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Design(languages=("sw",), **bad)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("enhancement") / "run"
+    model = copy.deepcopy(tiny("llama", torch.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = enhancement(model, text(), folder, DESIGN, domains={"other": text(("sw", "en"), 5)}, progress=False)
+    kept = tiny("llama", torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), kept.parameters(), strict=True))
+    return folder, result
+
+
+def test_every_arm_is_tuned_and_measured(found):
+    _, result = found
+    runs = result.runs()
+    assert set(runs["arm"]) == set(ARMS)
+    # own and paper's rate, two seeds
+    assert len(runs) == len(ARMS) * 4
+    assert (runs["steps"] == 2).all()
+    of_sets = runs[~runs["arm"].isin(["all", "other-neurons"])]
+    assert of_sets["neurons"].nunique() == 1
+    trials = result.rates()
+    chosen = trials[trials["chosen"]].set_index("arm")["development_loss"]
+    assert (trials.groupby("arm")["development_loss"].min() == chosen.reindex(sorted(ARMS))).all()
+
+
+def test_matrices_are_changes_of_loss(found):
+    _, result = found
+    matrix = result.matrix()
+    assert matrix.rows == [f"sw {arm}" for arm in ARMS]
+    tuned = [o for o in result.outcomes if o.run.arm == "specific" and o.run.documents == 8 and o.run.rate != 2e-6]
+    before = result.original.nats["held-out"]["sw"].sum()
+    rises = [(o.nats["held-out"]["sw"].sum() - before) / result.read["held-out"].tokens["sw"].sum() for o in tuned]
+    assert matrix.to_frame().loc["sw specific", "sw"] == pytest.approx(float(sum(rises)) / 2)
+    beyond = result.matrix(against="random").to_frame()
+    expected = matrix.to_frame().loc["sw specific"] - matrix.to_frame().loc["sw random"]
+    assert beyond.loc["sw specific"].tolist() == pytest.approx(expected.tolist())
+    assert list(result.matrix("other", rate="paper").to_frame().columns) == ["sw", "en"]
+    assert len(result.changes) == 2 * len(ARMS) * (3 + 2)
+    table = result.table()
+    assert list(table.index) == matrix.rows
+    assert table.index[table["neurons"].isna()].tolist() == ["sw all"]
+    assert shown(table).loc["sw all", "neurons"] == "–"
+    own, paper = result.findings()
+    # of two rates each is an edge
+    assert all(f"{arm} ({rate:g})" in own for arm, rate in result.settings["own_rates"]["sw"].items())
+    assert "may be better" not in paper
+    for wrong in ({"domain": "news"}, {"documents": 5}, {"against": "best"}):
+        with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+            result.matrix(**wrong)
+
+
+def test_a_killed_experiment_goes_on_to_the_same_result(found, tmp_path):
+    folder, result = found
+    missing = folder / "runs" / "sw_specific_8_2e-06_seed1"
+    kept = mw.store.read_result(missing, "enhancement_run")[1]
+    missing.rename(tmp_path / "gone")
+    model = copy.deepcopy(tiny("llama", torch.float32))
+    options = {"domains": {"other": text(("sw", "en"), 5)}, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = enhancement(model, text(), folder, DESIGN, **options)
+        assert again.changes.equals(result.changes)
+        assert all(torch.equal(x, kept[n]) for n, x in mw.store.read_result(missing, "enhancement_run")[1].items())
+        with pytest.raises(ValueError, match=r"design.batch_size = 4, not 2"):
+            enhancement(model, text(), folder, Design(**{**vars(DESIGN), "batch_size": 2}), **options)
+    again.save(tmp_path / "result")
+    assert Enhancement.load(tmp_path / "result").changes.equals(result.changes)
+
+
+def test_figures_show_every_arm(found):
+    _, result = found
+    assert len(enhancement_matrix(result).data[0].y) == len(ARMS)
+    assert len(enhancement_by_documents(result).data) == len(ARMS)
+    assert len(enhancement_by_language(result, rate="paper").data) == 2 * len(ARMS)

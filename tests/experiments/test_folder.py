@@ -1,0 +1,41 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mwork_lens.experiments.folder import ResultsFolder
+from mwork_lens.report.page import Section
+
+SETTINGS = {"model": "tiny", "arms": ("random", "specific"), "stages": {"understanding": 2}}
+
+
+def test_a_folder_is_begun_once_and_resumed_with_the_same_settings(tmp_path):
+    begun = ResultsFolder.open(tmp_path / "run", "reasoning", SETTINGS)
+    assert not begun.resumed
+    again = ResultsFolder.open(tmp_path / "run", "reasoning", SETTINGS)
+    assert again.resumed
+    assert again.settings == begun.settings
+    other = {**SETTINGS, "stages": {"understanding": 3}}
+    with pytest.raises(ValueError, match=r"stages\.understanding = 2, not 3"):
+        ResultsFolder.open(tmp_path / "run", "reasoning", other)
+    with pytest.raises(ValueError, match='experiment = "reasoning", not "knowledge"'):
+        ResultsFolder.open(tmp_path / "run", "knowledge", SETTINGS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="mine"):
+        ResultsFolder.open(tmp_path / "mine", "reasoning", SETTINGS)
+
+
+def test_tables_are_written_with_their_index_and_without_nan(tmp_path):
+    folder = ResultsFolder.open(tmp_path / "run", "reasoning", SETTINGS)
+    frame = pd.DataFrame({"score": [0.5, np.nan], "note": ["é", None]}, index=pd.Index(["en", "zh"], name="language"))
+    folder.table("scores", frame)
+    assert json.loads((folder.path / "scores.json").read_text(encoding="utf-8")) == [
+        {"language": "en", "score": 0.5, "note": "é"},
+        {"language": "zh", "score": None, "note": None},
+    ]
+    assert (folder.path / "scores.csv").read_text(encoding="utf-8").splitlines()[0] == "language,score,note"
+    folder.page("Scores <b>", [Section("All", (), frame)])
+    assert "Scores &lt;b&gt;" in (folder.path / "report.html").read_text(encoding="utf-8")
+    assert [path.name for path in folder.written] == ["settings.json", "scores.csv", "scores.json", "report.html"]

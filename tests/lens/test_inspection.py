@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+import mwork_lens as mw
+from mwork_lens.lens.neuron_cards import NeuronCards
+from mwork_lens.model.sites import SITES
+
+from ..tiny import FAMILIES, tiny, tokens
+from .test_ratio import LABELS
+
+CORPUS = {"en": [tokens(9, 1), tokens(14, 2)], "fr": [tokens(7, 4), tokens(11, 5), tokens(30, 6)]}
+NEURONS = [(0, "mlp", 3), (1, "mlp", 17), (1, "v", 5), (0, "q", 9), (1, "mlp", 0)]
+
+
+def cards(family="llama", neurons=NEURONS, **options):
+    options = {"token_languages": LABELS, "progress": False, "top_k": 4, "contexts": 3, **options}
+    return mw.inspect(tiny(family), neurons, CORPUS, **options)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_what_neurons_read_is_what_the_hooks_see(family, batch_size):
+    model, found = tiny(family), cards(family, batch_size=batch_size)
+    for i, (layer, site, neuron) in enumerate(found.neurons):
+        every = []
+        for j, documents in enumerate(CORPUS.values()):
+            caches = [model.run_with_cache(ids[None])[1] for ids in documents]
+            values = torch.cat([c[SITES[site].hook_name(layer)].flatten(2)[0, :, neuron] for c in caches])
+            assert found.mean[i, j].item() == pytest.approx(values.mean().item(), rel=1e-5, abs=1e-8)
+            assert found.magnitude[i, j].item() == pytest.approx(values.abs().mean().item(), rel=1e-5)
+            if site == "mlp":
+                gates = torch.cat([c[f"blocks.{layer}.mlp.hook_pre"][0, :, neuron] for c in caches])
+                assert found.firing_rate[i, j].item() == pytest.approx((gates > 0).double().mean().item())
+            else:
+                assert found.firing_rate[i, j].isnan()
+            every.append(values)
+        strongest = torch.cat(every)
+        strongest = strongest[strongest.abs().topk(3).indices]
+        torch.testing.assert_close(found.strongest[i], strongest.float())
+        for value, context in zip(found.strongest[i].tolist(), found.contexts[i], strict=True):
+            passage = int(context["passage"].split("/")[1])
+            ids = CORPUS[context["language"]][passage]
+            _, cache = model.run_with_cache(ids[None])
+            there = cache[SITES[site].hook_name(layer)].flatten(2)[0, context["position"], neuron].item()
+            assert there == pytest.approx(value, rel=1e-5)
+            assert context["token"] == f"<{ids[context['position']].item()}>"
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "neox", "gemma2"])
+def test_what_neurons_write_is_the_direct_path(family):
+    """Raise the neuron at the last layer's structure and carry only its own output through norm and unembedding."""
+    model, found = tiny(family), cards(family, neurons=[(1, "mlp", 17), (1, "v", 5)])
+    for i, (layer, site, neuron) in enumerate(found.neurons):
+        if site == "mlp":
+            added = model.blocks[layer].mlp.W_out[neuron]
+        else:
+            attention = model.blocks[layer].attn
+            group, index = divmod(neuron, 8)
+            heads = attention.W_O.shape[0] // (getattr(model.cfg, "n_key_value_heads", None) or 4)
+            added = attention.W_O[group * heads : (group + 1) * heads, index].sum(0)
+        post = "ln2_post" if site == "mlp" else "ln1_post"
+        if family.startswith("gemma"):
+            added = added * getattr(model.blocks[layer], post).w
+        weight = model.ln_final.w
+        centred = added - added.mean() if model.cfg.normalization_type == "LN" else added
+        effect = (centred * weight) @ model.unembed.W_U * found.sign[i]
+        assert torch.equal(found.promoted[i], effect.topk(4).indices)
+        assert torch.equal(found.suppressed[i], (-effect).topk(4).indices)
+
+
+def test_queries_and_keys_write_nothing():
+    found = cards()
+    row = next(i for i, (_, site, _) in enumerate(found.neurons) if site == "q")
+    assert (found.promoted[row] == -1).all()
+    assert found.to_frame().loc[row, "promotes"] == []
+
+
+def test_the_summary_counts_promoted_tokens_by_language():
+    found = cards(neurons=[(layer, "mlp", i) for layer in (0, 1) for i in range(20)])
+    labels = LABELS.labels[found.promoted]
+    english = NeuronCards.summary(found, "en")
+    assert english["share"] == pytest.approx((labels == 0).double().mean().item())
+    assert english["low"] < english["share"] < english["high"]
+    assert english["vocabulary"] == pytest.approx(0.2)
+    frame = found.written().set_index(["layer", "language"])
+    assert frame.loc[(1, "fr"), "share"] == pytest.approx((labels[20:] == 1).double().mean().item())
+    assert (frame["low"] <= frame["share"]).all()
+    with pytest.raises(ValueError, match="'th'"):
+        found.summary("th")
+    figure = mw.plots.promoted_language({"a": found, "b": found}, "fr")
+    assert len(figure.data) == 4
+    assert "by hand" in figure.layout.title.subtitle.text
+
+
+def test_a_set_is_inspected_and_kept(tmp_path):
+    found = cards(neurons=mw.NeuronSet.from_list(mw.NeuronSpace.of(tiny("llama")), NEURONS))
+    assert set(found.neurons) == set(NEURONS)
+    found.save(tmp_path / "cards")
+    again = NeuronCards.load(tmp_path / "cards")
+    assert again.to_html() == found.to_html()
+    assert (
+        again.to_frame()
+        .drop(columns="firing_en")
+        .astype(str)
+        .equals(found.to_frame().drop(columns="firing_en").astype(str))
+    )
+
+
+def test_texts_are_escaped():
+    found = cards()
+    assert "<7>" not in found.to_html()
+    assert "&lt;" in found.to_html()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neurons": []}, "holds no neuron"),
+        ({"neurons": [(0, "mlp", 20)]}, r"\(0, 'mlp', 20\)"),
+        ({"contexts": 0}, "contexts=0"),
+        ({"top_k": 51}, "top_k=51"),
+        ({"token_languages": None}, "no tokenizer"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        cards(**options)
+
+
+def test_sets_of_other_models_are_refused():
+    assert FAMILIES
+    other = mw.NeuronSet.from_list(mw.NeuronSpace.of(tiny("gpt2")), [(0, "mlp", 1)])
+    with pytest.raises(ValueError, match="do not fit"):
+        cards("olmo2", neurons=other)

@@ -1,0 +1,170 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from operator import attrgetter
+
+import pytest
+import torch
+
+from mwork_lens.detection.detection import importance
+from mwork_lens.measures.plnd.attention import KEYS, PATTERN, QUERIES, Attention, Coefficients, Geometry
+from mwork_lens.measures.plnd.compiled.tools import applies
+from mwork_lens.measures.plnd.parallel import parallel
+from mwork_lens.measures.plnd.qk_compiled import covers, fused_squares
+from mwork_lens.measures.plnd.qk_dense import exact_squares
+from mwork_lens.measures.plnd.softmax_change import changed_rows
+from mwork_lens.neurons.sets import NeuronSpace
+
+from ..oracle import sequential
+from ..tiny import FAMILIES, tiny, tokens
+
+
+@pytest.mark.parametrize("where", ["stream", "structure"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_closed_forms_equal_ablation(family, where):
+    model, ids = tiny(family), tokens(12)
+    scores = importance(model, ids, measure=where)
+    space = NeuronSpace.of(model)
+    for site, width in space.widths.items():
+        if where == "structure" and site in "qk":
+            continue
+        for layer in range(space.n_layers):
+            for neuron in range(0, width, 3):
+                truth = sequential(model, ids, layer, site, neuron, where)
+                assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gptj", "neox"])
+def test_compiled_sides_equal_tensor_operations(family):
+    """Normalised and rotated queries and keys of single precision, beside those of double precision."""
+    model, ids = tiny(family, torch.float32, d_head=40), tokens(45)
+    _, cache = model.run_with_cache(ids[None])
+    seen = [cache[f"blocks.1.{name}"][0] for name in (QUERIES, KEYS, PATTERN)]
+    for content in (torch.arange(45) > 0, torch.arange(45) % 7 > 0):
+        found = Geometry.of(model, 1).attention(*seen, content)
+        truth = Geometry.of(model, 1).attention(*(x.double() for x in seen), content)
+        assert applies(found.queries)
+        assert not applies(truth.queries)
+        for part in (attrgetter(name) for name in ("queries", "keys", "scores", *SIDES)):
+            torch.testing.assert_close(part(found).double(), part(truth), rtol=1e-4, atol=1e-6)
+
+
+SIDES = [f"{side}.{part}" for side in ("query_neurons", "key_neurons") for part in ("shrink", "direct", "paired")]
+
+
+@pytest.mark.parametrize("loud", [0.1, 1, 8, 64])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3", "gpt2", "gptj", "bloom"])
+def test_compiled_loops_equal_tensor_operations(family, loud):
+    """Rows with gaps, small changes and such as turn a row around; up to single precision."""
+    model, ids = tiny(family, torch.float32, d_head=40), tokens(45)
+    _, cache = model.run_with_cache(ids[None])
+    seen = [cache[f"blocks.1.{name}"][0] for name in (QUERIES, KEYS, PATTERN)]
+    attention = Geometry.of(model, 1).attention(*seen, torch.arange(45) % 7 > 0)
+    sides = {"query_neurons": attention.query_neurons, "key_neurons": attention.key_neurons}
+    louder = {name: replace(side, direct=side.direct * loud) for name, side in sides.items()}
+    attention = replace(attention, **louder)
+    assert covers(attention)
+    for site, found in fused_squares(attention).items():
+        truth = exact_squares(in_double(attention), site)
+        for squares in (found, exact_squares(attention, site)):
+            torch.testing.assert_close(squares.double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-8)
+
+
+def test_compiled_loops_leave_pytorch_its_threads():
+    """In a new process: numba's OpenMP pool gives PyTorch all cores once, when it begins."""
+    code = """
+import torch
+from mwork_lens.measures.plnd.compiled import threads
+with threads():
+    print(torch.get_num_threads())
+"""
+    few = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    assert subprocess.run([sys.executable, "-c", code], env=few, capture_output=True, text=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize("best", [lambda lift: lift + 0.3, lambda lift: 4.0])
+@pytest.mark.parametrize("lift", [1e-4, 5.0, 20.0, 80.0])
+def test_compiled_loops_in_hard_rows(best, lift):
+    """Without the neuron a broad row gathers on its last key, be it the first before or next to nothing."""
+    before = torch.zeros(3000).double()
+    before[-1] = best(lift)
+    lifted = torch.arange(3000) % 3 < 2
+    before[lifted] += lift
+    pattern, own = before.softmax(-1).float().expand(1, 4, -1), torch.full((1, 1, 4), lift)
+    keys, nothing = lifted.float()[None, None], torch.zeros(1, 1, 4)
+    attention = Attention(
+        pattern=pattern,
+        scores=torch.zeros_like(pattern),
+        queries=own,
+        keys=keys,
+        query_neurons=Coefficients(nothing, own, nothing),
+        key_neurons=Coefficients(*[torch.zeros_like(keys)] * 3),
+        pair=torch.arange(1),
+        cap=None,
+        positions=None,
+        **dict.fromkeys(("sinks", "across_heads", "normalises", "rotates"), False),
+    )
+    truth = exact_squares(in_double(attention), "q")
+    torch.testing.assert_close(fused_squares(attention)["q"].double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("largest", [1e-6, 1.0, 100.0, 2000.0])
+def test_changed_rows_are_those_of_a_softmax(largest, sinks):
+    """Also of changes whose exponentials no number could hold, and of keys that a row does not see."""
+    scores = torch.randn(3, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3
+    scores[..., 9:11] = -torch.inf
+    change = largest * torch.randn(3, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    change[..., 11] *= not sinks  # the last one plays the sink, whose score nothing changes
+    seen = slice(0, 12 - sinks)
+    before, after = scores.softmax(-1)[..., seen], (scores + change).softmax(-1)[..., seen]
+    found = changed_rows(before, change[..., seen].clone(), sinks=sinks)
+    torch.testing.assert_close(found.sqrt(), (after - before).norm(dim=-1), rtol=1e-8, atol=1e-12)
+
+
+def in_double(attention):
+    """The same attention in float64."""
+
+    def wide(part):
+        if isinstance(part, torch.Tensor) and part.is_floating_point():
+            return part.double()
+        return replace(part, **{k: wide(v) for k, v in vars(part).items()}) if isinstance(part, Coefficients) else part
+
+    return replace(attention, **{name: wide(part) for name, part in vars(attention).items()})
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gptj"])
+def test_papers_form_zeroes_rotated_coordinates(family):
+    """A query neuron of the paper is a coordinate after normalisation and rotation; likewise a key neuron."""
+    model, ids = tiny(family), tokens(12)
+    scores = importance(model, ids, formulation="paper", measure="structure")
+    rotated = model.cfg.positional_embedding_type == "rotary"
+    for site in "qk":
+        hook = f"blocks.1.attn.hook_{'rot_' if rotated else ''}{site}"
+        for neuron in range(0, scores[site].shape[1], 5):
+            change = pattern_with(model, ids, hook, neuron) - pattern_with(model, ids, hook, None)
+            truth = (change.square().sum() / len(ids)).sqrt().item()
+            assert scores[site][1, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
+
+
+def pattern_with(model, ids, hook, neuron):
+    def zero(activation, hook):
+        flat = activation.flatten(2).clone()
+        flat[..., neuron] = 0
+        return flat.view(activation.shape)
+
+    kept = []
+    hooks = [] if neuron is None else [(hook, zero)]
+    hooks.append(("blocks.1.attn.hook_pattern", lambda activation, hook: kept.append(activation.clone())))
+    model.run_with_hooks(ids[None], fwd_hooks=hooks, stop_at_layer=2)
+    return kept[0][0]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_parallel_form_is_the_papers_formulation(family):
+    ids = tokens(20)
+    fast = importance(tiny(family), ids, formulation="paper", measure="structure")
+    whole = importance(tiny(family), ids, formulation=parallel)
+    for site, values in whole.items():
+        torch.testing.assert_close(fast[site], values, rtol=1e-6, atol=1e-10)

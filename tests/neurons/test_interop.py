@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+import mwork_lens as mw
+
+from ..tiny import tiny
+
+LINES = ["{0: {1, 3}, 1: set()}", "{0: {3}, 1: {5}}", "{0: {31}, 1: set()}", "{0: {0, 1, 2}, 1: {31}}", "{1: [4]}"]
+
+
+@pytest.fixture
+def released(tmp_path):
+    def write(lines=LINES):
+        (tmp_path / "fr.txt").write_text("\n".join(lines) + "\n")
+        return tmp_path / "fr.txt"
+
+    return write
+
+
+def test_a_set_of_the_released_code(released):
+    """Two query heads share a key head there, so key 1 is dimension 0 of what that code switches off."""
+    french = mw.load_released(released(), tiny("llama"), language="fr")
+    places = {(0, "mlp", 1), (0, "mlp", 3), (1, "mlp", 5), (0, "q", 31), (0, "k", 0), (0, "k", 1), (1, "k", 15)}
+    found = french.to_frame()[["layer", "site", "neuron"]].itertuples(index=False, name=None)
+    assert set(found) == places | {(1, "v", 2)}
+    assert french.origin["language"] == "fr"
+    assert mw.load_released(released(), french.space) == french
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("__import__('os').system('true')", "line 2 is no printed dict"),
+        ("{0: {1, 'a'}}", "line 2 is no printed dict"),
+        ("{0: 3}", "line 2 is no printed dict"),
+        ("[1, 2]", "line 2 is no printed dict"),
+        ("{0: {20}}", r"no neuron \(0, 'mlp', 20\)"),
+        ("{2: {0}}", r"no neuron \(2, 'mlp', 0\)"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_and_not_executed(released, line, message):
+    with pytest.raises(ValueError, match=message):
+        mw.load_released(released([LINES[0], line, *LINES[2:]]), tiny("llama"))
+
+
+def test_a_file_with_other_lines_is_refused(released):
+    with pytest.raises(ValueError, match="has 4 lines, not 5"):
+        mw.load_released(released(LINES[:4]), tiny("llama"))
+
+
+def test_the_sets_of_lape(tmp_path):
+    indices = [[torch.tensor([0, 7]), torch.tensor([]).long()], [torch.tensor([1]), torch.tensor([19])]]
+    torch.save(indices, tmp_path / "tiny.pth")
+    sets = mw.load_lape(tmp_path / "tiny.pth", tiny("llama"), ["en", "zh"])
+    assert {name: len(neurons) for name, neurons in sets.items()} == {"en": 2, "zh": 2}
+    assert sets["zh"].masks["mlp"].nonzero().tolist() == [[0, 1], [1, 19]]
+    assert sets["en"].origin["language"] == "en"
+    with pytest.raises(ValueError, match="holds 2 languages; 3 are named: en, zh, fr"):
+        mw.load_lape(tmp_path / "tiny.pth", tiny("llama"), ["en", "zh", "fr"])
+    with pytest.raises(ValueError, match="model with 2 layers; tiny-llama has 5"):
+        mw.load_lape(tmp_path / "tiny.pth", tiny("llama", n_layers=5), ["en", "zh"])
+
+
+def test_a_pickle_that_would_run_something_is_refused(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (print, ("harm",))
+
+    torch.save([Harm()], tmp_path / "harm.pth")
+    with pytest.raises(ValueError, match="holds more than tensors and lists"):
+        mw.load_lape(tmp_path / "harm.pth", tiny("llama"), ["en"])

@@ -1,0 +1,167 @@
+import copy
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mwork_lens.model.sites import SITES
+from mwork_lens.neurons.sets import NeuronSet, NeuronSpace, ablate
+
+from ..tiny import tiny
+
+SPACE = NeuronSpace(
+    model="made-up",
+    n_layers=3,
+    d_model=8,
+    n_heads=4,
+    n_key_value_heads=2,
+    d_head=3,
+    d_mlp=5,
+    processing="unprocessed",
+)
+WIDTHS = {"q": 12, "k": 6, "v": 6, "mlp": 5}
+LAYERS = range(3)
+ALL = {(layer, site, index) for site, width in WIDTHS.items() for layer in LAYERS for index in range(width)}
+
+triples = st.sets(st.sampled_from(sorted(ALL)))
+
+
+def neuron_set(neurons, space=SPACE, **origin):
+    return NeuronSet.from_list(space, neurons, **origin)
+
+
+def members(neurons):
+    return {
+        (layer, site, index) for site, mask in neurons.masks.items() for layer, index in torch.argwhere(mask).tolist()
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(triples, triples)
+def test_algebra_is_that_of_python_sets(a, b):
+    x, y = neuron_set(a), neuron_set(b)
+    results = [(x, a), (x & y, a & b), (x | y, a | b), (x ^ y, a ^ b), (x - y, a - b), (~x, ALL - a)]
+    for found, expected in results:
+        assert members(found) == expected
+        assert len(found) == len(expected)
+        assert {neuron for neuron in ALL if neuron in found} == expected
+        assert found == neuron_set(expected)
+    assert (x == y) == (a == b)
+
+
+@settings(deadline=None, max_examples=40)
+@given(triples, st.sets(st.sampled_from(LAYERS)), st.sets(st.sampled_from(list(WIDTHS))))
+def test_restrict_keeps_the_chosen_layers_and_sites(a, layers, sites):
+    expected = {(layer, site, index) for layer, site, index in a if layer in layers and site in sites}
+    assert members(neuron_set(a).restrict(layers=layers, sites=sites)) == expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(triples)
+def test_tables_hold_every_neuron_once(a):
+    neurons = neuron_set(a)
+    frame, counts = neurons.to_frame(), neurons.counts()
+    assert len(frame) == len(a)
+    assert set(zip(frame["layer"], frame["site"], frame["neuron"], strict=True)) == a
+    assert all(frame["structure"] == frame["site"].map(lambda site: SITES[site].structure))
+    heads = frame[frame["head"].notna()]
+    assert set(heads["site"]) == {site for _, site, _ in a} - {"mlp"}
+    assert all(heads["head"] * SPACE.d_head + heads["index"] == heads["neuron"])
+    assert all(heads["index"] < SPACE.d_head)
+    per_cell = Counter((layer, site) for layer, site, _ in a)
+    assert all(counts.loc[layer, site] == per_cell[layer, site] for layer in LAYERS for site in WIDTHS)
+
+
+@pytest.mark.parametrize("outside", [(-1, "mlp", 0), (3, "mlp", 0), (0, "mlp", -1), (0, "k", 6), (0, "gate", 0)])
+def test_neurons_that_the_model_lacks(outside):
+    assert outside not in ~NeuronSet.empty(SPACE)
+    with pytest.raises(ValueError, match="made-up has no neuron") as error:
+        neuron_set([(0, "q", 0), outside])
+    assert str(outside) in str(error.value)
+
+
+def test_restrict_refuses_layers_and_sites_that_are_not_there():
+    everything = ~NeuronSet.empty(SPACE)
+    with pytest.raises(ValueError, match="not 3"):
+        everything.restrict(layers=[0, 3])
+    with pytest.raises(ValueError, match="'gate'"):
+        everything.restrict(sites=["q", "gate"])
+
+
+@pytest.mark.parametrize("chosen", [set(), {(0, "q", 11), (2, "mlp", 4), (1, "v", 0)}, ALL])
+def test_save_and_load_round_trip(tmp_path, chosen):
+    origin = {"language": "fr", "kind": "specific", "against": ["en", "zh-Hant"], "quorum": 0.9, "seed": 3}
+    saved = neuron_set(chosen, **origin).restrict(layers=LAYERS)
+    saved.save(tmp_path / "set")
+    loaded = NeuronSet.load(tmp_path / "set")
+    assert loaded == saved
+    assert members(loaded) == chosen
+    assert dict(loaded.origin) == {**origin, "layers": [0, 1, 2], "sites": list(WIDTHS)}
+    assert repr(loaded) == repr(saved)
+
+
+def test_save_never_overwrites(tmp_path):
+    neuron_set({(0, "q", 0)}).save(tmp_path / "set")
+    with pytest.raises(FileExistsError, match="set exists already"):
+        neuron_set(ALL).save(tmp_path / "set")
+    assert members(NeuronSet.load(tmp_path / "set")) == {(0, "q", 0)}
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        NeuronSet.load(tmp_path / "elsewhere")
+
+
+def test_what_a_set_was_made_from_can_change_without_it():
+    masks = {site: torch.zeros(3, width, dtype=torch.bool) for site, width in WIDTHS.items()}
+    origin = {"language": "fr"}
+    neurons = NeuronSet(SPACE, masks, origin)
+    masks["q"][0, 0] = True
+    masks.pop("mlp")
+    origin["language"] = "en"
+    assert members(neurons) == set()
+    assert list(neurons.masks) == list(WIDTHS)
+    assert neurons.origin["language"] == "fr"
+
+
+@pytest.mark.parametrize("change", [{"d_mlp": 6}, {"n_layers": 4}, {"n_key_value_heads": 4}])
+def test_sets_of_other_sizes_are_refused(change):
+    other = NeuronSet.empty(replace(SPACE, **change, model="larger"))
+    with pytest.raises(ValueError, match=r"made-up .* do not fit larger"):
+        neuron_set(ALL) | other
+    with pytest.raises(ValueError, match="do not fit made-up"):
+        NeuronSet(SPACE, other.masks)
+    with pytest.raises(ValueError, match="do not fit tiny-llama"):
+        ablate(tiny("llama"), other)
+
+
+@pytest.mark.parametrize("change", [{"model": "finetuned"}, {"processing": "norms folded"}])
+def test_the_same_sizes_in_another_model_warn(change):
+    other = neuron_set({(0, "q", 0)}, replace(SPACE, **change))
+    with pytest.warns(UserWarning, match=next(iter(change.values()))):
+        both = neuron_set({(1, "k", 2)}) | other
+    assert members(both) == {(0, "q", 0), (1, "k", 2)}
+
+
+def test_one_model_on_another_of_the_same_sizes_warns():
+    neurons = neuron_set({(0, "q", 0)}, NeuronSpace.of(tiny("llama")))
+    with pytest.warns(UserWarning, match="tiny-llama .* used with tiny-mistral"):
+        ablate(tiny("mistral"), neurons)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("num_experts", 8, "mixture of experts"),
+        ("load_in_4bit", True, "4-bit"),
+        ("ungroup_grouped_query_attention", True, r"set_ungroup_grouped_query_attention\(False\)"),
+        ("d_mlp", 19, "20 columns in mlp.W_in of layer 0 where its configuration says 19"),
+        ("n_key_value_heads", 4, "16 columns in attn.W_K of layer 0 where its configuration says 32"),
+    ],
+)
+def test_models_without_such_neurons_are_refused(field, value, reason):
+    model = copy.deepcopy(tiny("llama"))
+    assert NeuronSpace.of(model).widths == {"q": 32, "k": 16, "v": 16, "mlp": 20}
+    setattr(model.cfg, field, value)
+    with pytest.raises(ValueError, match=f"tiny-llama .*{reason}"):
+        NeuronSpace.of(model)

@@ -1,0 +1,236 @@
+"""The report: measured piece by piece, shown by its notebook, one page that is inert and needs no network."""
+
+import json
+import random
+import shutil
+import sys
+from dataclasses import replace
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+import mwork_lens as mw
+from mwork_lens.cli import main
+from mwork_lens.experiments.effects import Plan
+from mwork_lens.experiments.report import ReportPlan, characteristic, measure
+from mwork_lens.report.notebook import execute, render
+from mwork_lens.report.page import Html, Section, write_page
+from mwork_lens.text.corpora import as_corpus
+
+from ..tiny import tiny
+
+HOSTILE = "<script>document.title='taken'</script>"
+WORDS = {
+    "en": ["the", HOSTILE, '"quoted"', "house"],
+    "fr": ["le", "mais'on", "</style>", "l&amp;eau"],
+    "ru": ["дом", "и", "<img/src=x/onerror=document.title='taken'>"],
+}
+PLAN = ReportPlan(Plan(quorum=0.6, top=0.3, passages=5), held_out=0.3, prompts=1, new_tokens=6, cards=2)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The control"),
+    pytest.mark.filterwarnings("ignore:.*matched neurons are specific"),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Five layers that read and write words, some of which are markup."""
+    model = tiny("llama", n_layers=5, seed=3)
+    words = ["<pad>", "<bos>", "<unk>", *(word for some in WORDS.values() for word in some)]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<pad>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    fast.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
+    model.set_tokenizer(fast, default_padding_side="left")
+    model.cfg.d_vocab = 50
+    model.unembed.b_U.data[len(words) :] = -1e9
+    return model
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    def passage(language, i):
+        return " ".join(random.Random(i).choices(WORDS[language], k=14))
+
+    return as_corpus({language: [passage(language, i) for i in range(22)] for language in WORDS})
+
+
+@pytest.fixture(scope="module")
+def folder(model, corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "run"
+    measure(model, corpus, path, PLAN, progress=False)
+    return path
+
+
+def test_a_report_is_measured_once_and_resumed(model, corpus, folder):
+    assert json.loads((folder / "missing.json").read_text()) == {}
+    detection = mw.Detection.load(folder / "detection")
+    assert detection.documents == dict.fromkeys(WORDS, 15)
+    effects = mw.EffectMatrix.load(folder / "effects")
+    assert {"en", "fr", "ru", "matched for fr"} <= set(effects.rows)
+    held_out = corpus.split(PLAN.held_out)[1]
+    assert not set(held_out["fr"]) & set(corpus.split(PLAN.held_out)[0]["fr"])
+    sets = {"fr": detection.specific("fr", quorum=0.6)}
+    again = mw.effect_matrix(model, sets, held_out.limit(5), progress=False)
+    assert effects.to_frame().loc["fr"].tolist() == pytest.approx(again.to_frame().loc["fr"].tolist())
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    shutil.rmtree(folder / "cards" / "fr")
+    measure(model, corpus, folder, PLAN, progress=False)
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    assert {path for path in before if before[path] != after[path]} == {folder / "cards" / "fr" / "tensors.safetensors"}
+    with pytest.raises(ValueError, match=r"held_out = 0\.3, not 0\.4"):
+        measure(model, corpus, folder, replace(PLAN, held_out=0.4), progress=False)
+
+
+def test_what_the_identifier_does_not_know_is_missing_and_the_reason_is_kept(model, corpus, tmp_path):
+    two = corpus.select({language: range(22) for language in ("en", "fr")})
+    plan = replace(PLAN, identifier="script", effects=replace(PLAN.effects, stages=["fr"]))
+    measure(model, two, tmp_path / "run", plan, progress=False)
+    missing = json.loads((tmp_path / "run" / "missing.json").read_text())
+    assert "both written in Latn" in missing["language-ratio"]
+    assert not (tmp_path / "run" / "language-ratio").exists()
+    written = mw.Generations.load(tmp_path / "run" / "generations").to_frame()
+    assert written["identified"].isna().all()
+
+
+def test_what_would_fail_late_is_refused_before_the_work(model, corpus, tmp_path):
+    for change, message in [
+        ({"identifier": "langid"}, "no identifier 'langid'"),
+        ({"effects": replace(PLAN.effects, controls=["th"])}, "'th' is to have controls or stages"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            measure(model, corpus, tmp_path / "run", replace(PLAN, **change), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_characteristic_neurons_are_furthest_above_every_other_language(folder):
+    detection = mw.Detection.load(folder / "detection")
+    neurons = mw.NeuronSet.load(folder / "neurons" / "ru")
+    chosen = characteristic(detection, neurons, "ru", 2)
+    scores = detection.mean_scores
+    factors = {
+        (layer, site, i): scores["ru"][site][layer, i] / max(scores[tag][site][layer, i] for tag in ("en", "fr"))
+        for layer, site, i in neurons.to_frame()[["layer", "site", "neuron"]].itertuples(index=False)
+        if site in ("v", "mlp")
+    }
+    best = sorted(factors, key=lambda place: factors[place], reverse=True)[:2]
+    assert set(chosen.to_frame()[["layer", "site", "neuron"]].itertuples(index=False, name=None)) == set(best)
+
+
+def test_without_the_extra_there_is_one_error_and_no_work(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "--output", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert "extra 'report' (papermill missing): pip install 'mwork_lens[report]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_notebook_becomes_sections_and_what_it_prints_is_escaped(tmp_path):
+    outputs = [
+        new_output("stream", name="stdout", text=HOSTILE),
+        new_output("stream", name="stderr", text="a progress bar"),
+        new_output("execute_result", data={"text/plain": HOSTILE}),
+        new_output("error", ename="ValueError", evalue=HOSTILE),
+        new_output("display_data", data={"text/plain": "a table", "text/html": "<table><tr><td>1</td></tr></table>"}),
+    ]
+    code = new_code_cell("secret = 1", outputs=outputs)
+    text = "Before.\n\n## Part & one\n\n```\n# no heading\n```\n### Below\n\n## Part two"
+    cells = [new_markdown_cell("# A story\n\nIt *begins*."), new_markdown_cell(text), code]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "story.ipynb")
+    page = render(tmp_path / "story.ipynb", tmp_path / "story.html").read_text(encoding="utf-8")
+    body = page[page.index("<body>") :]
+    assert "<h1>A story</h1>" in body
+    assert "It <em>begins</em>" in body.split("<nav")[0]
+    assert '<li><a href="#part-0">Part &amp; one</a></li><li><a href="#part-1">Part two</a></li></ol>' in body
+    assert "# no heading" in body
+    assert body.count("&lt;script&gt;document.title=") == 3
+    assert "<script" not in body
+    assert "<td>1</td>" in body
+    assert "secret" not in page
+    assert "progress bar" not in page
+
+
+# --- in a browser ---
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium that keeps its console and the requests of its pages."""
+    for program in ("chromium", "chromedriver"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed (Debian: chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def opened(browser, path):
+    """What a page asked for beyond itself, and what stands in the console."""
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(path.as_uri())
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    urls = [each["request"]["url"] for each in asked if each["documentURL"] == path.as_uri()]
+    return [u for u in urls if u != path.as_uri() and not u.startswith(("data:", "blob:"))], browser.get_log("browser")
+
+
+def test_the_browser_sees_what_a_bad_page_would_do(browser, tmp_path):
+    bad = Html("<script>console.error('seen')</script><img src='http://127.0.0.1:9/x.png'>")
+    page = write_page(tmp_path / "bad.html", "Bad", [Section("Bad", (), bad)])
+    requests, console = opened(browser, page)
+    assert requests == ["http://127.0.0.1:9/x.png"]
+    said = " ".join(entry["message"] for entry in console)
+    assert "seen" in said
+    assert "violates the following Content Security Policy" in said
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_report_in_a_browser(browser, folder):
+    notebook = execute(None, folder / "report.ipynb", {"folder": str(folder)}, progress=False)
+    page = render(notebook, folder / "report.html")
+    requests, console = opened(browser, page)
+    assert not requests
+    assert not console
+    assert browser.title == "Languages inside a model"
+    assert HOSTILE in browser.execute_script("return document.body.innerText")
+    assert browser.execute_script("return document.querySelectorAll('body img, body iframe, body link').length") == 0
+    figures = browser.execute_script(DRAWN)
+    assert len(figures) == 9
+    for figure in figures:
+        assert figure["width"] > 500, figure
+        assert figure["title"], figure
+        assert all(figure["ticks"]), figure
+    assert sum(len(figure["ticks"]) for figure in figures) > 20
+    links = browser.find_elements("css selector", "nav a")
+    assert len(links) == 10
+    for link in links:
+        browser.execute_script("scrollTo(0, 0)")
+        link.click()
+        heading = browser.find_element("css selector", "h2:target")
+        assert heading.text == link.text
+        assert -1 < browser.execute_script("return arguments[0].getBoundingClientRect().top", heading) < 1000
+
+
+DRAWN = """
+return [...document.querySelectorAll('.js-plotly-plot')].map(plot => {
+  const shown = Object.keys(plot._fullLayout).filter(name => /^[xy]axis\\d*$/.test(name))
+    .filter(name => plot._fullLayout[name].visible && plot._fullLayout[name].showticklabels);
+  const ticks = shown.map(name => plot.querySelectorAll(`.${name[0]}${name.slice(5)}tick text`).length);
+  return {title: plot.querySelector('.gtitle')?.textContent, width: plot.querySelector('svg').clientWidth, ticks};
+});
+"""

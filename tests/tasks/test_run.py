@@ -1,0 +1,102 @@
+import json
+
+import pytest
+import torch
+
+import mwork_lens as mw
+from mwork_lens.effects.loss import passage_nats
+from mwork_lens.generation.completions import generate
+from mwork_lens.tasks.answering import read_prompts
+from mwork_lens.tasks.prompts import Prompt
+from mwork_lens.tasks.run import Condition, run_task
+from mwork_lens.tasks.scoring import answer_overlap
+from mwork_lens.tasks.task import Hub, Question, Task
+
+from ..model.test_hooks import some_neurons
+from ..model.test_loading import spelled
+from ..tiny import FAMILIES, tiny, tokens
+
+TASK = Task("xquad", "Letters", Hub("none", {"en": "en", "zh": "zh"}), lambda *_: None, answer_overlap, ("F1",))  # pyright: ignore
+
+
+def prompt(length, seed, language="en", name="0"):
+    question = Question(name, language, {}, ("a",), document=name)
+    return Prompt(question, "", tokens(length, seed) % 11, tuple(tokens(n, seed + n) % 11 for n in (1, 4, 2)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_read_once_give_what_whole_passes_give(family):
+    model = tiny(family)
+    prompts = [prompt(length, seed) for seed, length in enumerate((5, 9, 3, 8, 6))]
+    whole = [torch.cat([p.ids, answer]) for p in prompts for answer in p.continuations]
+    with mw.edit_weights(model, some_neurons(model)):
+        found = read_prompts(model, prompts, max_new_tokens=4)
+        expected, _ = passage_nats(model, whole, skip=[len(p.ids) for p in prompts for _ in p.continuations])
+        written = generate(model, [p.ids for p in prompts], max_new_tokens=4)
+    nats = torch.tensor([n for reading in found for n in reading.nats], dtype=torch.float64)
+    torch.testing.assert_close(nats, expected, rtol=1e-9, atol=1e-12)
+    assert [reading.completion for reading in found] == written
+
+
+def test_prompts_of_any_length_end_apart_as_they_do_alone():
+    model = spelled("llama")
+    prompts = [prompt(length, seed) for seed, length in enumerate((5, 14, 3, 12, 6, 4))]
+    options = {"max_new_tokens": 8, "stop": ["h"]}
+    together = read_prompts(model, prompts, **options)
+    alone = [read_prompts(model, [one], **options)[0] for one in prompts]
+    assert [reading.completion for reading in together] == [reading.completion for reading in alone]
+    assert len({len(reading.completion.tokens) for reading in together}) > 1
+
+
+def test_a_prompt_without_room_for_its_answer_is_refused_before_any_is_asked(tmp_path):
+    with pytest.raises(ValueError, match=r"Question '0' \(en\) has 60 tokens; with an answer of 5 .* 64"):
+        run_task(spelled("llama"), TASK, {"en": [prompt(60, 0)]}, [], tmp_path / "rows.jsonl", max_new_tokens=5)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def conditions(model):
+    neurons = some_neurons(model)
+    return [
+        Condition("original", "", None, None, ("en", "zh")),
+        Condition("specific", "generation", "zh", neurons, ("zh", "en")),
+    ]
+
+
+def prompts():
+    return {
+        language: [prompt(3 + i % 4, 10 * k + i, language, str(i)) for i in range(7)]
+        for k, language in enumerate(("en", "zh"))
+    }
+
+
+def test_a_killed_run_resumes_to_the_same_rows(tmp_path):
+    model = spelled("llama")
+    options = {"max_new_tokens": 3, "batch_size": 2, "progress": False}
+    rows = run_task(model, TASK, prompts(), conditions(model), tmp_path / "whole.jsonl", **options)
+    assert len(rows) == 4 * 7
+    text = (tmp_path / "whole.jsonl").read_text()
+    # killed in the middle of a batch, and of a line
+    cut = text[: len(text) // 2]
+    assert not cut.endswith("\n")
+    (tmp_path / "half.jsonl").write_text(cut)
+    asked = []
+    handle = model.ln_final.register_forward_hook(lambda *_: asked.append(1))
+    try:
+        again = run_task(model, TASK, prompts(), conditions(model), tmp_path / "half.jsonl", **options)
+        first = len(asked)
+        assert run_task(model, TASK, prompts(), conditions(model), tmp_path / "half.jsonl", **options) == rows
+        assert len(asked) == first
+    finally:
+        handle.remove()
+    assert again == rows
+    off = [row for row in rows if row["arm"] == "specific" and row["language"] == "en"]
+    on = [row for row in rows if row["arm"] == "original" and row["language"] == "en"]
+    assert [row["id"] for row in off] == [row["id"] for row in on]
+    assert [row["nats"] for row in off] != [row["nats"] for row in on]
+    assert set(json.loads(text.splitlines()[0])) >= {"output", "stopped", "scores", "nats", "tokens", "document"}
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "mine"}\n')
+    with pytest.raises(ValueError, match="no file of answers"):
+        run_task(spelled("llama"), TASK, prompts(), [], tmp_path / "rows.jsonl", max_new_tokens=3)

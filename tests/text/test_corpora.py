@@ -1,0 +1,415 @@
+import csv
+import gzip
+import io
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mwork_lens.text.corpora import Corpus, as_corpus, load_corpus
+from mwork_lens.text.languages import expected_scripts, main_script
+
+DATA = os.environ.get("MWORK_LENS_TEST_DATA")
+SAYS = {
+    "ar": "صباح الخير",
+    "en": "Good morning",
+    "fr": "Bonjour",
+    "ja": "おはようございます。",
+    "ko": "안녕하세요.",
+    "pt": "Bom dia",
+    "ru": "Доброе утро.",
+    "th": "สวัสดี",
+    "zh": "早上好。",
+}
+
+
+def lines(language, count=20):
+    return [f"{SAYS[language]} {i}" for i in range(count)]
+
+
+def write(folder, files):
+    """Files by name: text, or a list of lines; compressed where the name ends in .gz."""
+    for name, content in files.items():
+        text = content if isinstance(content, str) else "".join(f"{line}\n" for line in content)
+        (folder / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return folder
+
+
+def jsonl(texts, documents):
+    rows = zip(texts, documents, strict=True)
+    return [json.dumps({"text": text, "document": name}, ensure_ascii=False) for text, name in rows]
+
+
+def made_up(sizes, languages=("en", "fr", "zh")):
+    """A parallel corpus with so many passages in each document."""
+    names = tuple(f"d{i}" for i, size in enumerate(sizes) for _ in range(size))
+    texts = {lang: tuple(f"{lang} {name} {i}" for i, name in enumerate(names)) for lang in languages}
+    return Corpus(texts, dict.fromkeys(languages, names), parallel=True)
+
+
+# --- split, limit, join ---------------------------------------------------------------------------
+
+document_sizes = st.lists(st.integers(1, 5), min_size=2, max_size=15)
+
+
+@settings(deadline=None)
+@given(document_sizes, st.floats(0.01, 0.99), st.integers(0, 99))
+def test_a_split_divides_no_document(sizes, share, seed):
+    corpus = made_up(sizes)
+    kept, out = corpus.split(share, seed=seed)
+    assert (kept, out) == corpus.split(share, seed=seed)
+    assert len(set(out.documents.values())) == len(set(kept.documents.values())) == 1
+    for language in corpus:
+        assert not set(kept.documents[language]) & set(out.documents[language])
+        assert kept[language]
+        assert out[language]
+        held = set(out[language])
+        assert kept[language] == [text for text in corpus[language] if text not in held]
+        assert out[language] == [text for text in corpus[language] if text in held]
+        assert all(name in text for name, text in zip(out.documents[language], out[language], strict=True))
+        assert abs(len(held) - share * len(corpus[language])) <= max(sizes)
+
+
+def test_the_seed_decides_the_split():
+    corpus = made_up([2] * 20)
+    assert len({corpus.split(seed=seed)[1].documents["en"] for seed in range(5)}) == 5
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.25, 25.0])
+def test_a_split_needs_a_share(share):
+    with pytest.raises(ValueError, match=f"held_out={share}"):
+        made_up([1, 1]).split(share)
+
+
+def test_a_split_needs_two_documents():
+    with pytest.raises(ValueError, match="'en' has 1 document:"):
+        made_up([5]).split()
+
+
+@settings(deadline=None)
+@given(document_sizes, st.integers(1, 80))
+def test_a_limit_spreads_over_documents(sizes, limit):
+    corpus = made_up(sizes)
+    limited = corpus.limit(limit)
+    for language, texts in limited.items():
+        assert len(texts) == min(limit, sum(sizes))
+        assert texts == [text for text in corpus[language] if text in set(texts)]
+        taken = Counter(limited.documents[language])
+        fewest_with_more_left = min((taken[f"d{i}"] for i, n in enumerate(sizes) if taken[f"d{i}"] < n), default=9)
+        assert max(taken.values()) <= fewest_with_more_left + 1
+
+
+@pytest.mark.filterwarnings("ignore:.* has only .* passages")
+@settings(deadline=None)
+@given(document_sizes, st.integers(1, 6))
+def test_joined_passages_never_cross_documents(sizes, sentences):
+    corpus = made_up(sizes, ["en", "fr"])
+    with tempfile.TemporaryDirectory() as folder:
+        files = {f"{lang}.jsonl": jsonl(corpus[lang], corpus.documents[lang]) for lang in corpus}
+        loaded = load_corpus(write(Path(folder), files), sentences_per_passage=sentences)
+    expected = []
+    for name, rows in itertools.groupby(zip(corpus.documents["fr"], corpus["fr"], strict=True), key=lambda row: row[0]):
+        texts = [text for _, text in rows]
+        starts = range(0, len(texts), sentences)
+        expected += [(name, " ".join(texts[start : start + sentences])) for start in starts]
+    assert list(zip(loaded.documents["fr"], loaded["fr"], strict=True)) == expected
+    assert loaded.documents["en"] == loaded.documents["fr"]
+    assert loaded.parallel
+
+
+@pytest.mark.parametrize(("language", "between"), [("ru", " "), ("th", " "), ("ko", " "), ("zh", ""), ("ja", "")])
+def test_sentences_are_joined_as_the_language_writes(tmp_path, language, between):
+    rows = jsonl([SAYS[language]] * 40, [f"d{i // 2}" for i in range(40)])
+    corpus = load_corpus(write(tmp_path, {f"{language}.jsonl": rows}), sentences_per_passage=2)
+    assert corpus[language] == [SAYS[language] + between + SAYS[language]] * 20
+
+
+# --- what a corpus is -----------------------------------------------------------------------------
+
+
+def test_a_corpus_is_a_mapping_of_lists():
+    corpus = made_up([2, 1], ["en", "fr"])
+    assert dict(corpus) == {lang: [f"{lang} d0 0", f"{lang} d0 1", f"{lang} d1 2"] for lang in ("en", "fr")}
+    assert corpus.ids["fr"] == ("fr/d0/0", "fr/d0/1", "fr/d1/0")
+    frame = corpus.to_frame()
+    assert frame["passage"].tolist() == [*corpus.ids["en"], *corpus.ids["fr"]]
+    assert frame["length"].tolist() == [7] * 6
+    assert "th" not in corpus
+    with pytest.raises(KeyError, match="'th'; it has en, fr"):
+        corpus["th"]
+
+
+def test_the_hash_is_that_of_the_content():
+    corpus = as_corpus({"en": ["a", "b"], "fr": ["c"]})
+    assert corpus.hash == as_corpus({"fr": ["c"], "en": ["a", "b"]}).hash
+    others = [{"en": ["ab"], "fr": ["c"]}, {"en": ["a"], "fr": ["b", "c"]}, {"en": ["a", "b"], "de": ["c"]}]
+    assert corpus.hash not in {as_corpus(other).hash for other in others}
+
+
+def test_dicts_and_token_ids_are_corpora():
+    ids = [torch.tensor([1, i + 2]) for i in range(20)]
+    corpus = load_corpus({"fra": lines("fr"), "th": ids})
+    assert corpus["fr"] == lines("fr")
+    assert all(torch.equal(found, given_) for found, given_ in zip(corpus["th"], ids, strict=True))
+    assert not corpus.parallel
+    assert corpus.to_frame()["length"].tolist()[-1] == 2
+    assert as_corpus(corpus) is corpus
+    assert as_corpus({"fr": ["Salut"]})["fr"] == ["Salut"]
+    assert load_corpus({"en": lines("en"), "fr": lines("fr")}, parallel=True).parallel
+
+
+# --- the demo text --------------------------------------------------------------------------------
+
+
+def test_the_demo_text():
+    corpus = load_corpus("demo")
+    assert set(corpus) == {"en", "de", "fr", "es", "zh", "ru", "th"}
+    assert corpus.parallel
+    assert len(set(corpus.documents.values())) == 1
+    for language, texts in corpus.items():
+        assert len(set(texts)) == len(texts) == 64
+        assert {main_script(text) for text in texts} == expected_scripts(language)
+        for text in texts:
+            assert 90 <= len(text) <= 600
+            # Thai does not mark the ends of sentences
+            assert language == "th" or 2 <= len(re.findall(r"[.!?…。！？]+", text)) <= 6
+    chosen = load_corpus("demo", languages=["tha", "en"], limit=30)
+    assert list(chosen) == ["th", "en"]
+    assert chosen.documents["th"] == chosen.documents["en"] == corpus.documents["th"][:30]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("fr.txt", "fr"),
+        ("fra.txt", "fr"),
+        ("news.fr.jsonl.gz", "fr"),
+        ("news.fr.txt.gz", "fr"),
+        ("newstest2019-ref.fra.txt", "fr"),
+        ("newstest2019-ref.arb.txt", "ar"),
+        ("newstest2019-ref.zho-CN.txt", "zh"),
+        ("x.pt_BR.txt", "pt"),
+        ("x.zh-Hant.txt", "zh-Hant"),
+        ("ru-latn.txt", "ru-Latn"),
+    ],
+)
+def test_a_file_name_ends_in_its_language(tmp_path, name, language):
+    texts = lines("en" if language == "ru-Latn" else language[:2])
+    content = [json.dumps({"text": text}) for text in texts] if ".jsonl" in name else texts
+    write(tmp_path, {name: content})
+    assert dict(load_corpus(tmp_path)) == {language: texts}
+    assert list(load_corpus(tmp_path, languages=[language])) == [language]
+
+
+def test_a_region_counts_where_it_tells_files_apart_or_is_asked_for(tmp_path):
+    write(tmp_path, {"pt-BR.txt": lines("pt"), "pt-PT.txt": lines("pt"), "zh-CN.txt": lines("zh")})
+    assert set(load_corpus(tmp_path)) == {"pt-BR", "pt-PT", "zh"}
+    assert list(load_corpus(tmp_path, languages=["zho-CN", "pt-BR"])) == ["zh-CN", "pt-BR"]
+
+
+def test_document_ids_make_a_folder_parallel(tmp_path, caplog):
+    names = [f"news-{i // 3}" for i in range(20)]
+    write(tmp_path, {"ref.fra.txt": lines("fr"), "src.eng.txt": lines("en"), "LANGUAGES.tsv": "x", "notes.txt": "x"})
+    assert not load_corpus(tmp_path).parallel
+    assert "LANGUAGES.tsv, notes.txt" in caplog.text
+    caplog.clear()
+    corpus = load_corpus(write(tmp_path, {"DOCUMENT_IDS.tsv": names}), languages=["fr", "en"])
+    assert corpus.parallel
+    assert corpus.documents == {"fr": tuple(names), "en": tuple(names)}
+    assert "DOCUMENT_IDS" not in caplog.text
+    with pytest.raises(ValueError, match=r"DOCUMENT_IDS.tsv names 19 lines but ref.fra.txt has 20"):
+        load_corpus(write(tmp_path, {"DOCUMENT_IDS.tsv": names[:19]}))
+
+
+def separated(texts, suffix):
+    table = io.StringIO()
+    if suffix == ".tsv":
+        table.write("document\ttext\r\n" + "".join(f"d\t{text}\r\n" for text in texts))
+    else:
+        csv.writer(table).writerows([("document", "text"), *(("d", text) for text in texts)])
+    return table.getvalue()
+
+
+ODD = ["NA", "007", "2019-01-01", '"', "a, b", "a\r\nb", "a\rb", "a\tb"]
+one_line = st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\t\ufeff")
+any_character = st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff")
+
+
+@pytest.mark.filterwarnings("ignore:.* has only .* passages")
+@pytest.mark.parametrize("suffix", [".txt", ".tsv", ".csv", ".jsonl"])
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_text_comes_out_of_a_file_as_it_went_in(suffix, data):
+    character = any_character if suffix in (".csv", ".jsonl") else one_line
+    odd = [text for text in ODD if suffix in (".csv", ".jsonl") or text.isprintable()]
+    text = st.text(character, min_size=1).filter(str.strip) | st.sampled_from(odd)
+    texts = data.draw(st.lists(text, min_size=1, max_size=5))
+    content = {
+        ".txt": texts,
+        ".tsv": separated(texts, ".tsv"),
+        ".csv": separated(texts, ".csv"),
+        ".jsonl": [json.dumps({"text": text, "year": year}) for text, year in zip(texts, [1, "b"] * 3, strict=False)],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), {f"x{suffix}": content[suffix]})
+        assert load_corpus(Path(folder) / f"x{suffix}", labels="free")["x"] == texts
+
+
+def test_columns_are_found_by_name(tmp_path):
+    rows = ["says,id,document", *(f'"Bonjour, ""monde"" {i}",{i},d{i // 2}' for i in range(20))]
+    corpus = load_corpus(write(tmp_path, {"fr.csv": "\ufeff" + "\r\n".join(rows)}), text_field="says")
+    assert corpus["fr"][3] == 'Bonjour, "monde" 3'
+    assert corpus.documents["fr"][2:5] == ("d1", "d1", "d2")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_rows_without_documents_are_their_own(tmp_path, suffix):
+    texts = [json.dumps({"text": text}) for text in lines("fr")] if suffix == ".jsonl" else ["text", *lines("fr")]
+    corpus = load_corpus(write(tmp_path, {f"fr{suffix}": texts}))
+    assert len(set(corpus.documents["fr"])) == 20
+
+
+def test_a_file_that_names_no_language_is_of_any(tmp_path):
+    write(tmp_path, {"unnamed.txt": lines("th")})
+    assert dict(load_corpus(tmp_path / "unnamed.txt")) == {"und": lines("th")}
+
+
+def test_free_labels_are_kept_as_they_are(tmp_path):
+    write(tmp_path, {"en-GB.txt": lines("en"), "my.dialect 1.txt": lines("th")})
+    assert set(load_corpus(tmp_path, labels="free")) == {"en-GB", "my.dialect 1"}
+    assert set(load_corpus({"group 2": lines("ru")}, labels="free")) == {"group 2"}
+
+
+@pytest.mark.skipif(DATA is None, reason="MWORK_LENS_TEST_DATA names no folder of test data")
+def test_ntrex():
+    corpus = load_corpus(Path(str(DATA)) / "ntrex", languages=["en", "fr", "zh", "th"], sentences_per_passage=3)
+    assert list(corpus) == ["en", "fr", "zh", "th"]
+    assert corpus.parallel
+    assert {len(texts) for texts in corpus.values()} == {len(corpus["en"])}
+    assert 1997 / 3 < len(corpus["en"]) < 1997 / 3 + 123
+    assert len(set(corpus.documents["zh"])) == 123
+
+
+# --- warnings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ({"en": lines("en"), "fr": lines("fr", 30)}, "unequal numbers of passages: en 20, fr 30"),
+        ({"en": lines("en", 19), "fr": lines("fr", 19)}, "'en' has only 19 passages"),
+        ({"en": lines("en"), "fr": lines("ru")}, "The text of 'fr' is mostly in Cyrl, not in Latn"),
+        ({"ja": lines("en")}, "The text of 'ja' is mostly in Latn, not in Hani/Hira/Kana"),
+        ({"ru-Latn": lines("ru")}, "The text of 'ru-Latn' is mostly in Cyrl, not in Latn"),
+    ],
+)
+def test_doubtful_text_warns_once(corpus, message):
+    with pytest.warns(UserWarning, match=message) as caught:
+        load_corpus(corpus)
+    assert len(caught) == 1
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+TEXTS = {"en": lines("en"), "fr": lines("fr")}
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("demo", {"languages": ["en", "klingonish"]}, "'klingonish' is no language tag"),
+        ({"klingonish": ["nuqneH"]}, {}, "'klingonish' is no language tag"),
+        ("demo", {"languages": ["en", "sw"]}, "demo has no 'sw'; it has en"),
+        ("demo", {"languages": []}, "languages is empty"),
+        (TEXTS, {"languages": ["th"]}, "given has no 'th'; it has en, fr"),
+        ({"fr": ["a"], "fra": ["b"]}, {}, "fr, fra"),
+        ({}, {}, "'given' is empty"),
+        ({"fr": []}, {}, "'given' is empty"),
+        ({**TEXTS, "de": []}, {}, "'given' has no documents in 'de'"),
+        ({"fr": ["Bonjour", " \n"]}, {}, "Document 1 of 'fr' is empty"),
+        ({"fr": "Bonjour"}, {}, "The texts of 'fr' must be a list of documents, not str"),
+        ({"fr": [torch.ones(2, 3).long()]}, {}, r"Document 0 of 'fr' is a tensor of shape \(2, 3\)"),
+        ({"fr": [torch.tensor(3)]}, {}, r"Document 0 of 'fr' is a tensor of shape \(\)"),
+        ({"fr": [torch.tensor([]).long()]}, {}, r"Document 0 of 'fr' is a tensor of shape \(0,\)"),
+        ({"fr": [torch.ones(3)]}, {}, r"Document 0 of 'fr' is a tensor of shape \(3,\) and torch.float32"),
+        (TEXTS, {"sentences_per_passage": 0}, "sentences_per_passage=0"),
+        (TEXTS, {"limit": 0}, "limit=0"),
+        ({"en": lines("en"), "fr": lines("fr", 3)}, {"parallel": True}, "'given' is said to be parallel"),
+    ],
+)
+def test_bad_input_is_named(source, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_corpus(source, **options)
+
+
+GOOD = '{"text": "Bonjour"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("fr.jsonl", [GOOD, GOOD, '{"text": "Bon'], r"fr.jsonl cannot be read, line 3: Unterminated string"),
+        ("fr.jsonl", [GOOD, "", '"Bonjour"'], r"fr.jsonl cannot be read, line 3: no text in field 'text'"),
+        ("fr.jsonl", [GOOD, '{"text": null}'], r"fr.jsonl cannot be read, line 2: no text in field 'text'"),
+        ("fr.jsonl.gz", [GOOD, '{"says": "Salut"}'], r"fr.jsonl.gz cannot be read, line 2: no text in field 'text'"),
+        ("fr.csv", ["says,year", "Bonjour,1"], r"fr.csv cannot be read, line 1: no column 'text' among \['says', 'y"),
+        ("fr.tsv", ["says\tyear", "Bonjour\t1"], r"fr.tsv cannot be read, line 1: no column 'text' among \['says', 'y"),
+        ("fr.csv", ["document,text", "a,Bonjour, monde"], r"fr.csv cannot be read, line 2: 3 columns where .* has 2"),
+        ("fr.tsv", ["document\ttext", "a\tb", "c"], r"fr.tsv cannot be read, line 3: 1 columns where .* has 2"),
+        ("fr.csv", ["document,text", 'a,"Bonjour', "b,Salut"], r"fr.csv cannot be read, line 3: unexpected end"),
+        ("fr.csv", ["document,text", "a,Bonjour", "b,"], r"Document 1 of 'fr' is empty"),
+        ("fr.csv", ["document,text"], r"fr.csv is empty"),
+        ("fr.txt", "", r"fr.txt is empty"),
+        ("fr.txt", ["Bonjour", "", "Salut"], r"Document 1 of 'fr' is empty"),
+        ("fr.json", ["[]"], r"fr.json is of no kind that can be read \(.txt, .jsonl"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_line(tmp_path, name, content, message):
+    write(tmp_path, {name: content})
+    with pytest.raises(ValueError, match=message):
+        load_corpus(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "content"), [("fr.txt", "été".encode("latin-1")), ("fr.txt.gz", b"no gzip")])
+def test_a_file_in_another_encoding_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} cannot be read"):
+        load_corpus(tmp_path)
+
+
+def test_a_folder_needs_one_file_a_language(tmp_path):
+    write(tmp_path, {"readme.md": "x", "notes.txt": "x"})
+    with pytest.raises(ValueError, match=f"{tmp_path} has no file named after a language"):
+        load_corpus(tmp_path)
+    write(tmp_path, {"fr.txt": lines("fr"), "news.fra.txt": lines("fr")})
+    with pytest.raises(ValueError, match=r"fr\.txt and news\.fra\.txt .* are both 'fr'"):
+        load_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nowhere.txt", "./no/where", "/no/where"])
+def test_a_missing_file_is_named(name):
+    with pytest.raises(FileNotFoundError, match=name):
+        load_corpus(name)
+
+
+def test_lines_without_documents_are_one_running_text():
+    ids = [torch.tensor([1, i + 2]) for i in range(40)]
+    corpus = load_corpus({"fr": [f"Phrase {i}." for i in range(40)], "th": ids}, sentences_per_passage=2)
+    assert corpus["fr"][0] == "Phrase 0. Phrase 1."
+    assert corpus["th"][0].tolist() == [1, 2, 1, 3]
+    assert len(corpus["fr"]) == len(set(corpus.documents["fr"])) == 20
+    again = load_corpus(load_corpus("demo"), languages=["fr", "zh"], limit=30)
+    assert again.parallel
+    assert again.source == "demo"
+    assert {language: len(texts) for language, texts in again.items()} == {"fr": 30, "zh": 30}
