@@ -126,12 +126,12 @@ def test_parts_of_a_matrix_are_joined_again():
     model = tiny("llama")
     effects = mw.effect_matrix(model, sets(model), CORPUS, progress=False)
     halves = [effects.select([row]) for row in effects.rows]
-    assert mw.evaluation.beside(halves).intervals.equals(effects.intervals)
+    assert mw.effects.beside(halves).intervals.equals(effects.intervals)
     assert list(effects.select(languages=["fr"]).to_frame().columns) == ["fr"]
     with pytest.raises(ValueError, match="th"):
         effects.select(languages=["th"])
     with pytest.raises(ValueError, match="cannot be joined"):
-        mw.evaluation.beside([effects, effects])
+        mw.effects.beside([effects, effects])
 
 
 def test_draws_are_averaged_and_widen_the_interval():
@@ -160,7 +160,7 @@ def test_cells_are_marked_by_false_discoveries():
 
 def test_folds_are_pooled_and_shown_apart():
     first, second = made_up(own=0.5, fold=1), made_up(own=0.9, fold=2, seed=1)
-    both = mw.evaluation.pool([first, second])
+    both = mw.effects.pool([first, second])
     assert both.to_frame().loc["de", "de"] == pytest.approx(0.7)
     apart = both.by_fold()
     assert list(apart["own"]) == pytest.approx([0.5, 0.9])
@@ -168,7 +168,7 @@ def test_folds_are_pooled_and_shown_apart():
     with pytest.raises(ValueError, match="no fold 2"):
         both.fold(2)
     with pytest.raises(ValueError, match="languages"):
-        mw.evaluation.pool([first, made_up(languages=("en",), fold=2)])
+        mw.effects.pool([first, made_up(languages=("en",), fold=2)])
 
 
 def test_folded_effects_detect_on_the_other_documents():

@@ -12,7 +12,7 @@ TEXTS = {"en": ["a dog and a Dog", "two dogs"], "lo": ["ໝາ"], "fr": ["le chi
 
 
 def test_words_tokens_and_coverage_by_language():
-    corpus = mw.corpora.as_corpus(TEXTS)
+    corpus = mw.text.as_corpus(TEXTS)
     vocabulary = {"en": [["dog", "hound"], ["cat"]], "lo": [["ໝາ"]]}
     found = describe_corpus(corpus, tokenizer=words(), vocabulary=vocabulary)
     english = found.loc["en"]
