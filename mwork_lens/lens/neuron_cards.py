@@ -15,10 +15,12 @@ from torch import Tensor
 from ..model import SITES
 from ..statistics import RESAMPLES, intervals
 from ..store import read_result, write_result
-from .direct_logits import WRITES
 
 Neuron = tuple[int, str, int]
 NEURONS_SHOWN = 12
+
+WRITES = {"v": "attention", "mlp": "feed_forward"}
+"""Sites whose neurons add to the residual stream, and in which structure."""
 
 
 @dataclass(frozen=True, eq=False)

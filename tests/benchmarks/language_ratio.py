@@ -10,7 +10,7 @@ import time
 import torch
 
 import mwork_lens as mw
-from mwork_lens.lens.ratio import _Lens
+from mwork_lens.lens.reading import _Lens
 from mwork_lens.model.forward import encode
 from mwork_lens.model.unembedding import stream_states
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.lens.chance import RandomDirections
+from mwork_lens.lens.reading import RandomDirections
 from mwork_lens.lens.vocabulary import TokenLanguages
 from mwork_lens.model.unembedding import label_masses, log_normalizer, token_logits, top_tokens
 
