@@ -6,7 +6,7 @@ import pytest
 
 import mwork_lens as mw
 
-from .lens.test_ratio import ratio
+from .made_up import ratio
 from .tiny import tiny, tokens
 
 TEXTS = {"en": [tokens(9, 1), tokens(12, 2)], "fr": [tokens(11, 3), tokens(8, 4)]}

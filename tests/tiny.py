@@ -1,10 +1,17 @@
-"""Tiny random models, one for each architecture family, in float64."""
+"""Tiny random models of each architecture family, as HookedTransformers in float64 and of transformers; a tokenizer."""
 
+import copy
 import warnings
 from functools import cache
 
 import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from mwork_lens.neurons import NeuronSet, NeuronSpace
 
 COMMON = {
     "n_layers": 2,
@@ -73,3 +80,58 @@ def tiny(
 def tokens(length: int, seed: int = 0) -> torch.Tensor:
     """Token ids of one document."""
     return torch.randint(1, 50, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 60,
+    "max_position_embeddings": 64,
+}
+
+
+def small_model(kind="Llama", **options):
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **options})
+    torch.manual_seed(0)
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+
+
+def gemma():
+    config = transformers.Gemma3TextConfig(**{**SMALL, "head_dim": 4})
+    torch.manual_seed(0)
+    return transformers.Gemma3ForCausalLM(config).eval()
+
+
+def words():
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<bos>", "<unk>", *"abcdefgh"])}
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<pad>"}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def spelled(family, **options):
+    """A tiny model that reads and writes the letters a to h."""
+    model, tokenizer = copy.deepcopy(tiny(family, **options)), words()
+    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
+    model.set_tokenizer(tokenizer, default_padding_side="left")
+    model.cfg.d_vocab = 50
+    model.unembed.b_U.data[11:] = -1e9
+    return model
+
+
+def some_neurons(model, share=0.3, seed=0):
+    space = NeuronSpace.of(model)
+    generator = torch.Generator().manual_seed(seed)
+    masks = {site: torch.rand(space.n_layers, w, generator=generator) < share for site, w in space.widths.items()}
+    return NeuronSet(space, masks)
+
+
+def installed(model):
+    return {name: len(point.fwd_hooks) for name, point in model.hook_dict.items() if point.fwd_hooks}
+
+
+KINDS = ["llama", "gemma3", "gpt2"]

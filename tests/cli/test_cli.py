@@ -12,8 +12,7 @@ from mwork_lens.cli import main
 from mwork_lens.neurons.sets import NeuronSet, NeuronSpace
 from mwork_lens.tuning.result import Tuned
 
-from ..model.test_loading import small_model, words
-from ..tiny import tiny
+from ..tiny import small_model, tiny, words
 
 
 def run(capsys, *arguments):

@@ -5,9 +5,7 @@ from transformer_lens import TransformerLensKeyValueCache
 import mwork_lens as mw
 from mwork_lens.model.sites import SITES
 
-from ..model.test_hooks import KINDS, installed, some_neurons
-from ..model.test_loading import words
-from ..tiny import tiny, tokens
+from ..tiny import KINDS, installed, some_neurons, tiny, tokens, words
 
 CORPUS = {
     "fr": [tokens(length, seed) for seed, length in enumerate((9, 4, 12))],

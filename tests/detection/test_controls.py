@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 
 from mwork_lens.detection.controls import (
     all_controls,
@@ -11,48 +10,10 @@ from mwork_lens.detection.controls import (
     shared_control,
     top_control,
 )
-from mwork_lens.detection.detection import Detection
-from mwork_lens.neurons.sets import NeuronSet, NeuronSpace
+from mwork_lens.neurons.sets import NeuronSet
 
-SPACE = NeuronSpace(
-    model="made-up",
-    n_layers=2,
-    d_model=8,
-    n_heads=4,
-    n_key_value_heads=2,
-    d_head=16,
-    d_mlp=60,
-    processing="unprocessed",
-)
-DOCUMENTS = 10
+from ..made_up import DETECTED_SPACE, DETECTION, DOCUMENTS, FRENCH, made_up_detection
 
-
-def made_up_detection(seed=0, languages=("en", "fr")):
-    """Log-normal mean scores over six orders of magnitude; each language has its own active eighth."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def scores(width):
-        return (3 * torch.randn(SPACE.n_layers, width, generator=generator, dtype=torch.float64)).exp()
-
-    def no(width):
-        return torch.zeros(SPACE.n_layers, width, dtype=torch.int32)
-
-    def counts(width, turn):
-        return torch.where(torch.arange(width) % 8 == turn, DOCUMENTS, no(width))
-
-    return Detection(
-        space=SPACE,
-        counts={lang: {s: counts(w, i) for s, w in SPACE.widths.items()} for i, lang in enumerate(languages)},
-        mean_scores={lang: {s: scores(w) for s, w in SPACE.widths.items()} for lang in languages},
-        screened={lang: {s: no(w) for s, w in SPACE.widths.items()} for lang in languages},
-        documents=dict.fromkeys(languages, DOCUMENTS),
-        settings={"top": 0.2, "formulation": "exact", "measure": "stream", "corpus": {"hash": "0"}},
-    )
-
-
-DETECTION = made_up_detection()
-FRENCH = DETECTION.specific("fr") - DETECTION.specific("fr").restrict(layers=[1], sites="v")
-FRENCH = NeuronSet(SPACE, FRENCH.masks, DETECTION.specific("fr").origin)
 """Of uneven size: none in layer 1, site v."""
 
 
@@ -82,7 +43,7 @@ def test_the_seed_decides(make):
 
 
 def test_random_controls_reach_every_other_neuron():
-    reached = NeuronSet.empty(SPACE)
+    reached = NeuronSet.empty(DETECTED_SPACE)
     for seed in range(60):
         reached = reached | random(seed)
     assert reached == ~FRENCH - (~FRENCH).restrict(layers=[1], sites="v")
@@ -113,7 +74,7 @@ def test_matched_controls_avoid_specific_neurons_where_they_can():
     specific = DETECTION.specific("en") | DETECTION.specific("fr")
     assert len(matched() & specific) == 0
     # over half of layer 0, site q: 31 others are left of 64, of which 7 are English
-    wide = FRENCH | NeuronSet.from_list(SPACE, [(0, "q", i) for i in range(28)])
+    wide = FRENCH | NeuronSet.from_list(DETECTED_SPACE, [(0, "q", i) for i in range(28)])
     with pytest.warns(UserWarning, match="4 of 68 matched neurons are specific"):
         control = matched_control(wide, DETECTION, language="fr")
     assert len(control) == len(wide)
@@ -123,15 +84,15 @@ def test_matched_controls_avoid_specific_neurons_where_they_can():
 @pytest.mark.filterwarnings("ignore:.*matched neurons are specific")
 @pytest.mark.parametrize("control", [random_control, lambda s: matched_control(s, DETECTION, language="fr")])
 def test_too_few_other_neurons(control):
-    half = NeuronSet.from_list(SPACE, [(1, "k", i) for i in range(16)])
+    half = NeuronSet.from_list(DETECTED_SPACE, [(1, "k", i) for i in range(16)])
     assert len(control(half)) == 16
-    more = half | NeuronSet.from_list(SPACE, [(1, "k", 20)])
+    more = half | NeuronSet.from_list(DETECTED_SPACE, [(1, "k", 20)])
     with pytest.raises(ValueError, match="Layer 1 has 15 other k neurons, too few for a control of 17"):
         control(more)
 
 
 def test_a_set_without_a_language_needs_one():
-    neurons = NeuronSet(SPACE, FRENCH.masks)
+    neurons = NeuronSet(DETECTED_SPACE, FRENCH.masks)
     with pytest.raises(ValueError, match="language="):
         matched_control(neurons, DETECTION)
     with pytest.raises(ValueError, match="'th'; there are en, fr"):
@@ -163,7 +124,7 @@ def test_shared_controls_are_active_everywhere_at_the_sets_own_quorum():
     control = shared_control(french, detection, seed=1)
     assert control.counts().equals(french.counts())
     for language in detection.languages:
-        assert control - detection.active(language, quorum=0.8) == NeuronSet.empty(SPACE)
+        assert control - detection.active(language, quorum=0.8) == NeuronSet.empty(DETECTED_SPACE)
     assert control != shared_control(french, detection, seed=2)
 
 
@@ -183,7 +144,7 @@ def test_another_languages_set_is_cut():
     french = FRENCH.restrict(layers=[0])
     control = other_control(french, detection.specific("zh"))
     assert control.counts().equals(french.counts())
-    assert control - detection.specific("zh") == NeuronSet.empty(SPACE)
+    assert control - detection.specific("zh") == NeuronSet.empty(DETECTED_SPACE)
     with pytest.warns(UserWarning, match="'specific zh' lacks"):
         other_control(french, detection.specific("zh").restrict(sites=["q"]))
 
@@ -193,7 +154,7 @@ def test_sets_cut_to_equal_differ_in_nothing_but_their_neurons():
     cut = cut_to_equal({"a": wide, "fr": FRENCH}, seed=4)
     assert cut["a"].counts().equals(FRENCH.counts())
     assert cut["fr"] == FRENCH
-    assert cut["a"] - wide == NeuronSet.empty(SPACE)
+    assert cut["a"] - wide == NeuronSet.empty(DETECTED_SPACE)
     assert cut["a"] != cut_to_equal({"a": wide, "fr": FRENCH}, seed=5)["a"]
 
 

@@ -6,7 +6,7 @@ import mwork_lens as mw
 from mwork_lens.cli import main
 from mwork_lens.experiments.corpus import describe_corpus, read_vocabulary
 
-from ..model.test_loading import spelled, words
+from ..tiny import spelled, words
 
 TEXTS = {"en": ["a dog and a Dog", "two dogs"], "lo": ["ໝາ"], "fr": ["le chien, le chat"]}
 

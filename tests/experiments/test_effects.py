@@ -16,9 +16,8 @@ from mwork_lens.neurons.sets import NeuronSpace
 from mwork_lens.neurons.stages import MWORK_PARTS
 from mwork_lens.text.corpora import as_corpus
 
-from ..detection.test_controls import DETECTION, FRENCH
-from ..model.test_loading import spelled
-from ..tiny import tiny, tokens
+from ..made_up import DETECTION, FRENCH
+from ..tiny import spelled, tiny, tokens
 
 CORPUS = {
     language: [tokens(length, seed + 10 * i) for seed, length in enumerate((9, 14, 6, 11))]

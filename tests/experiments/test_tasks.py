@@ -6,7 +6,7 @@ import pytest
 import mwork_lens as mw
 from mwork_lens.experiments.tasks import TaskOptions, run_task_experiment
 
-from ..model.test_loading import spelled
+from ..tiny import spelled
 
 TEXTS = {
     "en": ["a b c d", "b c a a b", "c c a b d", "a d b", "a a b c", "d c b a"],

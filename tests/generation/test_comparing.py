@@ -7,9 +7,7 @@ import torch
 import mwork_lens as mw
 from mwork_lens.generation.steering import stream_changes
 
-from ..model.test_hooks import installed, some_neurons
-from ..model.test_loading import spelled
-from ..tiny import tiny
+from ..tiny import installed, some_neurons, spelled, tiny
 
 PROMPTS = {"en": ["a b c", "d e"], "fr": ["f g h a b", "c c d"]}
 OPTIONS = {"max_new_tokens": 6, "progress": False}

@@ -6,9 +6,7 @@ import torch
 import mwork_lens as mw
 from mwork_lens.generation.completions import Ends, generate
 
-from ..model.test_hooks import some_neurons
-from ..model.test_loading import gemma, spelled, words
-from ..tiny import FAMILIES, tiny, tokens
+from ..tiny import FAMILIES, gemma, some_neurons, spelled, tiny, tokens, words
 
 PROMPTS = [tokens(length, seed) for seed, length in enumerate((5, 9, 3, 9, 6))]
 

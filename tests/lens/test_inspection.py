@@ -5,8 +5,8 @@ import mwork_lens as mw
 from mwork_lens.lens.neuron_cards import NeuronCards
 from mwork_lens.model.sites import SITES
 
+from ..made_up import LABELS
 from ..tiny import FAMILIES, tiny, tokens
-from .test_ratio import LABELS
 
 CORPUS = {"en": [tokens(9, 1), tokens(14, 2)], "fr": [tokens(7, 4), tokens(11, 5), tokens(30, 6)]}
 NEURONS = [(0, "mlp", 3), (1, "mlp", 17), (1, "v", 5), (0, "q", 9), (1, "mlp", 0)]

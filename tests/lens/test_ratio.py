@@ -6,19 +6,10 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.lens.reading import RandomDirections
-from mwork_lens.lens.vocabulary import TokenLanguages
 from mwork_lens.model.unembedding import label_masses, log_normalizer, token_logits, top_tokens
 
+from ..made_up import LABELS, PROMPTS, ratio
 from ..tiny import FAMILIES, tiny, tokens
-
-NAMES = ("en", "fr", "ru", "shared", "other")
-LABELS = TokenLanguages(torch.arange(50) % 5, NAMES, {"identifier": "by hand"})
-PROMPTS = {"en": [tokens(9, 1), tokens(14, 2), tokens(5, 3)], "fr": [tokens(7, 4), tokens(11, 5)]}
-
-
-def ratio(family="gemma3", prompts=PROMPTS, **options):
-    options = {"languages": ["en", "fr"], "token_languages": LABELS, "progress": False, "directions": 16, **options}
-    return mw.language_ratio(tiny(family), prompts, **options)
 
 
 def states(model, ids, layer):

@@ -9,21 +9,9 @@ from mwork_lens.model.hooks import hooked
 from mwork_lens.model.sites import SITES, weight
 from mwork_lens.neurons.sets import NeuronSet, NeuronSpace, ablate
 
-from ..tiny import FAMILIES, tiny, tokens
+from ..tiny import FAMILIES, KINDS, installed, some_neurons, tiny, tokens
 
-KINDS = ["llama", "gemma3", "gpt2"]
 OUT = {"q": ["attn.W_Q", "attn.b_Q"], "k": ["attn.W_K", "attn.b_K"], "v": ["attn.W_V", "attn.b_V"]}
-
-
-def some_neurons(model, share=0.3, seed=0):
-    space = NeuronSpace.of(model)
-    generator = torch.Generator().manual_seed(seed)
-    masks = {site: torch.rand(space.n_layers, w, generator=generator) < share for site, w in space.widths.items()}
-    return NeuronSet(space, masks)
-
-
-def installed(model):
-    return {name: len(point.fwd_hooks) for name, point in model.hook_dict.items() if point.fwd_hooks}
 
 
 @pytest.fixture

@@ -10,33 +10,14 @@ from hypothesis import strategies as st
 from mwork_lens.model.sites import SITES
 from mwork_lens.neurons.sets import NeuronSet, NeuronSpace, ablate
 
+from ..made_up import SPACE, members, neuron_set
 from ..tiny import tiny
 
-SPACE = NeuronSpace(
-    model="made-up",
-    n_layers=3,
-    d_model=8,
-    n_heads=4,
-    n_key_value_heads=2,
-    d_head=3,
-    d_mlp=5,
-    processing="unprocessed",
-)
 WIDTHS = {"q": 12, "k": 6, "v": 6, "mlp": 5}
 LAYERS = range(3)
 ALL = {(layer, site, index) for site, width in WIDTHS.items() for layer in LAYERS for index in range(width)}
 
 triples = st.sets(st.sampled_from(sorted(ALL)))
-
-
-def neuron_set(neurons, space=SPACE, **origin):
-    return NeuronSet.from_list(space, neurons, **origin)
-
-
-def members(neurons):
-    return {
-        (layer, site, index) for site, mask in neurons.masks.items() for layer, index in torch.argwhere(mask).tolist()
-    }
 
 
 @settings(deadline=None, max_examples=40)

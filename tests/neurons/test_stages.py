@@ -5,8 +5,8 @@ import pytest
 import mwork_lens as mw
 from mwork_lens.neurons.stages import ALL_PARTS, MWORK_PARTS, STAGES, STRUCTURES
 
+from ..made_up import SPACE, members, neuron_set
 from ..tiny import tiny
-from .test_sets import SPACE, members, neuron_set
 
 ALL = ~neuron_set([])
 ATTENTION = {"q", "k", "v"}

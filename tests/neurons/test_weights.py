@@ -8,9 +8,7 @@ import transformers
 import mwork_lens as mw
 from mwork_lens.model.sites import SITES, weight
 
-from ..model.test_hooks import some_neurons
-from ..model.test_loading import SMALL, small_model, words
-from ..tiny import FAMILIES, tiny, tokens
+from ..tiny import FAMILIES, SMALL, small_model, some_neurons, tiny, tokens, words
 
 OTHERS = {
     "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_inner": 24},

@@ -12,9 +12,7 @@ from mwork_lens.tasks.run import Condition, run_task
 from mwork_lens.tasks.scoring import answer_overlap
 from mwork_lens.tasks.task import Hub, Question, Task
 
-from ..model.test_hooks import some_neurons
-from ..model.test_loading import spelled
-from ..tiny import FAMILIES, tiny, tokens
+from ..tiny import FAMILIES, some_neurons, spelled, tiny, tokens
 
 TASK = Task("xquad", "Letters", Hub("none", {"en": "en", "zh": "zh"}), lambda *_: None, answer_overlap, ("F1",))  # pyright: ignore
 

@@ -14,8 +14,7 @@ from mwork_lens.tuning.entries import Trained, training
 from mwork_lens.tuning.objective import accumulate_gradient
 from mwork_lens.tuning.whole import kept_weights
 
-from ..model.test_loading import SMALL, words
-from ..tiny import tiny, tokens
+from ..tiny import SMALL, tiny, tokens, words
 
 TEXTS = [tokens(length, seed) for seed, length in enumerate((9, 14, 6, 11, 8, 12, 7))]
 NEURONS = [
