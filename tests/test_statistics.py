@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwork_lens.statistics import benjamini_hochberg, bootstrap_weights, interval, p_value, wilson
+from mwork_lens.statistics import Estimate, Resampling, benjamini_hochberg, draw_weights, wilson
 
 
 @settings(deadline=None, max_examples=50)
@@ -36,9 +36,9 @@ def test_a_share_needs_trials():
 
 
 def mean_of(values):
-    """The mean's resampled values, each value a document of its own."""
-    weights = bootstrap_weights({"x": [str(i) for i in range(len(values))]}, paired=False)["x"]
-    return weights @ values / weights.sum(1)
+    """The mean of a language whose passages are documents of their own."""
+    documents = {"x": [str(i) for i in range(len(values))]}
+    return Resampling.of(documents, paired=False).mean("x", np.asarray(values, dtype=float))
 
 
 def test_expanded_intervals_and_p_values_hold_for_few_documents():
@@ -46,23 +46,145 @@ def test_expanded_intervals_and_p_values_hold_for_few_documents():
     generator = np.random.default_rng(0)
     plain, expanded, small = 0, 0, 0
     for _ in range(300):
-        values = generator.standard_normal(6)
-        drawn = mean_of(values)
-        for documents in (None, 6):
-            low, high = interval(drawn, documents=documents)
-            plain += documents is None and low <= 0 <= high
-            expanded += documents == 6 and low <= 0 <= high
-        small += p_value(float(values.mean()), drawn, documents=6) < 0.05
+        estimate = mean_of(generator.standard_normal(6))
+        plain += estimate.percentile_interval[0] <= 0 <= estimate.percentile_interval[1]
+        expanded += estimate.low <= 0 <= estimate.high
+        small += estimate.p < 0.05
     assert plain / 300 < 0.90
     assert expanded / 300 == pytest.approx(0.95, abs=0.03)
     assert small / 300 == pytest.approx(0.05, abs=0.03)
 
 
 def test_one_document_has_no_interval_and_nothing_has_p_one():
-    assert np.isnan(interval(np.zeros(10), documents=1)).all()
-    assert np.isnan(p_value(0.5, np.full(10, 0.5), documents=1))
-    assert p_value(0.0, np.zeros(10), documents=4) == 1
-    assert np.isnan(p_value(float("nan"), np.zeros(10), documents=4))
+    single = mean_of([0.5])
+    assert np.isnan([single.low, single.high, single.p, *single.leave_one_out]).all()
+    assert single.verdict() == Estimate.nan().verdict() == "not measurable"
+    assert mean_of(np.zeros(4)).p == 1
+    assert mean_of(np.zeros(4)).verdict() == "at"
+    assert (mean_of(np.full(4, 0.5)).p, mean_of(np.full(4, -0.3)).verdict()) == (0, "below")
+    assert np.isnan(mean_of([1.0, np.nan]).p)
+
+
+def test_resamples_that_are_nan_are_left_out_of_the_interval():
+    draws = np.where(np.arange(100) % 2, np.nan, np.arange(100.0))
+    mixed = Estimate(40.0, draws, np.zeros(3), 3)
+    assert mixed.interval == Estimate(40.0, draws[::2], np.zeros(3), 3).interval
+    assert np.isnan(Estimate(np.nan, np.full(9, np.nan), np.zeros(3), 3).low)
+
+
+PASSAGES = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(-9, 9), st.integers(1, 9)), min_size=1, max_size=9)
+
+
+def ratio_of(rows):
+    return sum(value for _, value, _ in rows) / sum(size for _, _, size in rows) if rows else np.nan
+
+
+@settings(deadline=None, max_examples=60)
+@given(first=PASSAGES, second=PASSAGES, paired=st.booleans())
+def test_every_statistic_is_what_it_is_of_the_resampled_passages(first, second, paired):
+    """Value, resamples and leave-one-outs of a difference of ratios, against lists of passages made by hand."""
+    corpus = {"x": first, "y": second}
+    documents = {language: [name for name, _, _ in rows] for language, rows in corpus.items()}
+    resampling = Resampling.of(documents, paired=paired, resamples=7)
+    x, y = (
+        resampling.ratio(language, *np.array([row[1:] for row in rows], dtype=float).T)
+        for language, rows in corpus.items()
+    )
+    found = x - y
+    assert found.value == pytest.approx(ratio_of(first) - ratio_of(second))
+    assert found.documents == min(len(set(names)) for names in documents.values())
+    for resample in range(7):
+        drawn = [
+            ratio_of(
+                [row for row, n in zip(rows, resampling.weights[name][resample], strict=True) for _ in range(int(n))]
+            )
+            for name, rows in corpus.items()
+        ]
+        assert found.draws[resample] == pytest.approx(drawn[0] - drawn[1])
+    # a document of a parallel corpus is left out of both languages, else of its own alone
+    shared = list(dict.fromkeys((paired or name, d) for name, names in documents.items() for d in names))
+    assert len(found.leave_one_out) == len(shared)
+    for (whose, document), without in zip(shared, found.leave_one_out, strict=True):
+        rest = [
+            ratio_of([row for row in rows if row[0] != document or whose not in (True, name)])
+            for name, rows in corpus.items()
+        ]
+        assert without == pytest.approx(rest[0] - rest[1], nan_ok=True)
+
+
+def test_languages_of_a_parallel_corpus_are_drawn_together():
+    documents = {"x": list("aabb"), "y": list("aabb")}
+    paired, apart = (Resampling.of(documents, paired=paired) for paired in (True, False))
+    assert (paired.weights["x"] == paired.weights["y"]).all()
+    assert (apart.weights["x"] != apart.weights["y"]).any()
+    assert (paired.weights["x"][:, 0] == paired.weights["x"][:, 1]).all()
+    values = np.array([1.0, 2.0, 4.0, 8.0])
+    same, differ = (r.mean("x", values) - r.mean("y", values) for r in (paired, apart))
+    assert (same.interval, same.p, set(same.leave_one_out)) == ((0, 0), 1, {0})
+    assert differ.low < 0 < differ.high
+
+
+NUMBERS = st.lists(st.floats(-5, 5), min_size=5, max_size=5).map(mean_of)
+
+
+@settings(deadline=None, max_examples=30)
+@given(a=NUMBERS, b=NUMBERS, factor=st.floats(-3, 3))
+def test_estimates_are_linear(a, b, factor):
+    def same(one, other):
+        for field in ("value", "draws", "leave_one_out"):
+            np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=1e-9, atol=1e-9)
+        assert one.documents == other.documents
+
+    same(a - a, a * 0)
+    same(Estimate.mean([a]), a)
+    same(Estimate.mean([a, b]), 0.5 * (a + b))
+    same(factor * (a - b), factor * a - b * factor)
+    same(np.float64(factor) * a + 1.0, 1.0 * a * factor + np.float64(1))
+    value, draws = a
+    assert value == a.value
+    assert draws is a.draws
+
+
+def test_a_ratio_of_estimates_is_nan_where_it_divides_by_zero():
+    ratio = mean_of([1.0, 2.0]) / mean_of([0.0, 2.0])
+    assert ratio.value == 1.5
+    assert np.isnan(ratio.draws).any()
+    assert np.isnan(ratio.leave_one_out[1])
+
+
+def test_arrays_are_estimated_entry_by_entry():
+    values = np.random.default_rng(1).standard_normal((6, 2, 3))
+    whole = mean_of(values)
+    low, high = map(np.asarray, whole.interval)
+    for i, j in np.ndindex(2, 3):
+        single = mean_of(values[:, i, j])
+        assert (low[i, j], high[i, j]) == pytest.approx(single.interval)
+        np.testing.assert_allclose(whole.map(lambda x, i=i, j=j: x[..., i, j]).leave_one_out, single.leave_one_out)
+
+
+def test_leave_one_outs_give_the_standard_error_of_a_mean():
+    """The jackknife's error of a mean is its textbook one; the bootstrap's, with its factor, agrees."""
+    values = np.random.default_rng(2).standard_normal(30)
+    estimate, n = mean_of(values), 30
+    jackknife = np.sqrt((n - 1) / n * ((estimate.leave_one_out - estimate.leave_one_out.mean()) ** 2).sum())
+    assert jackknife == pytest.approx(values.std(ddof=1) / np.sqrt(n))
+    assert estimate.draws.std() * np.sqrt(n / (n - 1)) == pytest.approx(jackknife, rel=0.05)
+
+
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_few_draws_are_resampled_with_their_full_variance(number):
+    """The variance of a resampled mean of n draws is their unbiased variance over n (Rao and Wu)."""
+    weights = draw_weights(number, [1, 0], resamples=200_000)
+    values = np.random.default_rng(number).standard_normal(number)
+    assert weights.sum(1) == pytest.approx(1)
+    assert (weights @ values).var() == pytest.approx(values.var(ddof=1) / number, rel=0.02)
+    resampling = Resampling.of({"x": list("abc")}, paired=False)
+    nats = np.random.default_rng(0).standard_normal((number, 3))
+    total = resampling.mean_total("x", nats, draw_weights(number, [1, 0]))
+    assert total.value == pytest.approx(nats.sum() / number)
+    by_draw = [resampling.total("x", one).draws for one in nats]
+    assert total.draws[5] == pytest.approx(np.dot(draw_weights(number, [1, 0])[5], [one[5] for one in by_draw]))
+    assert (draw_weights(1, [1, 0]) == 1).all()
 
 
 def test_scipy_stays_out_of_the_import():
