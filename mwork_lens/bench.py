@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .measures import Measure, Receive, Selection, SiteScores, exact, parallel, score_hooks
-from .model import HookedModel, batches, encode, hooked, run_blocks
+from .model import HookedModel, Running, batches, encode, run_blocks, stream
 from .neurons import NeuronSet, NeuronSpace, ablate
 from .text import Document, as_corpus
 
@@ -151,10 +151,10 @@ def _runner(
     model: HookedModel, layers: list, selection: Selection, screen: bool, receive: Receive = lambda *_: None
 ) -> Callable[[Tensor], None]:
     def run(ids: Tensor) -> None:
-        (batch,) = batches(model, [ids])
-        hooks = score_hooks(layers, lambda: batch, receive, selection if screen else None)
-        with torch.inference_mode(), hooked(model, hooks):
-            run_blocks(model, batch.tokens)
+        running = Running()
+        hooks = score_hooks(layers, running, receive, selection if screen else None)
+        for _ in stream(model, batches(model, [ids]), hooks, running):
+            pass
 
     return run
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..measures import Measure, Receive, Selection, SiteMasks, SiteScores, score_hooks
-from ..model import ForwardHook, HookedModel, TokenBatch, at_least_float32, batches, hooked, run_blocks
+from ..model import ForwardHook, HookedModel, Running, TokenBatch, at_least_float32, batches, stream
 from ..neurons import NeuronSpace
 
 Scope = Literal["layer", "model"]
@@ -44,16 +44,10 @@ def score_documents(
         after_batch: called with the number of documents when a batch is through.
     """
     layers = [measure(model, layer) for layer in range(model.cfg.n_layers)]
-    running: list[TokenBatch] = []
-
-    def batch() -> TokenBatch:
-        return running[-1]
-
-    with hooked(model, score_hooks(layers, batch, receive, selection) + extra_hooks(batch)):
-        for some in batches(model, encoded, batch_size):
-            running[:] = [some]
-            run_blocks(model, some.tokens)
-            after_batch(len(some.rows))
+    running = Running()
+    hooks = score_hooks(layers, running, receive, selection) + extra_hooks(lambda: running.batch)
+    for batch, _ in stream(model, batches(model, encoded, batch_size), hooks, running):
+        after_batch(len(batch.rows))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..model import ForwardHook, HookedModel, TokenBatch
+from ..model import ForwardHook, HookedModel, Running, TokenBatch
 from .selection import Selection
 
 Activations = Mapping[str, Tensor]
@@ -45,7 +45,7 @@ Receive = Callable[[int, SiteScores, SiteMasks | None], None]
 
 def score_hooks(
     layers: Sequence[Sequence[LayerMeasure]],
-    batch: Callable[[], TokenBatch],
+    running: Running,
     receive: Receive,
     selection: Selection | None = None,
 ) -> list[ForwardHook]:
@@ -53,21 +53,21 @@ def score_hooks(
 
     Args:
         layers: the measures of each layer.
-        batch: gives the batch that is running.
+        running: knows the batch that is running.
         receive: takes a layer's number, its scores, and which of them are exact (None: all).
         selection: screen for this selection where a measure can; None scores every neuron exactly.
     """
     hooks: list[ForwardHook] = []
     for layer, parts in enumerate(layers):
         for part in parts:
-            hooks += _reading(layer, part, batch, receive, selection)
+            hooks += _reading(layer, part, running, receive, selection)
     return hooks
 
 
 def _reading(
     layer: int,
     part: LayerMeasure,
-    batch: Callable[[], TokenBatch],
+    running: Running,
     receive: Receive,
     selection: Selection | None,
 ) -> list[ForwardHook]:
@@ -78,9 +78,9 @@ def _reading(
             seen[name] = activation
             if name == part.reads[-1]:
                 if part.screen is None or selection is None:
-                    scores, known = part.score(seen, batch()), None
+                    scores, known = part.score(seen, running.batch), None
                 else:
-                    scores, known = part.screen(seen, batch(), selection)
+                    scores, known = part.screen(seen, running.batch, selection)
                 seen.clear()
                 receive(layer, scores, known)
             return activation

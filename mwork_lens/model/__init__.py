@@ -2,7 +2,7 @@
 
 from .architecture import Rotary, at_least_float32, attention_scale, norm_eps, norm_gain
 from .checkpoints import source_directory
-from .forward import MAX_TOKENS, TokenBatch, batches, encode, run_blocks
+from .forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, run_blocks, stream
 from .hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
 from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance
 from .sites import GATE, SITES, HookedModel, Slices, Structure, require_sites, special_ids, weight

@@ -1,15 +1,21 @@
-"""Documents in, right-padded token batches out; and the forward pass through the blocks alone."""
+"""A corpus as token ids, its batches planned before any of them runs, and one streamed forward pass over them."""
 
+import hashlib
+import json
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from ..text import Document
+from ..text import Corpus, Document, as_corpus
+from .hooks import ForwardHook, hooked
 from .sites import HookedModel, special_ids
 
 MAX_TOKENS = 512
@@ -20,7 +26,7 @@ TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Some documents as tokens, padded on the right."""
+    """Some documents of one language as tokens, padded on the right."""
 
     tokens: Int[Tensor, "batch pos"]
     content: Bool[Tensor, "batch pos"]
@@ -28,7 +34,107 @@ class TokenBatch:
     lengths: tuple[int, ...]
     """Tokens of each document without the padding."""
     rows: tuple[int, ...]
-    """Which of the given documents these are."""
+    """Which of the language's documents these are."""
+    language: str = ""
+    number: int = 0
+    """The place of the batch in its plan."""
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """The same batch on a device."""
+        return replace(self, tokens=self.tokens.to(device), content=self.content.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
+    """Every document of every language as token ids. A mapping, language -> ids of each document."""
+
+    corpus: Corpus
+    ids: Mapping[str, Sequence[Int[Tensor, " _"]]]
+    """Token ids of each document on the CPU, cut at the limit, by language."""
+    special: Int[Tensor, " id"]
+    """Token ids that are never scored."""
+    tokens_per_batch: int
+    """What fills a batch where no batch size is given."""
+
+    @classmethod
+    def of(
+        cls, model: HookedModel, corpus: Mapping[str, Sequence[Document]], max_tokens: int | None = MAX_TOKENS
+    ) -> "Encoded":
+        """The documents of a corpus, or of any dict of lists; what :func:`encode` refuses is refused here."""
+        corpus, ids = as_corpus(corpus), {}
+        for language, documents in corpus.items():
+            ids[language] = encode(model, documents, corpus.ids[language], max_tokens)
+        return cls(corpus, ids, special_ids(model), _tokens_per_batch(model))
+
+    def __getitem__(self, language: str) -> Sequence[Int[Tensor, " _"]]:
+        return self.ids[language]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def names(self) -> Mapping[str, Sequence[str]]:
+        """A name for each document, for messages and tables."""
+        return self.corpus.ids
+
+    @property
+    def documents(self) -> dict[str, int]:
+        """How many documents each language has."""
+        return {language: len(ids) for language, ids in self.items()}
+
+    @cached_property
+    def hashes(self) -> dict[str, tuple[str, ...]]:
+        """The identity of each document's token ids (SHA-256, shortened), by language."""
+        return {
+            language: tuple(hashlib.sha256(row.numpy().tobytes()).hexdigest()[:16] for row in ids)
+            for language, ids in self.items()
+        }
+
+    def plan(self, batch_size: int | None = None) -> "Plan":
+        """Batches of documents of like length: ``batch_size`` documents, or as many as fit a token budget.
+
+        Raises:
+            ValueError: for a batch size below 1.
+        """
+        groups = tuple(
+            (language, rows)
+            for language, ids in self.items()
+            for rows in _groups(ids, self.tokens_per_batch, batch_size)
+        )
+        return Plan(self, groups)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The batches of a whole corpus, fixed before any of them runs: whoever takes a batch gets the same one."""
+
+    encoded: Encoded
+    groups: Sequence[tuple[str, Sequence[int]]]
+    """Language and documents of each batch."""
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        return map(self.batch, range(len(self)))
+
+    def batch(self, number: int) -> TokenBatch:
+        """One of the batches, on the CPU."""
+        language, rows = self.groups[number]
+        return replace(_batch(self.encoded[language], rows, self.encoded.special), language=language, number=number)
+
+    def of(self, language: str) -> Bool[Tensor, " batch"]:
+        """Which batches hold documents of a language."""
+        return torch.tensor([name == language for name, _ in self.groups])
+
+    @cached_property
+    def hash(self) -> str:
+        """The identity of the documents, of what is special in them, and of their batches (SHA-256, shortened)."""
+        content = [self.encoded.hashes, self.encoded.special.tolist(), self.groups]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def encode(
@@ -86,34 +192,92 @@ def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos
 def batches(
     model: HookedModel, encoded: Sequence[Int[Tensor, " _"]], batch_size: int | None = None
 ) -> Iterator[TokenBatch]:
-    """Batches of documents of like length: ``batch_size`` documents, or as many as fit a token budget."""
+    """Batches, on the model's device, of documents that belong to no corpus; divided as by :meth:`Encoded.plan`."""
+    special, device = special_ids(model), _device(model)
+    for rows in _groups(encoded, _tokens_per_batch(model), batch_size):
+        yield _batch(encoded, rows, special).to(device)
+
+
+def _device(model: HookedModel) -> torch.device:
+    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _tokens_per_batch(model: HookedModel) -> int:
+    return TOKENS_PER_BATCH.get(_device(model).type, TOKENS_PER_BATCH["cuda"])
+
+
+def _groups(encoded: Sequence[Tensor], tokens_per_batch: int, batch_size: int | None) -> list[tuple[int, ...]]:
+    """Documents in order of length, dealt into batches."""
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    device = next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
-    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
-    special = special_ids(model)
-    by_length = sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), row))
-    group: list[int] = []
-    for row in by_length:
-        full = len(group) == batch_size if batch_size else (len(group) + 1) * len(encoded[row]) > budget
-        if group and full:
-            yield _batch(encoded, group, special, device)
-            group = []
-        group.append(row)
-    if group:
-        yield _batch(encoded, group, special, device)
+    groups: list[list[int]] = []
+    for row in sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), row)):
+        size = len(groups[-1]) if groups else 0
+        full = size == batch_size if batch_size else (size + 1) * len(encoded[row]) > tokens_per_batch
+        if not size or full:
+            groups.append([])
+        groups[-1].append(row)
+    return [tuple(rows) for rows in groups]
 
 
-def _batch(
-    encoded: Sequence[Tensor], rows: Sequence[int], special: Int[Tensor, " id"], device: torch.device
-) -> TokenBatch:
+def _batch(encoded: Sequence[Tensor], rows: Sequence[int], special: Int[Tensor, " id"]) -> TokenBatch:
     lengths = tuple(len(encoded[row]) for row in rows)
     tokens = torch.zeros(len(rows), max(lengths), dtype=torch.long)
     content = torch.zeros(tokens.shape, dtype=torch.bool)
     for i, row in enumerate(rows):
         tokens[i, : lengths[i]] = encoded[row]
         content[i, : lengths[i]] = ~torch.isin(encoded[row], special)
-    return TokenBatch(tokens.to(device), content.to(device), lengths, tuple(rows))
+    return TokenBatch(tokens, content, lengths, tuple(rows))
+
+
+class Running:
+    """The forward pass that is running: what hooks read."""
+
+    batch: TokenBatch
+
+
+Progress = tqdm | str | None
+"""A bar to move on, or what the pass does, for a bar of its own; None shows nothing."""
+
+
+def stream(
+    model: HookedModel,
+    batches: Plan | Iterable[TokenBatch],
+    hooks: Sequence[ForwardHook] = (),
+    running: Running | None = None,
+    *,
+    progress: Progress = None,
+) -> Iterator[tuple[TokenBatch, Float[Tensor, "batch pos d_model"]]]:
+    """One forward pass over batches, through the blocks alone.
+
+    Args:
+        model: a hooked model.
+        batches: a plan, or some batches of one.
+        hooks: see the activations while a batch runs; in place only then, so that nothing remains of them whatever
+            happens between two batches.
+        running: told of each batch before it runs, so that hooks can read it.
+        progress: a bar to move on by the documents of each batch, or what to call one of its own.
+
+    Yields:
+        Each batch, on the model's device, when it is through, and the residual stream after the last block.
+    """
+    device, running = _device(model), running or Running()
+    with _bar(batches, progress) as bar:
+        for batch in batches:
+            running.batch = batch = batch.to(device)
+            if isinstance(progress, str):
+                bar.set_description(f"{progress} {batch.language}")
+            with torch.inference_mode(), hooked(model, hooks):
+                states = run_blocks(model, batch.tokens)
+            yield batch, states
+            bar.update(len(batch.rows))
+
+
+def _bar(batches: Plan | Iterable[TokenBatch], progress: Progress) -> AbstractContextManager[tqdm]:
+    if isinstance(progress, tqdm):
+        return nullcontext(progress)
+    total = sum(batches.encoded.documents.values()) if isinstance(batches, Plan) else None
+    return tqdm(total=total, unit="doc", desc=progress, disable=progress is None)
 
 
 def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:

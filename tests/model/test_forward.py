@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from mwork_lens.detection.detection import importance
-from mwork_lens.model.forward import batches, encode, run_blocks
+from mwork_lens.model.forward import Encoded, Running, batches, encode, run_blocks, stream
 
 from ..tiny import tiny, tokens
 
@@ -129,3 +129,59 @@ def test_broken_weights_give_a_clear_error(value):
     model.blocks[1].mlp.W_out.data[3, 4] = value
     with pytest.raises(ValueError, match=r"residual stream of tiny-llama is not finite: .*NaN"):
         run_blocks(model, tokens(5)[None])
+
+
+CORPUS = {
+    "fr": [tokens(length, seed) for seed, length in enumerate(LENGTHS)],
+    "zh": [tokens(length, seed + 50) for seed, length in enumerate((40, 64, 5))],
+}
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 4])
+def test_a_plan_holds_the_batches_of_every_language_in_turn(batch_size):
+    model = tiny("llama")
+    encoded = Encoded.of(model, CORPUS)
+    plan = encoded.plan(batch_size)
+    alone = [batch for documents in CORPUS.values() for batch in batches(model, documents, batch_size)]
+    assert [batch.rows for batch in plan] == [batch.rows for batch in alone]
+    assert [batch.language for batch in plan] == [language for language, _ in plan.groups]
+    assert [batch.number for batch in plan] == list(range(len(plan)))
+    for planned, batch in zip(plan, alone, strict=True):
+        assert torch.equal(planned.tokens, batch.tokens)
+        assert torch.equal(planned.content, batch.content)
+    assert torch.equal(plan.of("fr") | plan.of("zh"), torch.ones(len(plan), dtype=torch.bool))
+    assert encoded.documents == {"fr": 6, "zh": 3}
+    assert encoded.names["zh"][1] == "zh/1/0"
+
+
+def test_a_plan_is_known_by_its_documents_and_batches():
+    model = tiny("llama")
+    plan = Encoded.of(model, CORPUS).plan()
+    assert plan.hash == Encoded.of(tiny("gpt2"), CORPUS).plan().hash
+    others = [
+        Encoded.of(model, CORPUS).plan(2),
+        Encoded.of(model, {**CORPUS, "zh": CORPUS["zh"][:2]}).plan(),
+        Encoded.of(model, {"zh": CORPUS["zh"], "fr": CORPUS["fr"]}).plan(),
+        Encoded.of(model, {**CORPUS, "zh": CORPUS["zh"][::-1]}).plan(),
+    ]
+    assert len({plan.hash, *(other.hash for other in others)}) == 5
+
+
+def test_a_stream_gives_each_batch_with_what_the_blocks_made_of_it():
+    model, running, seen = tiny("gemma3"), Running(), []
+    plan = Encoded.of(model, CORPUS).plan(2)
+
+    def look(activation, hook):
+        seen.append((running.batch.number, activation))
+        return activation
+
+    for batch, states in stream(model, plan, [("blocks.1.hook_resid_post", look)], running):
+        assert seen[-1][0] == batch.number
+        assert torch.equal(seen[-1][1], states)
+        assert not any(point.fwd_hooks for point in model.hook_dict.values())
+    assert [number for number, _ in seen] == list(range(len(plan)))
+
+
+def test_an_unknown_hook_point_is_refused():
+    with pytest.raises(ValueError, match=r"tiny-llama has no hook point 'blocks.9.hook_q'"):
+        next(stream(tiny("llama"), batches(tiny("llama"), [tokens(4)]), [("blocks.9.hook_q", lambda a, hook: a)]))
