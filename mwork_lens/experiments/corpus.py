@@ -1,6 +1,6 @@
 """What a corpus holds, by language: documents, tokens, distinct words, and how much of a vocabulary occurs in it."""
 
-import json
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import pandas as pd
 import regex
 
 from ..statistics import wilson
-from ..text import Corpus, is_spaced, language_of, require_language, word_segmenter
+from ..text import Corpus, is_spaced, language_of, read_rows, require_language, word_segmenter
 
 NO_VOCABULARY = "no reference vocabulary"
 
@@ -109,33 +109,33 @@ def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, l
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no vocabulary {str(source)!r}.")
-    try:
-        found = _folder(path) if path.is_dir() else _table(path)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no vocabulary: {error}.") from error
+    found = _word_lists(path) if path.is_dir() else _table(path)
     kept = {language: found[language] for language in languages if found.get(language)}
     if not kept:
         raise ValueError(f"{path} has no words in {', '.join(languages)}; it has {', '.join(sorted(found)) or 'none'}.")
     return kept
 
 
-def _folder(path: Path) -> dict[str, list[list[str]]]:
-    files = {language_of(file, "bcp47"): file for file in sorted(path.glob("*.txt"))}
-    return {
-        language: [[word.strip()] for word in file.read_text(encoding="utf-8-sig").splitlines() if word.strip()]
-        for language, file in files.items()
-        if language
-    }
+def _word_lists(folder: Path) -> dict[str, list[list[str]]]:
+    files = {language_of(file): file for file in sorted(folder.glob("*.txt"))}
+    words = {language: read_rows(file, lambda row: row["text"].strip()) for language, file in files.items() if language}
+    return {language: [[word] for word in entries if word] for language, entries in words.items()}
 
 
 def _table(path: Path) -> dict[str, list[list[str]]]:
     found: dict[str, list[list[str]]] = {}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        for language, words in json.loads(line).items() if line.strip() else ():
-            synonyms = [plain for word in words if (plain := regex.sub(r"\s*\*", "", word))] if _listed(words) else []
-            if synonyms:
-                found.setdefault(require_language(language), []).append(synonyms)
+    for language, synonyms in itertools.chain(*read_rows(path, _entries)):
+        found.setdefault(language, []).append(synonyms)
     return found
+
+
+def _entries(row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    entries = []
+    for language, words in row.items():
+        synonyms = [plain for word in words if (plain := regex.sub(r"\s*\*", "", word))] if _listed(words) else []
+        if synonyms:
+            entries.append((require_language(language), synonyms))
+    return entries
 
 
 def _listed(words: Any) -> bool:

@@ -24,11 +24,11 @@ from ..tasks import (
     Question,
     Task,
     TaskResult,
+    limited,
     load_questions,
     make_prompts,
     require_room,
     run_task,
-    spread,
     templates,
     uses_chat,
 )
@@ -132,7 +132,7 @@ def run_task_experiment(
     detected = saved.languages if saved else list(text or {})
     everything = load_questions(task, options.data, languages=options.languages, without=options.without)
     everything = _known(everything, detected, options, task)
-    questions = {language: spread(asked, options.limit) for language, asked in everything.items()}
+    questions = {language: limited(asked, options.limit) for language, asked in everything.items()}
     off = _off(list(questions), detected, options)
     prompts = {
         language: make_prompts(model, task, asked, chat=options.chat, max_tokens=options.max_tokens)

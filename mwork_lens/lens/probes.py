@@ -4,7 +4,6 @@ It answers "does it pass through English?" without any identifier of languages: 
 *Do Llamas Work in English?* (ACL 2024).
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from ..model import HookedModel, encode, final_norm, logit_parts, soft_cap, stre
 from ..neurons import weight_processing
 from ..statistics import bootstrap_weights, interval
 from ..store import read_result, write_result
-from ..text import require_language
+from ..text import read_rows, require_language
 
 NAMES = {
     "ar": "العربية",
@@ -139,16 +138,12 @@ def read_words(path: str | Path, languages: Sequence[str]) -> list[dict[str, lis
         FileNotFoundError: if there is no such file.
         ValueError: for a malformed line, or if no concept is left.
     """
-    path, tags = Path(path), [require_language(tag) for tag in languages]
-    concepts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            words = {tag: [str(word) for word in row[tag]] for tag in tags if row.get(tag)}
-        except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read, line {number}: {error}.") from error
-        if len(words) == len(tags):
-            concepts.append(words)
+    tags = [require_language(tag) for tag in languages]
+
+    def words(row: Mapping[str, Any]) -> dict[str, list[str]]:
+        return {tag: [str(word) for word in row[tag]] for tag in tags if row.get(tag)}
+
+    concepts = [concept for concept in read_rows(Path(path), words) if len(concept) == len(tags)]
     if not concepts:
         raise ValueError(f"{path} has no concept with words in all of {', '.join(tags)}.")
     return concepts

@@ -136,11 +136,12 @@ def _read_rows(path: Path) -> dict[Key, dict[str, Any]]:
     if not path.exists():
         return {}
     text = path.read_text(encoding="utf-8")
-    kept = text[: text.rfind("\n") + 1]
-    if kept != text:
-        path.write_text(kept, encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
     try:
-        rows = [json.loads(line) for line in kept.splitlines()]
+        # not splitlines: an answer may hold U+2028 or another of its line ends
+        rows = [json.loads(line) for line in whole.split("\n")[:-1]]
         return {tuple(row[name] for name in ("arm", "part", "off", "language", "id")): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of answers ({error}): give another directory.") from error

@@ -1,8 +1,14 @@
-"""What a task is: questions, a prompt, a score. Plain data and functions."""
+"""What a task is (questions, a prompt, a score: plain data and functions), and its questions from files or the hub."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from ..text import hub_errors, language_of, read_rows, require_language, spread, suffix_of
+
+SUFFIXES = (".json", ".jsonl", ".tsv")
 
 Row = Mapping[str, Any]
 """One question as a data set has it, by column."""
@@ -80,17 +86,114 @@ class Task:
         return 1 / len(question.choices) if question.choices else None
 
 
-def spread(questions: Sequence[Question], limit: int | None) -> list[Question]:
+def load_questions(
+    task: Task,
+    source: str | Path | None = None,
+    *,
+    languages: Sequence[str] | None = None,
+    limit: int | None = None,
+    without: Sequence[str] = (),
+) -> dict[str, list[Question]]:
+    """Questions of a task by language.
+
+    Args:
+        task: which.
+        source: a folder with one file per language (``xquad.zh.json.gz``, ``mgsm_zh.tsv``, ``x_csqa.en.dev.jsonl``:
+            one part of the name is the language), one such file, or None for the hub.
+        languages: which; all that a folder has, or those of the task on the hub, by default.
+        limit: at most this many questions per language, spread over the paragraphs that they are asked about.
+        without: ids of questions to leave out in every language, e.g. those that chose a setting.
+
+    Raises:
+        FileNotFoundError: for a folder or file that is not there.
+        ValueError: for a language that the data lacks, a malformed file or row (named), or nothing left.
+    """
+    wanted = None if languages is None else [require_language(language) for language in languages]
+    rows = _hub_rows(task, wanted) if source is None else _local_rows(task, Path(source).expanduser(), wanted)
+    left_out, questions = set(without), {}
+    for language, (name, by_number) in rows.items():
+        every = [_question(task, row, language, number, name) for number, row in enumerate(by_number)]
+        if len({question.id for question in every}) < len(every):
+            raise ValueError(f"{name} has several questions with one id.")
+        questions[language] = limited([question for question in every if question.id not in left_out], limit)
+        if not questions[language]:
+            raise ValueError(f"No question of {name} is left: all {len(every)} are to be left out.")
+    return questions
+
+
+def limited(questions: Sequence[Question], limit: int | None) -> list[Question]:
     """At most ``limit`` questions, from as many documents as possible, in order.
 
     Raises:
         ValueError: for a limit below 1.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: give at least one question a language, or none for all.")
-    seen: dict[str, int] = {}
-    turns = []
-    for place, question in enumerate(questions):
-        turns.append((seen.setdefault(question.document, 0), place))
-        seen[question.document] += 1
-    return [questions[place] for place in sorted(place for _, place in sorted(turns)[:limit])]
+    return [questions[place] for place in spread([question.document for question in questions], limit)]
+
+
+def _question(task: Task, row: Row, language: str, number: int, name: str) -> Question:
+    try:
+        question = task.question(row, language, number)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        columns = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
+        what = f"has no field {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+        raise ValueError(f"{name}: question {number + 1} {what}; {task.title} rows have {columns} here.") from error
+    empty = [key for key, value in question.fields.items() if not (isinstance(value, str) and value.strip())]
+    if empty or not question.references or not all(str(r).strip() for r in question.references):
+        raise ValueError(f"{name}: question {number + 1} has nothing in its field {(empty or ['answer'])[0]!r}.")
+    return question
+
+
+def _local_rows(task: Task, source: Path, wanted: list[str] | None) -> dict[str, tuple[str, Sequence[Row]]]:
+    if not source.exists():
+        raise FileNotFoundError(f"There is no {task.title} file or folder {str(source)!r}.")
+    files = [source] if source.is_file() else sorted(p for p in source.iterdir() if suffix_of(p) in SUFFIXES)
+    by_language: dict[str, Path] = {}
+    for path in files:
+        language = language_of(path, among=[*task.languages, *(wanted or [])])
+        if language in by_language:
+            raise ValueError(f"{by_language[language].name} and {path.name} are both {language!r}: keep one.")
+        if language is not None:
+            by_language[language] = path
+    lacking = [language for language in wanted or [] if language not in by_language]
+    if lacking or not by_language:
+        listed = f"it has {', '.join(by_language)}" if by_language else f"no name there has a language ({SUFFIXES})"
+        raise ValueError(f"{task.title} in {source} has no {lacking[0] if lacking else 'question'!r}; {listed}.")
+    paths = {language: by_language[language] for language in wanted or by_language}
+    return {language: (path.name, list(_rows(path, task.columns))) for language, path in paths.items()}
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterable[Row]:
+    if suffix_of(path) == ".json":
+        return itertools.chain(*read_rows(path, _squad_rows))
+    return read_rows(path, lambda row: row, columns=columns)
+
+
+def _squad_rows(content: Any) -> list[Row]:
+    """SQuAD's nested JSON as the hub's flat rows, with the number of each paragraph."""
+    paragraphs = [paragraph for article in content["data"] for paragraph in article["paragraphs"]]
+    return [
+        {
+            **{key: value for key, value in row.items() if key != "answers"},
+            **({"answers": {"text": [answer["text"] for answer in row["answers"]]}} if "answers" in row else {}),
+            "context": paragraph["context"],
+            "paragraph": number,
+        }
+        for number, paragraph in enumerate(paragraphs)
+        for row in paragraph["qas"]
+    ]
+
+
+def _hub_rows(task: Task, wanted: list[str] | None) -> dict[str, tuple[str, Sequence[Row]]]:
+    from datasets import load_dataset
+
+    hub, rows = task.hub, {}
+    lacking = [language for language in wanted or [] if language not in hub.configurations]
+    if lacking:
+        raise ValueError(f"{task.title} has no {lacking[0]!r}; it has {', '.join(task.languages)}.")
+    for language in wanted or task.languages:
+        name = hub.configurations[language]
+        problem = f"{task.title} ({name}) does not load from the hub as {hub.path}; give a local file or folder"
+        with hub_errors(problem):
+            table = load_dataset(hub.path, name, split=hub.split, revision=hub.revision)
+        rows[language] = (f"{hub.path} ({name})", list(table))
+    return rows

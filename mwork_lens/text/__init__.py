@@ -1,6 +1,6 @@
 """Text in: corpora, their files, languages and words."""
 
-from .corpora import Corpus, Document, as_corpus, load_corpus
+from .corpora import Corpus, Document, as_corpus, load_corpus, spread
 from .languages import (
     OTHER,
     SHARED,
@@ -11,5 +11,5 @@ from .languages import (
     require_language,
     share_a_script,
 )
-from .readers import language_of
+from .readers import hub_errors, language_of, read_rows, suffix_of
 from .words import Segmenter, is_spaced, normalized, word_segmenter

@@ -1,10 +1,11 @@
 """Text by language, with document ids: the demo text, files, a hub data set or the user's own dict."""
 
 import hashlib
+import itertools
 import random
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -76,19 +77,33 @@ class Corpus(Mapping[str, list[Document]]):
 
     def select(self, rows: Mapping[str, Sequence[int]]) -> "Corpus":
         """The passages with these positions, by language."""
-        texts = {language: tuple(self.texts[language][i] for i in chosen) for language, chosen in rows.items()}
-        documents = {language: tuple(self.documents[language][i] for i in c) for language, c in rows.items()}
+        texts = {language: tuple(self.texts[language][i] for i in places) for language, places in rows.items()}
+        documents = {language: tuple(self.documents[language][i] for i in places) for language, places in rows.items()}
         return Corpus(texts, documents, self.parallel, self.source, self.labels)
 
     def limit(self, passages: int) -> "Corpus":
-        """At most this many passages a language, taken from as many documents as possible (in order)."""
-        return self.select({language: _spread(names, passages) for language, names in self.documents.items()})
+        """At most this many passages per language, taken from as many documents as possible (in order).
+
+        Raises:
+            ValueError: for fewer than one.
+        """
+        return self.select({language: spread(names, passages) for language, names in self.documents.items()})
+
+    def divide(self, sizes: Mapping[str, int], *, seed: int = 0) -> dict[str, "Corpus"]:
+        """Parts with these numbers of passages per language, no two with a document in common.
+
+        Here, in :meth:`split` and in :meth:`folds` a document is in the same part in every language where the corpus is
+        parallel, so that no part holds a translation of another's passage.
+
+        Raises:
+            ValueError: if a language has too few passages.
+        """
+        what = f"{', '.join(f'{size} of {name}' for name, size in sizes.items())} without sharing a document"
+        parts = self._deal(lambda documents: _in_turn(documents, list(sizes.values())), seed, what)
+        return {name: self._part(parts, i).limit(size) for i, (name, size) in enumerate(sizes.items())}
 
     def split(self, held_out: float = 0.25, *, seed: int = 0) -> tuple["Corpus", "Corpus"]:
-        """Split into a part to work with and a held-out part, by whole documents.
-
-        Where the corpus is parallel the same documents are held out in every language, so that no translation
-        of a held-out passage is ever seen.
+        """Split into a part to work with and a held-out part, by whole documents (see :meth:`divide`).
 
         Args:
             held_out: share of the passages to hold out, above 0 and below 1.
@@ -98,34 +113,41 @@ class Corpus(Mapping[str, list[Document]]):
             ValueError: for a share outside (0, 1), or a language with fewer than two documents.
         """
         if not 0 < held_out < 1:
-            raise ValueError(f"held_out={held_out} is no share between 0 and 1.")
-        kept, out = {}, {}
-        for language, names in self.documents.items():
-            chosen = _documents_to_hold_out(names, held_out, seed, language)
-            kept[language] = [i for i, name in enumerate(names) if name not in chosen]
-            out[language] = [i for i, name in enumerate(names) if name in chosen]
-        return self.select(kept), self.select(out)
+            raise ValueError(f"held_out={held_out} is not a share between 0 and 1.")
+        parts = self._deal(lambda documents: _by_share(documents, held_out), seed, "a held-out part")
+        return self._part(parts, 0), self._part(parts, 1)
 
     def folds(self, number: int = 2, *, seed: int = 0) -> list[tuple["Corpus", "Corpus"]]:
         """Divide the documents into folds; for each, the rest to work with and the fold itself, held out.
-
-        Where the corpus is parallel a document is in the same fold in every language.
 
         Raises:
             ValueError: for fewer than two folds, or a language with fewer documents than folds.
         """
         if number < 2:
             raise ValueError(f"{number} folds: there must be at least two.")
-        folds = {language: _folds(names, number, seed, language) for language, names in self.documents.items()}
+        folds = self._deal(lambda documents: _evenly(documents, number), seed, f"{number} folds")
+        return [(self._part(folds, fold, inside=False), self._part(folds, fold)) for fold in range(number)]
 
-        def part(fold: int, inside: bool) -> "Corpus":
-            rows = {lang: [i for i, f in enumerate(found) if (f == fold) == inside] for lang, found in folds.items()}
-            return self.select(rows)
+    def _deal(self, deal: "Deal", seed: int, what: str) -> dict[str, list[int | None]]:
+        """By language, the part of each passage: whole documents, dealt out in random order."""
+        parts = {}
+        for language, names in self.documents.items():
+            sizes = Counter(names)
+            order = list(sizes)
+            random.Random(seed).shuffle(order)
+            part_of = deal({name: sizes[name] for name in order})
+            if part_of is None:
+                count = f"{len(names)} passages of {len(order)} document{'s' * (len(order) != 1)}"
+                raise ValueError(f"{language!r} has {count}, too few for {what}.")
+            parts[language] = [part_of.get(name) for name in names]
+        return parts
 
-        return [(part(fold, False), part(fold, True)) for fold in range(number)]
+    def _part(self, parts: Mapping[str, Sequence[int | None]], number: int, inside: bool = True) -> "Corpus":
+        rows = {lang: [i for i, n in enumerate(dealt) if (n == number) == inside] for lang, dealt in parts.items()}
+        return self.select(rows)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a passage: language, document, passage id, characters (token ids where it is a tensor)."""
+        """One row per passage: language, document, passage id, characters (token ids where it is a tensor)."""
         return pd.DataFrame(
             [
                 {"language": language, "document": document, "passage": name, "length": len(text)}
@@ -141,50 +163,61 @@ class Corpus(Mapping[str, list[Document]]):
 
 def _turns(names: Sequence[str]) -> list[int]:
     """For each passage, how many passages of its document came before it."""
-    seen: Counter[str] = Counter()
-    turns = []
-    for name in names:
-        turns.append(seen[name])
-        seen[name] += 1
-    return turns
+    turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    return [next(turns[name]) for name in names]
 
 
-def _spread(names: Sequence[str], passages: int) -> list[int]:
-    """Positions of ``passages`` passages, round-robin over documents, in their original order."""
-    order = sorted((turn, i) for i, turn in enumerate(_turns(names)))
-    return sorted(i for _, i in order[:passages])
+def spread(documents: Sequence[str], number: int | None) -> list[int]:
+    """Positions of ``number`` passages (None: all), from as many of their documents as possible, in order.
+
+    Raises:
+        ValueError: for a number below 1.
+    """
+    if number is not None and number < 1:
+        raise ValueError(f"limit={number}: it must be at least 1.")
+    order = sorted((turn, i) for i, turn in enumerate(_turns(documents)))
+    return sorted(i for _, i in order[:number])
 
 
-def _documents_to_hold_out(names: Sequence[str], held_out: float, seed: int, language: str) -> set[str]:
-    distinct = list(dict.fromkeys(names))
-    if len(distinct) < 2:
-        raise ValueError(f"{language!r} has {len(distinct)} document: at least two are needed to hold one out.")
-    random.Random(seed).shuffle(distinct)
-    chosen: set[str] = set()
-    held = 0
-    for name in distinct[:-1]:
-        if chosen and held + names.count(name) / 2 > held_out * len(names):
+Deal = Callable[[Mapping[str, int]], Mapping[str, int] | None]
+"""From documents in random order, with how many passages each has, to the part of each; None if they are too few."""
+
+
+def _in_turn(documents: Mapping[str, int], sizes: Sequence[int]) -> dict[str, int] | None:
+    """The last documents to the first part until it has its size, and so on."""
+    part_of, left = {}, list(documents)
+    for part, missing in enumerate(sizes):
+        while missing > 0:
+            if not left:
+                return None
+            name = left.pop()
+            part_of[name] = part
+            missing -= documents[name]
+    return part_of
+
+
+def _by_share(documents: Mapping[str, int], held_out: float) -> dict[str, int] | None:
+    """The first documents to part 1, which is held out; at least one to each part."""
+    if len(documents) < 2:
+        return None
+    part_of, held, total = dict.fromkeys(documents, 0), 0, sum(documents.values())
+    for name in list(documents)[:-1]:
+        if held and held + documents[name] / 2 > held_out * total:
             break
-        chosen.add(name)
-        held += names.count(name)
-    return chosen
+        part_of[name] = 1
+        held += documents[name]
+    return part_of
 
 
-def _folds(names: Sequence[str], number: int, seed: int, language: str) -> list[int]:
-    """The fold of each passage: whole documents in random order, each into the fold with the fewest passages."""
-    counts = Counter(names)
-    if len(counts) < number:
-        raise ValueError(f"{language!r} has {len(counts)} documents, too few for {number} folds.")
-    distinct = list(dict.fromkeys(names))
-    random.Random(seed).shuffle(distinct)
-    sizes, fold_of = [0] * number, {}
-    for name in distinct:
-        fold_of[name] = sizes.index(min(sizes))
-        sizes[fold_of[name]] += counts[name]
-    return [fold_of[name] for name in names]
-
-
-# --- loading --------------------------------------------------------------------------------------
+def _evenly(documents: Mapping[str, int], number: int) -> dict[str, int] | None:
+    """Each document to the part with the fewest passages."""
+    if len(documents) < number:
+        return None
+    sizes, part_of = [0] * number, {}
+    for name, size in documents.items():
+        part_of[name] = sizes.index(min(sizes))
+        sizes[part_of[name]] += size
+    return part_of
 
 
 def load_corpus(
@@ -202,18 +235,18 @@ def load_corpus(
 
     Args:
         source: ``"demo"`` (parallel text in en de fr es zh ru th, written for this package); a dict of lists;
-            a folder with a file a language; one such file; or a hub data set id with a configuration a language.
+            a folder with one file per language; one such file; or a hub data set with one configuration per language.
             In a folder the last part of a file's name before its suffix is the language: ``fr.txt``,
             ``news.fr.jsonl.gz`` and ``newstest2019-ref.fra.txt`` are French (ISO 639-3 codes count, and a region
-            may be left out where only one is there). ``.txt`` files have a passage a line, the others a column
-            ``text`` and, optionally, ``document``. A file DOCUMENT_IDS.tsv beside ``.txt`` files names the
+            may be left out where only one is there). ``.txt`` files have one passage per line, the others a column
+            ``text`` and, optionally, ``document``. A file DOCUMENT_IDS.tsv next to ``.txt`` files names the
             document of each line, the same in every language: the corpus is parallel then.
         languages: BCP 47 tags to keep, in this order; all that are there if None.
         sentences_per_passage: neighbouring lines or rows joined into one passage, never across documents (where none
             are named, the file is one running text and each passage its own document).
-        limit: at most this many passages a language, spread over the documents.
+        limit: at most this many passages per language, spread over the documents.
         parallel: whether passage i is the same content in every language; found out from document ids if None.
-        labels: ``"free"`` for groups that are no languages (dialects, domains, scripts).
+        labels: ``"free"`` for groups that are not languages (dialects, domains, scripts).
         text_field: the column with the text.
         split: of a hub data set.
 
@@ -227,17 +260,13 @@ def load_corpus(
     if sentences_per_passage < 1 or (limit is not None and limit < 1):
         raise ValueError(f"{sentences_per_passage=} and {limit=} must be at least 1.")
     rows, name = _read(source, wanted, labels, text_field, split)
-    missing = [language for language in wanted or () if language not in rows]
-    if missing:
-        raise ValueError(f"{name} has no {missing[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
+    lacking = [language for language in wanted or () if language not in rows]
+    if lacking:
+        raise ValueError(f"{name} has no {lacking[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
     if parallel is None and isinstance(source, Corpus):
         parallel = source.parallel
-    chosen = {language: rows[language] for language in wanted or rows}
-    _require_passages(chosen, name)
-    joined = {
-        language: _join(rows, sentences_per_passage, _between(language, labels)) for language, rows in chosen.items()
-    }
-    corpus = _assemble(joined, name, labels, parallel)
+    selected = {language: rows[language] for language in wanted or rows}
+    corpus = _assemble(selected, name, labels, parallel, sentences_per_passage)
     corpus = corpus if limit is None else corpus.limit(limit)
     _warn(corpus)
     return corpus
@@ -248,9 +277,7 @@ def as_corpus(corpus: Mapping[str, Sequence[Document]]) -> Corpus:
     if isinstance(corpus, Corpus):
         return corpus
     valid = all(langcodes.tag_is_valid(label) for label in corpus if label)
-    rows = _from_dict(corpus)
-    _require_passages(rows, "given")
-    return _assemble(rows, "given", "bcp47" if valid else "free", None)
+    return _assemble(_from_dict(corpus), "given", "bcp47" if valid else "free", None)
 
 
 Passages = Sequence[tuple[str | None, Document]]
@@ -265,14 +292,13 @@ def _read(
     source: Any, wanted: list[str] | None, labels: Labels, text_field: str, split: str
 ) -> tuple[Mapping[str, Passages], str]:
     if isinstance(source, Corpus):
-        return {
-            lang: list(zip(source.documents[lang], source.texts[lang], strict=True)) for lang in source
-        }, source.source
+        rows = {name: list(zip(source.documents[name], texts, strict=True)) for name, texts in source.texts.items()}
+        return rows, source.source
     if isinstance(source, Mapping):
-        given = {_label(language, labels): rows for language, rows in _from_dict(source).items()}
-        if len(given) < len(source):
-            raise ValueError(f"Of {', '.join(source)}, several are the same language: {', '.join(given)} remain.")
-        return given, "given"
+        rows = {_label(language, labels): passages for language, passages in _from_dict(source).items()}
+        if len(rows) < len(source):
+            raise ValueError(f"Of {', '.join(source)}, several are the same language: {', '.join(rows)} remain.")
+        return rows, "given"
     if str(source) == "demo":
         return read_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text"), "demo"
     path = Path(source).expanduser()
@@ -293,7 +319,10 @@ def _from_dict(corpus: Mapping[str, Sequence[Document]]) -> dict[str, Passages]:
     return {language: [(None, text) for text in texts] for language, texts in corpus.items()}
 
 
-def _require_passages(rows: Mapping[str, Passages], name: str) -> None:
+def _assemble(
+    rows: Mapping[str, Passages], name: str, labels: Labels, parallel: bool | None, sentences: int = 1
+) -> Corpus:
+    """Checked and joined; a passage without a document id is a document of its own."""
     if not any(rows.values()):
         raise ValueError(f"The corpus {name!r} is empty.")
     for language, passages in rows.items():
@@ -301,11 +330,7 @@ def _require_passages(rows: Mapping[str, Passages], name: str) -> None:
             raise ValueError(f"The corpus {name!r} has no documents in {language!r}.")
         for i, (_, text) in enumerate(passages):
             _require_document(text, language, i)
-
-
-def _assemble(rows: Mapping[str, Passages], name: str, labels: Labels, parallel: bool | None) -> Corpus:
-    """A passage without a document id is a document of its own."""
-    named = all(document is not None for passages in rows.values() for document, _ in passages)
+    rows = {language: _join(passages, sentences, _between(language, labels)) for language, passages in rows.items()}
     documents = {
         language: tuple(str(i) if document is None else document for i, (document, _) in enumerate(passages))
         for language, passages in rows.items()
@@ -313,9 +338,10 @@ def _assemble(rows: Mapping[str, Passages], name: str, labels: Labels, parallel:
     same = len(set(documents.values())) == 1
     if parallel and not same:
         raise ValueError(f"The corpus {name!r} is said to be parallel, but its documents differ between languages.")
-    found = same and named and len(rows) > 1
+    if parallel is None:
+        parallel = same and len(rows) > 1 and all(name is not None for part in rows.values() for name, _ in part)
     texts = {language: tuple(text for _, text in passages) for language, passages in rows.items()}
-    return Corpus(texts, documents, found if parallel is None else parallel, name, labels)
+    return Corpus(texts, documents, parallel, name, labels)
 
 
 def _require_document(text: Any, language: str, i: int) -> None:
@@ -353,27 +379,23 @@ def _join(rows: Passages, sentences: int, between: str) -> Passages:
 
 def _joined(parts: Sequence[Document], between: str) -> Document:
     tensors = [part for part in parts if isinstance(part, Tensor)]
-    if tensors:
-        return torch.cat(tensors)
-    return between.join(part for part in parts if isinstance(part, str))
+    return torch.cat(tensors) if tensors else between.join(part for part in parts if isinstance(part, str))
 
 
 def _warn(corpus: Corpus) -> None:
+    problems = []
     counts = {language: len(texts) for language, texts in corpus.texts.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{language} {n}" for language, n in counts.items())
-        warnings.warn(f"The languages have unequal numbers of passages: {listed}.", stacklevel=3)
+        problems.append(f"The languages have unequal numbers of passages: {listed}.")
     fewest = min(counts, key=lambda language: counts[language])
     if counts[fewest] < FEW_PASSAGES:
-        warnings.warn(
-            f"{fewest!r} has only {counts[fewest]} passages; sets found on fewer than {FEW_PASSAGES} are unstable.",
-            stacklevel=3,
-        )
-    if corpus.labels == "free":
-        return
-    for language, texts in corpus.texts.items():
-        sample = " ".join(text for text in texts[:200] if isinstance(text, str))
-        script = main_script(sample)
+        unstable = f"sets found on fewer than {FEW_PASSAGES} are unstable"
+        problems.append(f"{fewest!r} has only {counts[fewest]} passages; {unstable}.")
+    for language, texts in corpus.texts.items() if corpus.labels != "free" else ():
+        script = main_script(" ".join(text for text in texts[:200] if isinstance(text, str)))
         if script and language != "und" and script not in expected_scripts(language):
             usual = "/".join(sorted(expected_scripts(language)))
-            warnings.warn(f"The text of {language!r} is mostly in {script}, not in {usual}.", stacklevel=3)
+            problems.append(f"The text of {language!r} is mostly in {script}, not in {usual}.")
+    for problem in problems:
+        warnings.warn(problem, stacklevel=3)

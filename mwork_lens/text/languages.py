@@ -17,7 +17,7 @@ It may also answer ``"shared"`` for a text that is about as likely in several la
 """
 
 OTHER, SHARED = "other", "shared"
-"""What is no language: digits, punctuation, fragments, unasked languages; what several languages have in common."""
+"""What has no language: digits, punctuation, fragments, other languages; what several languages have in common."""
 
 SHARED_RATIO = 0.9
 """Lingua: the runner-up's confidence over the best one's from which a text counts as shared."""
@@ -33,12 +33,12 @@ def require_language(tag: str) -> str:
     """``tag`` in its standard form, e.g. ``zh`` for ``zho`` or ``ru-Latn`` for ``ru-latn``.
 
     Raises:
-        ValueError: if it is no BCP 47 language tag.
+        ValueError: if it is not a BCP 47 language tag.
     """
     if not (tag and langcodes.tag_is_valid(tag)):
         raise ValueError(
-            f"{tag!r} is no language tag (BCP 47, e.g. fr, ceb, zh-Hant, ru-Latn). "
-            "For groups that are no languages use labels='free'."
+            f"{tag!r} is not a language tag (BCP 47, e.g. fr, ceb, zh-Hant, ru-Latn). "
+            "For groups that are not languages use labels='free'."
         )
     return langcodes.standardize_tag(tag, macro=True)
 
@@ -56,7 +56,7 @@ def expected_scripts(tag: str) -> frozenset[str]:
 
 
 def share_a_script(one: str, other: str) -> bool:
-    """Whether two languages are usually written in a common script; False where a label is no language."""
+    """Whether two languages are usually written in a common script; False where a label is not a language."""
     scripts = [expected_scripts(tag) if langcodes.tag_is_valid(tag) else frozenset() for tag in (one, other)]
     return bool((scripts[0] & scripts[1]) - {""})
 
@@ -113,22 +113,21 @@ def _lingua(tags: Mapping[str, str]) -> Identifier:
         raise ImportError(
             "Identifying languages with 'lingua' needs lingua-language-detector: pip install 'mwork_lens[lid]'."
         ) from error
-    known = {require_language(language.iso_code_639_1.name.lower()): language for language in Language.all()}
-    known["no"] = known["nb"]
-    chosen = _match("lingua", known, tags)
+    languages = {require_language(language.iso_code_639_1.name.lower()): language for language in Language.all()}
+    languages["no"] = languages["nb"]
+    label_of = _match("lingua", languages, tags)
     # lingua wants a choice of at least two
-    spare = [language for language in (known["en"], known["ru"]) if language not in chosen][: 2 - len(chosen)]
-    detector = LanguageDetectorBuilder.from_languages(*chosen, *spare).build()
+    spare = [languages[tag] for tag in ("en", "ru") if languages[tag] not in label_of][: 2 - len(label_of)]
+    detector = LanguageDetectorBuilder.from_languages(*label_of, *spare).build()
 
-    def label(text: str, confidences: Any) -> str | None:
+    def label(confidences: Any) -> str | None:
         best, second = confidences[0], confidences[1]
-        if best.value < CONFIDENCE or best.language not in chosen:
+        if best.value < CONFIDENCE or best.language not in label_of:
             return None
-        return SHARED if second.value >= SHARED_RATIO * best.value else chosen[best.language]
+        return SHARED if second.value >= SHARED_RATIO * best.value else label_of[best.language]
 
     def identify(texts: Sequence[str]) -> list[str | None]:
-        found = detector.compute_language_confidence_values_in_parallel(list(texts))
-        return [label(text, confidences) for text, confidences in zip(texts, found, strict=True)]
+        return list(map(label, detector.compute_language_confidence_values_in_parallel(list(texts))))
 
     return identify
 
@@ -138,12 +137,12 @@ def _cld3(tags: Mapping[str, str]) -> Identifier:
         from gcld3 import NNetLanguageIdentifier
     except ImportError as error:
         raise ImportError("Identifying languages with 'cld3' needs cld3-py: pip install 'mwork_lens[lid]'.") from error
-    chosen = _match("cld3", {require_language(code): code for code in _CLD3}, tags)
+    label_of = _match("cld3", {require_language(code): code for code in _CLD3}, tags)
     detector = NNetLanguageIdentifier(0, 2000)
 
     def identify(texts: Sequence[str]) -> list[str | None]:
-        found = [detector.FindLanguage(text) for text in texts]
-        return [chosen.get(result.language) if result.is_reliable else None for result in found]
+        results = map(detector.FindLanguage, texts)
+        return [label_of.get(result.language) if result.is_reliable else None for result in results]
 
     return identify
 
@@ -155,7 +154,7 @@ def _script(tags: Mapping[str, str]) -> Identifier:
         if written in by_script:
             raise ValueError(
                 f"{by_script[written]!r} and {label!r} are both written in {'/'.join(sorted(written))}: their script "
-                "does not tell them apart. Use 'lingua', or leave one out."
+                "does not distinguish them. Use 'lingua', or leave one out."
             )
         by_script[written] = label
 
@@ -176,19 +175,19 @@ def _only(scripts: Mapping[str, frozenset[str]], text: str) -> str | None:
     return fit[0] if len(fit) == 1 else None
 
 
-def _match(name: str, known: Mapping[str, Any], tags: Mapping[str, str]) -> dict[Any, str]:
+def _match(name: str, codes: Mapping[str, Any], tags: Mapping[str, str]) -> dict[Any, str]:
     """What the identifier calls each candidate; a region, or a script that is usual anyway, makes no difference."""
-    chosen: dict[Any, str] = {}
+    label_of: dict[Any, str] = {}
     for tag, label in tags.items():
         base = langcodes.get(tag).language or ""
         usual = expected_scripts(tag) == expected_scripts(base)
-        own = known.get(tag) or (known.get(base) if usual else None)
-        if own is None:
-            raise ValueError(f"The identifier {name!r} does not know {label!r}; it knows {', '.join(sorted(known))}.")
-        if own in chosen:
-            raise ValueError(f"The identifier {name!r} does not tell {chosen[own]!r} from {label!r}.")
-        chosen[own] = label
-    return chosen
+        code = codes.get(tag) or (codes.get(base) if usual else None)
+        if code is None:
+            raise ValueError(f"The identifier {name!r} does not know {label!r}; it knows {', '.join(sorted(codes))}.")
+        if code in label_of:
+            raise ValueError(f"The identifier {name!r} does not distinguish {label_of[code]!r} from {label!r}.")
+        label_of[code] = label
+    return label_of
 
 
 _IDENTIFIERS: Mapping[str, Callable[[Mapping[str, str]], Identifier]] = {

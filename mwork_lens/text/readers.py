@@ -1,4 +1,4 @@
-"""Files in, rows out: a document id and a text for each passage, by language."""
+"""Rows out of files and hub data sets: the one reader of text, JSON and tables, with errors that name the line."""
 
 import contextlib
 import csv
@@ -6,11 +6,13 @@ import gzip
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import langcodes
+import regex
 
 from .languages import Labels, require_language
 
@@ -21,81 +23,53 @@ DOCUMENT_IDS = "DOCUMENT_IDS.tsv"
 
 Rows = list[tuple[str | None, str]]
 """(document id, or None where the file names none; text) of each passage, in order."""
+Parsed = TypeVar("Parsed")
 
 
-def language_of(path: Path, labels: Labels) -> str | None:
-    """The language that a file's name ends in, or None; a script or region in the name is kept."""
-    name = path.name.removesuffix(".gz")
-    stem = name.removesuffix(Path(name).suffix)
+def suffix_of(path: Path) -> str:
+    """The type of a file, compressed or not: ``.jsonl`` for ``news.fr.jsonl.gz``."""
+    return Path(path.name.removesuffix(".gz")).suffix
+
+
+def language_of(path: Path, labels: Labels = "bcp47", among: Sequence[str] | None = None) -> str | None:
+    """The language that a file's name ends in, or None; a script or region in the name is kept.
+
+    ``among`` names the languages that there can be: then it is the last part of the name that is one of them
+    (``en`` in ``x_csqa.en.dev.jsonl``).
+    """
+    stem = path.name.removesuffix(".gz").removesuffix(suffix_of(path))
+    if among is not None:
+        return next((part for part in reversed(regex.split("[._]", stem)) if part in among), None)
     if labels == "free":
         return stem
     tag = stem.rsplit(".", 1)[-1]
-    known = 2 <= len(tag.split("-")[0].split("_")[0]) <= 3 and langcodes.tag_is_valid(tag)
-    return require_language(tag) if known else None
+    valid = 2 <= len(tag.split("-")[0].split("_")[0]) <= 3 and langcodes.tag_is_valid(tag)
+    return require_language(tag) if valid else None
 
 
-def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str) -> dict[str, Rows]:
-    """The files of a folder that are named after a wanted language; others are named in the log and skipped."""
-    candidates = sorted(p for p in folder.iterdir() if Path(p.name.removesuffix(".gz")).suffix in SUFFIXES)
-    found: dict[str, Path] = {}
-    skipped = []
-    for path in candidates:
-        language = language_of(path, labels)
-        if path.name == DOCUMENT_IDS:
-            continue
-        if language is None:
-            skipped.append(path.name)
-        elif language in found:
-            raise ValueError(f"{found[language].name} and {path.name} in {folder} are both {language!r}.")
-        else:
-            found[language] = path
-    if skipped:
-        logger.warning("Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped))
-    if not found:
-        kinds = ", ".join(SUFFIXES)
-        raise ValueError(f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl).")
-    if labels != "free":
-        found = _without_lone_regions(found, wanted or [])
-    chosen = {language: path for language, path in found.items() if wanted is None or language in wanted}
-    ids = folder / DOCUMENT_IDS
-    return read_files(chosen, ids if ids.is_file() else None, text_field)
+def read_rows(
+    path: Path, parse: Callable[[Any], Parsed], *, field: str | None = None, columns: Sequence[str] = ()
+) -> list[Parsed]:
+    """What ``parse`` makes of each row of a file: of a dict by column, with texts as they are in the file.
 
+    Rows are the lines of a ``.txt`` or ``.jsonl`` (there blank ones are skipped), those of a ``.csv`` or ``.tsv`` after
+    its header, the items of a ``.json`` list; all also with ``.gz``. In a ``.tsv`` quotes mean nothing, in a ``.csv``
+    they may hold commas and line ends. (``datasets`` would read "NA" as NaN, "2019-01-01" as a time and "007" as 7.)
 
-def _without_lone_regions(found: dict[str, Path], wanted: Sequence[str]) -> dict[str, Path]:
-    """``zh-CN`` counts as ``zh`` where no other file is Chinese, unless it is wanted by its full name."""
-    bases = [langcodes.get(tag).language if langcodes.tag_is_valid(tag) else tag for tag in found]
-    short = {}
-    for (tag, path), base in zip(found.items(), bases, strict=True):
-        regional = langcodes.tag_is_valid(tag) and langcodes.get(tag).territory and not langcodes.get(tag).script
-        lone = regional and bases.count(base) == 1 and tag not in wanted
-        short[base if base and lone else tag] = path
-    return short
-
-
-def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> dict[str, Rows]:
-    """One file a language; ``ids`` names the document of each of their lines.
+    Args:
+        path: of the file.
+        parse: raises ValueError, KeyError, TypeError or AttributeError for a malformed row.
+        field: what the column of a ``.txt`` is called, and one that a table must have.
+        columns: of a ``.tsv`` without a header.
 
     Raises:
-        ValueError: for a malformed file, with its line.
+        FileNotFoundError: if there is no such file.
+        ValueError: for an unsupported, empty or malformed file, with its line.
     """
-    rows: dict[str, Rows] = {}
-    names = None if ids is None else [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
-    for language, path in paths.items():
-        rows[language] = _read_rows(path, text_field)
-        if names is not None:
-            if len(names) != len(rows[language]):
-                raise ValueError(f"{ids} names {len(names)} lines but {path.name} has {len(rows[language])}.")
-            rows[language] = [(name, text) for name, (_, text) in zip(names, rows[language], strict=True)]
-    return rows
-
-
-def _read_rows(path: Path, text_field: str) -> Rows:
-    """The passages of a file, as they are (``datasets`` reads "NA" as missing, "2019-01-01" as a time, "007" as 7)."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES:
-        raise ValueError(f"{path} is of no kind that can be read ({', '.join(SUFFIXES)}; also with .gz).")
-    opened = gzip.open if path.name.endswith(".gz") else open
-    rows: Rows = []
+    suffix, opened = suffix_of(path), gzip.open if path.name.endswith(".gz") else open
+    if suffix not in (*SUFFIXES, ".json"):
+        raise ValueError(f"{path}: unsupported file type ({', '.join(SUFFIXES)} are read, also with .gz).")
+    rows: list[Parsed] = []
     number = 0
 
     def lines(file: Iterable[str]) -> Iterator[str]:
@@ -104,53 +78,116 @@ def _read_rows(path: Path, text_field: str) -> Rows:
             number += 1
             yield line
 
+    # U+2028 and its like end no line anywhere, a lone \r none of a .jsonl
+    newline = {".csv": "", ".jsonl": "\n"}.get(suffix)
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as file:
-            for row in _parsed(lines(file), suffix, text_field):
-                if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-                    raise ValueError(f"no text in field {text_field!r}")
-                document = row.get("document")
-                rows.append((None if document is None else str(document), row[text_field]))
-    except (ValueError, OSError, EOFError, csv.Error, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read, line {number}: {error}.") from error
+        with opened(path, "rt", encoding="utf-8-sig", newline=newline) as file:
+            for row in _parsed(lines(file), suffix, field, columns):
+                rows.append(parse(row))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {str(path)!r}.") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, csv.Error, zlib.error) as error:
+        what = f"no field {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} cannot be read, line {number}: {what}.") from error
     if not rows:
         raise ValueError(f"{path} is empty.")
     return rows
 
 
-def _parsed(lines: Iterator[str], suffix: str, text_field: str) -> Iterator[Any]:
-    """One dict a row, by column. Quotes mean nothing in a .tsv; in a .csv they may hold commas and line ends."""
+def _parsed(lines: Iterator[str], suffix: str, field: str | None, columns: Sequence[str]) -> Iterator[Any]:
     if suffix == ".txt":
-        yield from ({text_field: line.removesuffix("\n")} for line in lines)
+        yield from ({field or "text": line.removesuffix("\n")} for line in lines)
     elif suffix == ".jsonl":
         yield from (json.loads(line.rstrip()) for line in lines if line.strip())
     elif suffix == ".csv":
-        yield from _table((row for row in csv.reader(lines, strict=True) if row), text_field)
+        yield from _table((row for row in csv.reader(lines, strict=True) if row), field)
+    elif suffix == ".json":
+        content = json.loads("".join(lines))
+        yield from content if isinstance(content, list) else [content]
     else:
-        yield from _table((line.removesuffix("\n").split("\t") for line in lines if line.strip()), text_field)
+        cells = (line.removesuffix("\n").split("\t") for line in lines if line.strip())
+        yield from (dict(zip(columns, row, strict=False)) for row in cells) if columns else _table(cells, field)
 
 
-def _table(rows: Iterator[list[str]], text_field: str) -> Iterator[dict[str, str]]:
+def _table(rows: Iterator[list[str]], field: str | None) -> Iterator[dict[str, str]]:
     columns = next(rows, [])
-    if columns and text_field not in columns:
-        raise ValueError(f"no column {text_field!r} among {columns}")
+    if columns and field is not None and field not in columns:
+        raise ValueError(f"no column {field!r} among {columns}")
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"{len(row)} columns where the header has {len(columns)}")
         yield dict(zip(columns, row, strict=True))
 
 
+def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str) -> dict[str, Rows]:
+    """The files of a folder that are named after a wanted language; others are named in the log and skipped."""
+    by_language: dict[str, Path] = {}
+    skipped = []
+    for path in sorted(p for p in folder.iterdir() if suffix_of(p) in SUFFIXES and p.name != DOCUMENT_IDS):
+        language = language_of(path, labels)
+        if language is None:
+            skipped.append(path.name)
+        elif language in by_language:
+            raise ValueError(f"{by_language[language].name} and {path.name} in {folder} are both {language!r}.")
+        else:
+            by_language[language] = path
+    if skipped:
+        logger.warning("Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped))
+    if not by_language:
+        kinds = ", ".join(SUFFIXES)
+        raise ValueError(f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl).")
+    if labels != "free":
+        by_language = _without_lone_regions(by_language, wanted or [])
+    selected = {language: path for language, path in by_language.items() if wanted is None or language in wanted}
+    ids = folder / DOCUMENT_IDS
+    return read_files(selected, ids if ids.is_file() else None, text_field)
+
+
+def _without_lone_regions(by_language: dict[str, Path], wanted: Sequence[str]) -> dict[str, Path]:
+    """``zh-CN`` counts as ``zh`` where no other file is Chinese, unless it is wanted by its full name."""
+    tags = {tag: langcodes.get(tag) for tag in by_language}
+    bases = [tag.language for tag in tags.values()]
+
+    def short(tag: str) -> str:
+        parts = tags[tag]
+        lone = parts.territory and not parts.script and bases.count(parts.language) == 1 and tag not in wanted
+        return (lone and parts.language) or tag
+
+    return {short(tag): path for tag, path in by_language.items()}
+
+
+def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> dict[str, Rows]:
+    """One file per language; ``ids`` names the document of each of their lines.
+
+    Raises:
+        ValueError: for a malformed file, with its line.
+    """
+    parse = partial(_passage, text_field)
+    rows = {language: read_rows(path, parse, field=text_field) for language, path in paths.items()}
+    if ids is None:
+        return rows
+    names = [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
+    for language, path in paths.items():
+        if len(names) != len(rows[language]):
+            raise ValueError(f"{ids} names {len(names)} lines but {path.name} has {len(rows[language])}.")
+        rows[language] = [(name, text) for name, (_, text) in zip(names, rows[language], strict=True)]
+    return rows
+
+
+def _passage(text_field: str, row: Any) -> tuple[str | None, str]:
+    if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
+        raise ValueError(f"no text in field {text_field!r}")
+    document = row.get("document")
+    return None if document is None else str(document), row[text_field]
+
+
 def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: str) -> dict[str, Rows]:
-    """A data set of the Hugging Face hub with a configuration a language."""
+    """A data set of the Hugging Face hub with one configuration per language."""
     from datasets import get_dataset_config_names, load_dataset
 
-    try:
-        with _quiet_datasets():
-            configurations = wanted or get_dataset_config_names(source)
-            tables: dict[str, Any] = {c: load_dataset(source, c, split=split) for c in configurations}
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source!r} is no file or folder, and not to be had as a hub data set: {reason}") from error
+    with hub_errors(f"{source!r} is neither a local path nor a hub data set that loads"):
+        configurations = wanted or get_dataset_config_names(source)
+        tables: dict[str, Any] = {c: load_dataset(source, c, split=split) for c in configurations}
     rows = {}
     for language, table in tables.items():
         if text_field not in table.column_names:
@@ -162,13 +199,17 @@ def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: 
 
 
 @contextlib.contextmanager
-def _quiet_datasets() -> Iterator[None]:
+def hub_errors(problem: str) -> Iterator[None]:
+    """Without bars of ``datasets``; whatever the hub's client raises becomes a ValueError, with its first line."""
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{problem}: {reason}") from error
     finally:
         if shown:
             datasets.enable_progress_bars()

@@ -94,6 +94,16 @@ def test_a_killed_run_resumes_to_the_same_rows(tmp_path):
     assert set(json.loads(text.splitlines()[0])) >= {"output", "stopped", "scores", "nats", "tokens", "document"}
 
 
+def test_line_ends_of_unicode_inside_an_answer_divide_no_row(tmp_path):
+    model, path = spelled("llama"), tmp_path / "rows.jsonl"
+    options = {"max_new_tokens": 3, "progress": False}
+    rows = run_task(model, TASK, prompts(), conditions(model), path, **options)
+    for row in rows:
+        row["output"] = "one\u2028two\x85three\x0bfour"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert run_task(model, TASK, prompts(), conditions(model), path, **options) == rows
+
+
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "mine"}\n')
     with pytest.raises(ValueError, match="no file of answers"):

@@ -4,8 +4,7 @@ import pytest
 
 from mwork_lens.tasks.catalogue import TASKS
 from mwork_lens.tasks.scoring import as_number, final_number
-from mwork_lens.tasks.sources import load_questions
-from mwork_lens.tasks.task import Answer, Question
+from mwork_lens.tasks.task import Answer, Question, load_questions
 from mwork_lens.text.words import segments, word_segmenter
 
 

@@ -90,8 +90,35 @@ def test_a_split_needs_a_share(share):
 
 
 def test_a_split_needs_two_documents():
-    with pytest.raises(ValueError, match="'en' has 1 document:"):
+    with pytest.raises(ValueError, match="'en' has 5 passages of 1 document, too few for a held-out part"):
         made_up([5]).split()
+
+
+@settings(deadline=None)
+@given(document_sizes, st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 99))
+def test_parts_share_no_document(sizes, wanted, seed):
+    corpus, parts = made_up(sizes * 5), {f"part {i}": size for i, size in enumerate(wanted)}
+    divided = corpus.divide(parts, seed=seed)
+    assert {name: len(part["fr"]) for name, part in divided.items()} == parts
+    documents = [set(part.documents["en"]) for part in divided.values()]
+    assert len(set.union(*documents)) == sum(map(len, documents))
+    assert all(len(set(part.documents.values())) == 1 for part in divided.values())
+
+
+def test_too_small_a_corpus_is_not_divided():
+    with pytest.raises(ValueError, match="'en' has 32 passages of 16 documents, too few for 40 of a without sharing"):
+        made_up([2] * 16).divide({"a": 40})
+    with pytest.raises(ValueError, match="limit=0: it must be at least 1"):
+        made_up([2]).limit(0)
+
+
+def test_what_a_seed_gives_stays_the_same():
+    """Earlier results name their documents by seed."""
+    corpus = made_up([2, 1, 4, 3, 1, 2, 5, 1, 3, 2], ["fr"])
+    parts = [corpus.split(0.3, seed=1)[1], corpus.folds(3, seed=2)[0][1], *corpus.divide({"a": 3, "b": 6}).values()]
+    assert [sorted(set(part.documents["fr"])) for part in parts] == [
+        ["d6", "d8"], ["d1", "d4", "d5", "d7", "d8"], ["d6"], ["d0", "d2", "d9"],
+    ]  # fmt: skip
 
 
 @settings(deadline=None)
@@ -328,8 +355,8 @@ TEXTS = {"en": lines("en"), "fr": lines("fr")}
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("demo", {"languages": ["en", "klingonish"]}, "'klingonish' is no language tag"),
-        ({"klingonish": ["nuqneH"]}, {}, "'klingonish' is no language tag"),
+        ("demo", {"languages": ["en", "klingonish"]}, "'klingonish' is not a language tag"),
+        ({"klingonish": ["nuqneH"]}, {}, "'klingonish' is not a language tag"),
         ("demo", {"languages": ["en", "sw"]}, "demo has no 'sw'; it has en"),
         ("demo", {"languages": []}, "languages is empty"),
         (TEXTS, {"languages": ["th"]}, "given has no 'th'; it has en, fr"),
@@ -372,7 +399,8 @@ GOOD = '{"text": "Bonjour"}'
         ("fr.csv", ["document,text"], r"fr.csv is empty"),
         ("fr.txt", "", r"fr.txt is empty"),
         ("fr.txt", ["Bonjour", "", "Salut"], r"Document 1 of 'fr' is empty"),
-        ("fr.json", ["[]"], r"fr.json is of no kind that can be read \(.txt, .jsonl"),
+        ("fr.json", ["[]"], r"fr.json is empty"),
+        ("fr.xml", ["<a/>"], r"fr.xml: unsupported file type \(.txt, .jsonl"),
     ],
 )
 def test_a_bad_file_is_named_with_the_line(tmp_path, name, content, message):

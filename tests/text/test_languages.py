@@ -45,7 +45,7 @@ def test_regions_count_and_unusual_scripts_do_not():
     assert identifier("lingua", ["pt-BR", "en"])(["Não sei o que você quer dizer."]) == ["pt-BR"]
     with pytest.raises(ValueError, match="'lingua' does not know 'ru-Latn'"):
         identifier("lingua", ["en", "ru-Latn"])
-    with pytest.raises(ValueError, match="does not tell 'pt' from 'pt-BR'"):
+    with pytest.raises(ValueError, match="does not distinguish 'pt' from 'pt-BR'"):
         identifier("lingua", ["pt", "pt-BR"])
 
 
@@ -57,7 +57,7 @@ def test_regions_count_and_unusual_scripts_do_not():
         ("cld3", ["en", "yue"], "'cld3' does not know 'yue'"),
         ("lingua", ["en", "en"], r"distinct candidate languages, not \['en', 'en'\]"),
         ("lingua", [], "distinct candidate languages"),
-        ("script", ["en", "klingonish"], "'klingonish' is no language tag"),
+        ("script", ["en", "klingonish"], "'klingonish' is not a language tag"),
     ],
 )
 def test_bad_candidates_are_named(name, languages, message):

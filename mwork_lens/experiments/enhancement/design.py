@@ -1,7 +1,6 @@
 """What the experiment compares, and which documents each of its parts may see."""
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -93,38 +92,4 @@ class Design:
         if missing:
             raise ValueError(f"The corpus has no {missing[0]!r}; it has {', '.join(corpus)}.")
         sizes = {name: getattr(self, name) for name in ("detection", "development", "evaluation")}
-        return divide(corpus, {**sizes, "tuning": max(self.documents)}, seed=self.seed)
-
-
-def divide(corpus: Corpus, sizes: Mapping[str, int], *, seed: int = 0) -> dict[str, Corpus]:
-    """Parts with these numbers of passages a language, no two with a document in common.
-
-    Where the corpus is parallel a document is in the same part in every language.
-
-    Raises:
-        ValueError: if a language has too few passages.
-    """
-    parts: dict[str, dict[str, list[int]]] = {name: {} for name in sizes}
-    for language, names in corpus.documents.items():
-        for part, rows in _rows(names, sizes, seed, language).items():
-            parts[part][language] = rows
-    return {name: corpus.select(rows).limit(sizes[name]) for name, rows in parts.items()}
-
-
-def _rows(names: Sequence[str], sizes: Mapping[str, int], seed: int, language: str) -> dict[str, list[int]]:
-    """Whole documents in random order, to each part until it has its size."""
-    distinct = list(dict.fromkeys(names))
-    random.Random(seed).shuffle(distinct)
-    rows: dict[str, list[int]] = {}
-    for part, size in sizes.items():
-        chosen: list[int] = []
-        while len(chosen) < size:
-            if not distinct:
-                raise ValueError(
-                    f"{language!r} has {len(names)} passages of {len(set(names))} documents, too few for "
-                    f"{', '.join(f'{n} of {name}' for name, n in sizes.items())} without sharing a document."
-                )
-            document = distinct.pop()
-            chosen += [i for i, name in enumerate(names) if name == document]
-        rows[part] = sorted(chosen)
-    return rows
+        return corpus.divide({**sizes, "tuning": max(self.documents)}, seed=self.seed)
