@@ -46,6 +46,12 @@ class Estimate:
         """An estimate of nothing: NaN, on no document."""
         return cls(np.nan, np.full(1, np.nan), np.full(1, np.nan), 0)
 
+    @classmethod
+    def of_mean(cls, values: Float[np.ndarray, "unit *shape"], *, seed: int = 0) -> "Estimate":
+        """The mean of independent units, e.g. of prompts or neurons: each is a document."""
+        units = {"": list(map(str, range(len(values))))}
+        return Resampling.of(units, paired=False, seed=seed).mean("", values)
+
     @staticmethod
     def mean(estimates: Sequence["Estimate"]) -> "Estimate":
         """Their mean, each weighing the same."""
@@ -174,7 +180,8 @@ class Resampling:
                 share = np.full(len(distinct), 1 / len(distinct))
                 drawn[distinct] = generator.multinomial(len(distinct), share, size=resamples).astype(float)
             place = {name: i for i, name in enumerate(distinct)}
-            weights[language] = drawn[distinct][:, [place[name] for name in names]]
+            columns = slice(None) if len(distinct) == len(names) else [place[name] for name in names]
+            weights[language] = drawn[distinct][:, columns]
             whose = "" if paired else language
             positions[language] = np.array([numbers.setdefault((whose, name), len(numbers)) for name in names])
         return cls(weights, positions, len(numbers))

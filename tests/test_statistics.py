@@ -35,18 +35,12 @@ def test_a_share_needs_trials():
         wilson(3, 2)
 
 
-def mean_of(values):
-    """The mean of a language whose passages are documents of their own."""
-    documents = {"x": [str(i) for i in range(len(values))]}
-    return Resampling.of(documents, paired=False).mean("x", np.asarray(values, dtype=float))
-
-
 def test_expanded_intervals_and_p_values_hold_for_few_documents():
     """Of normal samples of six, 95 % of the intervals hold the mean, and 5 % of the p values are below 0.05."""
     generator = np.random.default_rng(0)
     plain, expanded, small = 0, 0, 0
     for _ in range(300):
-        estimate = mean_of(generator.standard_normal(6))
+        estimate = Estimate.of_mean(generator.standard_normal(6))
         plain += estimate.percentile_interval[0] <= 0 <= estimate.percentile_interval[1]
         expanded += estimate.low <= 0 <= estimate.high
         small += estimate.p < 0.05
@@ -56,13 +50,13 @@ def test_expanded_intervals_and_p_values_hold_for_few_documents():
 
 
 def test_one_document_has_no_interval_and_nothing_has_p_one():
-    single = mean_of([0.5])
+    single = Estimate.of_mean(np.array([0.5]))
     assert np.isnan([single.low, single.high, single.p, *single.leave_one_out]).all()
     assert single.verdict() == Estimate.nan().verdict() == "not measurable"
-    assert mean_of(np.zeros(4)).p == 1
-    assert mean_of(np.zeros(4)).verdict() == "at"
-    assert (mean_of(np.full(4, 0.5)).p, mean_of(np.full(4, -0.3)).verdict()) == (0, "below")
-    assert np.isnan(mean_of([1.0, np.nan]).p)
+    assert Estimate.of_mean(np.zeros(4)).p == 1
+    assert Estimate.of_mean(np.zeros(4)).verdict() == "at"
+    assert (Estimate.of_mean(np.full(4, 0.5)).p, Estimate.of_mean(np.full(4, -0.3)).verdict()) == (0, "below")
+    assert np.isnan(Estimate.of_mean(np.array([1.0, np.nan])).p)
 
 
 def test_resamples_that_are_nan_are_left_out_of_the_interval():
@@ -124,7 +118,7 @@ def test_languages_of_a_parallel_corpus_are_drawn_together():
     assert differ.low < 0 < differ.high
 
 
-NUMBERS = st.lists(st.floats(-5, 5), min_size=5, max_size=5).map(mean_of)
+NUMBERS = st.lists(st.floats(-5, 5), min_size=5, max_size=5).map(lambda values: Estimate.of_mean(np.array(values)))
 
 
 @settings(deadline=None, max_examples=30)
@@ -146,7 +140,7 @@ def test_estimates_are_linear(a, b, factor):
 
 
 def test_a_ratio_of_estimates_is_nan_where_it_divides_by_zero():
-    ratio = mean_of([1.0, 2.0]) / mean_of([0.0, 2.0])
+    ratio = Estimate.of_mean(np.array([1.0, 2.0])) / Estimate.of_mean(np.array([0.0, 2.0]))
     assert ratio.value == 1.5
     assert np.isnan(ratio.draws).any()
     assert np.isnan(ratio.leave_one_out[1])
@@ -154,10 +148,10 @@ def test_a_ratio_of_estimates_is_nan_where_it_divides_by_zero():
 
 def test_arrays_are_estimated_entry_by_entry():
     values = np.random.default_rng(1).standard_normal((6, 2, 3))
-    whole = mean_of(values)
+    whole = Estimate.of_mean(values)
     low, high = map(np.asarray, whole.interval)
     for i, j in np.ndindex(2, 3):
-        single = mean_of(values[:, i, j])
+        single = Estimate.of_mean(values[:, i, j])
         assert (low[i, j], high[i, j]) == pytest.approx(single.interval)
         np.testing.assert_allclose(whole.map(lambda x, i=i, j=j: x[..., i, j]).leave_one_out, single.leave_one_out)
 
@@ -165,7 +159,7 @@ def test_arrays_are_estimated_entry_by_entry():
 def test_leave_one_outs_give_the_standard_error_of_a_mean():
     """The jackknife's error of a mean is its textbook one; the bootstrap's, with its factor, agrees."""
     values = np.random.default_rng(2).standard_normal(30)
-    estimate, n = mean_of(values), 30
+    estimate, n = Estimate.of_mean(values), 30
     jackknife = np.sqrt((n - 1) / n * ((estimate.leave_one_out - estimate.leave_one_out.mean()) ** 2).sum())
     assert jackknife == pytest.approx(values.std(ddof=1) / np.sqrt(n))
     assert estimate.draws.std() * np.sqrt(n / (n - 1)) == pytest.approx(jackknife, rel=0.05)

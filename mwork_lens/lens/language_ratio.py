@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import RESAMPLES, bootstrap_weights, interval, intervals
+from ..statistics import Estimate, Resampling, verdict
 from ..store import read_result, write_result
 from ..text import OTHER, SHARED
 
@@ -56,18 +56,18 @@ class LanguageRatio:
         vocabulary (share of the vocabulary), lift (share − chance) with lift_low and lift_high.
         """
         rows = []
-        chance, vocabulary = self._chance.mean(0), (self.vocabulary @ self._fold).numpy()
-        for prompt_language, drawn in self._drawn.items():
-            share = self._shares[prompt_language].mean(0)
-            values = {"share": share, "chance": chance, "lift": share - chance}
-            values["low"], values["high"] = intervals(drawn)
-            values["lift_low"], values["lift_high"] = intervals(drawn - self._chance_drawn)
+        vocabulary = (self.vocabulary @ self._fold).numpy()
+        for prompt_language, share in self._shares.items():
+            lift = share - self._chance
+            values = {"share": share.value, "chance": self._chance.value, "lift": lift.value}
+            values["low"], values["high"] = share.percentile_interval
+            values["lift_low"], values["lift_high"] = lift.percentile_interval
             rows += [
                 {
                     "prompt_language": prompt_language,
                     "layer": layer,
                     "language": label,
-                    **{name: float(array[i, j]) for name, array in values.items()},
+                    **{name: float(np.asarray(array)[i, j]) for name, array in values.items()},
                     "vocabulary": float(vocabulary[j]),
                 }
                 for i, layer in enumerate(self.layers)
@@ -137,23 +137,23 @@ class LanguageRatio:
             raise ValueError("Without a baseline (directions=0) there is no verdict: nothing says what chance gives.")
         column = self.labels.index(language)
 
-        def middle(values: Float[np.ndarray, "resample layer label"]) -> Float[np.ndarray, " resample"]:
-            return values[:, rows, column].mean(1)
-
         others = [prompts for prompts in self.counts if prompts != language]
         if not others:
             raise ValueError(f"All prompts are in {language!r}: a verdict needs prompts in another language.")
-        shares = {prompts: middle(self._shares[prompts]).mean() for prompts in others}
-        drawn = {prompts: middle(self._drawn[prompts]) for prompts in others}
-        shares["mean"], drawn["mean"] = np.mean(list(shares.values())), np.mean(list(drawn.values()), axis=0)
-        chance, chance_drawn = middle(self._chance).mean(), middle(self._chance_drawn)
+
+        def middle(estimate: Estimate) -> Estimate:
+            return estimate.map(lambda values: values[..., rows, column].mean(-1))
+
+        shares, chance = {prompts: middle(self._shares[prompts]) for prompts in others}, middle(self._chance)
+        shares["mean"] = Estimate.mean(list(shares.values()))
         table = []
         for prompts, share in shares.items():
-            few = min(len(set(self.documents[one])) for one in (others if prompts == "mean" else [prompts])) < FEWEST
-            low, high = (np.nan, np.nan) if few else interval(drawn[prompts] - chance_drawn)
-            said = "above chance" if low > 0 else "below chance" if high < 0 else NOT_MEASURABLE if few else "at chance"
-            found = {"share": share, "chance": chance, "lift": share - chance, "low": low, "high": high}
-            table.append({"prompt_language": prompts, **found, "verdict": said})
+            lift = share - chance
+            low, high = lift.percentile_interval if share.documents >= FEWEST else (np.nan, np.nan)
+            side = verdict(float(low), float(high))
+            numbers = {"share": share.value, "chance": chance.value, "lift": lift.value, "low": low, "high": high}
+            said = side if side == NOT_MEASURABLE else f"{side} chance"
+            table.append({"prompt_language": prompts, **numbers, "verdict": said})
         return pd.DataFrame(table).set_index("prompt_language")
 
     def finding(self, language: str = "en") -> str:
@@ -187,38 +187,20 @@ class LanguageRatio:
         return _fold(self.names, {language: [language] for language in self.languages})
 
     @cached_property
-    def _shares(self) -> dict[str, Float[np.ndarray, "prompt layer reported"]]:
-        folded = {label: counts @ self._fold for label, counts in self.counts.items()}
-        return {label: (counts / counts.sum(-1, keepdim=True)).numpy() for label, counts in folded.items()}
+    def _shares(self) -> dict[str, Estimate]:
+        """By prompt language, ``[layer, reported]``: the mean share over prompts."""
+        resampling = Resampling.of(self.documents, paired=bool(self.settings["corpus"]["parallel"]))
+        return {label: resampling.mean(label, _shares(counts @ self._fold)) for label, counts in self.counts.items()}
 
     @cached_property
-    def _drawn(self) -> dict[str, Float[np.ndarray, "resample layer reported"]]:
-        paired = bool(self.settings["corpus"]["parallel"])
-        weights = bootstrap_weights(self.documents, paired=paired)
-        return {
-            label: np.einsum("rp,plk->rlk", weights[label] / weights[label].sum(1, keepdims=True), shares)
-            for label, shares in self._shares.items()
-        }
-
-    @cached_property
-    def _chance(self) -> Float[np.ndarray, "one layer reported"]:
-        """The mean share over random directions; missing where there are none."""
-        if not self.chance.shape[1]:
-            return np.full((1, len(self.layers), len(self.labels)), np.nan)
-        return self._chance_shares.mean(1)[None]
-
-    @property
-    def _chance_shares(self) -> Float[np.ndarray, "layer direction reported"]:
-        folded = self.chance @ self._fold
-        return (folded / folded.sum(-1, keepdim=True)).numpy()
-
-    @cached_property
-    def _chance_drawn(self) -> Float[np.ndarray, "resample layer reported"]:
+    def _chance(self) -> Estimate:
+        """``[layer, reported]``: the mean share over random directions, which are resampled; NaN without directions."""
         number = self.chance.shape[1]
         if not number:
-            return self._chance
-        draws = np.random.default_rng(1).multinomial(number, np.full(number, 1 / number), size=RESAMPLES) / number
-        return np.einsum("rd,ldk->rlk", draws, self._chance_shares)
+            nothing = np.full((1, len(self.layers), len(self.labels)), np.nan)
+            return Estimate(nothing[0], nothing, nothing, number)
+        chance = Estimate.of_mean(_shares(self.chance @ self._fold).transpose(1, 0, 2), seed=1)
+        return replace(chance, leave_one_out=np.asarray(chance.value)[None])  # it does not rest on the documents
 
     def __repr__(self) -> str:
         prompts = ", ".join(f"{label} {len(counts)}" for label, counts in self.counts.items())
@@ -257,6 +239,10 @@ class LanguageRatio:
             documents=cfg["documents"],
             settings=cfg["settings"],
         )
+
+
+def _shares(counts: Float[Tensor, "*shape label"]) -> Float[np.ndarray, "*shape label"]:
+    return (counts / counts.sum(-1, keepdim=True)).numpy()
 
 
 def _fold(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Float[Tensor, "label group"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model import SITES
-from ..statistics import RESAMPLES, intervals
+from ..statistics import Estimate
 from ..store import read_result, write_result
 
 Neuron = tuple[int, str, int]
@@ -84,13 +84,14 @@ class NeuronCards:
         rows = []
         for layer in np.unique(layers):
             here = shares[layers == layer]
-            low, high = _over_neurons(here)
+            mean = Estimate.of_mean(here)
+            low, high = map(np.asarray, mean.percentile_interval)
             rows += [
                 {
                     "layer": int(layer),
                     "language": label,
                     "neurons": len(here),
-                    "share": here[:, j].mean(),
+                    "share": np.asarray(mean.value)[j],
                     "low": low[j],
                     "high": high[j],
                     "vocabulary": self.vocabulary[label],
@@ -113,11 +114,11 @@ class NeuronCards:
         if language not in self.vocabulary:
             raise ValueError(f"Tokens were not identified as {language!r}, but as {', '.join(self.vocabulary)}.")
         _, shares = self._promoted_shares()
-        own = shares[:, [list(self.vocabulary).index(language)]]
-        low, high = _over_neurons(own) if len(own) else ([np.nan], [np.nan])
-        share = float(own.mean()) if len(own) else float("nan")
-        interval = {"low": float(low[0]), "high": float(high[0])}
-        return {"share": share, **interval, "vocabulary": self.vocabulary[language], "neurons": len(own)}
+        of_language = shares[:, list(self.vocabulary).index(language)]
+        share = Estimate.of_mean(of_language) if len(of_language) else Estimate.nan()
+        low, high = map(float, share.percentile_interval)
+        numbers = {"share": float(share.value), "low": low, "high": high}
+        return {**numbers, "vocabulary": self.vocabulary[language], "neurons": len(of_language)}
 
     def _promoted_shares(self) -> tuple[Int[np.ndarray, " writing"], Float[np.ndarray, "writing label"]]:
         """Of each neuron that writes, its layer and the languages of its promoted tokens."""
@@ -210,15 +211,6 @@ _STYLE = """
 
 def _chip(text: str, language: str) -> str:
     return f"<span class='chip'><bdi>{escape(text)}</bdi><sub>{escape(language)}</sub></span>"
-
-
-def _over_neurons(
-    shares: Float[np.ndarray, "neuron label"],
-) -> tuple[Float[np.ndarray, " label"], Float[np.ndarray, " label"]]:
-    """The 95 % interval of the mean over neurons, by bootstrap."""
-    number = len(shares)
-    drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
-    return intervals(drawn @ shares / number)
 
 
 def _percent(value: Tensor) -> str:

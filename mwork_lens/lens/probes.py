@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..model import HookedModel, encode, final_norm, logit_parts, soft_cap, stream_states
 from ..neurons import weight_processing
-from ..statistics import bootstrap_weights, interval
+from ..statistics import Estimate
 from ..store import read_result, write_result
 from ..text import read_rows, require_language
 
@@ -75,14 +75,12 @@ class LatentLanguages:
         Columns: layer (0 is the embedding), language, probability (mean over probes) with its 95 % interval
         low and high (bootstrap over probes), median rank, and the entropy of the layer (mean, nats).
         """
-        weights = bootstrap_weights({"probes": [str(i) for i in range(len(self.prompts))]}, paired=False)["probes"]
-        weights = weights / weights.sum(1, keepdims=True)
+        mean = Estimate.of_mean(self.probability.double().numpy())
+        numbers = {"probability": mean.value} | dict(zip(("low", "high"), mean.percentile_interval, strict=True))
         rows = []
         for layer in range(self.entropy.shape[1]):
             for i, language in enumerate(self.languages):
-                values = self.probability[:, layer, i].double().numpy()
-                low, high = interval(weights @ values)
-                found = {"probability": values.mean(), "low": low, "high": high}
+                found = {name: np.asarray(values)[layer, i] for name, values in numbers.items()}
                 rank = float(np.median(self.rank[:, layer, i].numpy()))
                 entropy = float(self.entropy[:, layer].mean())
                 rows.append({"layer": layer, "language": language, **found, "rank": rank, "entropy": entropy})
