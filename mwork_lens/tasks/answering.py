@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Reading:
     """Negative log-likelihood of each continuation, given the prompt."""
 
 
-PADDING = 0.75
+SHORTEST = 0.75
 """Prompts of a HookedTransformer are read together with none shorter than this share of the longest: what is padded
 costs as much as what is read. They are continued all at once, where padding costs little."""
 
@@ -53,39 +54,36 @@ def read_prompts(
     Raises:
         ValueError: if the residual stream is not finite.
     """
-    read = _again if hasattr(model, "original_model") else _from_cache
+    read = _in_full if hasattr(model, "original_model") else _from_cache
     nats, written = read(model, prompts, max_new_tokens, stop)
     completions = written or [None] * len(prompts)
     return [Reading(completion, tuple(values)) for completion, values in zip(completions, nats, strict=True)]
 
 
-Found = tuple[list[list[float]], list[Completion]]
+Answers = tuple[list[list[float]], list[Completion]]
 """By prompt: nats of its continuations, and what was written where anything was to be."""
 
 
-def _again(model: HookedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
+def _in_full(model: HookedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Answers:
     ids = [prompt.ids for prompt in prompts]
-    options = {"max_new_tokens": max_new_tokens, "stop": stop, "batch_size": len(ids)}
-    written = generate(model, ids, **options) if max_new_tokens else []
-    whole = [
-        (torch.cat([prompt.ids, answer]), len(prompt.ids)) for prompt in prompts for answer in prompt.continuations
-    ]
-    nats, _ = passage_nats(model, [both for both, _ in whole], skip=[length for _, length in whole])
+    written = []
+    if max_new_tokens:
+        written = generate(model, ids, max_new_tokens=max_new_tokens, stop=stop, batch_size=len(ids))
+    whole = [torch.cat([prompt.ids, answer]) for prompt in prompts for answer in prompt.continuations]
+    nats, _ = passage_nats(model, whole, skip=[len(prompt.ids) for prompt in prompts for _ in prompt.continuations])
     return _by_prompt(nats, prompts), written
 
 
-def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Found:
+def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Answers:
     order, nats, caches, last = _read(model, prompts)
-    found = dict(zip(order, nats, strict=True))
-    weighed = [found[row] for row in range(len(prompts))]
+    weighed = [values for _, values in sorted(zip(order, nats, strict=True))]
     if not max_new_tokens:
         return weighed, []
     reading, logits = Cached(model, joined(caches)), next_logits(model, last)
     del caches  # as large as their copy
     ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
     texts = write_on(reading, logits, [prompts[row].ids for row in order], order, max_new_tokens, ends, pick)
-    written = dict(zip(order, texts, strict=True))
-    return weighed, [written[row] for row in range(len(prompts))]
+    return weighed, [text for _, text in sorted(zip(order, texts, strict=True), key=itemgetter(0))]
 
 
 def _read(
@@ -93,7 +91,7 @@ def _read(
 ) -> tuple[list[int], list[list[float]], list[Any], Float[Tensor, "row d_model"]]:
     """Prompts in the order of their length: which, nats of their continuations, caches, and their last states."""
     order, nats, caches, last = [], [], [], []
-    for rows in _alike([len(prompt.ids) for prompt in prompts]):
+    for rows in _groups([len(prompt.ids) for prompt in prompts]):
         some, cache = [prompts[row] for row in rows], new_cache(model, len(rows))
         tokens, mask = left_padded([prompt.ids for prompt in some], next(model.parameters()).device)
         options = {"stop_at_layer": model.cfg.n_layers, "attention_mask": mask}
@@ -105,15 +103,15 @@ def _read(
     return order, nats, caches, torch.cat(last)
 
 
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows of like length together, the longest first."""
-    found: list[list[int]] = []
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of similar length together, the longest first."""
+    groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if found and lengths[row] >= PADDING * lengths[found[-1][0]]:
-            found[-1].append(row)
+        if groups and lengths[row] >= SHORTEST * lengths[groups[-1][0]]:
+            groups[-1].append(row)
         else:
-            found.append([row])
-    return found
+            groups.append([row])
+    return groups
 
 
 def _by_prompt(nats: Float[Tensor, " answer"], prompts: Sequence[Prompt]) -> list[list[float]]:
@@ -126,12 +124,12 @@ def _answer_nats(model: Any, cache: Any, last: Tensor, prompts: Sequence[Prompt]
     answers = [answer for prompt in prompts for answer in prompt.continuations]
     longest = max(map(len, answers))
     targets = torch.zeros(len(answers), longest, dtype=torch.long)
-    there = torch.zeros(targets.shape, dtype=torch.bool)
+    real = torch.zeros(targets.shape, dtype=torch.bool)
     for row, answer in enumerate(answers):
         targets[row, : len(answer)] = answer
-        there[row, : len(answer)] = True
+        real[row, : len(answer)] = True
     rows = torch.tensor(owners, device=last.device)
-    targets, there, streams = targets.to(last.device), there.to(last.device), last[rows][:, None]
+    targets, real, streams = targets.to(last.device), real.to(last.device), last[rows][:, None]
     if longest > 1:
         new = model(
             targets[:, :-1],
@@ -140,5 +138,5 @@ def _answer_nats(model: Any, cache: Any, last: Tensor, prompts: Sequence[Prompt]
             attention_mask=torch.ones_like(targets[:, :-1]),
         )
         streams = torch.cat([streams, new.to(last.device)], dim=1)
-    by_token = token_nats(model, streams[there], targets[there]).double().cpu()
-    return torch.zeros(len(answers), dtype=torch.float64).index_add(0, there.nonzero()[:, 0].cpu(), by_token)
+    by_token = token_nats(model, streams[real], targets[real]).double().cpu()
+    return torch.zeros(len(answers), dtype=torch.float64).index_add(0, real.nonzero()[:, 0].cpu(), by_token)

@@ -26,10 +26,10 @@ def _mgsm_question(row: Row, language: str, number: int) -> Question:
 
 
 def _xcsqa_question(row: Row, language: str, number: int) -> Question:
-    asked = row["question"]
-    labels, choices = asked["choices"]["label"], tuple(asked["choices"]["text"])
+    question = row["question"]
+    labels, choices = question["choices"]["label"], tuple(question["choices"]["text"])
     right = choices[labels.index(row["answerKey"])]
-    return Question(str(row["id"]), language, {"question": asked["stem"]}, (right,), choices, str(row["id"]))
+    return Question(str(row["id"]), language, {"question": question["stem"]}, (right,), choices, str(row["id"]))
 
 
 def _xlsum_question(row: Row, language: str, number: int) -> Question:

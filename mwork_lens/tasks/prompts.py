@@ -41,10 +41,10 @@ def uses_chat(model: HookedModel, chat: bool | None) -> bool:
     """
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer, which tasks need.")
-    there = bool(getattr(model.tokenizer, "chat_template", None))
-    if chat and not there:
+    has_template = bool(getattr(model.tokenizer, "chat_template", None))
+    if chat and not has_template:
         raise ValueError(f"The tokenizer of {model.cfg.model_name} has no chat template: leave chat out, or at False.")
-    return there if chat is None else chat
+    return has_template if chat is None else chat
 
 
 def make_prompts(
@@ -68,11 +68,11 @@ def make_prompts(
         ValueError: for a language without a prompt, a prompt longer than the context, or no template where one is
             asked for.
     """
-    known, by_chat = templates(task.name), uses_chat(model, chat)
-    lacking = sorted({q.language for q in questions} - set(known))
+    words, by_chat = templates(task.name), uses_chat(model, chat)
+    lacking = sorted({q.language for q in questions} - set(words))
     if lacking:
-        raise ValueError(f"{task.title} has no prompt in {lacking[0]!r}; it has {', '.join(known)}.")
-    return [_prompt(model, task, question, known[question.language], by_chat, max_tokens) for question in questions]
+        raise ValueError(f"{task.title} has no prompt in {lacking[0]!r}; it has {', '.join(words)}.")
+    return [_prompt(model, task, question, words[question.language], by_chat, max_tokens) for question in questions]
 
 
 def _prompt(
@@ -98,9 +98,9 @@ def _text(model: HookedModel, prompt: str, chat: bool) -> str:
 
 
 def _encode(model: HookedModel, text: str, chat: bool, name: str) -> Int[Tensor, " pos"]:
-    """A template writes the first token itself; elsewhere the model's own custom is kept."""
-    given: Any = torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"]) if chat else text
-    return encode(model, [given], [name], None)[0]
+    """A template writes the first token itself; elsewhere the model's tokenizer decides."""
+    document: Any = torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"]) if chat else text
+    return encode(model, [document], [name], None)[0]
 
 
 def _cut(model: HookedModel, text: str, tokens: int) -> str:

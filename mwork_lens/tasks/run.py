@@ -1,10 +1,11 @@
-"""Questions asked under conditions (which neurons are off), a row an answer; a killed run goes on where it stopped."""
+"""Questions asked under conditions (which neurons are off), one row per answer; a killed run goes on."""
 
 import contextlib
+import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..model import HookedModel
-from ..neurons import NeuronSet, ablate, edit_weights
+from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries
 from .answering import Reading, read_prompts
 from .prompts import Prompt
 from .task import Answer, Task
@@ -77,27 +78,30 @@ def run_task(
     require_room(model, prompts, max_new_tokens)
     path = Path(path)
     rows = _read_rows(path)
-    batched = {language: _batches(given, batch_size) for language, given in prompts.items()}
+    batched = {language: _batches(of_language, batch_size) for language, of_language in prompts.items()}
     work = [(condition, batch) for condition in conditions for read in condition.reads for batch in batched[read]]
-    open_work = [(condition, batch) for condition, batch in work if not all(_key(condition, p) in rows for p in batch)]
-    clock = _Clock(open_work, max_new_tokens, in_full)
-    total, done = sum(len(batch) for _, batch in work), sum(len(batch) for _, batch in work)
-    done -= sum(len(batch) for _, batch in open_work)
-    with path.open("a", encoding="utf-8") as file, tqdm(total=total, initial=done, disable=not progress) as bar:
+    left = [(condition, batch) for condition, batch in work if not all(_key(condition, p) in rows for p in batch)]
+    total, answers = (sum(len(batch) for _, batch in each) for each in (work, left))
+    bar = tqdm(total=total, initial=total - answers, disable=not progress)
+    start, first = time.perf_counter(), True
+    with path.open("a", encoding="utf-8") as file, bar:
         for condition in conditions:
-            mine = [batch for other, batch in open_work if other is condition]
-            if not mine:
-                continue
+            todo = [batch for other, batch in left if other is condition]
             bar.set_description(" ".join(filter(None, (condition.arm, condition.part, condition.off))))
-            with _switched_off(model, condition.neurons):
-                for batch in mine:
-                    found = read_prompts(model, batch, max_new_tokens=_to_write(batch, max_new_tokens), stop=task.stop)
-                    new = [_row(task, condition, p, reading) for p, reading in zip(batch, found, strict=True)]
-                    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
+            with _switched_off(model, condition.neurons if todo else None):
+                for batch in todo:
+                    length = _to_write(batch, max_new_tokens)
+                    readings = read_prompts(model, batch, max_new_tokens=length, stop=task.stop)
+                    answered = [_row(task, condition, p, reading) for p, reading in zip(batch, readings, strict=True)]
+                    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
                     file.flush()
-                    rows |= {_key(condition, prompt): row for prompt, row in zip(batch, new, strict=True)}
+                    rows |= {_key(condition, prompt): row for prompt, row in zip(batch, answered, strict=True)}
                     bar.update(len(batch))
-                    clock.tick(batch)
+                    if first:
+                        _log_estimate(
+                            [batch for _, batch in left], time.perf_counter() - start, max_new_tokens, in_full
+                        )
+                        first = False
     return [rows[_key(condition, prompt)] for condition, batch in work for prompt in batch]
 
 
@@ -107,7 +111,7 @@ def require_room(model: HookedModel, prompts: Mapping[str, Sequence[Prompt]], ma
     Raises:
         ValueError: with the question's id.
     """
-    for prompt in (prompt for given in prompts.values() for prompt in given):
+    for prompt in itertools.chain(*prompts.values()):
         answer = max(_to_write([prompt], max_new_tokens), *map(len, prompt.continuations))
         if len(prompt.ids) + answer > model.cfg.n_ctx:
             raise ValueError(
@@ -144,25 +148,18 @@ def _read_rows(path: Path) -> dict[Key, dict[str, Any]]:
         rows = [json.loads(line) for line in whole.split("\n")[:-1]]
         return {tuple(row[name] for name in ("arm", "part", "off", "language", "id")): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no file of answers ({error}): give another directory.") from error
+        raise ValueError(f"{path} is not a file of answers ({error}): give another directory.") from error
 
 
-@contextlib.contextmanager
-def _switched_off(model: HookedModel, neurons: NeuronSet | None) -> Iterator[None]:
+def _switched_off(model: HookedModel, neurons: NeuronSet | None) -> contextlib.AbstractContextManager[Any]:
     """By weights, which cost nothing while writing; by hooks where the model's weights are copies."""
     if neurons is None:
-        yield
-        return
-    context = edit_weights(model, neurons)
+        return contextlib.nullcontext()
     try:
-        context.__enter__()
+        silencing_entries(model, neurons)
     except ValueError:
-        context = ablate(model, neurons)
-        context.__enter__()
-    try:
-        yield
-    finally:
-        context.__exit__(None, None, None)
+        return ablate(model, neurons)
+    return edit_weights(model, neurons)
 
 
 def _row(task: Task, condition: Condition, prompt: Prompt, reading: Reading) -> dict[str, Any]:
@@ -192,40 +189,24 @@ def _row(task: Task, condition: Condition, prompt: Prompt, reading: Reading) -> 
     return {**row, **options}
 
 
-class _Clock:
-    """Says, after the first batch, how long the rest will take."""
+def _log_estimate(
+    batches: Sequence[Sequence[Prompt]], seconds: float, max_new_tokens: int, in_full: int | None
+) -> None:
+    """What the time of the first batch says of all of them, by their tokens."""
 
-    def __init__(self, work: Sequence[tuple[Condition, Sequence[Prompt]]], max_new_tokens: int, full: int | None):
-        self._new, self._full, self._started, self._said = max_new_tokens, full, time.perf_counter(), False
-        self._answers = sum(len(batch) for _, batch in work)
-        self._total = sum(self._weight(batch) for _, batch in work)
+    def tokens(batch: Sequence[Prompt]) -> int:
+        return sum(len(p.ids) + sum(map(len, p.continuations)) + _to_write([p], max_new_tokens) for p in batch)
 
-    def _weight(self, batch: Sequence[Prompt]) -> int:
-        each = (len(p.ids) + sum(map(len, p.continuations)) for p in batch)
-        return sum(each) + len(batch) * _to_write(batch, self._new)
-
-    def tick(self, batch: Sequence[Prompt]) -> None:
-        if self._said:
-            return
-        self._said = True
-        seconds = time.perf_counter() - self._started
-        whole = seconds * self._total / self._weight(batch)
-        full = (
-            ""
-            if self._full is None
-            else f"; without a limit, {self._full:,} answers, about " + _duration(whole * self._full / self._answers)
-        )
-        logger.info(
-            "The first %d of %d answers took %.1f s: about %s for all%s.",
-            len(batch), self._answers, seconds, _duration(whole), full,
-        )  # fmt: skip
+    answers = sum(map(len, batches))
+    whole = seconds * sum(map(tokens, batches)) / tokens(batches[0])
+    full = f"; without a limit, {in_full:,} answers, about {_duration(whole * in_full / answers)}" if in_full else ""
+    logger.info(
+        "The first %d of %d answers took %.1f s: about %s for all%s.",
+        len(batches[0]), answers, seconds, _duration(whole), full,
+    )  # fmt: skip
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -19,26 +19,26 @@ _NUMBER = regex.compile(r"[-−]?\p{Nd}(?:[\p{Nd}.,٫٬'’\u00a0\u202f]*\p{Nd})
 
 def answer_overlap(question: Question, answer: Answer) -> Mapping[str, float]:
     """Exact match, and F1 of the segments in common; the best over the references."""
-    given = normalized(answer.output, question.language)
+    output = normalized(answer.output, question.language)
     expected = [normalized(reference, question.language) for reference in question.references]
     return {
-        "F1": max(_f1(given, words) for words in expected),
-        "exact match": max(float(given == words) for words in expected),
+        "F1": max(_f1(output, words) for words in expected),
+        "exact match": max(float(output == words) for words in expected),
     }
 
 
-def _f1(given: list[str], expected: list[str]) -> float:
-    if not given or not expected:
-        return float(given == expected)
-    common = sum((Counter(given) & Counter(expected)).values())
-    return 2 * common / (len(given) + len(expected))
+def _f1(output: list[str], expected: list[str]) -> float:
+    if not output or not expected:
+        return float(output == expected)
+    common = sum((Counter(output) & Counter(expected)).values())
+    return 2 * common / (len(output) + len(expected))
 
 
 def right_number(question: Question, answer: Answer) -> Mapping[str, float]:
     """Whether the number after ``####``, else the last one, is the right one."""
     expected = as_number(question.references[0], question.language)
-    found = final_number(answer.output, question.language, cut=answer.cut)
-    return {"accuracy": float(found is not None and found == expected)}
+    number = final_number(answer.output, question.language, cut=answer.cut)
+    return {"accuracy": float(number is not None and number == expected)}
 
 
 def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | None:
@@ -51,22 +51,21 @@ def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | No
     """
     before, marked, after = text.rpartition("####")
     part = after if marked else before + after
-    found = [match for match in _NUMBER.finditer(part) if not (cut and match.end() == len(part))]
-    if not found:
+    matches = [match for match in _NUMBER.finditer(part) if not (cut and match.end() == len(part))]
+    if not matches:
         return final_number(before, language) if marked else None
-    chosen = found[0] if marked else found[-1]
-    return as_number(_without_range(part, chosen), language)
+    return as_number(_without_range(part, matches[0 if marked else -1]), language)
 
 
 def _without_range(text: str, match: regex.Match[str]) -> str:
-    """A dash after a digit, letter or bracket is no minus: ``10-5``."""
+    """A dash after a digit, letter or bracket is not a minus: ``10-5``."""
     number = match.group()
     before = text[match.start() - 1 : match.start()]
     return number[1:] if number[0] in "-−" and (before.isalnum() or before in tuple(")]")) else number
 
 
 def as_number(text: str, language: str) -> Decimal | None:
-    """``2,125``, ``٢١``, ``1 234,5`` as a number; None for what is none.
+    """``2,125``, ``٢١``, ``1 234,5`` as a number; None for anything else.
 
     Groups of exactly three digits after a comma are thousands in every language; after a point they are where the
     language writes decimals with a comma.
@@ -94,9 +93,9 @@ def summary_overlap(question: Question, answer: Answer) -> Mapping[str, float]:
         ImportError: without the extra ``tasks``.
     """
     scorer = _rouge(question.language)
-    found = [scorer.score(reference, answer.output) for reference in question.references]
+    by_reference = [scorer.score(reference, answer.output) for reference in question.references]
     names = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
-    return {name: max(float(scores[key].fmeasure) for scores in found) for name, key in names.items()}
+    return {name: max(float(scores[key].fmeasure) for scores in by_reference) for name, key in names.items()}
 
 
 @cache

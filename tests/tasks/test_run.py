@@ -106,5 +106,5 @@ def test_line_ends_of_unicode_inside_an_answer_divide_no_row(tmp_path):
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "mine"}\n')
-    with pytest.raises(ValueError, match="no file of answers"):
+    with pytest.raises(ValueError, match="not a file of answers"):
         run_task(spelled("llama"), TASK, prompts(), [], tmp_path / "rows.jsonl", max_new_tokens=3)
