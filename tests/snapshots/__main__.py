@@ -1,0 +1,5 @@
+"""Write all snapshots anew."""
+
+from . import write
+
+write()
