@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -223,21 +224,20 @@ def tuning() -> Any:
 def on_demo() -> dict[str, Any]:
     """A few analyses of the demo model, in single precision."""
     model = mw.load_model("demo", device="cpu")
-    corpus = mw.load_corpus("demo", languages=["en", "fr"], limit=24).limit(6)
-    found = mw.detect(model, corpus, max_tokens=64, **QUIET)
+    corpus = mw.load_corpus("demo", languages=["en", "fr"], limit=24).limit(3)
+    found = mw.detect(model, corpus, max_tokens=40, **QUIET)
     sets = {language: found.specific(language, quorum=0.6) for language in corpus}
-    options = {"max_tokens": 64, **QUIET}
-    asked = [*corpus["fr"][:2]]
+    options = {"max_tokens": 40, **QUIET}
     return {
-        "importance": mw.importance(model, corpus["fr"][0], max_tokens=64),
+        "importance": mw.importance(model, corpus["fr"][0], max_tokens=40),
         "detection": [found.mean_scores, found.to_frame()],
         "effects": [(effects := mw.effect_matrix(model, sets, corpus, **options)).nats, effects.selectivity()],
-        "losses": mw.language_losses(model, corpus, max_tokens=64),
+        "losses": mw.language_losses(model, corpus, max_tokens=40),
         "means": mw.collect_means(model, corpus, **options).streams,
         "ratio": mw.language_ratio(
             model, corpus, identifier="script", languages=["en"], directions=8, **options
         ).counts,
-        "generate": mw.generate(model, asked, max_new_tokens=8),
+        "generate": mw.generate(model, list(corpus["fr"][:2]), max_new_tokens=8),
     }
 
 
@@ -284,7 +284,9 @@ def write(path: Path, demo: bool) -> None:
         found[name] = plain(compute())
     if demo:
         print("computing on the demo model", flush=True)
-        found |= {f"{DEMO}{name}": plain(value) for name, value in on_demo().items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found |= {f"{DEMO}{name}": plain(value) for name, value in on_demo().items()}
     path.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
 
 
@@ -318,7 +320,7 @@ def compare(one: Path, other: Path, tolerance: float, demo_tolerance: float) -> 
     for group in dict.fromkeys([*a, *b]):
         if group not in a or group not in b:
             print(f"{group}: only in {one if group in a else other}")
-            fine = False
+            fine = fine and group.startswith(DEMO)
             continue
         left, right = dict(leaves(a[group])), dict(leaves(b[group]))
         apart = {name: distance(left.get(name), right.get(name)) for name in dict.fromkeys([*left, *right])}

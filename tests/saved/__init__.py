@@ -1,0 +1,1 @@
+"""Results that version 0.1 saved, which later versions load."""

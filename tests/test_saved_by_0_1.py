@@ -1,0 +1,110 @@
+"""Results and folders that version 0.1 wrote are loaded and resumed; ``tests/saved/make.py`` wrote them."""
+
+import copy
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mwork_lens as mw
+from mwork_lens.cli import main
+
+from . import analyses
+from .saved.kinds import FOLDER, KINDS, facts
+from .saved.make import COMMANDS, TASK_OPTIONS, no_picture
+
+EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
+
+
+def require_same(found, expected, where="", stored=False):
+    """Whole numbers and texts exactly; floats that were stored to 1e-12, those that follow from them to 1e-9."""
+    if isinstance(expected, dict | list):
+        stored = stored or (isinstance(expected, dict) and "shape" in expected)
+        assert type(found) is type(expected), where
+        assert len(found) == len(expected), where
+        for key in expected if isinstance(expected, dict) else range(len(expected)):
+            require_same(found[key], expected[key], f"{where}/{key}", stored)
+    elif isinstance(expected, float) and not math.isnan(expected):
+        limits = {"rel": 1e-12, "abs": 0} if stored else {"rel": 1e-9, "abs": 1e-12}
+        assert found == pytest.approx(expected, **limits), where
+    else:
+        assert found == expected or (found != found and expected != expected), where
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_loaded(kind):
+    require_same(facts(kind, KINDS[kind][0].load(FOLDER / kind)), EXPECTED[kind])
+
+
+def other_weights(model):
+    """A model of the same name: with it, what is computed again becomes something else."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.unembed.W_U.mul_(-1)
+        other.embed.W_E.mul_(0.7)
+    return other
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A copy of everything saved, in which commands run; no pictures are drawn."""
+    shutil.copytree(FOLDER, tmp_path / "saved")
+    monkeypatch.chdir(tmp_path / "saved")
+    monkeypatch.setattr(go.Figure, "write_image", no_picture)
+    return tmp_path / "saved"
+
+
+def require_same_folder(folder: Path, before: Path):
+    """No piece was made again, and the tables say the same."""
+    for old in (path for path in before.rglob("*") if path.is_file()):
+        new = folder / old.relative_to(before)
+        if old.suffix == ".csv":
+            pd.testing.assert_frame_equal(pd.read_csv(new), pd.read_csv(old), rtol=1e-9, atol=1e-12)
+        else:
+            assert new.read_bytes() == old.read_bytes(), new
+    names = {path.relative_to(before) for path in before.rglob("*.safetensors")}
+    assert {path.relative_to(folder) for path in folder.rglob("*.safetensors")} == names
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_resume_their_folders(place, name):
+    weights = load_file("model/model.safetensors")
+    save_file({key: 1.3 * tensor for key, tensor in weights.items()}, "model/model.safetensors", {"format": "pt"})
+    with pytest.raises(SystemExit) as stopped:
+        main([*COMMANDS[name], "--output", name])
+    assert stopped.value.code == 0
+    require_same_folder(place / name, FOLDER / name)
+
+
+def test_tasks_resume_their_folder(place):
+    options = mw.TaskOptions(**TASK_OPTIONS)
+    result, _ = mw.run_task_experiment(other_weights(analyses.reader()), "reasoning", "tasks", options)
+    require_same_folder(place / "tasks", FOLDER / "tasks")
+    lines = Path("tasks/rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [dict(row) for row in result.rows] == [json.loads(line) for line in lines]
+
+
+def test_tuning_resumes_its_checkpoint(place):
+    model = copy.deepcopy(analyses.reader())
+    require_same(facts("tuned", analyses.tune(model, checkpoint="checkpoint")), EXPECTED["checkpoint"])
+    assert [path.name for path in Path("checkpoint").iterdir()] == [p.name for p in (FOLDER / "checkpoint").iterdir()]
+
+
+def test_labels_of_tokens_are_taken_from_the_cache(place, monkeypatch):
+    (kept,) = (place / "cache" / "token-languages").iterdir()
+    tensors = load_file(kept / "tensors.safetensors")
+    labels = tensors["labels"].clone()
+    assert labels[-1] != labels[3]
+    labels[-1] = labels[3]
+    save_file({"labels": labels}, kept / "tensors.safetensors")
+    monkeypatch.setenv("MWORK_LENS_CACHE", "cache")
+    found = mw.label_vocabulary(analyses.reader(), ["en", "ru"], identifier="script").of(range(50))
+    # the changed label shows that it was read
+    assert found == [*EXPECTED["token_languages"][:-1], EXPECTED["token_languages"][3]]
