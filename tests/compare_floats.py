@@ -133,7 +133,7 @@ def modes() -> Any:
         "scale": {"factor": 2.0},
         "resample": {"values": samples},
     }
-    found = {m: mw.effect_matrix(model, {"fr": some}, ids(1), mode=m, **o, **QUIET) for m, o in options.items()}  # type: ignore
+    found = {m: mw.effect_matrix(model, {"fr": some}, ids(1), mode=m, **o, **QUIET) for m, o in options.items()}
     return {mode: [effects.nats, effects.selectivity()] for mode, effects in found.items()}
 
 
@@ -217,7 +217,7 @@ def tuning() -> Any:
     steps = {"steps": every.steps, "held out": every.held_out, "after": mw.language_losses(whole, analyses.corpus(1))}
     for name, tuned in found.items():
         delta = [tuned.delta.neurons, tuned.delta.old, tuned.delta.new]
-        steps[name] = [tuned.steps, tuned.held_out, tuned.changed, tuned.changes, delta, tuned.summary()]  # type: ignore
+        steps[name] = [tuned.steps, tuned.held_out, tuned.changed, tuned.changes, delta, tuned.summary()]
     return steps
 
 

@@ -32,6 +32,8 @@ DETECTIONS: Mapping[str, Mapping[str, Any]] = {
     "paper": {"formulation": "paper"},
     "released": {"formulation": "released"},
 }
+WITH_SETS = ("top", "threshold", "model")
+"""Of these detections sets and controls are kept too."""
 SEEDS = (0, 1)
 
 
@@ -158,7 +160,8 @@ def counted(family: str, name: str) -> Any:
     except ValueError:
         return "refused"
     tallies = {kind: _tallies(getattr(detection, kind)) for kind in ("counts", "screened")}
-    return {**tallies, "sets": {key: _digest_of_set(neurons) for key, neurons in _sets(detection).items()}}
+    sets = _sets(detection) if name in WITH_SETS else {}
+    return {**tallies, "sets": {key: _digest_of_set(neurons) for key, neurons in sets.items()}}
 
 
 def _tallies(by_language: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, str]:
