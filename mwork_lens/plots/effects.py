@@ -1,14 +1,15 @@
 """Figures of what switching neurons off does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from ..effects import UNITS, Among
 from ..effects import EffectMatrix as _EffectMatrix
-from .style import COLOURS, DIVERGING, finish
+from .style import colour, error_bars, finish, groups, heat, table_axes
 
 FALSE_DISCOVERIES = 0.05
 """Cells are marked where their adjusted p value is at most this."""
@@ -28,56 +29,47 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
     """
     frame, unit = effects.to_frame(), UNITS[effects.unit]
     cells = [_cell(cell, unit, effects.decimals) for cell in effects.intervals.to_dict("records")]
-    text, hover = (np.array(shown, dtype=object).reshape(frame.shape) for shown in zip(*cells, strict=True))
-    own_sets = [row for row in frame.index if row in frame.columns]
-    bound = float(np.abs(frame.loc[own_sets or frame.index].to_numpy()).max()) or 1.0
-    figure = go.Figure(
-        go.Heatmap(
-            z=frame.to_numpy(),
-            x=list(frame.columns),
-            y=list(frame.index),
-            zmin=-bound,
-            zmax=bound,
-            colorscale=DIVERGING,
-            text=text,
-            texttemplate="%{text}",
-            hovertext=hover,
-            hoverinfo="text",
-            colorbar={"title": {"text": unit}},
-            xgap=2,
-            ygap=2,
-        )
-    )
-    for y, off in enumerate(frame.index):
-        own = effects.languages.get(str(off))
-        if own in frame.columns:
-            x = list(frame.columns).index(str(own))
+    text, hover = (np.array(words, dtype=object).reshape(frame.shape) for words in zip(*cells, strict=True))
+    language_rows = [row for row in frame.index if row in frame.columns]
+    bound = float(np.abs(frame.loc[language_rows or frame.index].to_numpy()).max()) or 1.0
+    figure = go.Figure(heat(frame, text=text, hover=hover, bound=bound, colorbar={"title": {"text": unit}}))
+    for y, row in enumerate(frame.index):
+        language = effects.languages.get(str(row))
+        if language in frame.columns:
+            x = list(frame.columns).index(str(language))
             box = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.48, "y1": y + 0.48}
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
-    figure.update_xaxes(title_text="language read", type="category", showgrid=False)
-    done = "tuned" if effects.tuned else "off"
-    figure.update_yaxes(title_text=f"neurons {done}", type="category", autorange="reversed", showgrid=False)
-    figure.update_layout(height=180 + max(23 * len(frame), 46 * min(len(frame), 12)))
+    table_axes(figure)
+    figure.update_xaxes(title_text="language read")
+    figure.update_yaxes(title_text=f"neurons {_done(effects)}")
     passages = sum(map(len, effects.documents.values()))
     detail = (
         f"{effects.settings['model']}; {passages} held-out passages; frame: own language; "
         f"*: not zero, q ≤ {FALSE_DISCOVERIES:g}"
     )
     title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
-    return finish(figure, title, detail, layout)
+    return finish(figure, title, detail, layout, height=180 + max(23 * len(frame), 46 * min(len(frame), 12)))
+
+
+def _done(effects: _EffectMatrix) -> str:
+    return "tuned" if effects.tuned else "off"
+
+
+def star(cell: Mapping[Any, Any]) -> str:
+    """What marks a cell that differs from zero."""
+    return "*" if cell["p_adjusted"] <= FALSE_DISCOVERIES else ""
 
 
 def _cell(cell: Mapping[Any, Any], unit: str, decimals: int) -> tuple[str, str]:
     """What is written in a cell, and shown over it."""
-    star = "*" if cell["p_adjusted"] <= FALSE_DISCOVERIES else ""
-    return f"{cell['rise']:.{decimals}f}{star}", (
+    return f"{cell['rise']:.{decimals}f}{star(cell)}", (
         f"off: {cell['off']}<br>read: {cell['read']}<br>rise {cell['rise']:+.3f} {unit}<br>"
         f"95 %: {cell['low']:+.3f} to {cell['high']:+.3f}<br>adjusted p {cell['p_adjusted']:.2g}"
     )
 
 
 def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: Any) -> go.Figure:
-    """Own rise minus the others' mean rise, a language's set beside its controls, with 95 % intervals.
+    """Own rise minus the others' mean rise, a language's set next to its controls, with 95 % intervals.
 
     Args:
         effects: an effect matrix, e.g. of :func:`mwork_lens.with_controls`.
@@ -87,66 +79,63 @@ def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: An
     Raises:
         ValueError: if no row has a language.
     """
-    table = effects.selectivity(among)
+    table = effects.selectivity(among).reset_index()
     if not len(table):
         raise ValueError("No row of this effect matrix belongs to a language.")
-    bars: dict[str, list[dict[Any, Any]]] = {}
-    for row in table.reset_index().to_dict("records"):
-        own = row["off"] == row["language"]
-        bars.setdefault("specific" if own else row["off"].removesuffix(f" for {row['language']}"), []).append(row)
-    figure = go.Figure([_bars(rows, kind, COLOURS[i % len(COLOURS)]) for i, (kind, rows) in enumerate(bars.items())])
-    figure.add_traces([_ratios(rows, kind) for kind, rows in bars.items()])
+    table["bar"] = [_bar_name(row) for row in table.to_dict("records")]
+    by_name = groups(table, "bar")
+    figure = go.Figure([_bars(rows, name, colour(i)) for i, (name, rows) in enumerate(by_name.items())])
+    figure.add_traces([_ratios(rows, name) for name, rows in by_name.items()])
     others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
-    unit = UNITS[effects.unit]
-    done = "tuned" if effects.tuned else "off"
-    languages = len({row["language"] for rows in bars.values() for row in rows})
     # room for the first label
-    figure.update_xaxes(title_text=f"language whose neurons are {done}", type="category", range=[-0.7, languages - 0.4])
-    figure.update_yaxes(title_text=f"own rise − mean rise of {others[among]}, {unit}")
-    figure.update_layout(
-        barmode="group", scattermode="group", height=520, legend={"title": {"text": f"what is {done}"}}
-    )
+    room = [-0.7, table["language"].nunique() - 0.4]
+    figure.update_xaxes(title_text=f"language whose neurons are {_done(effects)}", type="category", range=room)
+    figure.update_yaxes(title_text=f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}")
+    grouped = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {_done(effects)}"}}}
     detail = f"{effects.settings['model']}; labels: own : others (of controls, matched only); bars: 95 %"
-    return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout)
+    title = "Selectivity of a language's neurons and of its controls"
+    return finish(figure, title, detail, layout, height=520, **grouped)
 
 
-def _bars(rows: Sequence[Mapping[Any, Any]], kind: str, colour: str) -> go.Bar:
+def _bar_name(row: Mapping[Any, Any]) -> str:
+    return "specific" if row["off"] == row["language"] else row["off"].removesuffix(f" for {row['language']}")
+
+
+def _bars(rows: pd.DataFrame, name: str, fill: str) -> go.Bar:
     hover = [
         f"{row['off']}<br>{row['neurons']:.0f} neurons<br>own {row['own']:+.3f}, others {row['others']:+.3f}<br>"
         f"difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-        for row in rows
+        for row in rows.to_dict("records")
     ]
-    above = [row["high"] - row["difference"] for row in rows]
-    below = [row["difference"] - row["low"] for row in rows]
     return go.Bar(
-        x=[row["language"] for row in rows],
-        y=[row["difference"] for row in rows],
-        name=kind,
-        marker={"color": colour},
-        offsetgroup=kind,
-        error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 2},
+        x=rows["language"],
+        y=rows["difference"],
+        name=name,
+        marker={"color": fill},
+        offsetgroup=name,
+        error_y=error_bars(rows, "difference", width=2),
         hovertext=hover,
         hoverinfo="text",
     )
 
 
-def _ratios(rows: Sequence[Mapping[str, Any]], kind: str) -> go.Scatter:
+def _ratios(rows: pd.DataFrame, name: str) -> go.Scatter:
     """Own : others, over each bar that is clearly above zero."""
     return go.Scatter(
-        x=[row["language"] for row in rows],
-        y=[row["high"] for row in rows],
-        text=[f"{row['ratio']:.1f}" if _is_labelled(row) else "" for row in rows],
+        x=rows["language"],
+        y=rows["high"],
+        text=[f"{row['ratio']:.1f}" if _is_labelled(row) else "" for row in rows.to_dict("records")],
         mode="text",
         textposition="top center",
         textfont={"size": 12},
         cliponaxis=False,
-        offsetgroup=kind,
-        legendgroup=kind,
+        offsetgroup=name,
+        legendgroup=name,
         showlegend=False,
         hoverinfo="skip",
     )
 
 
-def _is_labelled(row: Mapping[str, Any]) -> bool:
+def _is_labelled(row: Mapping[Any, Any]) -> bool:
     clear = not np.isnan(row["ratio"]) and row["low"] > 0
     return bool(clear and not str(row["kind"]).startswith(UNLABELLED))

@@ -4,14 +4,11 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from ..experiments.enhancement.result import HELD_OUT, Rate
 from ..experiments.enhancement.result import Enhancement as _Enhancement
 from .effects import effect_matrix
-from .style import COLOURS, finish
-
-CHANGE = "change of loss, nats a token"
+from .style import colour, error_bars, finish, groups, panels
 
 
 def enhancement_matrix(
@@ -37,34 +34,22 @@ def enhancement_matrix(
     figure.update_traces(text=[[f"{change:+.3f}" for change in row] for row in cells])
     number = documents or max(found.design["documents"])
     detail = f"{_detail(found, rate)}, {number} passages<br>read: {domain}; blue is better; frame: tuned language"
-    figure.update_layout(margin={"l": 70, "r": 30, "t": 130, "b": 70})
-    return finish(figure, "Change of loss after tuning", detail, layout)
+    margin = {"l": 70, "r": 30, "t": 130, "b": 70}
+    return finish(figure, "Change of loss after tuning", detail, layout, margin=margin)
 
 
 def enhancement_by_documents(
     found: _Enhancement, domain: str = HELD_OUT, *, rate: Rate = "own", **layout: Any
 ) -> go.Figure:
-    """The paper's Fig. 4 in loss: change for the tuned language by number of passages, a line an arm.
+    """The paper's Fig. 4 in loss: change for the tuned language by number of passages, one line per arm.
 
     Args: as :func:`enhancement_matrix`.
     """
-    rows = _own(found, domain, rate)
-    languages = list(dict.fromkeys(rows["language"]))
-    figure = make_subplots(cols=len(languages), shared_yaxes=True, subplot_titles=languages)
-    for column, language in enumerate(languages, 1):
-        for arm, line in rows.query(f"language == {language!r}").groupby("arm", sort=False):
-            trace = _points(line.sort_values("documents"), "documents", str(arm), found, column == 1)
-            figure.add_trace(trace.update(mode="lines+markers"), row=1, col=column)
-    figure.update_xaxes(title_text="passages tuned on", type="category")
-    figure.update_yaxes(title_text=CHANGE, col=1)
-    figure.add_hline(y=0, line={"color": "#888888", "width": 1})
-    figure.update_layout(height=480)
-    return finish(
-        figure,
-        "What tuning does for the language, by number of passages",
-        f"{_detail(found, rate)}; bars: 95 %",
-        layout,
-    )
+    rows = found.changes.query("domain == @domain and rate == @rate and read == language").sort_values("documents")
+    figure = _panels(found, groups(rows, "language"), "documents", "lines+markers")
+    figure.update_xaxes(title_text="passages tuned on")
+    title, detail = "What tuning does for the language, by number of passages", f"{_detail(found, rate)}; bars: 95 %"
+    return finish(figure, title, detail, layout, height=480)
 
 
 def enhancement_by_language(
@@ -76,38 +61,36 @@ def enhancement_by_language(
     """
     number = documents or max(found.design["documents"])
     rows = found.changes.query("domain == @domain and rate == @rate and documents == @number")
-    panels = {"the language itself": rows.query("read == language"), "English": rows.query("read == 'en'")}
-    figure = make_subplots(cols=2, shared_yaxes=True, subplot_titles=[f"read: {name}" for name in panels])
-    for column, panel in enumerate(panels.values(), 1):
-        for arm, line in panel.groupby("arm", sort=False):
-            trace = _points(line, "language", str(arm), found, column == 1)
-            figure.add_trace(trace.update(mode="markers"), row=1, col=column)
-    figure.update_xaxes(title_text="language tuned", type="category")
-    figure.update_yaxes(title_text=CHANGE, col=1)
-    figure.add_hline(y=0, line={"color": "#888888", "width": 1})
-    figure.update_layout(height=480, scattermode="group")
+    read = {
+        "read: the language itself": rows.query("read == language"),
+        "read: English": rows.query("read == 'en'"),
+    }
+    figure = _panels(found, read, "language", "markers")
+    figure.update_xaxes(title_text="language tuned")
     detail = f"{_detail(found, rate)}, {number} passages; bars: 95 %"
-    return finish(figure, "What tuning does for each language, and for English", detail, layout)
+    title = "What tuning does for each language, and for English"
+    return finish(figure, title, detail, layout, height=480, scattermode="group")
 
 
-def _own(found: _Enhancement, domain: str, rate: str) -> pd.DataFrame:
-    return found.changes.query("domain == @domain and rate == @rate and read == language")
-
-
-def _points(rows: pd.DataFrame, x: str, arm: str, found: _Enhancement, legend: bool) -> go.Scatter:
-    colour = COLOURS[list(found.design["arms"]).index(arm) % len(COLOURS)]
-    errors = {"array": rows["high"] - rows["change"], "arrayminus": rows["change"] - rows["low"]}
-    return go.Scatter(
-        x=rows[x].astype(str),
-        y=rows["change"],
-        name=arm,
-        legendgroup=arm,
-        offsetgroup=arm,
-        showlegend=legend,
-        marker={"color": colour, "size": 9},
-        error_y={"type": "data", "symmetric": False, **errors, "thickness": 1.2, "width": 3},
-        hovertemplate=f"{arm}<br>%{{x}}: %{{y:+.4f}} nats a token<extra></extra>",
-    )
+def _panels(found: _Enhancement, rows: dict[str, pd.DataFrame], x: str, mode: str) -> go.Figure:
+    """One panel per frame, each arm's change with its interval over ``x``."""
+    figure, cells = panels(list(rows), shared_yaxes=True)
+    for cell, panel in zip(cells, rows.values(), strict=True):
+        for arm, points in groups(panel, "arm").items():
+            trace = go.Scatter(
+                x=points[x].astype(str),
+                y=points["change"],
+                name=arm,
+                mode=mode,
+                offsetgroup=arm,
+                marker={"color": colour(list(found.design["arms"]).index(arm)), "size": 9},
+                error_y=error_bars(points, "change", thickness=1.2, width=3),
+                hovertemplate=f"{arm}<br>%{{x}}: %{{y:+.4f}} nats per token<extra></extra>",
+            )
+            figure.add_trace(trace, **cell)
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(title_text="change of loss, nats per token", **cells[0])
+    return figure.add_hline(y=0, line={"color": "#888888", "width": 1})
 
 
 def _detail(found: _Enhancement, rate: str) -> str:

@@ -1,0 +1,148 @@
+"""Figures of detections: where the neurons are, what detections and languages have in common, what detecting costs."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..bench import Benchmark
+from .style import COLOURS, SEQUENTIAL, colour, finish, groups, heat, line, panels, table_axes
+
+STRUCTURES = {"attention": "attention (q, k, v)", "feed_forward": "feed-forward (mlp)"}
+MEMORY = "megabytes_above_forward"
+COSTS = {"ratio": "time over the bare forward pass", MEMORY: "peak memory above it, MB (1 or less: 1)"}
+
+
+def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **layout: Any) -> go.Figure:
+    """Neurons by layer as a share of their structure's width: attention and feed-forward, one panel per detection.
+
+    Thick lines are means over languages; thin ones are the languages.
+
+    Args:
+        counted: what :func:`mwork_lens.neuron_counts` gave.
+        title: of the figure.
+        layout: passed on to ``figure.update_layout``.
+
+    Raises:
+        ValueError: if there is nothing to draw.
+    """
+    if not len(counted):
+        raise ValueError("There are no neurons to draw.")
+    by_detection = groups(counted, "detection")
+    figure, cells = panels(list(by_detection), shared_yaxes=True)
+    for cell, rows in zip(cells, by_detection.values(), strict=True):
+        for stroke, (structure, label) in zip(COLOURS, STRUCTURES.items(), strict=False):
+            for trace in _share_lines(_layer_shares(rows, structure), label, stroke):
+                figure.add_trace(trace, **cell)
+    figure.update_xaxes(title_text="share of the structure's neurons", rangemode="tozero", tickformat=".1%")
+    figure.update_yaxes(dtick=max(1, counted["layer"].nunique() // 10))
+    figure.update_yaxes(title_text="layer", row=1, col=1)
+    models, languages = (", ".join(counted[name].unique()) for name in ("model", "language"))
+    detail = f"{models}; languages: {languages}; thin: each language"
+    return finish(figure, title, detail, layout, height=560, margin={"t": 130})
+
+
+def _layer_shares(counted: pd.DataFrame, structure: str) -> pd.DataFrame:
+    """Layers by languages, over the sites of one structure."""
+    rows = counted[counted["structure"] == structure]
+    by_layer = rows.pivot_table(index="layer", columns="language", values=["neurons", "width"], aggfunc="sum")
+    return by_layer["neurons"] / by_layer["width"]  # pyright: ignore[reportReturnType, reportOperatorIssue]
+
+
+def _share_lines(shares: pd.DataFrame, label: str, stroke: str) -> list[go.Scatter]:
+    """The languages, where there are several, and their mean."""
+    if not len(shares):
+        return []
+    several = shares.shape[1] > 1
+
+    def draw(name: str, x: Any, width: int, **options: Any) -> go.Scatter:
+        return line(x, shares.index, name, {"color": stroke, "width": width}, hover.format(name), **options)
+
+    hover = "{}<br>layer %{{y}}: %{{x:.2%}}"
+    thin = [draw(f"{tag}, {label}", shares[tag], 1, opacity=0.45, showlegend=False) for tag in shares if several]
+    return [*thin, draw(f"{label}, {'mean' if several else shares.columns[0]}", shares.mean(axis=1), 3)]
+
+
+def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detections", **layout: Any) -> go.Figure:
+    """Rank correlation and top overlap by layer, one line per site, mean over languages; dashes mark chance.
+
+    Args:
+        compared: what :func:`mwork_lens.agreement` gave.
+        title: of the figure.
+        layout: passed on to ``figure.update_layout``.
+    """
+    values = {"spearman": "Spearman correlation of mean scores", "top_overlap": "overlap of the top fraction"}
+    figure, cells = panels([*values.values()], shared_yaxes=True)
+    for i, (site, rows) in enumerate(groups(compared, "site").items()):
+        by_layer = rows.pivot_table(index="layer", values=list(values))
+        for cell, value in zip(cells, values, strict=True):
+            hover = f"{site}, layer %{{y}}: %{{x:.3f}}"
+            trace = line(by_layer[value], by_layer.index, site, {"color": colour(i)}, hover, mode="lines+markers")
+            figure.add_trace(trace, **cell)
+    figure.add_vline(x=float(compared["expected"].mean()), line={"dash": "dash", "color": "#999999"}, col=2)  # pyright: ignore[reportArgumentType]
+    figure.update_xaxes(range=[0, 1.02])
+    figure.update_yaxes(title_text="layer", row=1, col=1)
+    models, languages = (", ".join(compared[name].unique()) for name in ("model", "language"))
+    detail = f"{models}; mean over {languages}; dashed: overlap by chance"
+    return finish(figure, title, detail, layout, height=520, margin={"t": 130})
+
+
+def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> go.Figure:
+    """Heat maps of what each two languages have in common, attention and feed-forward apart, one row per detection.
+
+    Args:
+        compared: what :func:`mwork_lens.overlap` gave.
+        value: which column to colour: ``share``, ``jaccard`` or ``overlap_coefficient``.
+        layout: passed on to ``figure.update_layout``.
+
+    Raises:
+        ValueError: for a column that does not exist.
+    """
+    if value not in compared:
+        raise ValueError(f"There is no column {value!r}; choose share, jaccard or overlap_coefficient.")
+    titles = compared["detection"] + ": " + compared["structure"].str.replace("_", "-")
+    parts = groups(compared.assign(panel=titles), "panel")
+    figure, cells = panels(list(parts), len(groups(compared, "structure")), shared_yaxes=True)
+    for cell, rows in zip(cells, parts.values(), strict=True):
+        languages = list(rows["language"].unique())
+        table, chance = (
+            rows.pivot(index="language", columns="other", values=column).reindex(index=languages, columns=languages)
+            for column in (value, "expected_share")
+        )
+        text = table.map(lambda share: "" if share != share else f"{share:.2f}").to_numpy()
+        hover = "%{y} in %{x}: %{z:.3f}<br>share by chance %{customdata:.3f}"
+        figure.add_trace(heat(table, text=text, hover=hover, customdata=chance, coloraxis="coloraxis", gap=1), **cell)
+    table_axes(figure)
+    axis = {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": value}}}
+    detections = compared["detection"].nunique()
+    height = 180 + detections * max(320, 44 * compared["language"].nunique())
+    chance = compared["expected_share"].mean()
+    detail = f"{', '.join(compared['model'].unique())}; rows in columns; mean share by chance {chance:.2f}"
+    return finish(figure, "Active neurons in common", detail, layout, height=height, margin={"t": 130}, coloraxis=axis)
+
+
+def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
+    """Time and peak memory of each method by length of a document, both axes logarithmic.
+
+    Up to a megabyte is the noise of measuring and drawn as one.
+
+    Args:
+        found: what ``mwork-lens bench`` measured.
+        layout: passed on to ``figure.update_layout``.
+    """
+    figure, cells = panels([*COSTS.values()], horizontal_spacing=0.12)
+    frame = found.to_frame()
+    for cell, value in zip(cells, COSTS, strict=True):
+        for i, (method, rows) in enumerate(groups(frame, "method").items()):
+            costs = rows[value].clip(lower=1 if value == MEMORY else None)
+            hover = f"{method}, %{{x}} tokens: %{{y:.3~r}}"
+            trace = line(rows["tokens"], costs, method, {"color": colour(i)}, hover, mode="lines+markers")
+            figure.add_trace(trace, **cell)
+    lengths = sorted(frame["tokens"].unique())
+    figure.update_xaxes(type="log", title_text="tokens of a document", tickvals=lengths, ticktext=[*map(str, lengths)])
+    figure.update_yaxes(type="log", dtick=1)
+    machine = found.settings
+    dtype = machine["dtype"].removeprefix("torch.")
+    detail = f"{machine['model']}, {dtype}, {machine['device']}, {machine['threads']} threads"
+    legend = {"orientation": "h", "y": -0.2}
+    return finish(figure, "What detection costs", detail, layout, height=520, margin={"t": 130}, legend=legend)

@@ -1,0 +1,131 @@
+"""Figures of what models write and answer under interventions."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ..generation import Generations as _Generations
+from ..generation import Steering as _Steering
+from ..tasks import ALL, GROUPS, LIKELIHOOD, MEASURED, ORIGINAL, TaskResult
+from .style import SEQUENTIAL, colour, error_bars, finish, groups, panels
+
+
+def generations(found: _Generations, *, language: str | None = None, **layout: Any) -> go.Figure:
+    """Share of completions in the prompt's language, repetition and length, by intervention.
+
+    Args:
+        found: what :func:`mwork_lens.generations` gave.
+        language: show the share of this language instead.
+        layout: passed on to ``figure.update_layout``.
+    """
+    frame = found.summary(language)
+    values = {
+        "share": f"share in {language or 'the prompt’s language'}",
+        "repetition": "repeated trigrams",
+        "tokens": "new tokens",
+    }
+    figure, cells = panels([*values.values()], shared_yaxes=True, horizontal_spacing=0.04)
+    for i, (read, rows) in enumerate(groups(frame, "prompt_language").items()):
+        for cell, value in zip(cells, values, strict=True):
+            bar = go.Bar(
+                x=rows[value],
+                y=rows["condition"],
+                name=read,
+                orientation="h",
+                marker={"color": colour(i)},
+                error_x=error_bars(rows, "share") if value == "share" else None,
+                hovertemplate=f"{read}, %{{y}}: %{{x:.2f}}<extra></extra>",
+            )
+            figure.add_trace(bar, **cell)
+    figure.update_annotations(font_size=12)
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(range=[0, 1.02], **cells[0])
+    figure.update_yaxes(autorange="reversed", type="category")
+    height = 220 + 28 * len(found.conditions) * max(1, frame["prompt_language"].nunique())
+    numbers = ", ".join(str(n) for n in sorted(frame["completions"].unique()))
+    detail = f"{found.settings['model']}; {numbers} completions each; bars: 95 % (Wilson)"
+    look = {"height": height, "margin": {"t": 130}, "legend": {"title": {"text": "prompts in"}}}
+    return finish(figure, "Generation under intervention", detail, layout, **look)
+
+
+def steering(found: _Steering, **layout: Any) -> go.Figure:
+    """Share of completions in the target language by nats per token; a point is an intervention, its colour repetition.
+
+    Args:
+        found: what :func:`mwork_lens.steer` gave.
+        layout: passed on to ``figure.update_layout``.
+    """
+    frame = found.to_frame()
+    hover = [
+        f"{name}<br>moves the stream by {row.norm:.2f} of its norm<br>repeated trigrams {row.repetition:.2f}"
+        for name, row in frame.iterrows()
+    ]
+    scale = {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": "repeated<br>trigrams"}}}
+    symbols = ["circle" if str(name).startswith("direction") else "diamond" for name in frame.index]
+    points = go.Scatter(
+        x=frame["nats_per_token"],
+        y=frame["share"],
+        mode="markers+text",
+        text=list(frame.index),
+        # neighbours' labels stand above and below by turns
+        textposition=[("top center", "bottom center")[int(rank) % 2] for rank in frame["nats_per_token"].rank() - 1],
+        marker={"size": 14, "symbol": symbols, "color": frame["repetition"], **scale},
+        error_y=error_bars(frame, "share"),
+        hovertext=hover,
+        hoverinfo="text",
+    )
+    figure = go.Figure(points)
+    figure.update_xaxes(title_text="nats per token under the untouched model (fluent is left)", rangemode="tozero")
+    figure.update_yaxes(title_text=f"share of completions in {found.toward}", range=[-0.12, 1.12])
+    detail = (
+        f"{found.generations.settings['model']}; {int(frame['completions'].iloc[0])} {found.away} prompts; "
+        f"diamonds: neurons, circles: a direction of the same norm after block {found.layer}; bars: 95 % (Wilson)"
+    )
+    return finish(figure, f"Steering from {found.away} to {found.toward}", detail, layout, height=560)
+
+
+def task_changes(result: TaskResult, *, metric: str | None = None, scope: str = ALL, **layout: Any) -> go.Figure:
+    """Change of a score by part of the model and arm: English, non-English and Δ, with intervals.
+
+    A panel without a bar says why.
+
+    Args:
+        result: what a task experiment gave.
+        metric: the leading one by default.
+        scope: ``all`` languages, or one.
+        layout: passed on to ``figure.update_layout``.
+
+    Raises:
+        ValueError: for a metric that was not measured.
+    """
+    metric = result.metrics[0] if metric is None else metric
+    if metric not in result.metrics:
+        raise ValueError(f"There is no metric {metric!r}; there are {', '.join(result.metrics)}.")
+    changes = result.cells.query(f"metric == @metric and scope == @scope and arm != {ORIGINAL!r}")
+    columns = ["change", "change_low", "change_high"]
+    factor, unit = (1, "nats per token") if metric == LIKELIHOOD else (100, "percentage points")
+    changes = changes.assign(**{name: factor * changes[name] for name in columns})
+    figure, cells = panels(list(GROUPS), shared_yaxes=True, horizontal_spacing=0.03)
+    for cell, group in zip(cells, GROUPS, strict=True):
+        panel = changes.query("group == @group")
+        for i, (arm, rows) in enumerate(groups(panel, "arm").items()):
+            bar = go.Bar(
+                x=[str(part).replace("_", "-").replace(" ", "<br>") for part in rows["part"]],
+                y=rows["change"],
+                name=arm,
+                marker={"color": colour(i)},
+                error_y=error_bars(rows, "change", prefix="change_"),
+                customdata=rows[["n", "status"]],
+                hovertemplate=f"{arm}, %{{x}}: %{{y:+.2f}}<br>n %{{customdata[0]}}<extra>{group}</extra>",
+            )
+            figure.add_trace(bar, **cell)
+        reasons = [status for status in panel["status"].unique() if status != MEASURED]
+        if reasons:
+            where = {"xref": "x domain", "yref": "y domain", "x": 0.5, "y": 0.97}
+            figure.add_annotation(text=", ".join(reasons), showarrow=False, **where, **cell)
+    figure.update_yaxes(title_text=f"change of {metric}, {unit}", **cells[0])
+    figure.update_yaxes(zeroline=True, zerolinecolor="#666666")
+    numbers = ", ".join(f"{language} {len(questions)}" for language, questions in result.questions.items())
+    detail = f"questions: {numbers}; bars: 95 %; Δ: English's change minus the others'"
+    look = {"barmode": "group", "height": 520, "margin": {"t": 130}, "legend": {"title": {"text": "neurons off"}}}
+    return finish(figure, f"{result.task.title} with neurons off: {metric}", detail, layout, **look)
