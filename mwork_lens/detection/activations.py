@@ -1,19 +1,35 @@
 """What neurons do by language: mean activations, or those of one drawn token, to hold a set of neurons at."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..model import MAX_TOKENS, SITES, HookedModel, Mode, TokenBatch, batches, encode, hooked, run_blocks
+from ..model import (
+    MAX_TOKENS,
+    SITES,
+    Encoded,
+    ExactSum,
+    ForwardHook,
+    HookedModel,
+    Mode,
+    Plan,
+    Progress,
+    Reducer,
+    Running,
+    TokenBatch,
+    at_least_float32,
+    batches,
+    encode,
+    stream,
+)
 from ..neurons import NeuronSpace
 from ..store import read_result, write_result
 from ..text import Document, as_corpus
@@ -132,17 +148,13 @@ def collect_means(
     Raises:
         ValueError: for empty documents or weights that are not finite.
     """
-    given = as_corpus(corpus)
-    encoded = {language: encode(model, given[language], given.ids[language], max_tokens) for language in given}
-    settings = {"max_tokens": max_tokens, "corpus": given.describe()}
-    with tqdm(total=sum(map(len, encoded.values())), unit="doc", desc="means", disable=not progress) as bar:
-        sums = {
-            language: _sum(
-                model, _counted(batches(model, documents, batch_size), bar.update), lambda batch: batch.content
-            )
-            for language, documents in encoded.items()
-        }
-    return _activations(model, sums, "mean", settings)
+    encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model)
+    plan = encoded.plan(batch_size)
+    sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
+    accumulate_activations(model, plan, sums, progress="means of" if progress else None)
+    settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
+    tokens = {language: int(part.tokens) for language, part in sums.items()}
+    return _activations(model, {language: part.means() for language, part in sums.items()}, tokens, "mean", settings)
 
 
 def collect_samples(
@@ -160,69 +172,105 @@ def collect_samples(
     Raises:
         ValueError: for empty documents or weights that are not finite.
     """
-    given, draw = as_corpus(corpus), random.Random(seed)
-    rows = {language: draw.randrange(len(given[language])) for language in given}
-    settings = {"seed": seed, "max_tokens": max_tokens, "corpus": given.describe()}
-    settings["documents"] = {language: given.ids[language][row] for language, row in rows.items()}
-    sums = {}
+    corpus, draw = as_corpus(corpus), random.Random(seed)
+    rows = {language: draw.randrange(len(documents)) for language, documents in corpus.items()}
+    names = {language: corpus.ids[language][row] for language, row in rows.items()}
+    reader, values = _Reader(NeuronSpace.of(model)), {}
     for language, row in rows.items():
-        encoded = encode(model, [given[language][row]], [given.ids[language][row]], max_tokens)
-        sums[language] = _sum(model, batches(model, encoded), partial(_one_token, draw))
-    return _activations(model, sums, "sample", settings)
+        (batch,) = batches(model, encode(model, [corpus[language][row]], [names[language]], max_tokens))
+        for _ in stream(model, [_at_one_token(batch, draw)], reader.hooks(), reader.running):
+            values[language] = reader.taken()
+    settings = {"seed": seed, "max_tokens": max_tokens, "corpus": corpus.describe(), "documents": names}
+    return _activations(model, values, dict.fromkeys(rows, 1), "sample", settings)
 
 
-Sums = tuple[dict[str, Float[Tensor, "layer _"]], int]
+def _at_one_token(batch: TokenBatch, draw: random.Random) -> TokenBatch:
+    """A batch of one document with one of its ordinary tokens, drawn at random, as all its content."""
+    position = draw.choice(batch.content[0].nonzero().flatten().tolist())
+    return replace(batch, content=torch.arange(batch.tokens.shape[1], device=batch.tokens.device)[None] == position)
 
 
-@torch.inference_mode()
-def _sum(model: HookedModel, running: Iterator[TokenBatch], chosen: Callable[[TokenBatch], Tensor]) -> Sums:
-    """Sums over the chosen positions of each site's activations and of the stream, and how many positions these are."""
-    space = NeuronSpace.of(model)
-    widths = {**space.widths, STREAM: space.d_model}
-    sums = {name: torch.zeros(space.n_layers, width, dtype=torch.float64) for name, width in widths.items()}
-    weights: list[Tensor] = []
+class _Reader:
+    """Sums over the content of the running batch, of each site's activations and of the stream after each block."""
 
-    def add(name: str, layer: int, activation: Tensor, hook: Any = None) -> Tensor:
-        flat = activation.flatten(2).flatten(0, 1)
-        wide = flat if flat.dtype == torch.float64 else flat.float()
-        sums[name][layer] += (weights[-1].flatten().to(wide) @ wide).double().cpu()
+    def __init__(self, space: NeuronSpace) -> None:
+        self.space, self.running = space, Running()
+        self.sums: dict[tuple[str, int], Float[Tensor, " neuron"]] = {}
+
+    def hooks(self) -> list[ForwardHook]:
+        points = {site: SITES[site].hook_name for site in self.space.widths}
+        points[STREAM] = "blocks.{}.hook_resid_post".format
+        return [
+            (point(layer), partial(self._read, name, layer))
+            for name, point in points.items()
+            for layer in range(self.space.n_layers)
+        ]
+
+    def _read(self, name: str, layer: int, activation: Tensor, hook: Any = None) -> Tensor:
+        wide = at_least_float32(activation.flatten(2).flatten(0, 1))
+        self.sums[name, layer] = (self.running.batch.content.flatten().to(wide) @ wide).double().cpu()
         return activation
 
-    points = {**{site: SITES[site].hook_name for site in space.widths}, STREAM: "blocks.{}.hook_resid_post".format}
-    hooks = [
-        (point(layer), partial(add, name, layer)) for name, point in points.items() for layer in range(space.n_layers)
-    ]
-    tokens = 0
-    with hooked(model, hooks):
-        for batch in running:
-            weights[:] = [chosen(batch)]
-            tokens += int(weights[-1].sum())
-            run_blocks(model, batch.tokens)
-    return sums, tokens
+    def taken(self) -> dict[str, Float[Tensor, "layer _"]]:
+        """The sums by site and for the stream, once the batch is through."""
+        names = [*self.space.widths, STREAM]
+        return {name: torch.stack([self.sums[name, i] for i in range(self.space.n_layers)]) for name in names}
 
 
-def _counted(running: Iterator[TokenBatch], count: Callable[[int], object]) -> Iterator[TokenBatch]:
-    for batch in running:
-        yield batch
-        count(len(batch.rows))
+@dataclass(frozen=True)
+class ActivationSums(Reducer):
+    """What one language's ordinary tokens add up to, by site and for the stream."""
+
+    sums: dict[str, ExactSum]
+    tokens: Int[Tensor, ""]
+
+    @classmethod
+    def empty(cls, space: NeuronSpace, plan: Plan, language: str) -> "ActivationSums":
+        """Of no tokens."""
+        widths = {**space.widths, STREAM: space.d_model}
+        sums = {name: ExactSum.zeros(space.n_layers, width) for name, width in widths.items()}
+        return cls(**Reducer.start(plan, language), sums=sums, tokens=torch.tensor(0))
+
+    def update(self, batch: TokenBatch, sums: Mapping[str, Float[Tensor, "layer _"]]) -> None:
+        """Add a batch.
+
+        Raises:
+            ValueError: if it is in already, or of another language.
+            OverflowError: if a sum reaches 7e13.
+        """
+        self.claim(batch)
+        self.tokens.add_(batch.content.sum().cpu())
+        for name, values in sums.items():
+            self.sums[name].add(ExactSum.of(values[None]))
+
+    def means(self) -> dict[str, Float[Tensor, "layer _"]]:
+        """Mean activations."""
+        return {name: total.value() / self.tokens for name, total in self.sums.items()}
 
 
-def _one_token(draw: random.Random, batch: TokenBatch) -> Tensor:
-    position = draw.choice(batch.content[0].nonzero().flatten().tolist())
-    return torch.zeros_like(batch.content).index_fill(1, torch.tensor([position], device=batch.content.device), True)
+def accumulate_activations(
+    model: HookedModel,
+    batches: Plan | Iterable[TokenBatch],
+    sums: Mapping[str, ActivationSums],
+    *,
+    progress: Progress = None,
+) -> None:
+    """Add the activations of batches of a plan to the sums of their languages."""
+    reader = _Reader(NeuronSpace.of(model))
+    for batch, _ in stream(model, batches, reader.hooks(), reader.running, progress=progress):
+        sums[batch.language].update(batch, reader.taken())
 
 
 def _activations(
-    model: HookedModel, sums: Mapping[str, Sums], statistic: Statistic, settings: Mapping[str, Any]
+    model: HookedModel,
+    values: Mapping[str, Mapping[str, Float[Tensor, "layer _"]]],
+    tokens: Mapping[str, int],
+    statistic: Statistic,
+    settings: Mapping[str, Any],
 ) -> Activations:
-    dtype = next(model.parameters()).dtype  # pyright: ignore[reportAttributeAccessIssue]
-    kept = torch.float64 if dtype == torch.float64 else torch.float32
-    means = {lang: {name: (s / n).to(kept) for name, s in by_name.items()} for lang, (by_name, n) in sums.items()}
-    return Activations(
-        space=NeuronSpace.of(model),
-        values={lang: {name: m for name, m in by_name.items() if name != STREAM} for lang, by_name in means.items()},
-        streams={language: by_name[STREAM] for language, by_name in means.items()},
-        tokens={language: n for language, (_, n) in sums.items()},
-        statistic=statistic,
-        settings=settings,
-    )
+    dtype = at_least_float32(next(model.parameters())).dtype  # pyright: ignore[reportAttributeAccessIssue]
+    by_language = {
+        language: {name: rows.to(dtype) for name, rows in by_name.items()} for language, by_name in values.items()
+    }
+    streams = {language: by_name.pop(STREAM) for language, by_name in by_language.items()}
+    return Activations(NeuronSpace.of(model), by_language, streams, tokens, statistic, settings)

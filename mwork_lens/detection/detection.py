@@ -10,14 +10,23 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, Where
-from ..model import MAX_TOKENS, SITES, HookedModel, at_least_float32, encode
+from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
+from ..model import (
+    MAX_TOKENS,
+    SITES,
+    Encoded,
+    HookedModel,
+    Running,
+    at_least_float32,
+    batches,
+    encode,
+    stream,
+)
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import read_result, write_result
-from ..text import Document, as_corpus
-from .accumulate import Scope, Tally, score_documents, tally_by_layer, tally_over_model
+from ..text import Document
+from .accumulate import CountsByLayer, CountsOverModel, DetectionCounts, Scope, accumulate
 
 Scores = Literal["screened", "exact"]
 
@@ -44,17 +53,17 @@ def importance(
         By site, ``[layer, neuron]``: ‖change‖_F / √positions over the positions of ordinary tokens, in the model's
         dtype or float32 if that is wider.
     """
-    space = NeuronSpace.of(model)
-    chosen = _formulation(formulation, measure)
+    space, bound, running = NeuronSpace.of(model), _formulation(formulation, measure), Running()
     encoded = encode(model, [document], ["given"], max_tokens)
-    scores = {site: torch.empty(space.n_layers, width) for site, width in space.widths.items()}
-    by_layer: dict[int, dict[str, Tensor]] = {layer: {} for layer in range(space.n_layers)}
+    by_layer: list[dict[str, Tensor]] = [{} for _ in range(space.n_layers)]
 
-    def receive(layer: int, found: SiteScores, known: SiteMasks | None) -> None:
-        by_layer[layer].update({site: values[0].cpu() for site, values in found.items()})
+    def receive(layer: int, scores: SiteScores, _: SiteMasks | None) -> None:
+        by_layer[layer].update({site: values[0].cpu() for site, values in scores.items()})
 
-    score_documents(model, chosen, encoded, receive)
-    return {site: torch.stack([by_layer[layer][site] for layer in by_layer]) for site in scores}
+    hooks = score_hooks([bound(model, layer) for layer in range(space.n_layers)], running, receive)
+    for _ in stream(model, batches(model, encoded), hooks, running):
+        pass
+    return {site: torch.stack([scores[site] for scores in by_layer]) for site in space.widths}
 
 
 def detect(
@@ -97,25 +106,19 @@ def detect(
         ValueError: for options out of range, empty documents or weights that are not finite, before the work.
     """
     selection = selection_rule(top, threshold)
-    for name, value, known in (("scores", scores, get_args(Scores)), ("scope", scope, get_args(Scope))):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: it must be one of {', '.join(known)}.")
+    for name, value, values in (("scores", scores, Scores), ("scope", scope, Scope)):
+        if value not in get_args(values):
+            raise ValueError(f"{name}={value!r}: it must be one of {', '.join(get_args(values))}.")
     if scope == "model" and threshold is not None:
         raise ValueError(f"threshold={threshold} is the same for every layer: scope='model' takes top instead.")
     scores = "exact" if selection.top == 1 or scope == "model" else scores
-    space, given = NeuronSpace.of(model), as_corpus(corpus)
-    chosen, dtype = _formulation(formulation, measure), at_least_float32(_probe(model)).dtype
-    encoded = {language: encode(model, given[language], given.ids[language], max_tokens) for language in given}
-    tallies = {language: Tally.empty(space) for language in given}
-    with tqdm(total=sum(map(len, encoded.values())), unit="doc", disable=not progress) as bar:
-        for language, documents in encoded.items():
-            bar.set_description(f"detecting {language}")
-            told = model, chosen, documents, tallies[language], selection
-            if scope == "model":
-                tally_over_model(*told, batch_size=batch_size, after_batch=bar.update)
-            else:
-                screen = scores == "screened"
-                tally_by_layer(*told, screen=screen, batch_size=batch_size, after_batch=bar.update)
+    space, detector = NeuronSpace.of(model), _formulation(formulation, measure)
+    encoded = Encoded.of(model, corpus, max_tokens)
+    plan = encoded.plan(batch_size)
+    counts = {language: DetectionCounts.empty(space, plan, language) for language in encoded}
+    by_layer = CountsByLayer(selection, screen=scores == "screened")
+    counting = CountsOverModel(selection) if scope == "model" else by_layer
+    accumulate(model, detector, plan, counts, counting, progress="detecting" if progress else None)
     settings = {
         **{key: value for key, value in asdict(selection).items() if value is not None},
         "scope": scope,
@@ -125,14 +128,15 @@ def detect(
         "max_tokens": max_tokens,
         "dtype": str(_probe(model).dtype),
         "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
-        "corpus": given.describe(),
+        "corpus": encoded.corpus.describe(),
     }
+    dtype, documents = at_least_float32(_probe(model)).dtype, encoded.documents
     return Detection(
         space=space,
-        counts={language: tally.counts for language, tally in tallies.items()},
-        mean_scores={language: tally.means(len(encoded[language]), dtype) for language, tally in tallies.items()},
-        screened={language: tally.screened for language, tally in tallies.items()},
-        documents={language: len(documents) for language, documents in encoded.items()},
+        counts={language: part.counts for language, part in counts.items()},
+        mean_scores={language: part.means(documents[language], dtype) for language, part in counts.items()},
+        screened={language: part.screened for language, part in counts.items()},
+        documents=documents,
         settings=settings,
     )
 

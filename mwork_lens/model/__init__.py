@@ -5,6 +5,7 @@ from .checkpoints import source_directory
 from .forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, run_blocks, stream
 from .hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
 from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance
+from .reducers import ExactSum, Reducer
 from .sites import GATE, SITES, HookedModel, Slices, Structure, require_sites, special_ids, weight
 from .unembedding import (
     ROWS_AT_ONCE,

@@ -1,0 +1,140 @@
+"""What the batches of a plan add up to, the same to the last bit however they were dealt out and merged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import EllipsisType
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .forward import Plan, TokenBatch
+
+UNIT, FRACTION = 16, 54
+"""The high word of a sum counts 2⁻¹⁶, its low word 2⁻⁵⁴ of these."""
+
+ROWS_AT_ONCE, LARGEST, LIMIT = 256, 2.0**37, 2**62
+"""So many addends of less than ``LARGEST`` fit 64-bit words beside a sum whose high word is below ``LIMIT``."""
+
+
+@dataclass(frozen=True)
+class ExactSum:
+    """Sums of floats in fixed point, as integers: the order of the addends changes no bit.
+
+    Each addend is rounded to a multiple of 2⁻⁷⁰ (8e-22), and a sum is exact from there on.
+    """
+
+    high: Int[Tensor, "*shape"]
+    """Multiples of 2⁻¹⁶."""
+    low: Int[Tensor, "*shape"]
+    """Multiples of 2⁻⁷⁰, from 0 to 2⁵⁴ - 1."""
+
+    @classmethod
+    def zeros(cls, *shape: int) -> "ExactSum":
+        """Sums of nothing."""
+        high, low = torch.zeros(2, *shape, dtype=torch.int64)
+        return cls(high, low)
+
+    @classmethod
+    def of(cls, addends: Float[Tensor, "row *shape"]) -> "ExactSum":
+        """The sums over the first axis.
+
+        Raises:
+            ValueError: for NaN.
+            OverflowError: for infinite addends, or some of 2³⁷ (1.4e11) or more.
+        """
+        sums = cls.zeros(*addends.shape[1:])
+        for rows in addends.split(ROWS_AT_ONCE):
+            _require_in_range(rows)
+            scaled = rows.double() * 2.0**UNIT
+            whole = scaled.floor()
+            fraction = scaled.sub_(whole).mul_(2.0**FRACTION).round_()
+            high, low = whole.to(torch.int64).sum(0), fraction.to(torch.int64).sum(0)
+            sums.add(cls(high.cpu(), low.cpu()))
+        return sums
+
+    def add(self, other: "ExactSum", at: int | EllipsisType = ...) -> None:
+        """Add other sums to these, or to those of one index.
+
+        Raises:
+            OverflowError: for a sum of 2⁴⁶ (7e13) or more; nothing is added then.
+        """
+        low = self.low[at] + other.low
+        high = self.high[at] + other.high + (low >> FRACTION)
+        if high.numel() and not -LIMIT < int(high.min()) <= int(high.max()) < LIMIT:
+            raise OverflowError(f"A sum has reached {LIMIT >> UNIT:.0e} and does not fit its two words any more.")
+        self.high[at], self.low[at] = high, low & (2**FRACTION - 1)
+
+    def value(self) -> Float[Tensor, "*shape"]:
+        """The sums as float64."""
+        return self.high.double() / 2.0**UNIT + self.low.double() / 2.0 ** (UNIT + FRACTION)
+
+
+def _require_in_range(addends: Tensor) -> None:
+    if not addends.numel():
+        return
+    low, high = addends.aminmax()
+    if low.isnan():
+        raise ValueError("NaN cannot be summed.")
+    if not -LARGEST < float(low) <= float(high) < LARGEST:
+        raise OverflowError(f"Addends from {low:.1e} to {high:.1e} are too large to be summed exactly.")
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """What some batches of a plan add up to in one language; other fields are integers, exact sums or dicts of them.
+
+    Batches of the plan may be dealt over several reducers in any way and merged in any order.
+    """
+
+    plan: str
+    """The hash of the plan."""
+    language: str
+    batches: Bool[Tensor, " batch"]
+    """Which of the plan's batches are in it."""
+
+    @staticmethod
+    def start(plan: Plan, language: str) -> dict[str, Any]:
+        """The fields above for a reducer that no batch is in yet."""
+        return {"plan": plan.hash, "language": language, "batches": torch.zeros(len(plan), dtype=torch.bool)}
+
+    def claim(self, batch: TokenBatch) -> None:
+        """Mark a batch as one that is in this reducer.
+
+        Raises:
+            ValueError: if it is already, or is of another language.
+        """
+        mask = torch.zeros_like(self.batches)
+        mask[batch.number] = True
+        self._claim(self.plan, batch.language, mask)
+
+    def merge(self, other: "Reducer") -> None:
+        """Take in what another reducer holds.
+
+        Raises:
+            ValueError: if it is of another plan or language, or a batch is in both.
+            OverflowError: if a sum does not fit its words any more.
+        """
+        self._claim(other.plan, other.language, other.batches)
+        for field in fields(self):
+            if field.name not in Reducer.__dataclass_fields__:
+                _add(getattr(self, field.name), getattr(other, field.name))
+
+    def _claim(self, plan: str, language: str, batches: Bool[Tensor, " batch"]) -> None:
+        if (plan, language) != (self.plan, self.language):
+            raise ValueError(f"{language!r} of plan {plan} does not add to {self.language!r} of plan {self.plan}.")
+        twice = (self.batches & batches).nonzero().flatten().tolist()
+        if twice:
+            raise ValueError(f"Batch {twice[0]} of plan {plan} would count twice.")
+        self.batches.logical_or_(batches)
+
+
+def _add(ours: Any, theirs: Any) -> None:
+    if isinstance(ours, Mapping):
+        for name, value in ours.items():
+            _add(value, theirs[name])
+    elif isinstance(ours, ExactSum):
+        ours.add(theirs)
+    else:
+        ours.add_(theirs)

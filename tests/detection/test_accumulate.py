@@ -1,0 +1,108 @@
+from dataclasses import fields
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mwork_lens as mw
+from mwork_lens.detection.accumulate import CountsByLayer, CountsOverModel, DetectionCounts, accumulate
+from mwork_lens.detection.activations import ActivationSums, accumulate_activations
+from mwork_lens.measures import Selection, exact
+from mwork_lens.model import Encoded
+from mwork_lens.neurons import NeuronSpace
+
+from ..tiny import tiny, tokens
+
+MODEL = tiny("gemma3", torch.float32)
+CORPUS = {
+    "en": [tokens(length, seed) for seed, length in enumerate((5, 3, 9, 7, 2, 4))],
+    "fr": [tokens(length, seed + 50) for seed, length in enumerate((6, 8, 3, 3, 5))],
+}
+SPACE, PLAN = NeuronSpace.of(MODEL), Encoded.of(MODEL, CORPUS).plan(2)
+
+
+def detect_by_layer(batches, counts):
+    accumulate(MODEL, exact(), batches, counts, CountsByLayer(Selection(top=0.3), screen=True))
+
+
+def detect_over_model(batches, counts):
+    accumulate(MODEL, exact(), batches, counts, CountsOverModel(Selection(top=0.3)))
+
+
+def activations(batches, sums):
+    accumulate_activations(MODEL, batches, sums)
+
+
+RUNS = {detect_by_layer: DetectionCounts, detect_over_model: DetectionCounts, activations: ActivationSums}
+every_run = pytest.mark.parametrize("run", RUNS)
+
+
+def new(run):
+    return {language: RUNS[run].empty(SPACE, PLAN, language) for language in CORPUS}
+
+
+def same(a, b) -> bool:
+    """Whether two values hold the same bits."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(value, b[name]) for name, value in a.items())
+    if hasattr(a, "__dataclass_fields__"):
+        return all(same(getattr(a, field.name), getattr(b, field.name)) for field in fields(a))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def in_order():
+    """By run: what the plan's batches add up to, one after another."""
+    reducers = {run: new(run) for run in RUNS}
+    for run, by_language in reducers.items():
+        run(PLAN, by_language)
+    return reducers
+
+
+@every_run
+@settings(deadline=None, max_examples=12)
+@given(data=st.data())
+def test_any_deal_of_the_batches_and_any_order_of_merging_gives_the_same_bits(in_order, run, data):
+    numbers = data.draw(st.permutations(range(len(PLAN))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(PLAN)), max_size=3)))
+    ends = [*cuts, len(PLAN)]
+    parts = []
+    for start, end in zip([0, *cuts], ends, strict=True):
+        parts.append(new(run))
+        run(map(PLAN.batch, numbers[start:end]), parts[-1])
+    while len(parts) > 1:  # a random tree
+        other = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
+        into = data.draw(st.integers(0, len(parts) - 1))
+        for language, reducer in parts[into].items():
+            reducer.merge(other[language])
+    assert same(parts[0], in_order[run])
+    for language, reducer in parts[0].items():
+        assert torch.equal(reducer.batches, PLAN.of(language))
+
+
+@every_run
+def test_a_batch_that_is_in_is_refused(in_order, run):
+    with pytest.raises(ValueError, match="would count twice"):
+        run([PLAN.batch(1)], in_order[run])
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_a_detection_is_what_its_reducers_hold(in_order, scope):
+    detection = mw.detect(MODEL, CORPUS, top=0.3, scope=scope, batch_size=2, progress=False)
+    for language, counts in in_order[detect_by_layer if scope == "layer" else detect_over_model].items():
+        assert same(dict(detection.counts[language]), counts.counts)
+        assert same(dict(detection.screened[language]), counts.screened)
+        assert same(dict(detection.mean_scores[language]), counts.means(len(CORPUS[language]), torch.float32))
+
+
+def test_means_are_exact(in_order):
+    """The mean score is that of math.fsum over each document's own score, whatever the batch."""
+    detection = mw.detect(MODEL, CORPUS, scores="exact", batch_size=1, progress=False)
+    for language, documents in CORPUS.items():
+        scores = [mw.importance(MODEL, document) for document in documents]
+        for site, means in detection.mean_scores[language].items():
+            exactly = torch.stack([score[site].double() for score in scores]).mean(0).float()
+            torch.testing.assert_close(means, exactly, rtol=1.2e-7, atol=0)
