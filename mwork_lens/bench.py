@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .measures import Measure, Receive, Selection, SiteScores, exact, parallel, score_hooks
-from .model import HookedModel, Running, batches, encode, run_blocks, stream
+from .model import HookedModel, Running, batches, device_of, dtype_of, encode, run_blocks, stream
 from .neurons import NeuronSet, NeuronSpace, ablate
 from .text import Document, as_corpus
 
@@ -108,8 +108,8 @@ def benchmark(
     bar.close()
     settings = {
         "model": str(model.cfg.model_name),
-        "device": str(_device(model)),
-        "dtype": str(next(model.parameters()).dtype),  # pyright: ignore[reportAttributeAccessIssue]
+        "device": str(device_of(model)),
+        "dtype": str(dtype_of(model)),
         "threads": torch.get_num_threads(),
         "top": top,
         "repeats": repeats,
@@ -127,10 +127,6 @@ METHODS_BY_KEY = {
     "sequential": "one neuron at a time (extrapolated)",
 }
 METHODS = tuple(METHODS_BY_KEY.values())
-
-
-def _device(model: HookedModel) -> torch.device:
-    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def joined_text(model: HookedModel, texts: Sequence[Document], language: str, needed: int) -> Int[Tensor, " pos"]:

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .bench import PeakMemory
-from .model import HookedModel
+from .model import HookedModel, device_of, dtype_of
 from .neurons import NeuronSet, NeuronSpace
 from .tuning import kept_weights, tune
 
@@ -68,15 +68,14 @@ def tuning_cost(
     }
     with kept_weights(model):
         rows = [_measured(method, run) for method, run in runs.items()]
-    probe = next(model.parameters())  # pyright: ignore[reportAttributeAccessIssue]
     settings = {
         "model": str(model.cfg.model_name),
         "neurons": len(neurons),
         "fraction": neurons.fraction,
         "tokens": len(document),
         "steps": steps,
-        "device": str(probe.device),
-        "dtype": str(probe.dtype),
+        "device": str(device_of(model)),
+        "dtype": str(dtype_of(model)),
         "threads": torch.get_num_threads(),
     }
     return TuningCost(rows, settings)

@@ -12,7 +12,7 @@ import mwork_lens as mw
 from mwork_lens.experiments.demo import run_demo
 from mwork_lens.lens.lens_grid import LensGrid
 from mwork_lens.model.checkpoints import demo_directory
-from mwork_lens.model.unembedding import log_normalizer, stream_states, token_logits
+from mwork_lens.model.unembedding import all_logits, log_normalizer, stream_states
 
 from .oracle import sequential
 
@@ -88,7 +88,7 @@ def test_the_last_layer_of_the_lens_is_the_model(model, text):
         # over 262,144 tokens torch's own float32 log_softmax is off by up to 1e-4
         log_probabilities = model(ids[None])[0].double().log_softmax(-1)
         last = stream_states(model, ids)[-1]
-        mine = token_logits(model, last, torch.arange(model.cfg.d_vocab)) - log_normalizer(model, last)[:, None]
+        mine = all_logits(model, last) - log_normalizer(model, last)[:, None]
     torch.testing.assert_close(mine.double(), log_probabilities, rtol=0, atol=1e-4)
     grid = mw.lens_grid(model, text, languages=["en"], top_k=3, identifier="script")
     best = log_probabilities.topk(3)

@@ -27,8 +27,10 @@ from ..model import (
     TokenBatch,
     at_least_float32,
     batches,
+    dtype_of,
     encode,
     stream,
+    wide_dtype,
 )
 from ..neurons import NeuronSpace
 from ..store import read_result, write_result
@@ -268,7 +270,7 @@ def _activations(
     statistic: Statistic,
     settings: Mapping[str, Any],
 ) -> Activations:
-    dtype = at_least_float32(next(model.parameters())).dtype  # pyright: ignore[reportAttributeAccessIssue]
+    dtype = wide_dtype(dtype_of(model))
     by_language = {
         language: {name: rows.to(dtype) for name, rows in by_name.items()} for language, by_name in values.items()
     }

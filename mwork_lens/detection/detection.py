@@ -18,10 +18,11 @@ from ..model import (
     Encoded,
     HookedModel,
     Running,
-    at_least_float32,
     batches,
+    dtype_of,
     encode,
     stream,
+    wide_dtype,
 )
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import read_result, write_result
@@ -126,11 +127,11 @@ def detect(
         "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
         **({"measure": measure} if formulation in ("exact", "paper") else {}),
         "max_tokens": max_tokens,
-        "dtype": str(_probe(model).dtype),
+        "dtype": str(dtype_of(model)),
         "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
         "corpus": encoded.corpus.describe(),
     }
-    dtype, documents = at_least_float32(_probe(model)).dtype, encoded.documents
+    dtype, documents = wide_dtype(dtype_of(model)), encoded.documents
     return Detection(
         space=space,
         counts={language: part.counts for language, part in counts.items()},
@@ -139,10 +140,6 @@ def detect(
         documents=documents,
         settings=settings,
     )
-
-
-def _probe(model: HookedModel) -> Tensor:
-    return next(model.parameters())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _formulation(formulation: str | Measure, measure: Where) -> Measure:

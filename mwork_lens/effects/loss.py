@@ -7,11 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..model import MAX_TOKENS, HookedModel, TokenBatch, batches, encode, run_blocks, soft_cap
+from ..model import MAX_TOKENS, HookedModel, TokenBatch, batches, encode, run_blocks, token_losses
 from ..text import Document, as_corpus
-
-TOKENS_AT_ONCE = 2048
-"""Tokens of the vocabulary whose logits are held at a time."""
 
 
 def language_losses(
@@ -51,7 +48,7 @@ def passage_nats(
     for batch in batches(model, encoded, batch_size):
         stream = run_blocks(model, batch.tokens)
         counted = batch.content[:, 1:] & _after(batch, skip)
-        by_token = token_nats(model, stream[:, :-1][counted], batch.tokens[:, 1:][counted])
+        by_token = token_losses(model, stream[:, :-1][counted], batch.tokens[:, 1:][counted])
         _add(batch, counted, by_token, nats, tokens)
         after_batch(len(batch.rows))
     return nats, tokens
@@ -67,29 +64,3 @@ def _add(batch: TokenBatch, counted: Tensor, by_token: Tensor, nats: Tensor, tok
     passages = torch.tensor(batch.rows)[counted.nonzero()[:, 0].cpu()]
     nats.index_add_(0, passages, by_token.double().cpu())
     tokens.index_add_(0, passages, torch.ones_like(passages))
-
-
-def token_nats(
-    model: HookedModel, stream: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"]
-) -> Float[Tensor, " token"]:
-    """−log p of each target, the normaliser summed up over chunks of the vocabulary."""
-    # [d_model, token]: tall blocks of the unembedding times few tokens run twice as fast this way round on a CPU
-    hidden = model.ln_final(stream[None])[0].t().contiguous()  # pyright: ignore[reportAttributeAccessIssue]
-    unembed = model.unembed  # pyright: ignore[reportAttributeAccessIssue]
-    rows, bias = unembed.W_U.t(), getattr(unembed, "b_U", None)
-    largest = torch.full_like(targets, -torch.inf, dtype=_wide(hidden))
-    total, of_target = torch.zeros_like(largest), torch.zeros_like(largest)
-    for start in range(0, len(rows), TOKENS_AT_ONCE):
-        stop = start + TOKENS_AT_ONCE
-        logits = (rows[start:stop] @ hidden).to(largest.dtype)
-        logits = soft_cap(model, logits if bias is None else logits.add_(bias[start:stop, None]))
-        inside = ((targets >= start) & (targets < stop)).nonzero().flatten()
-        of_target[inside] = logits[targets[inside] - start, inside]
-        # log-sum-exp over the vocabulary, one part at a time and in place
-        before, largest = largest, torch.maximum(largest, logits.amax(0))
-        total = total * torch.exp(before - largest) + logits.sub_(largest).exp_().sum(0)
-    return largest + total.log() - of_target
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import plots
 from ..detection import Detection, detect
-from ..model import HookedModel
+from ..model import HookedModel, dtype_of
 from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
 from ..tasks import (
@@ -194,7 +194,7 @@ def _asked(
     """What is recorded of the model and of its questions."""
     return {
         "model": str(model.cfg.model_name),
-        "dtype": str(next(model.parameters()).dtype),  # pyright: ignore[reportAttributeAccessIssue]
+        "dtype": str(dtype_of(model)),
         "task": {"name": task.name, "metrics": task.metrics, "data": options.data or task.hub.path},
         "ends": {"at": task.stop, "counted": "once the answer has begun"},
         "questions": {language: len(asked) for language, asked in questions.items()},

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..model import HookedModel, encode
+from ..model import HookedModel, device_of, encode
 from ..text import Document
 from .decoding import Decoder, decoder
 
@@ -136,7 +136,7 @@ def _continue(
     pick: "Pick",
     use_cache: bool,
 ) -> list[Completion]:
-    tokens, mask = left_padded(prompts, next(model.parameters()).device)  # pyright: ignore
+    tokens, mask = left_padded(prompts, device_of(model))
     reading = decoder(model, len(prompts), use_cache=use_cache)
     return write_on(reading, reading.advance(tokens, mask), prompts, names, max_new_tokens, ends, pick)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..model import HookedModel, final_norm, logit_parts, soft_cap
+from ..model import HookedModel, all_logits, device_of, wrapped_model
 
 
 @runtime_checkable
@@ -30,14 +30,14 @@ def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decode
     """For ``batch`` prompts that nothing was read of yet."""
     if not use_cache:
         return _Whole(model)
-    return _Bridge(model) if hasattr(model, "original_model") else Cached(model, new_cache(model, batch))
+    return _Bridge(model) if wrapped_model(model) else Cached(model, new_cache(model, batch))
 
 
 def new_cache(model: Any, batch: int) -> Any:
     """An empty key-value cache of a HookedTransformer."""
     from transformer_lens import TransformerLensKeyValueCache
 
-    return TransformerLensKeyValueCache.init_cache(model.cfg, next(model.parameters()).device, batch)
+    return TransformerLensKeyValueCache.init_cache(model.cfg, device_of(model), batch)
 
 
 def cache_rows(cache: Any, rows: Int[Tensor, " row"], *, frozen: bool = False) -> Any:
@@ -88,7 +88,7 @@ class Cached:
         """See :class:`Decoder`."""
         options = {"stop_at_layer": self.model.cfg.n_layers, "attention_mask": mask}
         stream = self.model(tokens, past_kv_cache=self.cache, **options)
-        return next_logits(self.model, stream[:, -1])
+        return all_logits(self.model, stream[:, -1])
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
         """See :class:`Decoder`."""
@@ -133,9 +133,3 @@ class _Whole:
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
         self.seen = [(tokens[rows], mask[rows]) for tokens, mask in self.seen]
-
-
-def next_logits(model: HookedModel, hidden: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch token"]:
-    """Logits of what follows, from the residual stream after the last block."""
-    parts = [logits for _, logits in logit_parts(model, final_norm(model, hidden))]
-    return soft_cap(model, torch.cat(parts).t())

@@ -8,12 +8,22 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..measures import post_norm
-from ..model import MAX_TOKENS, ROWS_AT_ONCE, HookedModel, encode, final_norm, top_ids, weight
+from ..model import (
+    MAX_TOKENS,
+    ROWS_AT_ONCE,
+    SITES,
+    HookedModel,
+    encode,
+    final_norm,
+    key_value_heads,
+    post_norm,
+    top_ids,
+    weight,
+)
 from ..neurons import NeuronSet, NeuronSpace
 from ..text import Corpus, Document, Identifier, as_corpus
 from .activation_examples import Followed, Places, fires, follow
-from .neuron_cards import WRITES, Neuron, NeuronCards, sign_of
+from .neuron_cards import Neuron, NeuronCards, sign_of
 from .vocabulary import TokenLanguages, label_vocabulary, token_texts
 
 BROKEN = "\ufffd"
@@ -134,7 +144,7 @@ def _written(
 ) -> tuple[Int[Tensor, "neuron k"], Int[Tensor, "neuron k"]]:
     """Promoted and suppressed tokens where the neurons are strongest; -1 for what writes nothing."""
     layer, site = place
-    if site not in WRITES:
+    if not SITES[site].writes:
         nothing = torch.full((len(followed.neurons), k), -1)
         return nothing, nothing
     added = directions(model, layer, site, followed.neurons)
@@ -190,10 +200,10 @@ def directions(
     if site == "mlp":
         rows = weight(model, layer, "mlp.W_out")
     else:
-        groups = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
+        groups = key_value_heads(model.cfg)
         by_head = rearrange(weight(model, layer, "attn.W_O"), "(g head) k d_model -> g head k d_model", g=groups)
         rows = rearrange(by_head.sum(1), "g k d_model -> (g k) d_model")
-    norm = post_norm(model, layer, WRITES[site])
+    norm = post_norm(model, layer, SITES[site].structure)
     chosen = rows[neurons.to(rows.device)]
     return chosen if norm is None else chosen * norm.gain.to(chosen.dtype)
 

@@ -19,9 +19,6 @@ from ..store import read_result, write_result
 Neuron = tuple[int, str, int]
 NEURONS_SHOWN = 12
 
-WRITES = {"v": "attention", "mlp": "feed_forward"}
-"""Sites whose neurons add to the residual stream, and in which structure."""
-
 
 @dataclass(frozen=True, eq=False)
 class NeuronCards:
@@ -122,7 +119,7 @@ class NeuronCards:
 
     def _promoted_shares(self) -> tuple[Int[np.ndarray, " writing"], Float[np.ndarray, "writing label"]]:
         """Of each neuron that writes, its layer and the languages of its promoted tokens."""
-        writing = [i for i, (_, site, _) in enumerate(self.neurons) if site in WRITES]
+        writing = [i for i, (_, site, _) in enumerate(self.neurons) if SITES[site].writes]
         labels = list(self.vocabulary)
         shares = np.zeros((len(writing), len(labels)))
         for row, i in enumerate(writing):
@@ -162,7 +159,7 @@ class NeuronCards:
         write = "".join(
             f"<p>{name}: {''.join(_chip(*found) for found in self._known(ids))}</p>"
             for name, ids in (("Promotes", self.promoted[i]), ("Suppresses", self.suppressed[i]))
-            if site in WRITES
+            if SITES[site].writes
         )
         head = "<tr><th></th><th>fires</th><th>mean</th><th>mean |·|</th></tr>"
         return (

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..model import HookedModel, encode, final_norm, logit_parts, soft_cap, stream_states
+from ..model import HookedModel, all_logits, at_least_float32, encode, stream_states
 from ..neurons import weight_processing
 from ..statistics import Estimate
 from ..store import read_result, write_result
@@ -272,9 +272,7 @@ def _probed(
     model: HookedModel, ids: Int[Tensor, " pos"], begins: Sequence[Int[Tensor, " _"]], normalize: bool
 ) -> tuple[Float[Tensor, "layer language"], Int[Tensor, "layer language"], Float[Tensor, " layer"]]:
     states = torch.stack([layer[-1] for layer in stream_states(model, ids)])
-    parts = [soft_cap(model, part) for _, part in logit_parts(model, final_norm(model, states, normalize))]
-    logits = torch.cat(parts).t()  # [layer, token]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(all_logits(model, states, normalize=normalize))  # [layer, token]
     log_probabilities = logits.log_softmax(-1)
     probabilities = log_probabilities.exp()
     own = [probabilities[:, tokens.to(logits.device)].sum(-1) for tokens in begins]

@@ -12,7 +12,9 @@ from tqdm.auto import tqdm
 from ..model import (
     HookedModel,
     TokenBatch,
+    at_least_float32,
     batches,
+    device_of,
     encode,
     hooked,
     label_masses,
@@ -20,6 +22,7 @@ from ..model import (
     special_ids,
     stream_hook,
     top_tokens,
+    wide_dtype,
 )
 from ..neurons import weight_processing
 from ..text import Corpus, Document, Identifier, as_corpus, require_language
@@ -50,7 +53,7 @@ class RandomDirections:
 
     def add(self, layer: int, label: str, states: Float[Tensor, "row d_model"]) -> None:
         """Take in some states of one label."""
-        states = states.to(torch.promote_types(states.dtype, torch.float32))
+        states = at_least_float32(states)
         weight = 1 / (len(self._rows) * self._rows[label])
         draws = torch.randn(self._number, len(states), generator=self._generator).to(states) * weight**0.5
         sums = self._sums[layer]
@@ -202,9 +205,7 @@ class _Lens:
         number = len(self.labels.names)
         labels = self.labels.labels.to(hidden.device)
         if self.by == "mass":
-            members = (
-                torch.nn.functional.one_hot(labels, number).t().to(torch.promote_types(hidden.dtype, torch.float32))
-            )
+            members = torch.nn.functional.one_hot(labels, number).t().to(wide_dtype(hidden.dtype))
             return label_masses(self.model, hidden, members, normalize=self.normalize)
         _, ids = top_tokens(self.model, hidden, self.top_k, normalize=self.normalize)
         counts = torch.zeros(len(hidden), number, dtype=torch.float32, device=hidden.device)
@@ -215,7 +216,7 @@ class _Lens:
             "model": str(self.model.cfg.model_name),
             "n_layers": self.model.cfg.n_layers,
             "processing": weight_processing(self.model),
-            "dtype": str(self.model.unembed.W_U.dtype),  # pyright: ignore[reportAttributeAccessIssue]
+            "dtype": str(self.model.unembed.W_U.dtype),
             "top_k": self.top_k if self.by == "count" else None,
             "by": self.by,
             "normalize": self.normalize,
@@ -287,7 +288,7 @@ def _chance(
 ) -> Float[Tensor, "layer direction label"]:
     if random is None:
         return torch.zeros(len(layers), 0, len(lens.labels.names), dtype=torch.float64)
-    dtype = lens.model.unembed.W_U.dtype  # pyright: ignore[reportAttributeAccessIssue]
+    dtype = lens.model.unembed.W_U.dtype
     return torch.stack([lens(random.directions(layer).to(dtype)).double().cpu() for layer in layers])
 
 
@@ -308,11 +309,11 @@ def _read_at(model: HookedModel, ids: Int[Tensor, " pos"], positions: Positions 
 
 @torch.inference_mode()
 def _continued(model: HookedModel, ids: Int[Tensor, " pos"], new_tokens: int) -> Int[Tensor, " longer"]:
-    device = next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
+    device = device_of(model)
     # without a tokenizer TransformerLens caches absolute positions wrongly
     cached, stops = model.tokenizer is not None, getattr(model.tokenizer, "eos_token_id", None) is not None
     options = {"do_sample": False, "verbose": False, "stop_at_eos": stops, "use_past_kv_cache": cached}
-    return model.generate(ids[None].to(device), max_new_tokens=new_tokens, **options)[0].cpu()  # pyright: ignore
+    return model.generate(ids[None].to(device), max_new_tokens=new_tokens, **options)[0].cpu()
 
 
 def _layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:

@@ -3,5 +3,4 @@
 from .measure import LayerMeasure, Measure, Receive, SiteMasks, SiteScores, score_hooks
 from .plnd import FORMULATIONS, Where, exact
 from .plnd.parallel import parallel
-from .plnd.post_norm import post_norm
 from .selection import Selection

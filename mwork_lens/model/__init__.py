@@ -1,21 +1,43 @@
 """The model: where its neurons live, how it is loaded, run and hooked, and what it says of itself."""
 
-from .architecture import Rotary, at_least_float32, attention_scale, norm_eps, norm_gain
+from .architecture import (
+    HookedModel,
+    PostNorm,
+    Rotary,
+    Structure,
+    at_least_float32,
+    attention_scale,
+    device_of,
+    dtype_of,
+    has_feed_forward,
+    key_value_heads,
+    norm_eps,
+    norm_gain,
+    original,
+    post_norm,
+    special_ids,
+    stream_before,
+    stream_hook,
+    weight,
+    wide_dtype,
+    wrapped_model,
+)
 from .checkpoints import source_directory
 from .forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, run_blocks, stream
 from .hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
 from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance
 from .reducers import ExactSum, Reducer
-from .sites import GATE, SITES, HookedModel, Slices, Structure, require_sites, special_ids, weight
+from .sites import GATE, SITES, Slices, require_sites
 from .unembedding import (
     ROWS_AT_ONCE,
+    all_logits,
+    differentiable_logits,
     final_norm,
+    finish_logits,
     label_masses,
     log_normalizer,
-    logit_parts,
-    soft_cap,
-    stream_hook,
     stream_states,
+    token_losses,
     top_ids,
     top_tokens,
 )

@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..text import Corpus, Document, as_corpus
+from .architecture import HookedModel, device_of, special_ids, stream_hook, wrapped_model
 from .hooks import ForwardHook, hooked
-from .sites import HookedModel, special_ids
 
 MAX_TOKENS = 512
 """Where documents are cut by default."""
@@ -186,24 +186,20 @@ def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos
         return ids
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids.")
-    return model.to_tokens(document, truncate=False)[0].cpu()  # pyright: ignore[reportAttributeAccessIssue]
+    return model.to_tokens(document, truncate=False)[0].cpu()
 
 
 def batches(
     model: HookedModel, encoded: Sequence[Int[Tensor, " _"]], batch_size: int | None = None
 ) -> Iterator[TokenBatch]:
     """Batches, on the model's device, of documents that belong to no corpus; divided as by :meth:`Encoded.plan`."""
-    special, device = special_ids(model), _device(model)
+    special, device = special_ids(model), device_of(model)
     for rows in _groups(encoded, _tokens_per_batch(model), batch_size):
         yield _batch(encoded, rows, special).to(device)
 
 
-def _device(model: HookedModel) -> torch.device:
-    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def _tokens_per_batch(model: HookedModel) -> int:
-    return TOKENS_PER_BATCH.get(_device(model).type, TOKENS_PER_BATCH["cuda"])
+    return TOKENS_PER_BATCH.get(device_of(model).type, TOKENS_PER_BATCH["cuda"])
 
 
 def _groups(encoded: Sequence[Tensor], tokens_per_batch: int, batch_size: int | None) -> list[tuple[int, ...]]:
@@ -261,7 +257,7 @@ def stream(
     Yields:
         Each batch, on the model's device, when it is through, and the residual stream after the last block.
     """
-    device, running = _device(model), running or Running()
+    device, running = device_of(model), running or Running()
     with _bar(batches, progress) as bar:
         for batch in batches:
             running.batch = batch = batch.to(device)
@@ -286,7 +282,7 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
     Raises:
         ValueError: if it is not finite (broken weights, or an overflow in half precision).
     """
-    stream = _bridge_stream(model, tokens) if hasattr(model, "original_model") else _stream(model, tokens)
+    stream = _bridge_stream(model, tokens) if wrapped_model(model) else _stream(model, tokens)
     if not torch.isfinite(stream).all():
         raise ValueError(
             f"The residual stream of {model.cfg.model_name} is not finite: its weights hold NaN or infinite values, "
@@ -302,7 +298,7 @@ def _stream(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batc
 def _bridge_stream(bridge: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
     """A raw bridge takes ``stop_at_layer=n_layers`` for the whole model, so run what is below the unembedding."""
     streams: list[Tensor] = []
-    last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
+    last = stream_hook(bridge.cfg.n_layers)
     with bridge.hooks(fwd_hooks=[(last, lambda activation, hook: streams.append(activation))]):
         bridge.original_model.base_model(tokens, use_cache=False)
     return streams[-1]

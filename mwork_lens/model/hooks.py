@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .sites import SITES, HookedModel, special_ids
+from .architecture import HookedModel, special_ids
+from .sites import SITES
 
 Mode = Literal["zero", "mean", "language_mean", "set", "scale", "resample"]
 Positions = Literal["all", "content"]
@@ -28,7 +29,7 @@ class ContentPositions:
     """
 
     def __init__(self, model: HookedModel) -> None:
-        self._embed: torch.nn.Module = model.embed  # pyright: ignore[reportAttributeAccessIssue]
+        self._embed: torch.nn.Module = model.embed
         self._special = special_ids(model)
         self._seen: Tensor | None = None
         self._handle: Any = None

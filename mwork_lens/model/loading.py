@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .architecture import HookedModel, key_value_heads
 from .checkpoints import demo_directory, gguf_directory, quiet_transformers, source_directory
-from .sites import HookedModel
+from .unembedding import all_logits
 
 logger = logging.getLogger("mwork_lens")
 
@@ -124,7 +125,7 @@ def _from_transformers(
     _name_tokenizer(tokenizer, title)
     # a model made from a config, not from a checkpoint, does not say what it is
     hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
-    hf_model = hf_model.to(dtype).eval()  # pyright: ignore[reportArgumentType]
+    hf_model = hf_model.to(dtype).eval()
     try:
         model = _as_hooked_transformer(hf_model, tokenizer, name, device, dtype, keep=label is None)
     except _NotHookable as reason:
@@ -194,7 +195,7 @@ def _official_name(config: Any, name: str | None) -> str | None:
     architecture = (config.architectures or [""])[0]
     if architecture not in _NAMED_ARCHITECTURES:
         return None
-    official: list[str] = loading.OFFICIAL_MODEL_NAMES  # pyright: ignore[reportPrivateImportUsage]
+    official: list[str] = getattr(loading, "OFFICIAL_MODEL_NAMES")  # noqa: B009
     candidates = [name] if name else [known for known in official if "gemma" in known.lower()]
     for candidate in candidates:
         cfg = loading.get_pretrained_model_config(candidate)
@@ -204,8 +205,7 @@ def _official_name(config: Any, name: str | None) -> str | None:
 
 
 def _sizes(cfg: Any) -> tuple[int | None, ...]:
-    kv = cfg.n_key_value_heads or cfg.n_heads
-    return (cfg.n_layers, cfg.d_model, cfg.n_heads, kv, cfg.d_head, cfg.d_mlp, cfg.d_vocab)
+    return (cfg.n_layers, cfg.d_model, cfg.n_heads, key_value_heads(cfg), cfg.d_head, cfg.d_mlp, cfg.d_vocab)
 
 
 def _hf_sizes(c: Any) -> tuple[int | None, ...]:
@@ -221,11 +221,8 @@ def _require_same_logits(model: Any, hf_model: Any, dtype: torch.dtype) -> None:
     with quiet_transformers():
         model.to(hf_model.device)
     stream = model(ids, stop_at_layer=model.cfg.n_layers, padding_side="right")
-    ours = model.ln_final(stream)[0] @ model.unembed.W_U + model.unembed.b_U
-    if (cap := model.cfg.output_logits_soft_cap) > 0:
-        ours = cap * torch.tanh(ours / cap)
     tolerance = _FLOAT_TOLERANCE if dtype in (torch.float32, torch.float64) else HALF_TOLERANCE
-    difference = logit_distance(ours, theirs)
+    difference = logit_distance(all_logits(model, stream[0]), theirs)
     if not difference <= tolerance:
         raise _NotHookable(f"as a HookedTransformer its logits would differ by {difference:.2g} standard deviations")
 
@@ -238,7 +235,7 @@ def logit_distance(ours: Float[Tensor, "pos token"], theirs: Float[Tensor, "pos 
 
 def store_unembedding_by_token(model: HookedModel) -> None:
     """Lay out W_U so that ``HookedTransformer.unembed`` need not copy it on every call; values stay the same."""
-    unembedding: torch.nn.Parameter = model.unembed.W_U  # pyright: ignore[reportAttributeAccessIssue]
+    unembedding: torch.nn.Parameter = model.unembed.W_U
     if not unembedding.t().is_contiguous():
         unembedding.data = unembedding.data.t().contiguous().t()
 
@@ -287,7 +284,7 @@ def _bridge(
     logger.warning("Loading %s as a raw TransformerBridge, because %s", label or name, reason)
     try:
         with quiet_transformers():
-            model = TransformerBridge.boot_transformers(
+            model: Any = TransformerBridge.boot_transformers(
                 name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
             )
     except Exception as error:
@@ -297,7 +294,7 @@ def _bridge(
         ) from error
     if label:
         model.cfg.model_name = label
-    return model.eval()  # pyright: ignore[reportReturnType]
+    return model.eval()
 
 
 def bridge_on(hf_model: Any, tokenizer: Any) -> HookedModel:
@@ -308,9 +305,10 @@ def bridge_on(hf_model: Any, tokenizer: Any) -> HookedModel:
     name = hf_model.config._name_or_path or type(hf_model).__name__
     _name_tokenizer(tokenizer, name)
     with quiet_transformers():
-        return TransformerBridge.boot_transformers(  # pyright: ignore[reportReturnType]
+        bridge: Any = TransformerBridge.boot_transformers(
             name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
         )
+    return bridge
 
 
 def _first_line(error: Exception) -> str:

@@ -3,26 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
-Structure = Literal["attention", "feed_forward"]
-
-
-@runtime_checkable
-class HookedModel(Protocol):
-    """What we ask of a model: a ``HookedTransformer`` or a raw ``TransformerBridge`` of TransformerLens."""
-
-    cfg: Any
-    tokenizer: Any
-    hook_dict: Any
-
-    def hooks(self, fwd_hooks: Any = ..., bwd_hooks: Any = ...) -> Any:
-        """A context manager that adds hooks and removes them again."""
-        ...
+from .architecture import Structure
 
 
 @dataclass(frozen=True)
@@ -64,6 +47,8 @@ class Site:
     an activation function need not send 0 to 0."""
     tuning: tuple[Slices, ...]
     """All that belongs to a neuron and may be tuned: columns that read, biases, rows that write."""
+    writes: bool
+    """Whether its neurons add to the residual stream; those of queries and keys only steer attention's pattern."""
 
     def hook_name(self, layer: int) -> str:
         """The full name of this site's hook point in one layer."""
@@ -72,9 +57,8 @@ class Site:
 
 def _attention(letter: str, heads: Literal["query", "key_value"]) -> Site:
     matrix, bias = Slices(f"attn.W_{letter}", "head 1 index"), Slices(f"attn.b_{letter}", "head index")
-    return Site(
-        letter.lower(), "attention", f"attn.hook_{letter.lower()}", heads, matrix.weight, (matrix, bias), (matrix, bias)
-    )
+    hook, both = f"attn.hook_{letter.lower()}", (matrix, bias)
+    return Site(letter.lower(), "attention", hook, heads, matrix.weight, both, both, writes=letter == "V")
 
 
 _READ, _BIAS, _WRITE = Slices("mlp.W_in", "1 neuron"), Slices("mlp.b_in", "neuron"), Slices("mlp.W_out", "neuron 1")
@@ -86,19 +70,9 @@ SITES: Mapping[str, Site] = MappingProxyType(
         "q": _attention("Q", "query"),
         "k": _attention("K", "key_value"),
         "v": _attention("V", "key_value"),
-        "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, "mlp.W_in", (_WRITE,), (_READ, _BIAS, _WRITE)),
+        "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, "mlp.W_in", (_WRITE,), (_READ, _BIAS, _WRITE), True),
     }
 )
-
-
-def weight(model: HookedModel, layer: int, name: str) -> Any:
-    """The weight that is stored, e.g. ``attn.W_K`` as ``[n_key_value_heads, d_model, d_head]``; None for no bias.
-
-    HookedTransformer shows K and V repeated to all query heads and keeps the leaves as ``_W_K``, ``_W_V``.
-    """
-    module_name, leaf = name.rsplit(".", 1)
-    module = model.blocks[layer].get_submodule(module_name)  # pyright: ignore[reportAttributeAccessIssue]
-    return getattr(module, f"_{leaf}") if hasattr(module, f"_{leaf}") else getattr(module, leaf)
 
 
 def require_sites(names: Any) -> tuple[str, ...]:
@@ -112,8 +86,3 @@ def require_sites(names: Any) -> tuple[str, ...]:
     if unknown:
         raise ValueError(f"There is no site {unknown[0]!r}; sites are {', '.join(SITES)}.")
     return tuple(name for name in SITES if name in names)
-
-
-def special_ids(model: HookedModel) -> Int[Tensor, " id"]:
-    """The tokenizer's special token ids; empty without a tokenizer."""
-    return torch.tensor(getattr(model.tokenizer, "all_special_ids", None) or [], dtype=torch.long)

@@ -1,4 +1,7 @@
-"""The logit lens itself: final norm and unembedding of any hidden states, a part of the vocabulary at a time."""
+"""From the residual stream to logits, losses and top tokens: final norm and unembedding of any hidden states.
+
+The vocabulary is taken a part at a time, so that logits over all of it are never held for many states.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,22 +9,21 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import linear
 
+from .architecture import HookedModel, at_least_float32, device_of, stream_hook, wide_dtype
 from .forward import run_blocks
 from .hooks import hooked
-from .sites import HookedModel
 
 ROWS_AT_ONCE = 256
 TOKENS_AT_ONCE = 32768
 """Hidden states and tokens of the vocabulary whose logits are held at a time."""
 
+LOSS_TOKENS_AT_ONCE = 2048
+"""The same for losses, which take more states at a time: a part's logits stay in the cache of a CPU."""
+
 GROUP = 32
 """Tokens of which only the largest logit is looked at first: the top k lie in the k groups with the largest ones."""
-
-
-def stream_hook(layer: int) -> str:
-    """Where the residual stream after ``layer`` blocks is: 0 is the embedding."""
-    return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
 
 
 @torch.inference_mode()
@@ -34,7 +36,7 @@ def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Te
         return activation
 
     with hooked(model, [(stream_hook(layer), keep) for layer in range(model.cfg.n_layers + 1)]):
-        run_blocks(model, ids[None].to(model.unembed.W_U.device))  # pyright: ignore[reportAttributeAccessIssue]
+        run_blocks(model, ids[None].to(device_of(model)))  # pyright: ignore[reportAttributeAccessIssue]
     return seen
 
 
@@ -48,24 +50,39 @@ def final_norm(
 
 
 def logit_parts(
-    model: HookedModel, normed: Float[Tensor, "row d_model"], *, biased: bool = True
+    model: HookedModel, normed: Float[Tensor, "row d_model"], *, biased: bool = True, at_once: int | None = None
 ) -> Iterator[tuple[int, Float[Tensor, "token row"]]]:
-    """First token and logits of each part of the vocabulary, before a soft cap.
+    """First token and logits of each part of the vocabulary, which :func:`finish_logits` finishes.
 
     Tall blocks of the unembedding times few states run faster this way round on a CPU.
     """
-    unembed = model.unembed  # pyright: ignore[reportAttributeAccessIssue]
-    by_token, bias = unembed.W_U.t(), getattr(unembed, "b_U", None) if biased else None
+    size = at_once or TOKENS_AT_ONCE
+    by_token, bias = model.unembed.W_U.t(), getattr(model.unembed, "b_U", None) if biased else None
     columns = normed.to(by_token.dtype).t().contiguous()
-    for start in range(0, len(by_token), TOKENS_AT_ONCE):
-        logits = by_token[start : start + TOKENS_AT_ONCE] @ columns
-        yield start, logits if bias is None else logits.add_(bias[start : start + TOKENS_AT_ONCE, None])
+    for start in range(0, len(by_token), size):
+        logits = by_token[start : start + size] @ columns
+        yield start, logits if bias is None else logits.add_(bias[start : start + size, None])
 
 
-def soft_cap(model: HookedModel, logits: Tensor) -> Tensor:
-    """The model's cap on its logits (Gemma 2), where it has one; it keeps their order."""
+def finish_logits(model: HookedModel, logits: Tensor) -> Tensor:
+    """What the model does to products with its unembedding: a soft cap (Gemma 2) where it has one; order is kept."""
     cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def all_logits(
+    model: HookedModel, hidden: Float[Tensor, "row d_model"], *, normalize: bool = True
+) -> Float[Tensor, "row token"]:
+    """Logits over the whole vocabulary, of few states."""
+    parts = [logits for _, logits in logit_parts(model, final_norm(model, hidden, normalize))]
+    return finish_logits(model, torch.cat(parts).t())
+
+
+def differentiable_logits(model: HookedModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row token"]:
+    """Logits over the whole vocabulary in float32 at least, in one product, whose gradient is one product too."""
+    unembed = model.unembed
+    logits = linear(final_norm(model, hidden), unembed.W_U.t(), getattr(unembed, "b_U", None))
+    return finish_logits(model, at_least_float32(logits))
 
 
 def top_tokens(
@@ -74,7 +91,7 @@ def top_tokens(
     """The ``k`` tokens that each hidden state decodes to, highest logit first, and these logits (soft-capped)."""
     found = [_top(model, final_norm(model, rows, normalize), k) for rows in hidden.split(ROWS_AT_ONCE)]
     values, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return soft_cap(model, values), ids
+    return finish_logits(model, values), ids
 
 
 def top_ids(model: HookedModel, normed: Float[Tensor, "row d_model"], k: int) -> Int[Tensor, "row k"]:
@@ -136,14 +153,25 @@ def label_masses(
 def _masses(
     model: HookedModel, normed: Float[Tensor, "row d_model"], members: Float[Tensor, "label token"]
 ) -> Float[Tensor, "row label"]:
-    largest = torch.full((len(normed),), -torch.inf, dtype=_wide(normed), device=normed.device)
-    masses = torch.zeros(len(members), len(normed), dtype=largest.dtype, device=normed.device)
+    dtype = wide_dtype(normed.dtype)
+    largest = torch.full((len(normed),), -torch.inf, dtype=dtype, device=normed.device)
+    masses = torch.zeros(len(members), len(normed), dtype=dtype, device=normed.device)
     for start, logits in logit_parts(model, normed):
-        logits = soft_cap(model, logits).to(largest.dtype)
-        before, largest = largest, torch.maximum(largest, logits.amax(0))
-        weights = logits.sub_(largest).exp_()
-        masses = masses * torch.exp(before - largest) + members[:, start : start + len(weights)] @ weights
+        weights, largest, shrink = _exponentials(finish_logits(model, logits).to(dtype), largest)
+        masses = masses * shrink + members[:, start : start + len(weights)] @ weights
     return (masses / masses.sum(0)).t()
+
+
+def _exponentials(
+    logits: Float[Tensor, "token row"], before: Float[Tensor, " row"]
+) -> tuple[Float[Tensor, "token row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """One step of a softmax over parts of the vocabulary, in place.
+
+    Returns:
+        exp(logit − largest), the largest logit so far, and the factor for sums over the parts before.
+    """
+    largest = torch.maximum(before, logits.amax(0))
+    return logits.sub_(largest).exp_(), largest, torch.exp(before - largest)
 
 
 @torch.inference_mode()
@@ -153,21 +181,23 @@ def log_normalizer(
     """Log of the sum of all exponentiated logits: logit minus this is the token's log-probability."""
     parts = []
     for rows in hidden.split(ROWS_AT_ONCE):
-        normed = final_norm(model, rows, normalize)
-        by_part = [soft_cap(model, logits).to(_wide(normed)).logsumexp(0) for _, logits in logit_parts(model, normed)]
+        logits = logit_parts(model, final_norm(model, rows, normalize))
+        by_part = [at_least_float32(finish_logits(model, part)).logsumexp(0) for _, part in logits]
         parts.append(torch.stack(by_part).logsumexp(0))
     return torch.cat(parts)
 
 
-def token_logits(
-    model: HookedModel, hidden: Float[Tensor, "row d_model"], tokens: Int[Tensor, " token"], *, normalize: bool = True
-) -> Float[Tensor, "row token"]:
-    """Logits of some tokens only."""
-    unembed = model.unembed  # pyright: ignore[reportAttributeAccessIssue]
-    columns, bias = unembed.W_U[:, tokens], getattr(unembed, "b_U", None)
-    logits = final_norm(model, hidden, normalize).to(columns.dtype) @ columns
-    return soft_cap(model, logits if bias is None else logits + bias[tokens]).to(_wide(hidden))
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def token_losses(
+    model: HookedModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"]
+) -> Float[Tensor, " token"]:
+    """−log p of each target in nats, from the residual stream at the position before it."""
+    normed = final_norm(model, hidden)
+    largest = torch.full_like(targets, -torch.inf, dtype=wide_dtype(normed.dtype))
+    total, of_target = torch.zeros_like(largest), torch.zeros_like(largest)
+    for start, logits in logit_parts(model, normed, at_once=LOSS_TOKENS_AT_ONCE):
+        logits = finish_logits(model, logits.to(largest.dtype))
+        inside = ((targets >= start) & (targets < start + len(logits))).nonzero().flatten()
+        of_target[inside] = logits[targets[inside] - start, inside]
+        weights, largest, shrink = _exponentials(logits, largest)
+        total = total * shrink + weights.sum(0)
+    return largest + total.log() - of_target

@@ -22,7 +22,9 @@ from ..model import (
     Mode,
     Positions,
     change_of,
+    has_feed_forward,
     hooked,
+    key_value_heads,
     mask_hooks,
     require_sites,
     weight,
@@ -61,9 +63,9 @@ class NeuronSpace:
             n_layers=cfg.n_layers,
             d_model=cfg.d_model,
             n_heads=cfg.n_heads,
-            n_key_value_heads=getattr(cfg, "n_key_value_heads", None) or cfg.n_heads,
+            n_key_value_heads=key_value_heads(cfg),
             d_head=cfg.d_head,
-            d_mlp=0 if getattr(cfg, "attn_only", False) else cfg.d_mlp,
+            d_mlp=cfg.d_mlp if has_feed_forward(cfg) else 0,
             processing=weight_processing(model),
         )
         for site, width in space.widths.items():

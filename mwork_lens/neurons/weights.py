@@ -106,14 +106,11 @@ def _is_real(model: HookedModel, piece: Slices) -> bool:
     return any(bias is not None and bool(bias.any()) for bias in shown)
 
 
-# what a raw bridge calls the linear maps behind the weights that it shows
-_LINEAR = {"Q": "q", "K": "k", "V": "v", "in": "in", "out": "out", "gate": "gate"}
-
-
 def _behind(model: HookedModel, layer: int, piece: Slices, shown: Tensor) -> tuple[Parameter, int]:
     """The parameter that a bridge shows reshaped, and on which of its axes the neurons are (in one row: all heads)."""
     module, leaf = piece.weight.split(".")
-    linear: Any = getattr(getattr(model.blocks[layer], module), _LINEAR[leaf[2:]])  # pyright: ignore
+    # as a bridge calls the linear map behind a weight that it shows, e.g. q behind W_Q
+    linear: Any = getattr(getattr(model.blocks[layer], module), leaf[2:].lower())
     parameter = linear.bias if piece.is_bias else linear.weight
     if not isinstance(parameter, Parameter) or parameter.data_ptr() != shown.data_ptr():
         raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..effects import passage_nats, token_nats
+from ..effects import passage_nats
 from ..generation import (
     Cached,
     Completion,
@@ -19,11 +19,10 @@ from ..generation import (
     joined,
     left_padded,
     new_cache,
-    next_logits,
     picker,
     write_on,
 )
-from ..model import HookedModel
+from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
 from .prompts import Prompt
 
 
@@ -54,7 +53,7 @@ def read_prompts(
     Raises:
         ValueError: if the residual stream is not finite.
     """
-    read = _in_full if hasattr(model, "original_model") else _from_cache
+    read = _in_full if wrapped_model(model) else _from_cache
     nats, written = read(model, prompts, max_new_tokens, stop)
     completions = written or [None] * len(prompts)
     return [Reading(completion, tuple(values)) for completion, values in zip(completions, nats, strict=True)]
@@ -79,7 +78,7 @@ def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop
     weighed = [values for _, values in sorted(zip(order, nats, strict=True))]
     if not max_new_tokens:
         return weighed, []
-    reading, logits = Cached(model, joined(caches)), next_logits(model, last)
+    reading, logits = Cached(model, joined(caches)), all_logits(model, last)
     del caches  # as large as their copy
     ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
     texts = write_on(reading, logits, [prompts[row].ids for row in order], order, max_new_tokens, ends, pick)
@@ -93,7 +92,7 @@ def _read(
     order, nats, caches, last = [], [], [], []
     for rows in _groups([len(prompt.ids) for prompt in prompts]):
         some, cache = [prompts[row] for row in rows], new_cache(model, len(rows))
-        tokens, mask = left_padded([prompt.ids for prompt in some], next(model.parameters()).device)
+        tokens, mask = left_padded([prompt.ids for prompt in some], device_of(model))
         options = {"stop_at_layer": model.cfg.n_layers, "attention_mask": mask}
         states = model(tokens, past_kv_cache=cache, **options)[:, -1]
         if not torch.isfinite(states).all():
@@ -138,5 +137,5 @@ def _answer_nats(model: Any, cache: Any, last: Tensor, prompts: Sequence[Prompt]
             attention_mask=torch.ones_like(targets[:, :-1]),
         )
         streams = torch.cat([streams, new.to(last.device)], dim=1)
-    by_token = token_nats(model, streams[real], targets[real]).double().cpu()
+    by_token = token_losses(model, streams[real], targets[real]).double().cpu()
     return torch.zeros(len(answers), dtype=torch.float64).index_add(0, real.nonzero()[:, 0].cpu(), by_token)

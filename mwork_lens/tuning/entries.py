@@ -47,7 +47,7 @@ def training(model: HookedModel, parts: Sequence[Trained], ties: Sequence[Any] =
 
     Everything else needs no gradient, so autograd neither computes nor stores it.
     """
-    everything: list[Parameter] = list(model.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+    everything: list[Parameter] = list(model.parameters())
     before = [parameter.requires_grad for parameter in everything]
     handles = []
     try:

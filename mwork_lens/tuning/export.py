@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..model import HALF_TOLERANCE, HookedModel, bridge_on, logit_distance, source_directory
+from ..model import HALF_TOLERANCE, HookedModel, bridge_on, device_of, logit_distance, source_directory
 from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries
 from ..store import atomic_directory, require_free
 from .delta import NeuronDelta
@@ -172,8 +172,7 @@ def _require_values(theirs: Any, places: Mapping[str, Places], expected: Mapping
 def _require_same_logits(model: HookedModel, theirs: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.cfg.d_vocab, (1, min(32, model.cfg.n_ctx)), generator=generator)
-    device = next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
-    ours: Tensor = model(ids.to(device))[0]  # pyright: ignore[reportCallIssue]
+    ours: Tensor = model(ids.to(device_of(model)))[0]
     found = theirs(ids.to(theirs.device)).logits[0]
     difference = logit_distance(found, ours)
     if not difference <= TOLERANCE.get(ours.dtype, HALF_TOLERANCE):

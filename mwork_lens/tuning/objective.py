@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
-from ..model import HookedModel, TokenBatch, encode, run_blocks, soft_cap, special_ids
+from ..model import HookedModel, TokenBatch, differentiable_logits, encode, run_blocks, special_ids
 from ..text import Document
 
 POSITIONS_AT_ONCE = 128
@@ -59,18 +59,10 @@ def accumulate_gradient(model: HookedModel, batch: TokenBatch, tokens: int) -> f
     pairs = zip(hidden.detach().split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True)
     for part, part_targets in pairs:
         leaf = part.requires_grad_()
-        nats = functional.cross_entropy(_logits(model, leaf), part_targets, reduction="sum")
+        nats = functional.cross_entropy(differentiable_logits(model, leaf), part_targets, reduction="sum")
         (nats / tokens).backward()
         assert leaf.grad is not None
         gradients.append(leaf.grad)
         total += nats.item()
     hidden.backward(torch.cat(gradients))
     return total
-
-
-def _logits(model: HookedModel, stream: Tensor) -> Tensor:
-    unembed = model.unembed  # pyright: ignore[reportAttributeAccessIssue]
-    hidden = model.ln_final(stream[None])[0]  # pyright: ignore[reportAttributeAccessIssue]
-    logits = functional.linear(hidden, unembed.W_U.t(), getattr(unembed, "b_U", None))
-    # the loss in float32 where the weights are narrower
-    return soft_cap(model, logits if logits.dtype == torch.float64 else logits.float())

@@ -39,7 +39,7 @@ def whole_model(model: HookedModel) -> tuple[list[Trained], list[Tie]]:
     Raises:
         ValueError: for quantised weights.
     """
-    named = dict(model.named_parameters())  # pyright: ignore[reportAttributeAccessIssue]
+    named = dict(model.named_parameters())
     for name, parameter in named.items():
         if not parameter.is_floating_point():
             raise ValueError(
@@ -52,7 +52,7 @@ def whole_model(model: HookedModel) -> tuple[list[Trained], list[Tie]]:
         named = {name: parameter for name, parameter in named.items() if name != "embed.W_E"}
     parts = {name: Trained(Entries(name, p)) for name, p in named.items() if _kind(name) in real}
     if scale is not None:
-        embedding: Parameter = model.embed.W_E  # pyright: ignore[reportAttributeAccessIssue]
+        embedding: Parameter = model.embed.W_E
         ties.append(Tie(embedding, parts["unembed.W_U"], scale))
     return list(parts.values()), ties
 
@@ -60,7 +60,7 @@ def whole_model(model: HookedModel) -> tuple[list[Trained], list[Tie]]:
 @contextlib.contextmanager
 def kept_weights(model: HookedModel) -> Iterator[None]:
     """Every parameter is bit-identical again on any exit; a copy of all of them waits in the CPU's memory."""
-    parameters: list[Parameter] = list(model.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+    parameters: list[Parameter] = list(model.parameters())
     kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
     try:
         yield

@@ -27,7 +27,7 @@ def sets(model):
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 def test_nats_are_the_models_own_loss(family, monkeypatch):
-    monkeypatch.setattr("mwork_lens.effects.loss.TOKENS_AT_ONCE", 7)
+    monkeypatch.setattr("mwork_lens.model.unembedding.LOSS_TOKENS_AT_ONCE", 7)
     model = tiny(family)
     encoded = encode(model, CORPUS["en"], list("abcd"), 512)
     nats, counted = passage_nats(model, encoded, batch_size=3)

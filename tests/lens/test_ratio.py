@@ -6,7 +6,7 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.lens.reading import RandomDirections
-from mwork_lens.model.unembedding import label_masses, log_normalizer, token_logits, top_tokens
+from mwork_lens.model.unembedding import all_logits, label_masses, log_normalizer, top_tokens
 
 from ..made_up import LABELS, PROMPTS, ratio
 from ..tiny import FAMILIES, tiny, tokens
@@ -27,8 +27,7 @@ def test_the_last_layer_reads_the_models_own_logits(family):
     values, top = top_tokens(model, last, 7)
     assert torch.equal(top, logits.topk(7).indices)
     torch.testing.assert_close(values, logits.topk(7).values)
-    everything = torch.arange(50)
-    log_probabilities = token_logits(model, last, everything) - log_normalizer(model, last)[:, None]
+    log_probabilities = all_logits(model, last) - log_normalizer(model, last)[:, None]
     torch.testing.assert_close(log_probabilities, logits.log_softmax(-1))
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformer_lens import TransformerLensKeyValueCache
 
+from mwork_lens.model import SITES, weight
 from mwork_lens.model.hooks import hooked
-from mwork_lens.model.sites import SITES, weight
 from mwork_lens.neurons.sets import NeuronSet, NeuronSpace, ablate
 
 from ..tiny import FAMILIES, KINDS, installed, some_neurons, tiny, tokens

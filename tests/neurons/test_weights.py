@@ -6,7 +6,7 @@ import torch
 import transformers
 
 import mwork_lens as mw
-from mwork_lens.model.sites import SITES, weight
+from mwork_lens.model import SITES, weight
 
 from ..tiny import FAMILIES, SMALL, small_model, some_neurons, tiny, tokens, words
 

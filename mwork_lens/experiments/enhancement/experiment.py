@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...detection import Detection, detect
-from ...model import HookedModel, encode
+from ...model import HookedModel, dtype_of, encode
 from ...text import Corpus
 from ...tuning import Diverged, predicted
 from ..folder import ResultsFolder
@@ -93,7 +93,7 @@ class _Lab:
         corpora = {**self.parts, **{name: corpus for name, corpus in self.corpora.items() if name != HELD_OUT}}
         return {
             "model": str(self.model.cfg.model_name),
-            "dtype": str(next(self.model.parameters()).dtype),  # pyright: ignore[reportAttributeAccessIssue]
+            "dtype": str(dtype_of(self.model)),
             "design": {**asdict(self.design), **{name: list(getattr(self.design, name)) for name in _LISTS}},
             "corpora": {name: corpus.describe() for name, corpus in corpora.items()},
         }

@@ -113,7 +113,7 @@ class Geometry:
         Raises:
             ValueError: for attention whose scores depend on q and k in a way that has no closed form here.
         """
-        cfg, attn = model.cfg, model.blocks[layer].attn  # pyright: ignore[reportAttributeAccessIssue]
+        cfg, attn = model.cfg, model.blocks[layer].attn
         cap = getattr(cfg, "attn_scores_soft_cap", -1.0) or -1.0
         clip = getattr(cfg, "clip_qkv", None)
         query_norm, key_norm = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)

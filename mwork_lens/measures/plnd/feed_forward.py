@@ -3,9 +3,9 @@
 import torch
 from torch.nn.functional import linear
 
-from ...model import HookedModel, TokenBatch, at_least_float32, weight
+from ...model import HookedModel, PostNorm, TokenBatch, at_least_float32, post_norm, weight
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
-from .post_norm import PostNorm, post_norm, summed_change_after_norm
+from .post_norm import summed_change_after_norm
 
 HIDDEN = "mlp.hook_post"
 

@@ -7,7 +7,7 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from ...model import HookedModel, TokenBatch
+from ...model import HookedModel, TokenBatch, key_value_heads
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
 from . import feed_forward, values
 from .attention import Geometry
@@ -26,7 +26,7 @@ def parallel(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         squares = squares_of(seen, batch)
-        groups = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
+        groups = key_value_heads(model.cfg)
         by_group = rearrange(squares, "batch (group head) d -> batch group head d", group=groups)
         return {"q": root_mean(squares.flatten(1), batch), "k": root_mean(by_group.sum(2).flatten(1), batch)}
 

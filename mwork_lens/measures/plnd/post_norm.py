@@ -1,52 +1,12 @@
 """What a neuron's contribution to a structure's output becomes in the residual stream, after a post-norm."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...model import HookedModel, at_least_float32, norm_gain
-from ..measure import Activations
 from .compiled import applies, sums_after_norm, threads
-
-
-@dataclass(frozen=True)
-class PostNorm:
-    """The RMS norm that a model applies to a structure's output before adding it to the residual stream."""
-
-    name: str
-    """Its module within the block, e.g. ``ln1_post``."""
-    gain: Float[Tensor, " d_model"]
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Hook points that give y / r and r for the output y, in the order of the forward pass."""
-        return (f"{self.name}.hook_scale", f"{self.name}.hook_normalized")
-
-    def seen(self, activations: Activations) -> tuple[Float[Tensor, "batch pos 1"], Float[Tensor, "batch pos d_model"]]:
-        """r = sqrt(|y|²/D + eps) and y / r."""
-        scale, normalized = (at_least_float32(activations[name]) for name in self.reads)
-        return scale, normalized
-
-
-def post_norm(model: HookedModel, layer: int, structure: str) -> PostNorm | None:
-    """The norm after ``structure`` in one layer; None where its output is added as it is."""
-    number = {"attention": 1, "feed_forward": 2}[structure]
-    block = model.blocks[layer]  # pyright: ignore[reportAttributeAccessIssue]
-    name = f"ln{number}_post" if hasattr(block, f"ln{number}_post") else f"ln{number}"
-    if name.endswith("_post") or _norms_output_only(model):
-        return PostNorm(name, norm_gain(model, getattr(block, name)))
-    return None
-
-
-def _norms_output_only(model: HookedModel) -> bool:
-    """OLMo 2 and 3 norm a structure's output where others norm its input, under the same name."""
-    wrapped = getattr(model, "original_model", None)
-    name = getattr(model.cfg, "original_architecture", None) if wrapped is None else type(wrapped).__name__
-    return name in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
 
 def change_after_norm(

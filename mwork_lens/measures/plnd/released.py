@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from ...model import HookedModel, TokenBatch, at_least_float32
+from ...model import HookedModel, TokenBatch, at_least_float32, key_value_heads
 from ..measure import Activations, LayerMeasure, SiteScores
 from .parallel import rotated_pattern_change
 from .values import MIXED
@@ -30,7 +30,7 @@ def released(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
         ValueError: as :func:`parallel`.
     """
     geometry, squares_of = rotated_pattern_change(model, layer, scaled=False)
-    groups = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
+    groups = key_value_heads(model.cfg)
     shared = model.cfg.n_heads // groups
 
     def as_key_value(scores: Float[Tensor, "batch neuron"]) -> Float[Tensor, "batch kv_neuron"]:

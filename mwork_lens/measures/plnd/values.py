@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ...model import HookedModel, TokenBatch, at_least_float32, weight
+from ...model import HookedModel, PostNorm, TokenBatch, at_least_float32, key_value_heads, post_norm, weight
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
 from .compiled import applies, sums_of_values, threads
-from .post_norm import PostNorm, change_after_norm, post_norm
+from .post_norm import change_after_norm
 
 MIXED = "attn.hook_z"
 
@@ -25,7 +25,7 @@ class _Output:
 
     @classmethod
     def of(cls, model: HookedModel, layer: int) -> "_Output":
-        groups = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
+        groups = key_value_heads(model.cfg)
         w_o = at_least_float32(weight(model, layer, "attn.W_O").detach())
         return cls(rearrange(w_o, "(group head) d_head d_model -> group head d_head d_model", group=groups))
 
