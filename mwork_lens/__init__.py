@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.2.0.dev0"
+
 if TYPE_CHECKING:
     from .public import *  # noqa: F403
 

@@ -4,44 +4,47 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from .analyses import corpus, neuron_counts, overlap
-from .bench import bench
-from .demo import demo
-from .detect import detect
+from .. import __version__
+from ..experiments.settings import TASK_EXPERIMENTS
+from .detect import bench, detect, tune
 from .effects import effects, layer_sweep
-from .enhancement import enhancement
-from .groups import ungrouped
+from .experiments import corpus, enhancement, neuron_counts, overlap, task_command
+from .options import flatten
 from .ratio import language_ratio, ratio
-from .report import report
-from .tasks import TASK_COMMANDS, task_command
-from .tune import tune
+from .report import demo, report
 
 LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError)
 
-app = typer.Typer(
-    help="How a multilingual language model works inside.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 experiment = typer.Typer(help="The paper's items, one named experiment each.", no_args_is_help=True)
 app.add_typer(experiment, name="experiment")
 
+_TASKS = map(task_command, TASK_EXPERIMENTS)
 for _command in (demo, detect, effects, ratio, tune, report, bench):
-    app.command()(ungrouped(_command))
-for _command in (
-    language_ratio,
-    layer_sweep,
-    *map(task_command, TASK_COMMANDS),
-    corpus,
-    overlap,
-    neuron_counts,
-    enhancement,
-):
-    experiment.command()(ungrouped(_command))
+    app.command()(flatten(_command))
+for _command in (language_ratio, layer_sweep, *_TASKS, corpus, overlap, neuron_counts, enhancement):
+    experiment.command()(flatten(_command))
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+    return wanted
+
+
+_Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+]
+
+
+@app.callback()
+def _app(version: _Version = False) -> None:
+    """How a multilingual language model works inside."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

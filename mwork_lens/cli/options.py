@@ -1,140 +1,143 @@
-"""The options that commands share, in groups that load what they name."""
+"""Commands from dataclasses: each field of a command's settings becomes an option, its docstring the help."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+import inspect
+import re
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, get_args
 
-from typer import Option
+import typer
 
-ModelOption = Annotated[str, Option("--model", help="demo, a TransformerLens or hub name, a directory, a .gguf.")]
-DeviceOption = Annotated[str | None, Option("--device", help="cpu, cuda, mps; by default CUDA if there is one.")]
-DtypeOption = Annotated[str, Option("--dtype", help="float32, bfloat16, float16 or float64.")]
-LanguagesOption = Annotated[str | None, Option("--languages", help="BCP 47 tags with commas, e.g. en,fr.")]
-CorpusOption = Annotated[str, Option("--corpus", help="demo, a folder with a file a language, or a hub id.")]
-SentencesOption = Annotated[int, Option("--sentences-per-passage", help="Neighbouring lines joined into one.")]
-LimitOption = Annotated[int | None, Option("--limit", help="At most this many passages a language.")]
-PassagesOption = Annotated[int, Option("--passages", help="Of each language, to find sets on.")]
-OutputOption = Annotated[Path | None, Option("--output", help="A directory that is new or empty.")]
-ResumedOption = Annotated[Path | None, Option("--output", help="A new directory, or one to resume.")]
-TopOption = Annotated[float, Option("--top", help="Active: the top fraction of each layer and site.")]
-QuorumOption = Annotated[float, Option("--quorum", help="Share of documents on which a neuron must be active.")]
-TokensOption = Annotated[int, Option("--max-tokens", help="Longer documents are cut there.")]
-DetectionOption = Annotated[Path | None, Option("--detection", help="A folder of mwork-lens detect.")]
+from ..settings import NO_OPTION, Reader
+
+_FIELD = re.compile(r'^    (\w+): (?:[^\n]*? = (\w+)\.\w+|[^\n]*)\n(?:    """(.*?)""")?', re.MULTILINE | re.DOTALL)
+
+
+def flatten(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer reads it: one option per field of the dataclasses that it takes.
+
+    The default of such a parameter, an instance, has the defaults of its options; strings in its annotation name fields
+    that are no options of this command.
+    """
+    groups = {each.name: _Group.of(each) for each in inspect.signature(command).parameters.values()}
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        command(**{name: group.read(values) for name, group in groups.items()})
+
+    options = [setting.parameter() for group in groups.values() for setting in group.settings]
+    run.__signature__ = inspect.Signature(options)  # pyright: ignore[reportAttributeAccessIssue]
+    return run
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """A model and where it is computed."""
+class _Setting:
+    """A field, and the option that it becomes."""
 
-    model: ModelOption = "demo"
-    device: DeviceOption = None
-    dtype: DtypeOption = "float32"
+    name: str
+    option: str
+    reader: Reader
+    default: Any
+    help: str
 
-    def load(self) -> Any:
-        """The hooked model."""
-        from ..model import load_model
+    @property
+    def key(self) -> str:
+        """The option as a name of Python's."""
+        return self.option.removeprefix("--").replace("-", "_")
 
-        return load_model(self.model, device=self.device, dtype=self.dtype)
+    def parameter(self) -> inspect.Parameter:
+        """As typer reads it."""
+        default = inspect.Parameter.empty if self.default is MISSING else self.reader.show(self.default)
+        kind = self.reader.kind | None if default is None else self.reader.kind
+        flag = {bool: self.option, bool | None: f"{self.option}/--no-{self.option.removeprefix('--')}"}
+        option = typer.Option(flag.get(kind, self.option), help=self.help)
+        return inspect.Parameter(
+            self.key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+        )
 
-
-@dataclass(frozen=True)
-class CorpusOptions:
-    """Text by language."""
-
-    languages: LanguagesOption = None
-    corpus: CorpusOption = "demo"
-    sentences_per_passage: SentencesOption = 1
-
-    def load(self, limit: int | None = None) -> Any:
-        """The corpus, at most ``limit`` passages a language; loading warns of too few to find neurons on."""
-        from ..text import load_corpus
-
-        kept: dict[str, Any] = {"languages": parts(self.languages), "limit": limit}
-        return load_corpus(self.corpus, sentences_per_passage=self.sentences_per_passage, **kept)
-
-    def prompts(self, limit: int | None) -> Any:
-        """A few passages to read: cut after loading, without that warning."""
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit={limit}: it must be at least 1.")
-        return self.load() if limit is None else self.load().limit(limit)
+    def read(self, value: Any) -> Any:
+        """The setting, from the option's value."""
+        if value is None or (self.default is not MISSING and value == self.reader.show(self.default)):
+            return self.default
+        return self.reader.read(self.option, value)
 
 
 @dataclass(frozen=True)
-class SelectionOptions:
-    """When a neuron belongs to a language."""
+class _Group:
+    """A parameter of a command that is a dataclass of settings."""
 
-    top: TopOption = 0.2
-    quorum: QuorumOption = 0.9
+    kind: Any
+    base: Any
+    """The instance that has the defaults; None without one."""
+    settings: Sequence[_Setting]
 
-    def check(self) -> None:
-        """Refuse a fraction that is none, before anything is loaded."""
-        from ..detection import selection_rule
+    @classmethod
+    def of(cls, parameter: inspect.Parameter) -> "_Group":
+        kind, *omitted = get_args(parameter.annotation) or [parameter.annotation]
+        base = None if parameter.default is inspect.Parameter.empty else parameter.default
+        return cls(kind, base, [setting for setting in _settings(kind, base) if setting.name not in omitted])
 
-        selection_rule(self.top, None)
-
-
-def saved_detection(path: Path) -> Path:
-    """A saved detection, or the one within a folder of ``mwork-lens detect``."""
-    return path / "detection" if (path / "detection").is_dir() else path
-
-
-def load_detection(path: Path | None) -> Any:
-    """The detection there, None without a path."""
-    from ..detection import Detection
-
-    return None if path is None else Detection.load(saved_detection(path))
+    def read(self, values: Mapping[str, Any]) -> Any:
+        """The dataclass, from the values of all options of the command."""
+        read = {setting.name: setting.read(values[setting.key]) for setting in self.settings}
+        return self.kind(**read) if self.base is None else replace(self.base, **read)
 
 
-def parts(given: str | None) -> list[str] | None:
-    """What stands between commas, each once and in order; None for an option that is not given."""
-    if given is None:
-        return None
-    return list(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
+def _settings(kind: Any, base: Any) -> Iterator[_Setting]:
+    helps = _docstrings(kind)
+    for field in fields(kind):
+        annotation, *marks = get_args(field.type) if hasattr(field.type, "__metadata__") else [field.type]
+        option = next((mark for mark in marks if isinstance(mark, str)), f"--{field.name.replace('_', '-')}")
+        reader = next((mark for mark in marks if isinstance(mark, Reader)), Reader(annotation, lambda _, value: value))
+        default = field.default if base is None else getattr(base, field.name)
+        if option != NO_OPTION:
+            yield _Setting(field.name, option, reader, default, helps[field.name])
 
 
-def numbers(option: str, given: str, *, least: int = 2) -> list[int]:
-    """Whole numbers with commas.
-
-    Raises:
-        ValueError: for anything else, or a number below ``least``.
-    """
-    found = parts(given)
-    if not found or not all(part.isdigit() and int(part) >= least for part in found):
-        raise ValueError(f"{option} {given}: give whole numbers from {least} on with commas, e.g. 64,128.")
-    return [int(part) for part in found]
-
-
-def positive(option: str, number: int) -> int:
-    """The number.
-
-    Raises:
-        ValueError: if it is below 1.
-    """
-    if number < 1:
-        raise ValueError(f"{option} {number}: it must be at least 1.")
-    return number
+@functools.cache
+def _docstrings(kind: type) -> dict[str, str]:
+    """The docstring under every field, in one line; that of a field with another group's default is the other's."""
+    module = sys.modules[kind.__module__]
+    bases = [_docstrings(base) for base in reversed(kind.__bases__) if base is not object]
+    texts = dict(ChainMap(*bases))
+    for name, group, text in _FIELD.findall(_sources(module.__file__ or "")[kind.__name__]):
+        texts[name] = " ".join(text.split()) if text else _docstrings(getattr(module, group))[name]
+    return texts
 
 
-def new_folder(output: Path | None, name: str) -> Path:
-    """The directory to write to, made: as given, else the first free one named after the command.
-
-    Raises:
-        FileExistsError: if something is there already.
-    """
-    from ..store import require_free
-
-    folder = require_free(output or unused(name))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+@functools.cache
+def _sources(path: str) -> dict[str, str]:
+    """By class: its text in a file."""
+    parts = re.split(r"^(?=\S)", Path(path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {part.split()[1].split("(")[0].rstrip(":"): part for part in parts if part.startswith("class ")}
 
 
-def unused(name: str) -> Path:
-    """The first free directory named after the command."""
-    candidates = (Path(f"mwork-lens-{name}" if i == 1 else f"mwork-lens-{name}-{i}") for i in range(1, 10_000))
-    return next(path for path in candidates if not path.exists())
+# --- what commands leave ---
 
 
-def say_written(paths: Sequence[Path]) -> None:
+def write(
+    folder: Path,
+    *,
+    results: Mapping[str, Any] = MappingProxyType({}),
+    tables: Mapping[str, Any] = MappingProxyType({}),
+    figures: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Path]:
+    """Save results, tables as CSV (with an index that has names) and figures under their names; returns the paths."""
+    from ..report import write_figure
+
+    for name, result in results.items():
+        result.save(folder / name)
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=table.index.name is not None)
+    drawn = [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
+    return [*(folder / name for name in results), *(folder / f"{name}.csv" for name in tables), *drawn]
+
+
+def print_written(paths: Sequence[Path]) -> None:
     """The last line of every command."""
     print("Written: " + ", ".join(map(str, paths)))

@@ -1,115 +1,111 @@
 """``mwork-lens ratio`` and ``experiment language-ratio``: which language each layer speaks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
+from ..experiments.settings import ReportConfig
+from ..settings import ModelSettings, OutputSettings, Positive, TextSettings
+from .options import print_written, write
 
-from .options import CorpusOptions, LimitOption, ModelOptions, OutputOption, new_folder, positive, say_written
 
-TopKOption = Annotated[int, Option("--top-k", help="Tokens that each position decodes to.")]
-IdentifierOption = Annotated[str, Option("--identifier", help="lingua, script or cld3.")]
-EveryOption = Annotated[int, Option("--every", help="Read every n-th token only, to save time.")]
+@dataclass(frozen=True)
+class DecodingConfig:
+    """What is decoded, and how its language is told."""
+
+    top_k: int = 10
+    """Tokens that each position decodes to."""
+    identifier: str = ReportConfig.identifier
+    every: Positive = 1
+    """Read every n-th token only, to save time."""
+
+    @property
+    def positions(self) -> slice | None:
+        """Of the tokens that are read."""
+        return None if self.every == 1 else slice(self.every // 2, None, self.every)
+
+    def require_identifier(self, languages: Sequence[str]) -> None:
+        """Refuse what the identifier does not know before the model is loaded."""
+        from ..text import identifier
+
+        identifier(self.identifier, list(dict.fromkeys(languages)))
+
+
+@dataclass(frozen=True)
+class RatioConfig(DecodingConfig):
+    """What is counted, and what else is written."""
+
+    by: str = "count"
+    """count of the top k, or probability mass."""
+    new_tokens: int = 0
+    """Tokens to generate after each prompt."""
+    raw: bool = False
+    """Without the final norm, as the paper's code reads."""
+    grid: Annotated[str | None, "--text"] = None
+    """Also a layer by token grid of this text."""
+    validate: bool = False
+    """Only score the identifier on the corpus."""
 
 
 def ratio(
-    model: ModelOptions,
-    text: CorpusOptions,
-    limit: LimitOption = 5,
-    top_k: TopKOption = 10,
-    by: Annotated[str, Option("--by", help="count of the top k, or probability mass.")] = "count",
-    identifier: IdentifierOption = "lingua",
-    every: EveryOption = 1,
-    new_tokens: Annotated[int, Option("--new-tokens", help="Tokens to generate after each prompt.")] = 0,
-    raw: Annotated[bool, Option("--raw", help="Without the final norm, as the paper's code reads.")] = False,
-    grid: Annotated[str | None, Option("--text", help="Also a layer by token grid of this text.")] = None,
-    validate: Annotated[bool, Option("--validate", help="Only score the identifier on the corpus.")] = False,
-    output: OutputOption = None,
+    *,
+    model: ModelSettings,
+    text: TextSettings = TextSettings(limit=5),
+    config: RatioConfig,
+    output: OutputSettings,
 ) -> None:
-    """Which language each layer speaks: decoded tokens by language and layer, beside chance."""
-    from .. import lens
+    """Which language each layer speaks: decoded tokens by language and layer, compared with chance."""
+    from .. import lens, plots
 
-    positions = _every(every)
-    folder = new_folder(output, "ratio")
-    prompts = text.prompts(None if validate else limit)
-    _require_identifier(identifier, list(prompts) if validate else ["en", *prompts])
+    folder = output.new_folder("ratio")
+    prompts = replace(text, limit=None if config.validate else text.limit).prompts()
+    config.require_identifier(list(prompts) if config.validate else ["en", *prompts])
     hooked = model.load()
-    if validate:
-        return _validate(folder, hooked, prompts, identifier)
-    reading: dict[str, Any] = {"normalize": not raw, "identifier": identifier}
-    counting: dict[str, Any] = {"by": by, "positions": positions, "new_tokens": new_tokens}
-    measured = lens.language_ratio(hooked, prompts, top_k=top_k, **counting, **reading)
+    if config.validate:
+        accuracy = lens.identifier_accuracy(hooked, prompts, name=config.identifier)
+        print(accuracy)
+        return print_written(write(folder, tables={"identifier": accuracy.to_frame()}))
+    reading: dict[str, Any] = {"normalize": not config.raw, "identifier": config.identifier}
+    counting: dict[str, Any] = {"by": config.by, "positions": config.positions, "new_tokens": config.new_tokens}
+    measured = lens.language_ratio(hooked, prompts, top_k=config.top_k, **counting, **reading)
     written = _write_ratio(folder, measured)
-    if grid is not None:
-        written += _write_grid(folder, lens.lens_grid(hooked, grid, languages=measured.languages, **reading))
-    say_written(written)
+    if config.grid is not None:
+        grid = lens.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
+        written += write(folder, tables={"grid": grid.to_frame()}, figures={"grid": plots.lens_grid(grid)})
+    print_written(written)
 
 
 def language_ratio(
-    model: ModelOptions,
-    text: CorpusOptions,
-    limit: LimitOption = 20,
-    top_k: TopKOption = 10,
-    identifier: IdentifierOption = "lingua",
-    every: EveryOption = 4,
-    output: OutputOption = None,
+    *,
+    model: ModelSettings,
+    text: TextSettings = TextSettings(limit=20),
+    config: DecodingConfig = DecodingConfig(every=4),
+    output: OutputSettings,
 ) -> None:
-    """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, beside chance."""
-    from .. import lens
+    """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, compared with chance."""
+    from ..lens import language_ratio
 
-    positions = _every(every)
-    folder = new_folder(output, "language-ratio")
-    prompts = text.prompts(limit)
-    _require_identifier(identifier, ["en", *prompts])
-    measured = lens.language_ratio(model.load(), prompts, top_k=top_k, positions=positions, identifier=identifier)
-    say_written(_write_ratio(folder, measured))
-
-
-def _every(every: int) -> slice | None:
-    return None if positive("--every", every) == 1 else slice(every // 2, None, every)
-
-
-def _require_identifier(name: str, languages: Sequence[str]) -> None:
-    """Refuse what the identifier does not know before the model is loaded."""
-    from ..text import identifier
-
-    identifier(name, list(dict.fromkeys(languages)))
-
-
-def _validate(folder: Path, model: Any, prompts: Any, identifier: str) -> None:
-    from .. import lens
-
-    accuracy = lens.identifier_accuracy(model, prompts, name=identifier)
-    accuracy.to_frame().to_csv(folder / "identifier.csv")
-    print(accuracy)
-    say_written([folder / "identifier.csv"])
+    folder = output.new_folder("language-ratio")
+    prompts = text.prompts()
+    config.require_identifier(["en", *prompts])
+    options: dict[str, Any] = {"positions": config.positions, "identifier": config.identifier}
+    print_written(_write_ratio(folder, language_ratio(model.load(), prompts, top_k=config.top_k, **options)))
 
 
 def _write_ratio(folder: Path, measured: Any) -> list[Path]:
     """The result, its table and its figures; prints the verdict."""
     from .. import plots
-    from ..report import write_figure
 
-    measured.save(folder / "ratio")
-    frame = measured.to_frame()
-    frame.to_csv(folder / "ratio.csv", index=False)
-    frame.to_json(folder / "ratio.json", orient="records", indent=1, force_ascii=False)
     figures = {
         "ratio": plots.language_ratio(measured),
         "heatmap": plots.language_heatmap(measured),
         "lift": plots.language_heatmap(measured, value="lift"),
         "english": plots.language_ratio(measured.two_way("en")),
     }
-    written = [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
+    frame = measured.to_frame()
+    written = write(folder, results={"ratio": measured}, tables={"ratio": frame}, figures=figures)
+    frame.to_json(folder / "ratio.json", orient="records", indent=1, force_ascii=False)
     if set(measured.counts) - {"en"}:
         print(measured.finding("en"))
-    return [folder / "ratio", folder / "ratio.csv", folder / "ratio.json", *written]
-
-
-def _write_grid(folder: Path, grid: Any) -> list[Path]:
-    from .. import plots
-    from ..report import write_figure
-
-    grid.to_frame().to_csv(folder / "grid.csv", index=False)
-    return [folder / "grid.csv", *write_figure(folder / "grid", plots.lens_grid(grid))]
+    return [*written, folder / "ratio.json"]

@@ -1,9 +1,10 @@
 """Effects fold by fold: detection, effect matrix with controls, stage grid; what is on disk is not run again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -26,50 +27,24 @@ from ..effects import (
 from ..model import HookedModel
 from ..neurons import NeuronSet, Stages
 from ..text import Corpus
-from .folder import ResultsFolder, piece
+from .folder import ResultsFolder, load_or_run
+from .settings import EffectsConfig
 
 NAME = "effects"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a study does."""
-
-    folds: int = 2
-    """Detection runs on all other folds' documents, effects are measured on the fold's own."""
-    passages: int | None = None
-    """At most this many held-out passages a language in each fold."""
-    controls: Sequence[str] = ()
-    """Languages whose sets are compared with every control."""
-    seeds: Sequence[int] = (0,)
-    """Of the controls: one draw each."""
-    stages: Sequence[str] = ()
-    """Languages of the stage grid, which reads these and English; none leaves it out."""
-    understanding: int | None = None
-    """The first layers; by default the share that the paper's authors chose, as for ``generation``."""
-    generation: int | None = None
-    """The last layers."""
-    top: float = 0.2
-    """Active: the top fraction of each layer and site."""
-    quorum: float = 0.9
-    """Share of documents on which a neuron must be active."""
-    against_quorum: float | None = None
-    """Share of other languages' documents that makes a neuron theirs; the quorum if None."""
-    max_tokens: int = 512
-    """Longer documents are cut there."""
-    seed: int = 0
-    """Of the division into folds."""
-
-    def sets(self, detection: Detection) -> dict[str, NeuronSet]:
-        """Each language's specific neurons; languages without any are left out."""
-        quorums = {"quorum": self.quorum, "against_quorum": self.against_quorum}
-        found = {language: detection.specific(language, **quorums) for language in detection.languages}
-        return {language: neurons for language, neurons in found.items() if len(neurons)}
+def specific_sets(detection: Detection, quorum: float, against_quorum: float | None = None) -> dict[str, NeuronSet]:
+    """Each language's specific neurons; languages without any are left out."""
+    sets = {
+        language: detection.specific(language, quorum=quorum, against_quorum=against_quorum)
+        for language in detection.languages
+    }
+    return {language: neurons for language, neurons in sets.items() if len(neurons)}
 
 
 @dataclass(frozen=True)
-class Study:
-    """What a study found."""
+class EffectsRun:
+    """What a run measured."""
 
     effects: EffectMatrix
     grid: StageGrid | None = None
@@ -81,76 +56,99 @@ class Study:
             write_grid(folder, self.grid, workflow(self.grid))
 
 
-def run_study(
+def run_effects(
     model: HookedModel,
     corpus: Corpus,
     path: Path,
-    plan: Plan,
+    config: EffectsConfig,
     *,
     detection: Detection | None = None,
     progress: bool = True,
-) -> tuple[Study, ResultsFolder]:
-    """Run what is not at ``path`` yet, a piece a fold and kind, and pool the folds.
+) -> tuple[EffectsRun, ResultsFolder]:
+    """Run what is not at ``path`` yet, one piece per fold and kind, and pool the folds.
 
     Args:
         model: a hooked model; it is as before afterwards.
         corpus: text by language.
         path: a directory for the pieces, new or of a run with the same settings.
-        plan: what to do.
+        config: what to do.
         detection: instead of detecting: the whole corpus is held out, in a single fold.
         progress: whether to show bars.
 
     Raises:
         FileExistsError: for a directory with other things in it.
-        ValueError: for languages that the plan names and the corpus lacks, or a run with other settings.
+        ValueError: for languages that the settings name and the corpus lacks, or a run with other settings.
     """
-    _require_languages(plan, detection.languages if detection else list(corpus), corpus)
-    given = None if detection is None else {"space": asdict(detection.space), **detection.settings}
-    asked = {"model": str(model.cfg.model_name), **asdict(plan), "corpus": corpus.describe(), "detection": given}
-    folder = ResultsFolder.open(path, NAME, asked)
-    parts = _folds(model, corpus, path, plan, progress) if detection is None else [(path, detection, corpus)]
-    effects, grids = [], []
-    for part, found, held_out in parts:
-        read = held_out if plan.passages is None else held_out.limit(plan.passages)
-        effects.append(_effects(model, read, part, plan, found, progress))
-        grids += [_grid(model, read, part, plan, plan.sets(found), progress)] if plan.stages else []
-    return Study(pool_common(effects), pool_grids(grids) if grids else None), folder
+    _require_languages(config, detection.languages if detection else list(corpus), corpus)
+    saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
+    settings = {"model": str(model.cfg.model_name), **asdict(config), "corpus": corpus.describe(), "detection": saved}
+    folder = ResultsFolder.open(path, NAME, settings)
+    if detection:
+        folds = iter([_Fold(model, config, path, detection, corpus, progress)])
+    else:
+        folds = _detected(model, corpus, path, config, progress)
+    effects, grids = zip(*((fold.effects(), fold.grid()) for fold in folds), strict=True)
+    return EffectsRun(pool_common(effects), pool_grids(grids) if config.stages else None), folder
 
 
-def _folds(
-    model: HookedModel, corpus: Corpus, path: Path, plan: Plan, progress: bool
-) -> Iterator[tuple[Path, Detection, Corpus]]:
-    for number, (train, held_out) in enumerate(corpus.folds(plan.folds, seed=plan.seed)):
-        part, options = path / f"fold-{number}", {"top": plan.top, "max_tokens": plan.max_tokens}
-        yield part, piece(part / "detection", Detection, detect, model, train, progress=progress, **options), held_out
+def _detected(
+    model: HookedModel, corpus: Corpus, path: Path, config: EffectsConfig, progress: bool
+) -> Iterator["_Fold"]:
+    for number, (train, held_out) in enumerate(corpus.folds(config.folds, seed=config.seed)):
+        place, options = path / f"fold-{number}", {"top": config.top, "max_tokens": config.max_tokens}
+        detection = load_or_run(place / "detection", Detection, detect, model, train, progress=progress, **options)
+        yield _Fold(model, config, place, detection, held_out, progress)
 
 
-def _effects(
-    model: HookedModel, read: Corpus, part: Path, plan: Plan, found: Detection, progress: bool
-) -> EffectMatrix:
-    # a piece a language with controls, so that little is lost when a run is killed
-    sets, options = plan.sets(found), {"max_tokens": plan.max_tokens, "progress": progress}
-    rows: dict[str, Sets] = {"specific": sets}
-    for language in plan.controls:
-        every = with_controls(sets, found, languages=[language], seeds=plan.seeds)
-        rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in sets}
-    folder = part / "effects"
-    return beside([piece(folder / n, EffectMatrix, effect_matrix, model, r, read, **options) for n, r in rows.items()])
+@dataclass(frozen=True)
+class _Fold:
+    """A detection, and the documents on which its effects are measured."""
+
+    model: HookedModel
+    config: EffectsConfig
+    path: Path
+    detection: Detection
+    held_out: Corpus
+    progress: bool
+
+    @cached_property
+    def sets(self) -> dict[str, NeuronSet]:
+        return specific_sets(self.detection, self.config.quorum, self.config.against_quorum)
+
+    @property
+    def read(self) -> Corpus:
+        return self.held_out if self.config.passages is None else self.held_out.limit(self.config.passages)
+
+    def run(self, name: str, *arguments: Any) -> Any:
+        options = {"max_tokens": self.config.max_tokens, "progress": self.progress}
+        return load_or_run(self.path / name, *arguments, **options)
+
+    def effects(self) -> EffectMatrix:
+        # one piece per language with controls, so that little is lost when a run is killed
+        rows: dict[str, Sets] = {"specific": self.sets}
+        for language in self.config.controls:
+            every = with_controls(self.sets, self.detection, languages=[language], seeds=self.config.seeds)
+            rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in self.sets}
+        pieces = [
+            self.run(f"effects/{name}", EffectMatrix, effect_matrix, self.model, row, self.read)
+            for name, row in rows.items()
+        ]
+        return beside(pieces)
+
+    def grid(self) -> StageGrid | None:
+        config = self.config
+        if not config.stages:
+            return None
+        sets = {language: self.sets[language] for language in config.stages}
+        read = self.read.select(
+            {language: range(len(self.read[language])) for language in self.read if language in (*config.stages, "en")}
+        )
+        stages = Stages(self.model, understanding=config.understanding, generation=config.generation)
+        return self.run("grid", StageGrid, stage_grid, self.model, sets, read, stages)
 
 
-def _grid(
-    model: HookedModel, read: Corpus, part: Path, plan: Plan, sets: Mapping[str, NeuronSet], progress: bool
-) -> StageGrid:
-    divided = {language: sets[language] for language in plan.stages}
-    kept = [language for language in read if language in (*plan.stages, "en")]
-    few = read.select({language: range(len(read[language])) for language in kept})
-    stages = Stages(model, understanding=plan.understanding, generation=plan.generation)
-    options = {"max_tokens": plan.max_tokens, "progress": progress}
-    return piece(part / "grid", StageGrid, stage_grid, model, divided, few, stages, **options)
-
-
-def _require_languages(plan: Plan, detected: Sequence[str], corpus: Corpus) -> None:
-    for language in (*plan.controls, *plan.stages):
+def _require_languages(config: EffectsConfig, detected: Sequence[str], corpus: Corpus) -> None:
+    for language in (*config.controls, *config.stages):
         if language not in corpus or language not in detected:
             raise ValueError(
                 f"{language!r} must be in the corpus ({', '.join(corpus)}) and detected ({', '.join(detected)})."

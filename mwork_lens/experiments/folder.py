@@ -10,14 +10,17 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..detection import Detection, detect
+from ..model import HookedModel
 from ..report import Section, write_figure, write_page
+from ..settings import DetectionSettings, TextSettings
 from ..store import require_free, versions
 
 SETTINGS = "settings.json"
 
 
 @runtime_checkable
-class Kept(Protocol):
+class Saveable(Protocol):
     """A result that saves itself to a directory and is loaded from it."""
 
     def save(self, path: str | Path) -> None:
@@ -29,11 +32,11 @@ class Kept(Protocol):
         ...
 
 
-Result = TypeVar("Result", bound=Kept)
+Result = TypeVar("Result", bound=Saveable)
 
 
-def piece(path: Path, kind: type[Result], make: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
-    """The result at ``path``, made and saved there first if it is not there: so a run resumes piece by piece."""
+def load_or_run(path: Path, kind: type[Result], make: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    """The result at ``path``, made and saved there first if it is not there: so that a run resumes piece by piece."""
     if not path.exists():
         make(*arguments, **options).save(path)
     return kind.load(path)
@@ -96,6 +99,44 @@ class ResultsFolder:
         """Write ``report.html`` from sections, with the settings at its end."""
         closing = Section("Settings", (), {**self.settings, "versions": versions()})
         self.written.append(write_page(self.path / "report.html", title, [*sections, closing]))
+
+
+def open_detections(
+    path: Path,
+    name: str,
+    saved: Sequence[Path],
+    load_model: Callable[[], HookedModel],
+    text: TextSettings,
+    rule: DetectionSettings,
+) -> tuple[ResultsFolder, dict[str, Detection]]:
+    """The results folder of an experiment, and detections by the name of their directory or model.
+
+    Args:
+        path: of the folder.
+        name: of the experiment.
+        saved: detections to load; otherwise one is made, and kept in the folder.
+        load_model: loads the model then.
+        text: what neurons are detected on then.
+        rule: the top fraction of a detection made here, and the quorum.
+
+    Raises:
+        ValueError: for detections of the same name, before the work.
+    """
+    asked = {"quorum": rule.quorum, "top": rule.top}
+    if saved:
+        names = [place.name if place.name != "detection" else place.resolve().parent.name for place in saved]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Two detections are called {max(names, key=names.count)!r}: rename a directory.")
+        detections = {key: Detection.load(place) for key, place in zip(names, saved, strict=True)}
+        settings = {"detections": {key: each.settings for key, each in detections.items()}, **asked}
+        return ResultsFolder.open(path, name, settings), detections
+    corpus = text.load()
+    if len(corpus) < 2:
+        raise ValueError(f"At least two languages are needed to compare; {text.corpus} has {', '.join(corpus)}.")
+    folder = ResultsFolder.open(path, name, {"corpus": corpus.describe(), **asked})
+    detection = load_or_run(folder.path / "detection", Detection, lambda: detect(load_model(), corpus, top=rule.top))
+    folder.written.append(folder.path / "detection")
+    return folder, {detection.space.model: detection}
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from ..lens import LanguageRatio, NeuronCards, TokenLanguages, inspect, label_vo
 from ..model import HookedModel, encode, special_ids
 from ..neurons import STAGES, NeuronSet
 from ..text import Corpus, Identifier, identifier
-from .effects import Plan, run_study
-from .folder import ResultsFolder, piece
+from .effects import run_effects, specific_sets
+from .folder import ResultsFolder, load_or_run
+from .settings import ReportConfig
 
 logger = logging.getLogger("mwork_lens")
 
@@ -29,27 +30,8 @@ OPENING = 12
 OWN, MATCHED = "own neurons off", "as many with equal scores off"
 
 
-@dataclass(frozen=True)
-class ReportPlan:
-    """What a report measures."""
-
-    effects: Plan = field(default_factory=Plan)
-    """The effect matrix and the stage grid. Without ``controls`` the first language with neurons that is not English
-    gets them; without ``stages`` all such languages are divided."""
-    held_out: float = 0.25
-    """Share of the corpus that detection does not see and everything else is measured on."""
-    prompts: int = 5
-    """Held-out passages of each language that the language ratio and the completions begin from."""
-    new_tokens: int = 24
-    """Of a completion."""
-    cards: int = 6
-    """Neurons shown of each language."""
-    identifier: str = "lingua"
-    """Of languages: ``lingua``, ``script`` or ``cld3``."""
-
-
 def measure(
-    model: HookedModel, corpus: Corpus, path: Path, plan: ReportPlan, *, progress: bool = True
+    model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, *, progress: bool = True
 ) -> ResultsFolder:
     """Run what is not at ``path`` yet: detection, sets, language ratio, effects, stages, cards, completions.
 
@@ -60,7 +42,7 @@ def measure(
         model: a hooked model with a tokenizer; it is as before afterwards.
         corpus: text of at least two languages.
         path: a directory for the pieces, new or of a run with the same settings.
-        plan: what to do.
+        config: what to do.
         progress: whether to show bars.
 
     Raises:
@@ -68,39 +50,39 @@ def measure(
         ValueError: for a single language, a model without a tokenizer, languages or an identifier that are not there,
             a run with other settings, or if no language has specific neurons.
     """
-    _require(model, corpus, plan)
-    train, held_out = corpus.split(plan.held_out, seed=plan.effects.seed)
-    asked = {"model": str(model.cfg.model_name), **asdict(plan), "corpus": corpus.describe()}
+    _require(model, corpus, config)
+    train, held_out = corpus.split(config.held_out, seed=config.seed)
+    asked = {"model": str(model.cfg.model_name), **asdict(config), "corpus": corpus.describe()}
     folder = ResultsFolder.open(path, NAME, asked)
-    options = {"top": plan.effects.top, "max_tokens": plan.effects.max_tokens, "progress": progress}
+    options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
     found = _step(folder, "detection", Detection, detect, model, train, **options)
-    run = _Run(model, held_out, folder, _chosen(plan, found, model), found, progress)
+    run = _Run(model, held_out, folder, _chosen(config, found, model), found, progress)
     run.everything()
     return folder
 
 
-def _require(model: HookedModel, corpus: Corpus, plan: ReportPlan) -> None:
+def _require(model: HookedModel, corpus: Corpus, config: ReportConfig) -> None:
     """Refuse what would fail after the expensive work."""
     if len(corpus) < 2:
         raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer, which a report needs to show texts.")
-    absent = [language for language in (*plan.effects.controls, *plan.effects.stages) if language not in corpus]
+    absent = [language for language in (*config.controls, *config.stages) if language not in corpus]
     if absent:
         raise ValueError(f"{absent[0]!r} is to have controls or stages; the corpus has {', '.join(corpus)}.")
     with contextlib.suppress(ImportError):
-        identifier(plan.identifier, ["en", "ru"])
+        identifier(config.identifier, ["en", "ru"])
 
 
-def _chosen(plan: ReportPlan, found: Detection, model: HookedModel) -> ReportPlan:
-    """The plan with languages for controls and stages, where it names none."""
-    sets = plan.effects.sets(found)
+def _chosen(config: ReportConfig, found: Detection, model: HookedModel) -> ReportConfig:
+    """The config with languages for controls and stages, where it names none."""
+    sets = specific_sets(found, config.quorum)
     if not sets:
-        rule = f"top={plan.effects.top}, quorum={plan.effects.quorum}"
+        rule = f"top={config.top}, quorum={config.quorum}"
         raise ValueError(f"No language has specific neurons at {rule}: lower the quorum.")
     others = [language for language in sets if language != "en"] or list(sets)
-    stages = plan.effects.stages or (others if model.cfg.n_layers >= len(STAGES) else ())
-    return replace(plan, effects=replace(plan.effects, controls=plan.effects.controls or others[:1], stages=stages))
+    stages = config.stages or (others if model.cfg.n_layers >= len(STAGES) else ())
+    return replace(config, controls=config.controls or others[:1], stages=stages)
 
 
 def _step(folder: ResultsFolder, name: str, *arguments: Any, **options: Any) -> Any:
@@ -108,7 +90,7 @@ def _step(folder: ResultsFolder, name: str, *arguments: Any, **options: Any) -> 
     if not (folder.path / name).exists():
         logger.info("Measuring: %s", name.replace("-", " "))
     folder.written.append(folder.path / name)
-    return piece(folder.path / name, *arguments, **options)
+    return load_or_run(folder.path / name, *arguments, **options)
 
 
 def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[str]:
@@ -144,12 +126,12 @@ class _Run:
     model: HookedModel
     held_out: Corpus
     folder: ResultsFolder
-    plan: ReportPlan
+    config: ReportConfig
     detection: Detection
     progress: bool
 
     def everything(self) -> None:
-        sets = self.plan.effects.sets(self.detection)
+        sets = specific_sets(self.detection, self.config.quorum)
         for language, neurons in sets.items():
             _step(self.folder, f"neurons/{language}", NeuronSet, lambda found=neurons: found)
         self._tables()
@@ -163,7 +145,7 @@ class _Run:
         self.folder.document("missing", missing)
 
     def _tables(self) -> None:
-        quorum = self.plan.effects.quorum
+        quorum = self.config.quorum
         for kind in ("specific", "active"):
             self.folder.table(f"counts-{kind}", neuron_counts(self.detection, kind=kind, quorum=quorum))
         self.folder.table("overlap", overlap(self.detection, quorum=quorum))
@@ -172,28 +154,28 @@ class _Run:
         """The identifier, or one that knows nothing and the reason."""
         asked = list(dict.fromkeys(["en", *self.held_out]))
         try:
-            identifier(self.plan.identifier, asked)
+            identifier(self.config.identifier, asked)
             # the vocabulary is identified over more languages
-            self._labels(self.plan.identifier)
+            self._labels(self.config.identifier)
         except (ValueError, ImportError) as error:
             logger.warning("Without the languages of tokens and texts: %s", error)
             return _nobody, {"language-ratio": str(error)}
-        return self.plan.identifier, {}
+        return self.config.identifier, {}
 
     def _labels(self, tell: str | Identifier) -> TokenLanguages:
         asked = list(dict.fromkeys(["en", *self.held_out]))
         return label_vocabulary(self.model, asked, identifier=tell)
 
     def _ratio(self) -> LanguageRatio:
-        few = self.held_out.limit(self.plan.prompts)
-        options = {"positions": slice(None, None, -EVERY), "max_tokens": self.plan.effects.max_tokens}
-        labels = {"token_languages": self._labels(self.plan.identifier), "progress": self.progress}
+        few = self.held_out.limit(self.config.prompts)
+        options = {"positions": slice(None, None, -EVERY), "max_tokens": self.config.max_tokens}
+        labels = {"token_languages": self._labels(self.config.identifier), "progress": self.progress}
         return _step(self.folder, "language-ratio", LanguageRatio, language_ratio, self.model, few, **options, **labels)
 
     def _effects(self, ratio: LanguageRatio | None) -> None:
         logger.info("Measuring: effects, row by row")
         place, options = self.folder.path / "study", {"detection": self.detection, "progress": self.progress}
-        study, _ = run_study(self.model, self.held_out, place, self.plan.effects, **options)
+        study, _ = run_effects(self.model, self.held_out, place, self.config, **options)
         _step(self.folder, "effects", EffectMatrix, lambda: study.effects)
         self.folder.table("effects", study.effects.to_frame())
         self.folder.table("selectivity", study.effects.selectivity())
@@ -204,17 +186,17 @@ class _Run:
 
     def _cards(self, sets: Mapping[str, NeuronSet], tell: str | Identifier) -> None:
         labels = self._labels(tell)
-        options = {"token_languages": labels, "max_tokens": self.plan.effects.max_tokens, "progress": self.progress}
+        options = {"token_languages": labels, "max_tokens": self.config.max_tokens, "progress": self.progress}
         for language, neurons in sets.items():
-            shown = characteristic(self.detection, neurons, language, self.plan.cards)
+            shown = characteristic(self.detection, neurons, language, self.config.cards)
             _step(self.folder, f"cards/{language}", NeuronCards, inspect, self.model, shown, self.held_out, **options)
 
     def _completions(self, sets: Mapping[str, NeuronSet], tell: str | Identifier) -> None:
         found = []
-        few = self.held_out.limit(self.plan.prompts)
-        writing = {"identify": tell, "languages": list(self.held_out), "max_new_tokens": self.plan.new_tokens}
+        few = self.held_out.limit(self.config.prompts)
+        writing = {"identify": tell, "languages": list(self.held_out), "max_new_tokens": self.config.max_new_tokens}
         for language, neurons in sets.items():
-            off = {OWN: neurons, MATCHED: matched_control(neurons, self.detection, seed=self.plan.effects.seed)}
+            off = {OWN: neurons, MATCHED: matched_control(neurons, self.detection, seed=self.config.seed)}
             prompts = {language: list(_openings(self.model, few[language]))}
             name = f"completions/{language}"
             options = {**writing, "progress": self.progress}

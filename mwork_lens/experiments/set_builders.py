@@ -5,11 +5,7 @@ from collections.abc import Sequence
 from ..detection import Detection, matched_control, random_control
 from ..neurons import NeuronSet, Stages
 from ..tasks import ENGLISH, ORIGINAL, Condition
-
-ARMS = ("random", "matched random", "specific", "random as active", "active")
-"""``random`` and ``matched random`` are as many as ``specific``; ``random as active`` as many as ``active``."""
-OVERLAP_ARMS = ("random as active", "active", "active but not English's")
-ALL_LAYERS = "all layers"
+from .settings import ALL_LAYERS
 
 
 def arm_sets(

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,83 +33,34 @@ from ..tasks import (
 )
 from ..text import load_corpus
 from .folder import ResultsFolder
-from .set_builders import ALL_LAYERS, ARMS, OVERLAP_ARMS, conditions
+from .set_builders import conditions
+from .settings import ALL_LAYERS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
 
 logger = logging.getLogger("mwork_lens")
 
-PASSAGES = 40
-"""Of each language, that sets are found on where no detection is given."""
 EXAMPLES = 2
 """Questions of each language whose answers stand beside the table."""
 
 
-@dataclass(frozen=True)
-class TaskExperiment:
-    """One of the paper's tables."""
-
-    name: str
-    item: str
-    """What it is in the paper."""
-    task: str
-    parts: tuple[str, ...]
-    arms: tuple[str, ...] = ARMS
-
-
-TASK_EXPERIMENTS: Mapping[str, TaskExperiment] = {
-    experiment.name: experiment
-    for experiment in (
-        TaskExperiment("summarization", "Table 1, XL-Sum: all of a language's neurons off", "xlsum", (ALL_LAYERS,)),
-        TaskExperiment("understanding", "XQuAD, by stage", "xquad", STAGES),
-        TaskExperiment("reasoning", "MGSM, by stage and structure", "mgsm", MWORK_PARTS),
-        TaskExperiment("knowledge", "X-CSQA, by stage and structure", "xcsqa", MWORK_PARTS),
-        TaskExperiment("generation", "XL-Sum, by stage and structure", "xlsum", MWORK_PARTS),
-        TaskExperiment(
-            "english-overlap",
-            "appendix: all active neurons off, against those that are not English's too",
-            "xlsum",
-            (ALL_LAYERS,),
-            OVERLAP_ARMS,
-        ),
-    )
+PARTS: Mapping[str, tuple[str, ...]] = {
+    ALL_LAYERS: (ALL_LAYERS,),
+    "stage": STAGES,
+    "stage and structure": MWORK_PARTS,
 }
+"""Parts of the model in which neurons are switched off, one at a time."""
 PAPER_VALUES = "Paper value: not available (the published numbers could not be verified)."
 
 
-@dataclass(frozen=True)
-class TaskOptions:
-    """What a user may choose; everything here decides the result and is recorded."""
+def task_of(name: str, options: TaskOptions) -> Task:
+    """The task of an experiment.
 
-    data: str | None = None
-    """A folder or file of the task; the hub by default."""
-    languages: Sequence[str] | None = None
-    """In which questions are asked; by default those that there are data and neurons for."""
-    off: Sequence[str] | None = None
-    """Whose neurons are switched off; by default those languages but English, or all detected ones but English."""
-    limit: int | None = None
-    """Questions a language."""
-    without: Sequence[str] = ()
-    """Ids of questions to leave out in every language, e.g. those that chose the stages."""
-    task: str | None = None
-    """Another task than the experiment's own."""
-    arms: Sequence[str] | None = None
-    quorum: float = 0.9
-    understanding: int | None = None
-    generation: int | None = None
-    """N1 and N2 of the stages; a quarter and an eighth of the layers by default."""
-    chat: bool | None = None
-    max_new_tokens: int = 128
-    max_tokens: int = 512
-    """Articles are cut so that the prompt is no longer."""
-    seed: int = 0
-    batch_size: int = 16
-    detection: str | None = None
-    """A saved detection; otherwise sets are found on ``corpus``."""
-    corpus: str = "demo"
-    passages: int = PASSAGES
-    sentences_per_passage: int = 1
-    top: float = 0.2
-    shown: bool = field(default=True, metadata={"deciding": False})
-    """Whether to show bars."""
+    Raises:
+        ValueError: for an unknown one.
+    """
+    task = options.task or TASK_EXPERIMENTS[name].task
+    if task not in TASKS:
+        raise ValueError(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
+    return TASKS[task]
 
 
 def run_task_experiment(
@@ -123,7 +73,7 @@ def run_task_experiment(
     """
     options = options or TaskOptions()
     experiment = TASK_EXPERIMENTS[name]
-    task = TASKS[experiment.task if options.task is None else options.task]
+    task = task_of(name, options)
     arms = tuple(options.arms or experiment.arms)
     uses_chat(model, options.chat)
     stages = Stages(model, understanding=options.understanding, generation=options.generation)
@@ -145,7 +95,7 @@ def run_task_experiment(
         "item": experiment.item,
         "off": off,
         "arms": arms,
-        "parts": experiment.parts,
+        "parts": PARTS[experiment.by],
         "stages": {stage: [layers.start, layers.stop - 1] for stage, layers in stages},
         "found_on": found_on,
         **{key: getattr(options, key) for key in _DECIDING},
@@ -155,7 +105,7 @@ def run_task_experiment(
     asking, empty = conditions(
         detection,
         stages,
-        parts=experiment.parts,
+        parts=PARTS[experiment.by],
         arms=arms,
         off=off,
         asked=list(questions),

@@ -100,8 +100,8 @@ def tune(
             After any error or interruption the set's weights are what they were before tuning.
     """
     recipe = Recipe(
-        learning_rate, weight_decay, batch_size, micro_batch_size, epochs, steps, max_tokens, layout, warmup, clip,
-        gate, seed,
+        learning_rate, weight_decay, batch_size, micro_batch_size, epochs, steps, max_tokens, gate, seed,
+        layout, warmup, clip,
     )  # fmt: skip
     if patience is not None and not (held_out and evaluate_every):
         raise ValueError(f"patience={patience} needs held_out documents and evaluate_every.")

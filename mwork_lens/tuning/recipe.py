@@ -8,37 +8,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..settings import RecipeSettings
 from .objective import Layout
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The settings that decide what tuning does to the weights."""
+class Recipe(RecipeSettings):
+    """All settings that decide what tuning does to the weights."""
 
-    learning_rate: float = 2e-6
-    """The highest, reached after warm-up."""
-    weight_decay: float = 0.0
-    """Decoupled (AdamW), on the selected entries only."""
-    batch_size: int = 32
-    """Texts a step (packed: rows a step)."""
-    micro_batch_size: int | None = None
-    """Texts at a time; gradients add up to those of the step. None takes as many as 1024 tokens hold."""
-    epochs: int = 1
-    """Passes over the texts, unless ``steps`` is given."""
-    steps: int | None = None
-    """Steps to take, over as many passes as that needs."""
-    max_tokens: int = 512
-    """Longer texts are cut there (packed: the length of a row)."""
     layout: Layout = "padded"
     """A row a text, or all texts end to end and cut into rows (where attention then crosses from text to text)."""
     warmup: float = 0.05
     """Share of the steps in which the rate rises."""
     clip: float = 0.3
     """Largest norm of the gradient of the selected entries."""
-    gate: bool = False
-    """Whether the columns of W_gate are tuned as well."""
-    seed: int = 0
-    """Of the order of the texts."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip", "batch_size", "epochs", "micro_batch_size", "steps"):

@@ -1,4 +1,4 @@
-"""The layer sweep, the stage grid, the workflow and the study that holds them, on tiny models."""
+"""The layer sweep, the stage grid, the workflow and the run that holds them, on tiny models."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +11,8 @@ import torch
 import mwork_lens as mw
 from mwork_lens.detection.controls import cut_to_size, with_controls
 from mwork_lens.effects.grid import pool_grids
-from mwork_lens.experiments.effects import Plan, run_study
+from mwork_lens.experiments.effects import run_effects
+from mwork_lens.experiments.settings import EffectsConfig
 from mwork_lens.neurons.sets import NeuronSpace
 from mwork_lens.neurons.stages import MWORK_PARTS
 from mwork_lens.text.corpora import as_corpus
@@ -221,25 +222,25 @@ def texts():
 
 @pytest.mark.filterwarnings("ignore:The control")
 @pytest.mark.filterwarnings("ignore:.*matched neurons are specific")
-def test_a_study_goes_on_where_it_stopped(texts, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_it_stopped(texts, tmp_path, monkeypatch):
     monkeypatch.setattr("mwork_lens.experiments.folder.write_figure", lambda path, figure: [path])
     model = spelled("gemma3")
-    plan = Plan(folds=2, passages=3, quorum=0.6, controls=["fr"], seeds=(0, 1), top=0.3)
-    study, folder = run_study(model, texts, tmp_path, plan, progress=False)
-    assert set(study.effects.folds["fr"]) == {0, 1}
-    assert "matched for fr" in study.effects.rows
-    assert len(study.effects.nats["matched for fr"]["en"]) == 2
+    config = EffectsConfig(folds=2, passages=3, quorum=0.6, controls=["fr"], seeds=(0, 1), top=0.3)
+    run, folder = run_effects(model, texts, tmp_path, config, progress=False)
+    assert set(run.effects.folds["fr"]) == {0, 1}
+    assert "matched for fr" in run.effects.rows
+    assert len(run.effects.nats["matched for fr"]["en"]) == 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    again, _ = run_study(model, texts, tmp_path, plan, progress=False)
-    assert again.effects.to_frame().equals(study.effects.to_frame())
+    again, _ = run_effects(model, texts, tmp_path, config, progress=False)
+    assert again.effects.to_frame().equals(run.effects.to_frame())
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    study.write(folder)
+    run.write(folder)
     table = pd.read_csv(tmp_path / "selectivity.csv")
     assert set(table["unit"]) == {"token", "byte"}
     with pytest.raises(ValueError, match="passages = 3, not 5"):
-        run_study(model, texts, tmp_path, replace(plan, passages=5), progress=False)
+        run_effects(model, texts, tmp_path, replace(config, passages=5), progress=False)
     with pytest.raises(ValueError, match="'th' must be in the corpus"):
-        run_study(model, texts, tmp_path / "x", replace(plan, controls=["th"]), progress=False)
+        run_effects(model, texts, tmp_path / "x", replace(config, controls=["th"]), progress=False)
 
 
 def test_folds_divide_the_documents(texts):

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 import mwork_lens as mw
 from mwork_lens.cli import main
-from mwork_lens.experiments.effects import Plan
-from mwork_lens.experiments.report import ReportPlan, characteristic, measure
+from mwork_lens.experiments.report import characteristic, measure
+from mwork_lens.experiments.settings import ReportConfig
 from mwork_lens.report.notebook import execute, render
 from mwork_lens.report.page import Html, Section, write_page
 from mwork_lens.text.corpora import as_corpus
@@ -30,7 +30,7 @@ WORDS = {
     "fr": ["le", "mais'on", "</style>", "l&amp;eau"],
     "ru": ["дом", "и", "<img/src=x/onerror=document.title='taken'>"],
 }
-PLAN = ReportPlan(Plan(quorum=0.6, top=0.3, passages=5), held_out=0.3, prompts=1, new_tokens=6, cards=2)
+CONFIG = ReportConfig(quorum=0.6, top=0.3, passages=5, held_out=0.3, prompts=1, max_new_tokens=6, cards=2)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The control"),
@@ -65,7 +65,7 @@ def corpus():
 @pytest.fixture(scope="module")
 def folder(model, corpus, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "run"
-    measure(model, corpus, path, PLAN, progress=False)
+    measure(model, corpus, path, CONFIG, progress=False)
     return path
 
 
@@ -75,24 +75,24 @@ def test_a_report_is_measured_once_and_resumed(model, corpus, folder):
     assert detection.documents == dict.fromkeys(WORDS, 15)
     effects = mw.EffectMatrix.load(folder / "effects")
     assert {"en", "fr", "ru", "matched for fr"} <= set(effects.rows)
-    held_out = corpus.split(PLAN.held_out)[1]
-    assert not set(held_out["fr"]) & set(corpus.split(PLAN.held_out)[0]["fr"])
+    held_out = corpus.split(CONFIG.held_out)[1]
+    assert not set(held_out["fr"]) & set(corpus.split(CONFIG.held_out)[0]["fr"])
     sets = {"fr": detection.specific("fr", quorum=0.6)}
     again = mw.effect_matrix(model, sets, held_out.limit(5), progress=False)
     assert effects.to_frame().loc["fr"].tolist() == pytest.approx(again.to_frame().loc["fr"].tolist())
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     shutil.rmtree(folder / "cards" / "fr")
-    measure(model, corpus, folder, PLAN, progress=False)
+    measure(model, corpus, folder, CONFIG, progress=False)
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     assert {path for path in before if before[path] != after[path]} == {folder / "cards" / "fr" / "tensors.safetensors"}
     with pytest.raises(ValueError, match=r"held_out = 0\.3, not 0\.4"):
-        measure(model, corpus, folder, replace(PLAN, held_out=0.4), progress=False)
+        measure(model, corpus, folder, replace(CONFIG, held_out=0.4), progress=False)
 
 
 def test_what_the_identifier_does_not_know_is_missing_and_the_reason_is_kept(model, corpus, tmp_path):
     two = corpus.select({language: range(22) for language in ("en", "fr")})
-    plan = replace(PLAN, identifier="script", effects=replace(PLAN.effects, stages=["fr"]))
-    measure(model, two, tmp_path / "run", plan, progress=False)
+    config = replace(CONFIG, identifier="script", stages=["fr"])
+    measure(model, two, tmp_path / "run", config, progress=False)
     missing = json.loads((tmp_path / "run" / "missing.json").read_text())
     assert "both written in Latn" in missing["language-ratio"]
     assert not (tmp_path / "run" / "language-ratio").exists()
@@ -103,10 +103,10 @@ def test_what_the_identifier_does_not_know_is_missing_and_the_reason_is_kept(mod
 def test_what_would_fail_late_is_refused_before_the_work(model, corpus, tmp_path):
     for change, message in [
         ({"identifier": "langid"}, "no identifier 'langid'"),
-        ({"effects": replace(PLAN.effects, controls=["th"])}, "'th' is to have controls or stages"),
+        ({"controls": ["th"]}, "'th' is to have controls or stages"),
     ]:
         with pytest.raises(ValueError, match=message):
-            measure(model, corpus, tmp_path / "run", replace(PLAN, **change), progress=False)
+            measure(model, corpus, tmp_path / "run", replace(CONFIG, **change), progress=False)
     assert not (tmp_path / "run").exists()
 
 

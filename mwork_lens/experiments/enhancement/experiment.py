@@ -17,7 +17,7 @@ from ...model import HookedModel, dtype_of, encode
 from ...text import Corpus
 from ...tuning import Diverged, predicted
 from ..folder import ResultsFolder
-from .design import Design
+from ..settings import EnhancementConfig
 from .result import DEVELOPMENT, HELD_OUT, Enhancement, Read
 from .runs import Encoded, Outcome, Run, carry_out, measure
 from .set_builders import neurons_of, text_of
@@ -32,7 +32,7 @@ def enhancement(
     model: HookedModel,
     corpus: Corpus,
     folder: str | Path,
-    design: Design,
+    design: EnhancementConfig,
     *,
     domains: Mapping[str, Corpus] | None = None,
     progress: bool = True,
@@ -69,7 +69,7 @@ def enhancement(
     return Enhancement(original, outcomes, lab.read, {**lab.settings(), "own_rates": own, "trials": lab.trials})
 
 
-def _runs(design: Design, own: Mapping[str, Mapping[str, float | None]]) -> Iterator[Run]:
+def _runs(design: EnhancementConfig, own: Mapping[str, Mapping[str, float | None]]) -> Iterator[Run]:
     """Every arm at the paper's rate and at its own, most telling first: the largest number of documents."""
     for documents, seed, language in product(sorted(design.documents, reverse=True), design.seeds, design.languages):
         for arm in design.arms_of(language):
@@ -82,7 +82,12 @@ class _Lab:
     """What all runs share."""
 
     def __init__(
-        self, model: HookedModel, folder: Path, design: Design, parts: Mapping[str, Corpus], read: Mapping[str, Corpus]
+        self,
+        model: HookedModel,
+        folder: Path,
+        design: EnhancementConfig,
+        parts: Mapping[str, Corpus],
+        read: Mapping[str, Corpus],
     ) -> None:
         self.model, self.folder, self.design, self.parts, self.corpora = model, folder, design, parts, read
         self.trials: list[dict[str, Any]] = []

@@ -4,10 +4,12 @@ from typing import Literal
 
 from ...detection import Detection, matched_control, other_control, random_control
 from ...neurons import NeuronSet
-from .design import ENGLISH, Design
+from ..settings import ENGLISH, EnhancementConfig
 
 
-def neurons_of(arm: str, language: str, detection: Detection, design: Design, seed: int) -> NeuronSet | Literal["all"]:
+def neurons_of(
+    arm: str, language: str, detection: Detection, design: EnhancementConfig, seed: int
+) -> NeuronSet | Literal["all"]:
     """What an arm tunes.
 
     Raises:
@@ -32,7 +34,7 @@ def text_of(arm: str, language: str) -> str:
     return ENGLISH if arm == "english-text" else language
 
 
-def _others(own: NeuronSet, language: str, detection: Detection, design: Design, seed: int) -> NeuronSet:
+def _others(own: NeuronSet, language: str, detection: Detection, design: EnhancementConfig, seed: int) -> NeuronSet:
     """Of the other languages except English, the set that is nearest in size."""
     others = [other for other in detection.languages if other not in (language, ENGLISH)]
     sets = [detection.specific(other, quorum=design.quorum) for other in others]

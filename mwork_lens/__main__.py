@@ -1,0 +1,5 @@
+"""``python -m mwork_lens`` is ``mwork-lens``."""
+
+from .cli import main
+
+main()
