@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..neurons import STAGES, NeuronSet
 from ..text import Corpus, Identifier, identifier
 from .effects import run_effects, specific_sets
 from .folder import ResultsFolder, load_or_run
-from .settings import ReportConfig
+from .settings import EffectsConfig, ReportConfig
 
 logger = logging.getLogger("mwork_lens")
 
@@ -52,8 +52,10 @@ def measure(
     """
     _require(model, corpus, config)
     train, held_out = corpus.split(config.held_out, seed=config.seed)
-    asked = {"model": str(model.cfg.model_name), **asdict(config), "corpus": corpus.describe()}
-    folder = ResultsFolder.open(path, NAME, asked)
+    settings = asdict(config)
+    effects = {field.name: settings.pop(field.name) for field in fields(EffectsConfig)}
+    record = {"model": str(model.cfg.model_name), "effects": effects, **settings, "corpus": corpus.describe()}
+    folder = ResultsFolder.open(path, NAME, record)
     options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
     found = _step(folder, "detection", Detection, detect, model, train, **options)
     run = _Run(model, held_out, folder, _chosen(config, found, model), found, progress)
