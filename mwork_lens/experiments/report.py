@@ -196,7 +196,7 @@ class _Run:
     def _completions(self, sets: Mapping[str, NeuronSet], tell: str | Identifier) -> None:
         found = []
         few = self.held_out.limit(self.config.prompts)
-        writing = {"identify": tell, "languages": list(self.held_out), "max_new_tokens": self.config.max_new_tokens}
+        writing = {"identify": tell, "languages": list(self.held_out), "max_new_tokens": self.config.new_tokens}
         for language, neurons in sets.items():
             off = {OWN: neurons, MATCHED: matched_control(neurons, self.detection, seed=self.config.seed)}
             prompts = {language: list(_openings(self.model, few[language]))}

@@ -59,7 +59,7 @@ class ReportConfig(EffectsConfig):
     """Share of the documents that detection does not see and everything else is measured on."""
     prompts: Positive = 5
     """Held-out passages per language for the language ratio and the completions."""
-    max_new_tokens: Positive = 24
+    new_tokens: Annotated[Positive, "--max-new-tokens"] = 24
     """Of each completion."""
     cards: Positive = 6
     """Neurons shown per language."""
@@ -218,11 +218,9 @@ class EnhancementConfig(DetectionSettings):
         Raises:
             ValueError: for a language that the corpus lacks, or too few documents.
         """
-        from .enhancement.design import divide
-
         needed = [*self.languages, *([ENGLISH] if "english-text" in self.arms else [])]
         missing = [language for language in needed if language not in corpus]
         if missing:
             raise ValueError(f"The corpus has no {missing[0]!r}; it has {', '.join(corpus)}.")
         sizes = {name: getattr(self, name) for name in ("detection", "development", "evaluation")}
-        return divide(corpus, {**sizes, "tuning": max(self.documents)}, seed=self.seed)
+        return corpus.divide({**sizes, "tuning": max(self.documents)}, seed=self.seed)

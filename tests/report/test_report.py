@@ -30,7 +30,7 @@ WORDS = {
     "fr": ["le", "mais'on", "</style>", "l&amp;eau"],
     "ru": ["дом", "и", "<img/src=x/onerror=document.title='taken'>"],
 }
-CONFIG = ReportConfig(quorum=0.6, top=0.3, passages=5, held_out=0.3, prompts=1, max_new_tokens=6, cards=2)
+CONFIG = ReportConfig(quorum=0.6, top=0.3, passages=5, held_out=0.3, prompts=1, new_tokens=6, cards=2)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The control"),
