@@ -12,8 +12,8 @@ from ..model import (
     MAX_TOKENS,
     ROWS_AT_ONCE,
     SITES,
+    Encoded,
     HookedModel,
-    encode,
     final_norm,
     key_value_heads,
     post_norm,
@@ -21,10 +21,10 @@ from ..model import (
     weight,
 )
 from ..neurons import NeuronSet, NeuronSpace
-from ..text import Corpus, Document, Identifier, as_corpus
-from .activation_examples import Followed, Places, fires, follow
+from ..text import Document, Identifier
+from .activation_examples import Activity, Place, Places, fires, follow
 from .neuron_cards import Neuron, NeuronCards, sign_of
-from .vocabulary import TokenLanguages, label_vocabulary, token_texts
+from .vocabulary import TokenLanguages, label_vocabulary, require_top_k, token_texts
 
 BROKEN = "\ufffd"
 """What a part of a character decodes to."""
@@ -69,152 +69,143 @@ def inspect(
     Raises:
         ValueError: for no neurons, ones of a model with other sizes, or options out of range, before the work.
     """
-    chosen = _as_set(model, neurons)
-    given = as_corpus(corpus)
-    if contexts < 1 or window < 0 or not 1 <= top_k <= model.cfg.d_vocab:
-        raise ValueError(f"{contexts=}, {window=} or {top_k=} (of {model.cfg.d_vocab} tokens) is out of range.")
-    encoded = {language: encode(model, given[language], given.ids[language], max_tokens) for language in given}
-    labels = token_languages or label_vocabulary(model, list(given), identifier=identifier, identify_over=identify_over)
-    found, positions = follow(
-        model, _places(chosen), encoded, contexts=contexts, batch_size=batch_size, progress=progress
-    )
-    where = tuple(_contexts(model, row, encoded, given, window) for f in found.values() for row in f.where)
-    settings = {"origin": dict(chosen.origin), "max_tokens": max_tokens, "corpus": given.describe(), **labels.settings}
-    return _cards(model, chosen.space, labels, found, positions, where, top_k, settings)
-
-
-def _places(chosen: NeuronSet) -> Places:
-    return {
-        (layer, site): chosen.masks[site][layer].nonzero().flatten()
-        for layer in range(chosen.space.n_layers)
-        for site in chosen.masks
-        if chosen.masks[site][layer].any()
-    }
-
-
-def _cards(
-    model: HookedModel,
-    space: NeuronSpace,
-    labels: TokenLanguages,
-    found: Mapping[tuple[int, str], Followed],
-    positions: Mapping[str, int],
-    contexts: tuple[tuple[dict[str, Any], ...], ...],
-    top_k: int,
-    settings: Mapping[str, Any],
-) -> NeuronCards:
-    per_position = torch.tensor(list(positions.values()), dtype=torch.float64)
-    wrote = [_written(model, place, followed, top_k) for place, followed in found.items()]
-    promoted, suppressed = (torch.cat(parts) for parts in zip(*wrote, strict=True))
+    neurons = _as_set(model, neurons)
+    require_top_k(model, top_k)
+    if contexts < 1 or window < 0:
+        raise ValueError(f"{contexts=} or {window=} is out of range.")
+    encoded = Encoded.of(model, corpus, max_tokens)
+    languages = tuple(encoded)
+    labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
+    places = _places(neurons)
+    activity = follow(model, places, encoded.plan(batch_size), contexts=contexts, progress=progress)
+    promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
+    space, described = neurons.space, {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
     return NeuronCards(
-        neurons=tuple((layer, site, int(i)) for (layer, site), f in found.items() for i in f.neurons),
-        firing_rate=torch.cat([_fired(model, site, f) for (_, site), f in found.items()]) / per_position,
-        mean=torch.cat([f.total for f in found.values()]) / per_position,
-        magnitude=torch.cat([f.magnitude for f in found.values()]) / per_position,
-        strongest=torch.cat([f.strongest for f in found.values()]),
-        contexts=contexts,
+        neurons=tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist()),
+        firing_rate=_firing_rate(model, places, activity),
+        mean=(activity.total.value() / activity.positions[:, None]).t(),
+        magnitude=(activity.magnitude.value() / activity.positions[:, None]).t(),
+        strongest=activity.strongest.values,
+        contexts=tuple(_contexts(model, rows, encoded, window) for rows in activity.strongest.where),
         promoted=promoted,
         suppressed=suppressed,
-        tokens=_named(model, labels, torch.cat([promoted, suppressed])),
+        tokens=_tokens(model, labels, torch.cat([promoted, suppressed])),
         vocabulary=labels.shares(),
-        languages=tuple(positions),
-        settings={"model": space.model, "processing": space.processing, **settings},
+        languages=languages,
+        settings={"model": space.model, "processing": space.processing, "origin": dict(neurons.origin), **described}
+        | dict(labels.settings),
     )
-
-
-def _fired(model: HookedModel, site: str, followed: Followed) -> Float[Tensor, "neuron language"]:
-    return followed.fired if fires(model, site) else torch.full_like(followed.fired, torch.nan)
-
-
-def _named(model: HookedModel, labels: TokenLanguages, tokens: Int[Tensor, "neuron k"]) -> dict[int, tuple[str, str]]:
-    ids = [i for i in tokens.unique().tolist() if i >= 0]
-    return dict(zip(ids, zip(_texts(model, ids), labels.of(ids), strict=True), strict=True))
 
 
 def _as_set(model: HookedModel, neurons: NeuronSet | Iterable[Neuron]) -> NeuronSet:
     space = NeuronSpace.of(model)
-    chosen = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_list(space, neurons)
-    chosen.space.require_compatible(space)
-    if not len(chosen):
-        raise ValueError(f"{chosen!r} holds no neuron to inspect.")
-    return chosen
+    neuron_set = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_list(space, neurons)
+    neuron_set.space.require_compatible(space)
+    if not len(neuron_set):
+        raise ValueError(f"{neuron_set!r} holds no neuron to inspect.")
+    return neuron_set
 
 
-def _written(
-    model: HookedModel, place: tuple[int, str], followed: Followed, k: int
-) -> tuple[Int[Tensor, "neuron k"], Int[Tensor, "neuron k"]]:
-    """Promoted and suppressed tokens where the neurons are strongest; -1 for what writes nothing."""
-    layer, site = place
-    if not SITES[site].writes:
-        nothing = torch.full((len(followed.neurons), k), -1)
-        return nothing, nothing
-    added = directions(model, layer, site, followed.neurons)
-    sign = sign_of(followed.strongest).to(added)
-    return written(model, added * sign[:, None], k)
+def _places(neurons: NeuronSet) -> Places:
+    return {
+        (layer, site): mask[layer].nonzero().flatten()
+        for layer in range(neurons.space.n_layers)
+        for site, mask in neurons.masks.items()
+        if mask[layer].any()
+    }
+
+
+# --- what they read -------------------------------------------------------------------------------
+
+
+def _firing_rate(model: HookedModel, places: Places, activity: Activity) -> Float[Tensor, "neuron language"]:
+    """NaN for neurons that do not fire."""
+    fire = torch.tensor([fires(model, site) for (_, site), neurons in places.items() for _ in neurons])
+    rate = activity.fired.double() / activity.positions[:, None]
+    return torch.where(fire, rate, torch.nan).t()
 
 
 def _contexts(
-    model: HookedModel,
-    places: Int[Tensor, "rank 3"],
-    encoded: Mapping[str, Sequence[Tensor]],
-    given: Corpus,
-    window: int,
+    model: HookedModel, places: Int[Tensor, "rank 3"], encoded: Encoded, window: int
 ) -> tuple[dict[str, Any], ...]:
-    found = []
-    for number, passage, position in places.tolist():
-        if number < 0:
-            continue
+    """The text around each place: language, passage, position, and what stands before, at and after it."""
+    contexts = []
+    for number, passage, position in places[places[:, 0] >= 0].tolist():
         language = list(encoded)[number]
         ids = encoded[language][passage].tolist()
-        parts = {
-            "before": ids[max(0, position - window) : position],
-            "token": ids[position : position + 1],
-            "after": ids[position + 1 : position + 1 + window],
-        }
-        text = {name: _joined(model, some) for name, some in parts.items()}
+        before = _joined(model, ids[max(0, position - window) : position])
+        after = _joined(model, ids[position + 1 : position + 1 + window])
         # the window may cut through a character of several tokens
-        text |= {"before": text["before"].lstrip(BROKEN), "after": text["after"].rstrip(BROKEN)}
-        found.append({"language": language, "passage": given.ids[language][passage], "position": position, **text})
-    return tuple(found)
+        text = {
+            "before": before.lstrip(BROKEN),
+            "token": _joined(model, [ids[position]]),
+            "after": after.rstrip(BROKEN),
+        }
+        where = {"language": language, "passage": encoded.names[language][passage], "position": position}
+        contexts.append({**where, **text})
+    return tuple(contexts)
 
 
 def _joined(model: HookedModel, ids: Sequence[int]) -> str:
-    return (
-        "".join(_texts(model, ids))
-        if model.tokenizer is None
-        else model.tokenizer.decode(ids, skip_special_tokens=True)
-    )
+    if model.tokenizer is None:
+        return "".join(_texts(model, ids))
+    return model.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def _texts(model: HookedModel, ids: Sequence[int]) -> list[str]:
     return [f"<{i}>" for i in ids] if model.tokenizer is None else token_texts(model, ids)
 
 
-def directions(
-    model: HookedModel, layer: int, site: str, neurons: Int[Tensor, " neuron"]
-) -> Float[Tensor, "neuron d_model"]:
-    """What each neuron adds to the residual stream per unit of activation, up to a positive factor.
+# --- what they write ------------------------------------------------------------------------------
+
+
+def _tokens(model: HookedModel, labels: TokenLanguages, ids: Int[Tensor, "neuron k"]) -> dict[int, tuple[str, str]]:
+    """Text and language of each token."""
+    distinct = [i for i in ids.unique().tolist() if i >= 0]
+    return dict(zip(distinct, zip(_texts(model, distinct), labels.of(distinct), strict=True), strict=True))
+
+
+@torch.inference_mode()
+def _written(
+    model: HookedModel, places: Places, signs: Int[Tensor, " neuron"], k: int
+) -> tuple[Int[Tensor, "neuron k"], Int[Tensor, "neuron k"]]:
+    """The tokens that neurons promote and suppress by an activation of this sign; -1 for what writes nothing."""
+    promoted, suppressed = [], []
+    for (place, neurons), sign in zip(places.items(), signs.split([*map(len, places.values())]), strict=True):
+        if SITES[place[1]].writes:
+            added = directions(model, place, neurons)
+            most, least = _top_and_bottom(model, added * sign.to(added)[:, None], k)
+        else:
+            most = least = torch.full((len(neurons), k), -1)
+        promoted.append(most)
+        suppressed.append(least)
+    return torch.cat(promoted), torch.cat(suppressed)
+
+
+def directions(model: HookedModel, place: Place, neurons: Int[Tensor, " neuron"]) -> Float[Tensor, "neuron d_model"]:
+    """What each neuron of a layer and site adds to the residual stream per unit of activation, up to a positive factor.
 
     For ``mlp`` its row of W_out; for ``v`` the sum of its rows of W_O over the query heads of its group, as if all of
     them attended alike. Times the gain of the post-norm where the model has one.
     """
+    layer, site = place
     if site == "mlp":
         rows = weight(model, layer, "mlp.W_out")
     else:
         groups = key_value_heads(model.cfg)
         by_head = rearrange(weight(model, layer, "attn.W_O"), "(g head) k d_model -> g head k d_model", g=groups)
         rows = rearrange(by_head.sum(1), "g k d_model -> (g k) d_model")
+    added = rows[neurons.to(rows.device)]
     norm = post_norm(model, layer, SITES[site].structure)
-    chosen = rows[neurons.to(rows.device)]
-    return chosen if norm is None else chosen * norm.gain.to(chosen.dtype)
+    return added if norm is None else added * norm.gain.to(added.dtype)
 
 
-@torch.inference_mode()
-def written(
+def _top_and_bottom(
     model: HookedModel, added: Float[Tensor, "neuron d_model"], k: int
 ) -> tuple[Int[Tensor, "neuron k"], Int[Tensor, "neuron k"]]:
     """The ``k`` tokens whose logits each direction raises most and lowers most, strongest first (the direct path)."""
     # the norm of a direction, less the norm of nothing: a final norm's own bias is no neuron's doing
     normed = final_norm(model, added) - final_norm(model, torch.zeros_like(added))
     ids = [top_ids(model, part, k) for part in torch.cat([normed, -normed]).split(ROWS_AT_ONCE)]
-    promoted, suppressed = torch.cat(ids).cpu().chunk(2)
-    return promoted, suppressed
+    raised, lowered = torch.cat(ids).cpu().chunk(2)
+    return raised, lowered

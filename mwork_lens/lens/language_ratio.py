@@ -49,7 +49,7 @@ class LanguageRatio:
         return (*self.languages, SHARED, OTHER)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a prompt language, layer and label.
+        """One row per prompt language, layer and label.
 
         Columns: prompt_language, layer (0 is the embedding), language (with ``shared`` and ``other``), share with its
         95 % interval low and high (mean over prompts, bootstrap over documents), chance (share in random directions),
@@ -84,8 +84,8 @@ class LanguageRatio:
         """
         if prompt_language not in self.counts:
             raise KeyError(f"There are no prompts in {prompt_language!r}; there are {', '.join(self.counts)}.")
-        chosen = {prompt_language: self.counts[prompt_language]}
-        return replace(self, counts=chosen, documents={prompt_language: self.documents[prompt_language]})
+        counts, documents = self.counts[prompt_language], self.documents[prompt_language]
+        return replace(self, counts={prompt_language: counts}, documents={prompt_language: documents})
 
     def grouped(self, groups: Mapping[str, Sequence[str]]) -> "LanguageRatio":
         """The same result for groups of languages, e.g. ``{"Romance": ["fr", "es"], "Germanic": ["en", "de"]}``.
@@ -123,9 +123,9 @@ class LanguageRatio:
             layers: averaged over; by default the middle third.
 
         Returns:
-            One row a prompt language other than ``language``, and their mean: share, chance, lift (share − chance) with
-            its 95 % interval (over documents and random directions), and the verdict: above, below or at chance, or not
-            measurable on fewer than five documents.
+            One row per prompt language other than ``language``, and their mean: share, chance, lift (share − chance)
+            with its 95 % interval (over documents and random directions), and the verdict: above, below or at chance,
+            or not measurable on fewer than five documents.
 
         Raises:
             ValueError: for a language that is not reported, layers that were not read, or no baseline.
@@ -152,8 +152,8 @@ class LanguageRatio:
             low, high = lift.percentile_interval if share.documents >= FEWEST else (np.nan, np.nan)
             side = verdict(float(low), float(high))
             numbers = {"share": share.value, "chance": chance.value, "lift": lift.value, "low": low, "high": high}
-            said = side if side == NOT_MEASURABLE else f"{side} chance"
-            table.append({"prompt_language": prompts, **numbers, "verdict": said})
+            words = side if side == NOT_MEASURABLE else f"{side} chance"
+            table.append({"prompt_language": prompts, **numbers, "verdict": words})
         return pd.DataFrame(table).set_index("prompt_language")
 
     def finding(self, language: str = "en") -> str:
@@ -164,22 +164,22 @@ class LanguageRatio:
         listed = "; ".join(f"{kind} for {', '.join(prompts)}" for kind, prompts in groups.items())
         points = f"{100 * mean['lift']:+.1f} points"
         if mean["verdict"] == NOT_MEASURABLE:
-            said = f"{points}, {NOT_MEASURABLE} on fewer than {FEWEST} documents a language."
+            lift = f"{points}, {NOT_MEASURABLE} on fewer than {FEWEST} documents per language."
         else:
-            said = f"{points} ({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), {mean['verdict']} ({listed})."
+            lift = f"{points} ({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), {mean['verdict']} ({listed})."
         vocabulary = float(self.vocabulary[self.names.index(language)])
         return (
             f"In layers {layers[0]} to {layers[-1]} of {self.settings['n_layers']}, prompts in other languages decode "
             f"to {mean['share']:.1%} {language} tokens where random directions give {mean['chance']:.1%} and the "
-            f"vocabulary holds {vocabulary:.1%}: a lift over random directions of {said}"
+            f"vocabulary holds {vocabulary:.1%}: a lift over random directions of {lift}"
         )
 
     def _middle(self, layers: Sequence[int] | None) -> list[int]:
         total = self.settings["n_layers"]
         wanted = [layer for layer in self.layers if total < 3 * layer <= 2 * total] if layers is None else list(layers)
-        missing = [layer for layer in wanted if layer not in self.layers]
-        if missing or not wanted:
-            raise ValueError(f"Layers {missing or 'of the middle third'} were not read; there are {list(self.layers)}.")
+        unread = [layer for layer in wanted if layer not in self.layers]
+        if unread or not wanted:
+            raise ValueError(f"Layers {unread or 'of the middle third'} were not read; there are {list(self.layers)}.")
         return wanted
 
     @cached_property
@@ -204,8 +204,8 @@ class LanguageRatio:
 
     def __repr__(self) -> str:
         prompts = ", ".join(f"{label} {len(counts)}" for label, counts in self.counts.items())
-        kept = {key: self.settings[key] for key in ("top_k", "by", "normalize", "identifier")}
-        return f"LanguageRatio({self.settings['model']}: prompts {prompts}; layers {list(self.layers)}; {kept})"
+        options = {key: self.settings[key] for key in ("top_k", "by", "normalize", "identifier")}
+        return f"LanguageRatio({self.settings['model']}: prompts {prompts}; layers {list(self.layers)}; {options})"
 
     def _repr_html_(self) -> str:
         from html import escape

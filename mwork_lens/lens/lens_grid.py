@@ -13,7 +13,7 @@ from torch import Tensor
 from ..model import HookedModel, encode, log_normalizer, stream_states, top_tokens
 from ..store import read_result, write_result
 from ..text import Document, Identifier
-from .vocabulary import TokenLanguages, label_vocabulary, token_texts
+from .vocabulary import TokenLanguages, label_vocabulary, require_top_k, token_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class LensGrid:
     settings: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer, position and rank: the token there, what it decodes to, language and probability."""
+        """One row per layer, position and rank: the token there, what it decodes to, language and probability."""
         layers, positions, k = self.ids.shape
         rows = [
             (layer, pos, self.tokens[pos], rank, *self.decoded[int(self.ids[layer, pos, rank])])
@@ -103,18 +103,15 @@ def lens_grid(
     Raises:
         ValueError: for an empty text, one longer than the context, or ``top_k`` above the vocabulary.
     """
-    if not 1 <= top_k <= model.cfg.d_vocab:
-        raise ValueError(
-            f"top_k={top_k} is outside 1 to {model.cfg.d_vocab}, the vocabulary of {model.cfg.model_name}."
-        )
-    (ids,) = encode(model, [text], ["given"], None)
+    require_top_k(model, top_k)
+    (ids,) = encode(model, [text], ["of the text"], None)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
-    found, probabilities = [], []
+    by_layer, probabilities = [], []
     for states in stream_states(model, ids):
-        values, top = top_tokens(model, states, top_k, normalize=normalize)
-        found.append(top.cpu())
+        values, decoded = top_tokens(model, states, top_k, normalize=normalize)
+        by_layer.append(decoded.cpu())
         probabilities.append((values - log_normalizer(model, states, normalize=normalize)[:, None]).exp().cpu())
-    top = torch.stack(found)
+    top = torch.stack(by_layer)
     distinct = top.unique().tolist()
     decoded = dict(zip(distinct, zip(token_texts(model, distinct), labels.of(distinct), strict=True), strict=True))
     settings = {"model": str(model.cfg.model_name), "normalize": normalize, "top_k": top_k, **labels.settings}

@@ -27,13 +27,13 @@ class NeuronCards:
     neurons: tuple[Neuron, ...]
     """(layer, site, neuron), by layer and site."""
     firing_rate: Float[Tensor, "neuron language"]
-    """Share of positions where the feed-forward's nonlinearity lets the neuron through; missing in attention."""
+    """Share of positions where the feed-forward's nonlinearity lets the neuron through; NaN in attention."""
     mean: Float[Tensor, "neuron language"]
     """Mean activation over positions."""
     magnitude: Float[Tensor, "neuron language"]
     """Mean absolute activation."""
     strongest: Float[Tensor, "neuron rank"]
-    """The activations of largest absolute value."""
+    """The activations of largest absolute value, with their sign."""
     contexts: tuple[tuple[dict[str, Any], ...], ...]
     """For each of these: language, passage, and the text before, at and after the token."""
     promoted: Int[Tensor, "neuron k"]
@@ -53,49 +53,38 @@ class NeuronCards:
         return sign_of(self.strongest)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a neuron: where it is, where it is strongest, and the tokens it promotes and suppresses."""
+        """One row per neuron: its place, what it is strongest on, and the tokens it promotes and suppresses."""
         rows = []
         for i, (layer, site, neuron) in enumerate(self.neurons):
             row: dict[str, Any] = {"layer": layer, "site": site, "neuron": neuron}
-            row |= {f"firing_{tag}": float(self.firing_rate[i, j]) for j, tag in enumerate(self.languages)}
-            row |= {f"mean_{tag}": float(self.mean[i, j]) for j, tag in enumerate(self.languages)}
-            row |= {f"magnitude_{tag}": float(self.magnitude[i, j]) for j, tag in enumerate(self.languages)}
+            for name, values in (("firing", self.firing_rate), ("mean", self.mean), ("magnitude", self.magnitude)):
+                row |= {f"{name}_{tag}": value for tag, value in zip(self.languages, values[i].tolist(), strict=True)}
             row["strongest_on"] = [context["token"] for context in self.contexts[i]]
             for name, ids in (("promotes", self.promoted[i]), ("suppresses", self.suppressed[i])):
-                found = self._known(ids)
-                row[name] = [text for text, _ in found]
-                row[f"{name}_languages"] = [language for _, language in found]
+                tokens = self._tokens(ids)
+                row[name] = [text for text, _ in tokens]
+                row[f"{name}_languages"] = [language for _, language in tokens]
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def _known(self, ids: Int[Tensor, " k"]) -> list[tuple[str, str]]:
+    def _tokens(self, ids: Int[Tensor, " k"]) -> list[tuple[str, str]]:
         return [self.tokens[i] for i in ids.tolist() if i >= 0]
 
     def written(self) -> pd.DataFrame:
-        """The languages of what the neurons promote, by layer: one row a layer and label.
+        """The languages of what the neurons promote, by layer: one row per layer and label.
 
         Columns: layer, language, neurons (those that write to the residual stream), share of their promoted tokens with
         its 95 % interval low and high (bootstrap over neurons), and the label's share of the vocabulary.
         """
         layers, shares = self._promoted_shares()
+        columns = ["layer", "language", "neurons", "share", "low", "high", "vocabulary"]
         rows = []
         for layer in np.unique(layers):
-            here = shares[layers == layer]
-            mean = Estimate.of_mean(here)
-            low, high = map(np.asarray, mean.percentile_interval)
-            rows += [
-                {
-                    "layer": int(layer),
-                    "language": label,
-                    "neurons": len(here),
-                    "share": np.asarray(mean.value)[j],
-                    "low": low[j],
-                    "high": high[j],
-                    "vocabulary": self.vocabulary[label],
-                }
-                for j, label in enumerate(self.vocabulary)
-            ]
-        columns = ["layer", "language", "neurons", "share", "low", "high", "vocabulary"]
+            of_layer = shares[layers == layer]
+            mean = Estimate.of_mean(of_layer)
+            numbers = zip(*map(np.asarray, (mean.value, *mean.percentile_interval)), strict=True)
+            for (label, vocabulary), (share, low, high) in zip(self.vocabulary.items(), numbers, strict=True):
+                rows.append((int(layer), label, len(of_layer), share, low, high, vocabulary))
         return pd.DataFrame(rows, columns=columns)
 
     def summary(self, language: str) -> dict[str, float]:
@@ -123,7 +112,7 @@ class NeuronCards:
         labels = list(self.vocabulary)
         shares = np.zeros((len(writing), len(labels)))
         for row, i in enumerate(writing):
-            for _, language in self._known(self.promoted[i]):
+            for _, language in self._tokens(self.promoted[i]):
                 shares[row, labels.index(language)] += 1 / self.promoted.shape[1]
         return np.array([self.neurons[i][0] for i in writing], dtype=int), shares
 
@@ -157,7 +146,7 @@ class NeuronCards:
             for value, c in zip(self.strongest[i].tolist(), self.contexts[i], strict=False)
         )
         write = "".join(
-            f"<p>{name}: {''.join(_chip(*found) for found in self._known(ids))}</p>"
+            f"<p>{name}: {''.join(_chip(*token) for token in self._tokens(ids))}</p>"
             for name, ids in (("Promotes", self.promoted[i]), ("Suppresses", self.suppressed[i]))
             if SITES[site].writes
         )

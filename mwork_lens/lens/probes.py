@@ -1,4 +1,4 @@
-"""Which language's word a layer is about to say, for prompts whose answer is known in several languages.
+"""Which language's word a layer is about to say, for prompts whose answer exists in several languages.
 
 It answers "does it pass through English?" without any identifier of languages: Wendler, Veselovsky, Monea and West,
 *Do Llamas Work in English?* (ACL 2024).
@@ -70,21 +70,23 @@ class LatentLanguages:
     settings: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer and language.
+        """One row per layer and language.
 
         Columns: layer (0 is the embedding), language, probability (mean over probes) with its 95 % interval
         low and high (bootstrap over probes), median rank, and the entropy of the layer (mean, nats).
         """
         mean = Estimate.of_mean(self.probability.double().numpy())
         numbers = {"probability": mean.value} | dict(zip(("low", "high"), mean.percentile_interval, strict=True))
-        rows = []
-        for layer in range(self.entropy.shape[1]):
-            for i, language in enumerate(self.languages):
-                found = {name: np.asarray(values)[layer, i] for name, values in numbers.items()}
-                rank = float(np.median(self.rank[:, layer, i].numpy()))
-                entropy = float(self.entropy[:, layer].mean())
-                rows.append({"layer": layer, "language": language, **found, "rank": rank, "entropy": entropy})
-        return pd.DataFrame(rows)
+        numbers["rank"] = np.median(self.rank.numpy(), axis=0)
+        cells = [(layer, i) for layer in range(self.entropy.shape[1]) for i in range(len(self.languages))]
+        return pd.DataFrame(
+            {
+                "layer": [layer for layer, _ in cells],
+                "language": [self.languages[i] for _, i in cells],
+                **{name: np.asarray(values).reshape(-1) for name, values in numbers.items()},
+                "entropy": [float(self.entropy[:, layer].mean()) for layer, _ in cells],
+            }
+        )
 
     def finding(self, pivot: str = "en") -> str:
         """How likely each language's answer is at the end, and the pivot's on the way, as a sentence with its numbers.
@@ -99,9 +101,9 @@ class LatentLanguages:
         rows = frame[frame["language"] == pivot].set_index("layer")
         best, last = rows["probability"].idxmax(), mean.index[-1]
         answer = mean.loc[last].idxmax()
-        found = ", ".join(f"{name} {mean.loc[last, name]:.2g}" for name in self.languages)
+        at_end = ", ".join(f"{name} {mean.loc[last, name]:.2g}" for name in self.languages)
         return (
-            f"After the last layer the answers have the probabilities {found} (mean of {len(self.prompts)} prompts), "
+            f"After the last layer the answers have the probabilities {at_end} (mean of {len(self.prompts)} prompts), "
             f"{answer} being the likeliest. {pivot} is likeliest in layer {best}: "
             f"{rows.loc[best, 'probability']:.2g} ({rows.loc[best, 'low']:.2g} to {rows.loc[best, 'high']:.2g}), where "
             f"{' and '.join(f'{name} has {mean.loc[best, name]:.2g}' for name in self.languages if name != pivot)}."
@@ -130,7 +132,7 @@ class LatentLanguages:
 
 
 def read_words(path: str | Path, languages: Sequence[str]) -> list[dict[str, list[str]]]:
-    """Concepts that have words in all ``languages``, from a JSON-lines file with a list of words a language (PanLex).
+    """Concepts that have words in all ``languages``, from a JSON-lines file with a list of words per language (PanLex).
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -176,21 +178,21 @@ def translation_probes(
     for tag in (source, target):
         if not concepts or any(tag not in words for words in concepts):
             raise ValueError(f"Not every concept has a word in {tag!r}.")
-    told = [words for words in concepts if _apart(words)]
-    if len(told) <= shots:
+    distinct = [words for words in concepts if _has_distinct_words(words)]
+    if len(distinct) <= shots:
         raise ValueError(
-            f"{len(told)} concepts can be told apart by language, too few for {shots} examples and a question."
+            f"{len(distinct)} concepts can be told apart by language, too few for {shots} examples and a question."
         )
-    named = {**NAMES, **(names or {})}
+    names = {**NAMES, **(names or {})}
     for tag in (source, target):
-        if tag not in named:
+        if tag not in names:
             raise ValueError(f"What is {tag!r} called in its own language? Say so with names={{{tag!r}: ...}}.")
     generator = random.Random(seed)
     probes = []
-    for words in told[:limit]:
-        examples = generator.sample([other for other in told if other is not words], shots)
-        lines = [_line(named, other, source, target) + f'{other[target][0]}"\n' for other in examples]
-        probes.append(Probe("".join(lines) + _line(named, words, source, target), words))
+    for words in distinct[:limit]:
+        examples = generator.sample([other for other in distinct if other is not words], shots)
+        lines = [_line(names, other, source, target) + f'{other[target][0]}"\n' for other in examples]
+        probes.append(Probe("".join(lines) + _line(names, words, source, target), words))
     return probes
 
 
@@ -198,9 +200,9 @@ def _line(names: Mapping[str, str], words: Words, source: str, target: str) -> s
     return f'{names[source]}: "{words[source][0]}" - {names[target]}: "'
 
 
-def _apart(words: Words) -> bool:
-    every = [word.casefold() for group in words.values() for word in set(group)]
-    return len(set(every)) == len(every)
+def _has_distinct_words(words: Words) -> bool:
+    folded = [word.casefold() for group in words.values() for word in set(group)]
+    return len(set(folded)) == len(folded)
 
 
 def latent_languages(
@@ -230,53 +232,50 @@ def latent_languages(
         raise ValueError("There is no probe: give at least one prompt with answers.")
     common = [tag for tag in probes[0].answers if all(tag in probe.answers for probe in probes)]
     tags = common if languages is None else list(languages)
-    missing = [tag for tag in tags if tag not in common]
-    if missing or not tags:
-        raise ValueError(f"Not every probe has an answer in {missing or 'a common language'}.")
+    absent = [tag for tag in tags if tag not in common]
+    if absent or not tags:
+        raise ValueError(f"Not every probe has an answer in {absent or 'a common language'}.")
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer: prompts and answers are text.")
     encoded = encode(model, [probe.prompt for probe in probes], [f"probe {i}" for i in range(len(probes))], None)
     starts = [_starts(model, {tag: probe.answers[tag] for tag in tags}, i) for i, probe in enumerate(probes)]
     bar = tqdm(zip(encoded, starts, strict=True), total=len(probes), unit="probe", disable=not progress)
-    found = [_probed(model, ids, begins, normalize) for ids, begins in bar]
-    probability, rank, entropy = (torch.stack(parts) for parts in zip(*found, strict=True))
-    settings = {
-        "model": str(model.cfg.model_name),
-        "processing": weight_processing(model),
-        "normalize": normalize,
-    }
+    measured = [_probe(model, ids, begins, normalize) for ids, begins in bar]
+    probability, rank, entropy = (torch.stack(parts) for parts in zip(*measured, strict=True))
+    processing = weight_processing(model)
+    settings = {"model": str(model.cfg.model_name), "processing": processing, "normalize": normalize}
     return LatentLanguages(probability, rank, entropy, tuple(tags), tuple(p.prompt for p in probes), settings)
 
 
 def _starts(model: HookedModel, answers: Words, number: int) -> list[Int[Tensor, " _"]]:
     """For each language, the single tokens that begin one of its answers and no other language's."""
     begins = {tag: {i for word in words for i in _prefix_tokens(model, word)} for tag, words in answers.items()}
-    own = {tag: ids - set().union(*(begins[o] for o in begins if o != tag)) for tag, ids in begins.items()}
-    for tag, ids in own.items():
+    unique = {tag: ids - set().union(*(begins[o] for o in begins if o != tag)) for tag, ids in begins.items()}
+    for tag, ids in unique.items():
         if not ids:
             raise ValueError(
                 f"Probe {number}: no token begins the {tag!r} answer {list(answers[tag])} and no other one."
             )
-    return [torch.tensor(sorted(ids)) for ids in own.values()]
+    return [torch.tensor(sorted(ids)) for ids in unique.values()]
 
 
 def _prefix_tokens(model: HookedModel, word: str) -> list[int]:
     prefixes = [word[:end] for end in range(1, len(word) + 1)]
     texts = [space + prefix for prefix in prefixes for space in ("", " ")]
-    found = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    return [ids[0] for ids in found if len(ids) == 1]
+    encoded = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [ids[0] for ids in encoded if len(ids) == 1]
 
 
 @torch.inference_mode()
-def _probed(
+def _probe(
     model: HookedModel, ids: Int[Tensor, " pos"], begins: Sequence[Int[Tensor, " _"]], normalize: bool
 ) -> tuple[Float[Tensor, "layer language"], Int[Tensor, "layer language"], Float[Tensor, " layer"]]:
     states = torch.stack([layer[-1] for layer in stream_states(model, ids)])
     logits = at_least_float32(all_logits(model, states, normalize=normalize))  # [layer, token]
     log_probabilities = logits.log_softmax(-1)
     probabilities = log_probabilities.exp()
-    own = [probabilities[:, tokens.to(logits.device)].sum(-1) for tokens in begins]
-    best = [logits[:, tokens.to(logits.device)].amax(-1, keepdim=True) for tokens in begins]
-    ranks = [(logits > one).sum(-1) + 1 for one in best]
+    begins = [tokens.to(logits.device) for tokens in begins]
+    masses = [probabilities[:, tokens].sum(-1) for tokens in begins]
+    ranks = [(logits > logits[:, tokens].amax(-1, keepdim=True)).sum(-1) + 1 for tokens in begins]
     entropy = -(probabilities * log_probabilities).nansum(-1)
-    return torch.stack(own, -1).cpu(), torch.stack(ranks, -1).cpu(), entropy.cpu()
+    return torch.stack(masses, -1).cpu(), torch.stack(ranks, -1).cpu(), entropy.cpu()

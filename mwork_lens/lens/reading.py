@@ -1,7 +1,7 @@
 """Which language each layer speaks: hidden states decoded into tokens, and the tokens' languages counted."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,84 +10,29 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..model import (
+    Encoded,
+    ForwardHook,
     HookedModel,
+    Plan,
+    Reducer,
+    Running,
     TokenBatch,
-    at_least_float32,
-    batches,
     device_of,
-    encode,
-    hooked,
     label_masses,
-    run_blocks,
-    special_ids,
+    stream,
     stream_hook,
     top_tokens,
     wide_dtype,
 )
 from ..neurons import weight_processing
-from ..text import Corpus, Document, Identifier, as_corpus, require_language
+from ..text import Corpus, Document, Identifier, require_language
 from .language_ratio import LanguageRatio
-from .vocabulary import TokenLanguages, label_vocabulary
+from .random_directions import Draws, Masks, RandomDirections
+from .vocabulary import TokenLanguages, label_vocabulary, require_top_k
 
 By = Literal["count", "mass"]
 Positions = slice | Sequence[int]
 DIRECTIONS = 128
-
-
-LEAST_SPREAD = 1e-5
-"""States that differ by less than this, relative to their norm, are the same up to rounding."""
-
-
-class RandomDirections:
-    """Streams a layer's hidden states into random directions z ~ N(0, Σ), without ever holding Σ.
-
-    z = Σ_i w_i g_i (h_i − μ) over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has
-    just the states' covariance about their mean μ. Every label (prompt language) counts the same, or the baseline
-    would swallow the signal. Directions are scaled to the layer's mean norm.
-    """
-
-    def __init__(self, layers: Sequence[int], number: int, rows: Mapping[str, int], seed: int) -> None:
-        self._number, self._rows = number, rows
-        self._generator = torch.Generator().manual_seed(seed)
-        self._sums: dict[int, _Sums] = {layer: _Sums() for layer in layers}
-
-    def add(self, layer: int, label: str, states: Float[Tensor, "row d_model"]) -> None:
-        """Take in some states of one label."""
-        states = at_least_float32(states)
-        weight = 1 / (len(self._rows) * self._rows[label])
-        draws = torch.randn(self._number, len(states), generator=self._generator).to(states) * weight**0.5
-        sums = self._sums[layer]
-        sums.drawn = sums.drawn + draws @ states
-        sums.draws = sums.draws + draws.sum(1)
-        sums.mean = sums.mean + weight * states.sum(0)
-        sums.norm += weight * states.norm(dim=1).sum().item()
-
-    def directions(self, layer: int) -> Float[Tensor, "direction d_model"]:
-        """The layer's random directions.
-
-        Raises:
-            ValueError: if all its states are the same, which have no direction.
-        """
-        sums = self._sums[layer]
-        if sum(self._rows.values()) < 2:
-            raise ValueError("One position has no covariance to draw random directions from: give directions=0.")
-        centred = sums.drawn - sums.draws[:, None] * sums.mean
-        lengths = centred.norm(dim=1, keepdim=True)
-        if lengths.max() <= LEAST_SPREAD * sums.norm:
-            raise ValueError(
-                f"All states read at layer {layer} are the same: they have no covariance to draw random directions "
-                "from. Read more positions, or give directions=0."
-            )
-        return centred * (sums.norm / lengths)
-
-
-class _Sums:
-    """Σ w g h, Σ w g, the mean and the mean norm of one layer's states."""
-
-    drawn: Tensor = torch.zeros(())
-    draws: Tensor = torch.zeros(())
-    mean: Tensor = torch.zeros(())
-    norm: float = 0.0
 
 
 def language_ratio(
@@ -113,8 +58,8 @@ def language_ratio(
     """Decode every layer's hidden states into tokens and count the tokens' languages (logit lens; the paper's Fig. 1).
 
     Hidden states go through the model's own final norm, recomputed for each layer, and its unembedding. Special tokens
-    and padding are not read. Beside each share stands what chance gives: the decoding of random directions that have
-    the layer's own covariance and mean norm, pooled over the prompt languages with equal weight.
+    and padding are not read. Each share comes with what chance gives: the decoding of random directions that have the
+    layer's own covariance and mean norm, pooled over the prompt languages with equal weight.
 
     Args:
         model: a hooked model.
@@ -131,7 +76,7 @@ def language_ratio(
         identifier: see :func:`label_vocabulary`.
         identify_over: see :func:`label_vocabulary`.
         token_languages: labels made before, instead of the two options above.
-        directions: random directions a layer for the baseline; 0 leaves it out.
+        directions: random directions per layer for the baseline; 0 leaves it out.
         seed: of the random directions.
         max_tokens: longer prompts are cut there, with a warning; by default one longer than the context is refused.
         batch_size: prompts at a time; None fills a token budget.
@@ -141,61 +86,67 @@ def language_ratio(
         ValueError: for an empty or too long prompt, ``top_k`` above the vocabulary, an unknown language, layer or
             option, before the work.
     """
-    given = as_corpus(prompts)
-    chosen = _layers(model, layers)
+    layers = _require_layers(model, layers)
     _require_options(model, top_k, by, new_tokens, directions)
-    encoded = {label: encode(model, given[label], given.ids[label], max_tokens) for label in given}
-    _require_room(model, encoded, given, new_tokens)
-    reported = _reported(given, languages, token_languages)
+    encoded = Encoded.of(model, prompts, max_tokens)
+    _require_room(model, encoded, new_tokens)
+    reported = _reported(encoded.corpus, languages, token_languages)
     labels = token_languages or label_vocabulary(model, reported, identifier=identifier, identify_over=identify_over)
-    lens = _Lens(model, labels, top_k, by, normalize)
-    if new_tokens:
-        encoded = {label: [_continued(model, ids, new_tokens) for ids in found] for label, found in encoded.items()}
-    masks = {label: [_read_at(model, ids, positions) for ids in found] for label, found in encoded.items()}
-    rows = _require_positions(masks, given, positions)
-    random = RandomDirections(chosen, directions, rows, seed) if directions else None
-    counts, chance = _read(lens, chosen, encoded, masks, random, batch_size, progress)
-    settings = {"positions": _named(positions), "new_tokens": new_tokens, "directions": directions, "seed": seed}
+    encoded = _continued(model, encoded, new_tokens) if new_tokens else encoded
+    masks = _masks(encoded, positions)
+    states = {label: sum(int(mask.sum()) for mask in by_prompt) for label, by_prompt in masks.items()}
+    if directions and sum(states.values()) < 2:
+        raise ValueError("One position has no covariance to draw random directions from: give directions=0.")
+    lens, plan = Lens(model, labels, tuple(layers), top_k, by, normalize), encoded.plan(batch_size)
+    draws = Draws(plan, masks, len(layers), directions, seed) if directions else None
+    counts, chance = _read(lens, plan, masks, draws, progress)
+    settings = {"positions": _name(positions), "new_tokens": new_tokens, "directions": directions, "seed": seed}
     return LanguageRatio(
-        counts=counts,
+        counts={label: found.counts for label, found in counts.items()},
         chance=chance,
         vocabulary=torch.tensor(list(labels.shares().values()), dtype=torch.float64),
-        layers=tuple(chosen),
+        layers=lens.layers,
         names=labels.names,
         languages=tuple(reported),
-        documents=given.documents,
-        settings={**lens.settings(), **settings, "states": rows, "corpus": given.describe()},
+        documents=encoded.corpus.documents,
+        settings={**lens.settings(), **settings, "states": states, "corpus": encoded.corpus.describe()},
     )
 
 
 def _read(
-    lens: "_Lens",
-    layers: Sequence[int],
-    encoded: Mapping[str, Sequence[Int[Tensor, " _"]]],
-    masks: Mapping[str, Sequence[Bool[Tensor, " _"]]],
-    random: RandomDirections | None,
-    batch_size: int | None,
-    progress: bool,
-) -> tuple[dict[str, Float[Tensor, "_ layer label"]], Float[Tensor, "layer direction label"]]:
-    """The labels of what the prompts' states, by prompt language, and what random directions decode to."""
-    counts = {}
-    with tqdm(total=sum(map(len, encoded.values())), unit="prompt", disable=not progress) as bar:
-        for label, found in encoded.items():
-            bar.set_description(f"reading {label}")
-            tally = _Tally.empty(lens, layers, len(found))
-            see = None if random is None else _seen_by(random, label)
-            _stream(lens, tally, found, masks[label], see, batch_size, bar)
-            counts[label] = tally.counts
+    lens: "Lens", plan: Plan, masks: Masks, draws: Draws | None, progress: bool
+) -> tuple[dict[str, "LabelCounts"], Float[Tensor, "layer direction label"]]:
+    """The labels that the prompts' states, by prompt language, and random directions decode to."""
+    counts = {label: LabelCounts.empty(plan, label, lens) for label in plan.encoded}
+    random = RandomDirections.empty(plan, draws, lens.model.cfg.d_model) if draws else None
+    reader = _Reader(lens, draws)
+    batches = (_at(batch, masks[batch.language]) for batch in plan)
+    with tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress) as bar:
+        for batch, _ in stream(lens.model, batches, reader.hooks(), reader.running, progress=bar):
+            bar.set_description(f"reading {batch.language}")
+            labels, sums = reader.taken()
+            counts[batch.language].update(batch, labels)
+            if random:
+                random.update(batch, sums)
         bar.set_description("reading random directions")
-        return counts, _chance(lens, layers, random)
+        return counts, _chance(lens, random)
+
+
+def _at(batch: TokenBatch, masks: Sequence[Bool[Tensor, " _"]]) -> TokenBatch:
+    """A batch whose content is what is read of it."""
+    content = torch.zeros_like(batch.content)
+    for i, row in enumerate(batch.rows):
+        content[i, : batch.lengths[i]] = masks[row]
+    return replace(batch, content=content)
 
 
 @dataclass(frozen=True)
-class _Lens:
+class Lens:
     """How hidden states become labels."""
 
     model: HookedModel
     labels: TokenLanguages
+    layers: tuple[int, ...]
     top_k: int
     by: By
     normalize: bool
@@ -212,6 +163,7 @@ class _Lens:
         return counts.scatter_add_(1, labels[ids], torch.ones_like(ids, dtype=counts.dtype))
 
     def settings(self) -> dict[str, Any]:
+        """What decides the labels."""
         return {
             "model": str(self.model.cfg.model_name),
             "n_layers": self.model.cfg.n_layers,
@@ -224,80 +176,83 @@ class _Lens:
         }
 
 
-@dataclass(frozen=True)
-class _Tally:
-    """Sums over positions, for the prompts of one language."""
+class _Reader:
+    """What hooks make of the running batch, layer by layer: each prompt's labels, and sums for random directions."""
 
-    lens: _Lens
-    layers: Sequence[int]
+    def __init__(self, lens: Lens, draws: Draws | None) -> None:
+        self.lens, self.draws, self.running = lens, draws, Running()
+        self.labels: list[Float[Tensor, "prompt label"]] = []
+        self.sums: list[dict[str, Tensor]] = []
+
+    def hooks(self) -> list[ForwardHook]:
+        return [(stream_hook(layer), self._read) for layer in self.lens.layers]
+
+    def _read(self, activation: Tensor, hook: Any = None) -> Tensor:
+        batch = self.running.batch
+        states, prompts = activation[batch.content], batch.content.nonzero()[:, 0].cpu()
+        labels = self.lens(states).double().cpu()
+        by_prompt = torch.zeros(len(batch.rows), labels.shape[1], dtype=torch.float64)
+        self.labels.append(by_prompt.index_add_(0, prompts, labels))
+        if self.draws is not None:
+            self.sums.append(self.draws.sums(batch, states))
+        return activation
+
+    def taken(self) -> tuple[Float[Tensor, "prompt layer label"], list[dict[str, Tensor]]]:
+        """What was read, once the batch is through; the next one begins at nothing."""
+        labels, sums = torch.stack(self.labels, 1), self.sums
+        self.labels, self.sums = [], []
+        return labels, sums
+
+
+@dataclass(frozen=True)
+class LabelCounts(Reducer):
+    """What the states of one language's prompts decode to."""
+
     counts: Float[Tensor, "prompt layer label"]
+    """Summed over positions. A prompt is in one batch of the plan: other batches add zero."""
 
     @classmethod
-    def empty(cls, lens: _Lens, layers: Sequence[int], prompts: int) -> "_Tally":
-        return cls(lens, layers, torch.zeros(prompts, len(layers), len(lens.labels.names), dtype=torch.float64))
+    def empty(cls, plan: Plan, language: str, lens: Lens) -> "LabelCounts":
+        """Of no prompts."""
+        shape = (plan.encoded.documents[language], len(lens.layers), len(lens.labels.names))
+        return cls(**Reducer.start(plan, language), counts=torch.zeros(shape, dtype=torch.float64))
 
-    def add(self, layer: int, prompts: Int[Tensor, " row"], states: Float[Tensor, "row d_model"]) -> None:
-        found = self.lens(states).double().cpu()
-        self.counts[:, self.layers.index(layer)].index_add_(0, prompts.cpu(), found)
+    def update(self, batch: TokenBatch, labels: Float[Tensor, "batch layer label"]) -> None:
+        """Add a batch.
 
-
-See = Callable[[int, Tensor], None]
-
-
-@torch.inference_mode()
-def _stream(
-    lens: _Lens,
-    tally: _Tally,
-    encoded: Sequence[Int[Tensor, " _"]],
-    masks: Sequence[Bool[Tensor, " _"]],
-    see: See | None,
-    batch_size: int | None,
-    bar: Any,
-) -> None:
-    """Every chosen layer's states at the chosen positions, into the tally while the forward pass runs."""
-    running: list[tuple[TokenBatch, Tensor]] = []
-
-    def reading(layer: int) -> Callable[..., Tensor]:
-        def read(activation: Tensor, hook: Any = None) -> Tensor:
-            batch, mask = running[-1]
-            states = activation[mask]
-            tally.add(layer, torch.tensor(batch.rows)[mask.nonzero()[:, 0].cpu()], states)
-            if see is not None:
-                see(layer, states)
-            return activation
-
-        return read
-
-    with hooked(lens.model, [(stream_hook(layer), reading(layer)) for layer in tally.layers]):
-        for batch in batches(lens.model, encoded, batch_size):
-            mask = torch.zeros_like(batch.content)
-            for i, row in enumerate(batch.rows):
-                mask[i, : batch.lengths[i]] = masks[row].to(mask.device)
-            running[:] = [(batch, mask)]
-            run_blocks(lens.model, batch.tokens)
-            bar.update(len(batch.rows))
-
-
-def _seen_by(random: RandomDirections, label: str) -> See:
-    return lambda layer, states: random.add(layer, label, states)
+        Raises:
+            ValueError: if it is in already, or of another language.
+        """
+        self.claim(batch)
+        self.counts[list(batch.rows)] += labels
 
 
 @torch.inference_mode()
-def _chance(
-    lens: _Lens, layers: Sequence[int], random: RandomDirections | None
-) -> Float[Tensor, "layer direction label"]:
+def _chance(lens: Lens, random: RandomDirections | None) -> Float[Tensor, "layer direction label"]:
     if random is None:
-        return torch.zeros(len(layers), 0, len(lens.labels.names), dtype=torch.float64)
-    dtype = lens.model.unembed.W_U.dtype
-    return torch.stack([lens(random.directions(layer).to(dtype)).double().cpu() for layer in layers])
+        return torch.zeros(len(lens.layers), 0, len(lens.labels.names), dtype=torch.float64)
+    directions = (rows.to(lens.model.unembed.W_U) for rows in random.directions(lens.layers))
+    return torch.stack([lens(rows).double().cpu() for rows in directions])
 
 
 # --- what to read ---------------------------------------------------------------------------------
 
 
-def _read_at(model: HookedModel, ids: Int[Tensor, " pos"], positions: Positions | None) -> Bool[Tensor, " pos"]:
-    """Where the chosen ordinary tokens of a prompt are; positions that it does not have are left out."""
-    ordinary = (~torch.isin(ids, special_ids(model))).nonzero().flatten()
+def _masks(encoded: Encoded, positions: Positions | None) -> Masks:
+    """Where the ordinary tokens to read are; refuses a prompt of which none would be."""
+    masks = {
+        label: [_mask(ids, encoded.special, positions) for ids in documents] for label, documents in encoded.items()
+    }
+    for label, by_prompt in masks.items():
+        empty = [name for name, mask in zip(encoded.names[label], by_prompt, strict=True) if not mask.any()]
+        if empty:
+            raise ValueError(f"positions={_name(positions)} leaves nothing of prompt {empty[0]}.")
+    return masks
+
+
+def _mask(ids: Int[Tensor, " pos"], special: Int[Tensor, " id"], positions: Positions | None) -> Bool[Tensor, " pos"]:
+    """Where the ordinary tokens at some positions are; positions that the prompt does not have are left out."""
+    ordinary = (~torch.isin(ids, special)).nonzero().flatten()
     if isinstance(positions, slice):
         ordinary = ordinary[list(range(len(ordinary))[positions])]
     elif positions is not None:
@@ -308,54 +263,41 @@ def _read_at(model: HookedModel, ids: Int[Tensor, " pos"], positions: Positions 
 
 
 @torch.inference_mode()
-def _continued(model: HookedModel, ids: Int[Tensor, " pos"], new_tokens: int) -> Int[Tensor, " longer"]:
-    device = device_of(model)
+def _continued(model: HookedModel, encoded: Encoded, new_tokens: int) -> Encoded:
+    """The prompts with the tokens that the model writes after them."""
     # without a tokenizer TransformerLens caches absolute positions wrongly
     cached, stops = model.tokenizer is not None, getattr(model.tokenizer, "eos_token_id", None) is not None
     options = {"do_sample": False, "verbose": False, "stop_at_eos": stops, "use_past_kv_cache": cached}
-    return model.generate(ids[None].to(device), max_new_tokens=new_tokens, **options)[0].cpu()
+    device = device_of(model)
+
+    def continued(ids: Tensor) -> Tensor:
+        return model.generate(ids[None].to(device), max_new_tokens=new_tokens, **options)[0].cpu()
+
+    return replace(encoded, ids={label: list(map(continued, ids)) for label, ids in encoded.items()})
 
 
-def _layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
+def _require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
     every = range(model.cfg.n_layers + 1)
-    chosen = list(every) if layers is None else sorted(set(layers))
-    outside = [layer for layer in chosen if layer not in every]
-    if outside or not chosen:
+    wanted = list(every) if layers is None else sorted(set(layers))
+    outside = [layer for layer in wanted if layer not in every]
+    if outside or not wanted:
         raise ValueError(
             f"{model.cfg.model_name} has layers 0 (the embedding) to {every[-1]}, not {outside or 'none at all'}."
         )
-    return chosen
-
-
-def _reported(given: Corpus, languages: Sequence[str] | None, labelled: TokenLanguages | None) -> list[str]:
-    if languages is None and given.labels == "free" and labelled is None:
-        raise ValueError(f"The prompts' labels ({', '.join(given)}) are no languages: give languages=.")
-    if languages is None:
-        wanted = list(labelled.languages) if labelled else ["en", *given]
-    else:
-        wanted = [languages] if isinstance(languages, str) else list(languages)
-    reported = list(dict.fromkeys(require_language(tag) for tag in wanted))
-    missing = [tag for tag in reported if labelled and tag not in labelled.languages]
-    if missing or not reported:
-        over = f" tokens were identified over {', '.join(labelled.languages)}" if labelled else " it names none"
-        raise ValueError(f"languages={languages} cannot be reported:{over}.")
-    return reported
+    return wanted
 
 
 def _require_options(model: HookedModel, top_k: int, by: str, new_tokens: int, directions: int) -> None:
     if by not in get_args(By):
         raise ValueError(f"by={by!r}: it must be one of {', '.join(get_args(By))}.")
-    if not 1 <= top_k <= model.cfg.d_vocab:
-        raise ValueError(
-            f"top_k={top_k} is outside 1 to {model.cfg.d_vocab}, the vocabulary of {model.cfg.model_name}."
-        )
+    require_top_k(model, top_k)
     if new_tokens < 0 or directions < 0:
         raise ValueError(f"{new_tokens=} and {directions=} must not be negative.")
 
 
-def _require_room(model: HookedModel, encoded: Mapping[str, Sequence[Tensor]], given: Corpus, new_tokens: int) -> None:
-    for label, found in encoded.items():
-        for name, ids in zip(given.ids[label], found, strict=True):
+def _require_room(model: HookedModel, encoded: Encoded, new_tokens: int) -> None:
+    for label, documents in encoded.items():
+        for name, ids in zip(encoded.names[label], documents, strict=True):
             if len(ids) + new_tokens > model.cfg.n_ctx:
                 raise ValueError(
                     f"Prompt {name} has {len(ids)} tokens, and {new_tokens} new ones do not fit the context of "
@@ -363,16 +305,21 @@ def _require_room(model: HookedModel, encoded: Mapping[str, Sequence[Tensor]], g
                 )
 
 
-def _require_positions(
-    masks: Mapping[str, Sequence[Tensor]], given: Corpus, positions: Positions | None
-) -> dict[str, int]:
-    """How many states of each label are read; refuses a prompt of which none would be."""
-    for label, found in masks.items():
-        empty = [name for name, mask in zip(given.ids[label], found, strict=True) if not mask.any()]
-        if empty:
-            raise ValueError(f"positions={_named(positions)} leaves nothing of prompt {empty[0]}.")
-    return {label: sum(int(mask.sum()) for mask in found) for label, found in masks.items()}
+def _reported(corpus: Corpus, languages: Sequence[str] | None, labels: TokenLanguages | None) -> list[str]:
+    """The languages to report, each one that tokens are identified as."""
+    if languages is None and corpus.labels == "free" and labels is None:
+        raise ValueError(f"The prompts' labels ({', '.join(corpus)}) are no languages: give languages=.")
+    if languages is None:
+        wanted = list(labels.languages) if labels else ["en", *corpus]
+    else:
+        wanted = [languages] if isinstance(languages, str) else list(languages)
+    reported = list(dict.fromkeys(require_language(tag) for tag in wanted))
+    unlabelled = [tag for tag in reported if labels and tag not in labels.languages]
+    if unlabelled or not reported:
+        over = f" tokens were identified over {', '.join(labels.languages)}" if labels else " it names none"
+        raise ValueError(f"languages={languages} cannot be reported:{over}.")
+    return reported
 
 
-def _named(positions: Positions | None) -> str:
+def _name(positions: Positions | None) -> str:
     return "all" if positions is None else str(positions)

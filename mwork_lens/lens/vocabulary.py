@@ -1,4 +1,4 @@
-"""The language of every token of a vocabulary: identified once, kept on disk, then only looked up."""
+"""The language of every token of a vocabulary, identified once and then read from the cache; how often it is right."""
 
 import contextlib
 import hashlib
@@ -17,27 +17,26 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..model import MAX_TOKENS, HookedModel, encode
+from ..model import MAX_TOKENS, Encoded, HookedModel
 from ..store import cache_directory, read_result, write_result
 from ..text import (
     OTHER,
     SHARED,
     Document,
     Identifier,
-    as_corpus,
     expected_scripts,
-    identifier,
     main_script,
     require_language,
 )
+from ..text import identifier as identifier_of
 
 logger = logging.getLogger("mwork_lens")
 
 WIDE = ("en", "de", "fr", "es", "ru", "zh", "ja", "ko", "ar", "hi", "th", "vi")
-"""Languages that tokens are identified over besides those asked for, so that a German token is not called English."""
+"""Identified over in addition to the wanted languages, so that no German token is called English."""
 
 RULES = 2
-"""Version of the rules below: labels made by other rules are made anew."""
+"""Version of the rules below; labels by other rules are identified again."""
 
 _LETTER = regex.compile(r"[\p{L}\p{M}]")
 _MARKUP = regex.compile(r"\s*[<\[].*[>\]]\s*")
@@ -66,7 +65,7 @@ class TokenLanguages:
         return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a label: its tokens and their share of the vocabulary."""
+        """One row per label: its tokens and their share of the vocabulary."""
         counts = torch.bincount(self.labels, minlength=len(self.names))
         return pd.DataFrame({"language": self.names, "tokens": counts.tolist(), "share": list(self.shares().values())})
 
@@ -94,7 +93,7 @@ def label_vocabulary(
 
     Args:
         model: a hooked model with a tokenizer.
-        languages: BCP 47 tags that you ask for.
+        languages: the wanted BCP 47 tags.
         identifier: as in :func:`mwork_lens.text.languages.identifier`. Labels of a named one are kept in the cache.
         identify_over: all candidates; by default ``languages`` and twelve widespread ones (of ``"script"``: just
             ``languages``). More candidates mean fewer tokens under a wrong name and more that are confused.
@@ -104,10 +103,9 @@ def label_vocabulary(
             ``languages``.
     """
     candidates = _candidates(languages, identifier, identify_over)
-    if model.tokenizer is None:
-        raise ValueError(f"{model.cfg.model_name} has no tokenizer: its tokens have no text to identify.")
+    _require_tokenizer(model)
     settings = {
-        "identifier": identifier if isinstance(identifier, str) else getattr(identifier, "__name__", "custom"),
+        "identifier": _name(identifier),
         "identifier_version": version(_PACKAGES[identifier]) if isinstance(identifier, str) else None,
         "identified_over": candidates,
         "tokenizer_hash": tokenizer_hash(model.tokenizer),
@@ -122,33 +120,47 @@ def label_vocabulary(
     if path.is_dir():
         return TokenLanguages(read_result(path, "token_languages")[1]["labels"].long(), names, settings)
     logger.info("Identifying the language of %s tokens once (up to a minute) ...", f"{model.cfg.d_vocab:,}")
-    labels = _labels(model, _identifier(identifier, candidates), candidates)
+    labels = _labels(model, identifier_of(identifier, candidates), candidates)
     _keep(path, settings, labels)
     return TokenLanguages(labels, names, settings)
 
 
-_identifier = identifier
-
-
-def _candidates(languages: Sequence[str], chosen: str | Identifier, over: Sequence[str] | None) -> list[str]:
+def _candidates(languages: Sequence[str], identifier: str | Identifier, over: Sequence[str] | None) -> list[str]:
     if isinstance(languages, str) or not languages:
         raise ValueError(f"languages={languages!r}: give a list of language tags, e.g. ['en', 'fr'].")
-    asked = [require_language(tag) for tag in languages]
+    wanted = [require_language(tag) for tag in languages]
     if over is None:
-        over = [*asked, *(() if chosen == "script" else _others(asked))]
+        # no widespread language that is wanted under a longer tag (zh-Hant, pt-BR)
+        bases = {tag.split("-")[0] for tag in wanted}
+        over = [*wanted, *(tag for tag in WIDE if identifier != "script" and tag not in bases)]
     candidates = sorted({require_language(tag) for tag in over})
-    missing = [tag for tag in asked if tag not in candidates]
-    if missing:
-        raise ValueError(f"{missing[0]!r} is asked for but not among those identified over: {', '.join(candidates)}.")
-    if isinstance(chosen, str):
-        _identifier(chosen, candidates)  # refuses what it does not know, before the model is looked at
+    absent = [tag for tag in wanted if tag not in candidates]
+    if absent:
+        raise ValueError(f"{absent[0]!r} is not among the languages to identify over: {', '.join(candidates)}.")
+    if isinstance(identifier, str):
+        identifier_of(identifier, candidates)  # refuses what it does not know, before the model is looked at
     return candidates
 
 
-def _others(asked: Sequence[str]) -> list[str]:
-    """The widespread languages without those asked for under a longer tag (``zh-Hant``, ``pt-BR``)."""
-    bases = {tag.split("-")[0] for tag in asked}
-    return [tag for tag in WIDE if tag not in bases]
+def _name(identifier: str | Identifier) -> str:
+    return identifier if isinstance(identifier, str) else getattr(identifier, "__name__", "custom")
+
+
+def _require_tokenizer(model: HookedModel) -> None:
+    if model.tokenizer is None:
+        raise ValueError(f"{model.cfg.model_name} has no tokenizer: its tokens have no text to identify.")
+
+
+def require_top_k(model: HookedModel, top_k: int) -> None:
+    """Refuse more decoded tokens than the vocabulary has.
+
+    Raises:
+        ValueError: for ``top_k`` below 1 or above the size of the vocabulary.
+    """
+    if not 1 <= top_k <= model.cfg.d_vocab:
+        raise ValueError(
+            f"top_k={top_k} is outside 1 to {model.cfg.d_vocab}, the vocabulary of {model.cfg.model_name}."
+        )
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -162,18 +174,17 @@ def token_texts(model: HookedModel, ids: Sequence[int]) -> list[str]:
     return [model.tokenizer.decode([i]) for i in ids]
 
 
-def _labels(model: HookedModel, identify: Identifier, candidates: Sequence[str]) -> Int[Tensor, " token"]:
-    known = min(model.cfg.d_vocab, len(model.tokenizer))
+def _labels(model: HookedModel, identifier: Identifier, candidates: Sequence[str]) -> Int[Tensor, " token"]:
+    size = min(model.cfg.d_vocab, len(model.tokenizer))
     special = set(getattr(model.tokenizer, "all_special_ids", ()))
     scripts = [script for tag in candidates for script in expected_scripts(tag)]
     # a single Chinese character is a word
     crowded = {script for script in scripts if scripts.count(script) > 1} - {"Hani"}
-    texts = {i: text for i, text in enumerate(token_texts(model, range(known))) if i not in special}
+    texts = {i: text for i, text in enumerate(token_texts(model, range(size))) if i not in special}
     readable = {i: text.strip() for i, text in texts.items() if _readable(text, crowded)}
     index = {name: i for i, name in enumerate((*candidates, SHARED, OTHER))}
     labels = torch.full((model.cfg.d_vocab,), index[OTHER])
-    found = identify(list(readable.values()))
-    for i, label in zip(readable, found, strict=True):
+    for i, label in zip(readable, identifier(list(readable.values())), strict=True):
         labels[i] = index.get(label or OTHER, index[OTHER])
     return labels
 
@@ -192,10 +203,13 @@ def _keep(path: Path, settings: Mapping[str, Any], labels: Int[Tensor, " token"]
         with contextlib.suppress(FileExistsError):
             write_result(path, "token_languages", settings, {"labels": labels.to(torch.int16)})
     except OSError as error:
-        logger.warning("The labels could not be kept in %s (%s); they will be made anew next time.", path, error)
+        logger.warning("The labels could not be kept in %s (%s); they will be identified again next time.", path, error)
 
+
+# --- how often an identifier is right -------------------------------------------------------------
 
 LEAST_COUNT, LEAST_SHARE = 2, 0.9
+"""A token is one language's if it occurs so often, and in such a share in this language's text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +239,7 @@ class IdentifierAccuracy:
         return float(self.confusion.diagonal().sum() / self.confusion[:, :-2].sum())
 
     def to_frame(self) -> pd.DataFrame:
-        """The confusion table: a row a language, columns what its tokens are called, and the share that is right."""
+        """One row per language: its tokens under each label, their number, and the share that is right."""
         frame = pd.DataFrame(self.confusion.tolist(), index=list(self.languages), columns=list(self.names))
         right = [row[name] / max(1, row.sum()) for name, row in frame.iterrows()]
         return frame.rename_axis("language").assign(tokens=frame.sum(axis=1), right=right)
@@ -271,44 +285,37 @@ def identifier_accuracy(
         name: as in :func:`mwork_lens.text.languages.identifier`.
 
     Raises:
-        ValueError: without a tokenizer, for a language that the identifier does not know, or text too short to tell.
+        ValueError: without a tokenizer, for a language that the identifier does not know, or too little text.
     """
-    given = as_corpus(corpus)
-    if model.tokenizer is None:
-        raise ValueError(f"{model.cfg.model_name} has no tokenizer: its tokens have no text to identify.")
-    languages = tuple(given)
-    identify = _identifier(name, languages)
-    truth = _known(model, {language: given[language] for language in languages}, given.ids)
+    _require_tokenizer(model)
+    encoded = Encoded.of(model, corpus, max(MAX_TOKENS, model.cfg.n_ctx))
+    languages = tuple(encoded)
+    identifier, truth = identifier_of(name, languages), _certain_tokens(model, encoded)
     if not truth:
         raise ValueError("No token of this text occurs often enough in one language alone: give more text.")
     texts = [text.strip() for text in token_texts(model, list(truth))]
     names = (*languages, SHARED, OTHER)
     confusion = torch.zeros(len(languages), len(names), dtype=torch.long)
-    for own, found in zip(truth.values(), identify(texts), strict=True):
-        confusion[languages.index(own), names.index(found) if found in names else -1] += 1
+    for language, label in zip(truth.values(), identifier(texts), strict=True):
+        confusion[languages.index(language), names.index(label) if label in names else -1] += 1
     settings = {
-        "identifier": name if isinstance(name, str) else getattr(name, "__name__", "custom"),
+        "identifier": _name(name),
         "languages": list(languages),
         "tokenizer_hash": tokenizer_hash(model.tokenizer),
-        "corpus": given.describe(),
+        "corpus": encoded.corpus.describe(),
     }
     return IdentifierAccuracy(confusion, languages, names, settings)
 
 
-def _known(
-    model: HookedModel, texts: Mapping[str, Sequence[Document]], ids: Mapping[str, Sequence[str]]
-) -> dict[int, str]:
+def _certain_tokens(model: HookedModel, encoded: Encoded) -> dict[int, str]:
     """The language of each token that occurs nearly only there."""
     counts: dict[int, Counter[str]] = {}
-    for language, documents in texts.items():
-        for tokens in encode(model, documents, ids[language], max(MAX_TOKENS, model.cfg.n_ctx)):
-            for token in tokens.tolist():
-                counts.setdefault(token, Counter())[language] += 1
-    text = dict(zip(counts, token_texts(model, list(counts)), strict=True))
-    known = {}
-    for token, by_language in counts.items():
-        language, most = by_language.most_common(1)[0]
-        total = by_language.total()
-        if total >= LEAST_COUNT and most >= LEAST_SHARE * total and len(_LETTER.findall(text[token])) > 1:
-            known[token] = language
-    return known
+    for language, documents in encoded.items():
+        for token in torch.cat([*documents]).tolist():
+            counts.setdefault(token, Counter())[language] += 1
+    certain = {}
+    for (token, by_language), text in zip(counts.items(), token_texts(model, list(counts)), strict=True):
+        (language, most), total = by_language.most_common(1)[0], by_language.total()
+        if total >= LEAST_COUNT and most >= LEAST_SHARE * total and len(_LETTER.findall(text)) > 1:
+            certain[token] = language
+    return certain

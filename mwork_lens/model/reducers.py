@@ -83,19 +83,21 @@ def _require_in_range(addends: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Reducer:
-    """What some batches of a plan add up to in one language; other fields are integers, exact sums or dicts of them.
+    """What some batches of a plan add up to, in one language or in all.
 
-    Batches of the plan may be dealt over several reducers in any way and merged in any order.
+    Batches of the plan may be dealt over several reducers in any way and merged in any order. Other fields are
+    integers, or have an ``add`` (as exact sums do), or are dicts of these.
     """
 
     plan: str
     """The hash of the plan."""
     language: str
+    """Empty for all languages."""
     batches: Bool[Tensor, " batch"]
     """Which of the plan's batches are in it."""
 
     @staticmethod
-    def start(plan: Plan, language: str) -> dict[str, Any]:
+    def start(plan: Plan, language: str = "") -> dict[str, Any]:
         """The fields above for a reducer that no batch is in yet."""
         return {"plan": plan.hash, "language": language, "batches": torch.zeros(len(plan), dtype=torch.bool)}
 
@@ -107,7 +109,7 @@ class Reducer:
         """
         mask = torch.zeros_like(self.batches)
         mask[batch.number] = True
-        self._claim(self.plan, batch.language, mask)
+        self._claim(self.plan, batch.language if self.language else "", mask)
 
     def merge(self, other: "Reducer") -> None:
         """Take in what another reducer holds.
@@ -134,7 +136,7 @@ def _add(ours: Any, theirs: Any) -> None:
     if isinstance(ours, Mapping):
         for name, value in ours.items():
             _add(value, theirs[name])
-    elif isinstance(ours, ExactSum):
-        ours.add(theirs)
-    else:
+    elif isinstance(ours, Tensor):
         ours.add_(theirs)
+    else:
+        ours.add(theirs)

@@ -1,5 +1,6 @@
 """A notebook in, a page out: executed with parameters, its headings, texts and outputs as the sections of a page."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +25,11 @@ def require_extra() -> None:
     Raises:
         ImportError: without the extra ``report``.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
+    absent = [name for name in PACKAGES if find_spec(name) is None]
+    if absent:
         raise ImportError(
-            f"Reports need the extra 'report' ({', '.join(missing)} missing): pip install 'mwork_lens[report]'."
+            f"Reports need the extra 'report' ({', '.join(absent)} missing): pip install 'mwork_lens[report]'."
         )
-
-
-def report_notebook() -> str:
-    """The notebook of ``mwork-lens report``, to copy and edit; its parameter ``folder`` is where the results are."""
-    return files("mwork_lens").joinpath("report", "report.ipynb").read_text(encoding="utf-8")
 
 
 def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, Any], *, progress: bool = True) -> Path:
@@ -53,21 +49,32 @@ def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, An
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    with as_file(files("mwork_lens").joinpath("report", "report.ipynb")) as own:
-        source = str(own if notebook is None else notebook)
-        kept = os.environ.get("PLOTLY_RENDERER")
-        # figures as data, which the page draws with its one copy of plotly.js
-        os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
-        try:
-            options: dict[str, Any] = {"kernel_name": "python3", "progress_bar": progress, "log_output": False}
+    bundled = files("mwork_lens").joinpath("report", "report.ipynb")
+    with as_file(bundled) as default, _figures_as_data():
+        papermill.execute_notebook(
+            str(default if notebook is None else notebook),
+            str(path),
+            dict(parameters),
+            kernel_name="python3",
+            progress_bar=progress,
+            log_output=False,
             # or the kernel warns on the terminal that it listens on this machine
-            options["extra_arguments"] = ["--log-level=ERROR"]
-            papermill.execute_notebook(source, str(path), dict(parameters), **options)
-        finally:
-            os.environ.pop("PLOTLY_RENDERER")
-            if kept is not None:
-                os.environ["PLOTLY_RENDERER"] = kept
+            extra_arguments=["--log-level=ERROR"],
+        )
     return path
+
+
+@contextlib.contextmanager
+def _figures_as_data() -> Iterator[None]:
+    """Figures as data, which the page draws with its one copy of plotly.js, not as HTML with a copy each."""
+    before = os.environ.get("PLOTLY_RENDERER")
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
+    try:
+        yield
+    finally:
+        os.environ.pop("PLOTLY_RENDERER")
+        if before is not None:
+            os.environ["PLOTLY_RENDERER"] = before
 
 
 def render(notebook: Path, path: Path, *, title: str | None = None) -> Path:
@@ -97,14 +104,14 @@ def render(notebook: Path, path: Path, *, title: str | None = None) -> Path:
 
 
 def _parts(cells: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Headings of the first two ranks, and what stands between them."""
+    """Headings of the first two ranks with their rank, and what lies between them with none."""
     for cell in cells:
         if cell.cell_type == "markdown":
             yield from _texts(cell.source)
         for output in cell.get("outputs", ()):
-            shown = _shown(output)
-            if shown is not None:
-                yield "", shown
+            content = _output(output)
+            if content is not None:
+                yield "", content
 
 
 def _texts(source: str) -> Iterator[tuple[str, Any]]:
@@ -125,7 +132,7 @@ def _texts(source: str) -> Iterator[tuple[str, Any]]:
             below.append(line)
 
 
-def _shown(output: Any) -> Content:
+def _output(output: Any) -> Content:
     """An output as a page shows it; warnings and progress bars (standard error) are left out."""
     if output.output_type == "error":
         return Html(f"<pre>{escape(output.ename)}: {escape(output.evalue)}</pre>")

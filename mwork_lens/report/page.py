@@ -69,14 +69,14 @@ _POLICY = (
 
 @runtime_checkable
 class HasHtml(Protocol):
-    """What shows itself as HTML, its texts escaped, as results do in notebooks."""
+    """An object that shows itself as HTML, its texts escaped, as results do in notebooks."""
 
     def _repr_html_(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Html:
-    """Markup that is ready to be shown; whoever makes one has escaped its texts."""
+    """Markup to show as it is; whoever makes one has escaped its texts."""
 
     markup: str
 
@@ -108,7 +108,7 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section], *, lea
         path: of the file.
         title: of the page.
         sections: its parts, which the contents list.
-        lead: what stands between the title and the contents.
+        lead: shown between the title and the contents.
     """
     path = Path(path)
     contents = "".join(f'<li><a href="#part-{i}">{escape(s.title)}</a></li>' for i, s in enumerate(sections))
@@ -126,12 +126,12 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section], *, lea
 
 
 def write_figure(path: str | Path, figure: go.Figure) -> list[Path]:
-    """Write a figure beside ``path`` as HTML, which opens without a network, and, where a browser is there, as PNG."""
+    """Write a figure at ``path`` as HTML, which opens without a network, and, if a browser is installed, as PNG."""
     page, picture = Path(path).with_suffix(".html"), Path(path).with_suffix(".png")
     page.write_text(figure.to_html(include_plotlyjs=True, include_mathjax=False), encoding="utf-8")
     try:
         figure.write_image(picture, scale=2)
-    except Exception as error:  # whatever kaleido and the browser raise: the page is there all the same
+    except Exception as error:  # whatever kaleido and the browser raise: the page is written
         logger.info("No %s: %s", picture.name, (str(error).strip().splitlines() or [type(error).__name__])[0])
         return [page]
     return [page, picture]

@@ -10,7 +10,7 @@ import time
 import torch
 
 import mwork_lens as mw
-from mwork_lens.lens.reading import _Lens
+from mwork_lens.lens.reading import Lens
 from mwork_lens.model.forward import encode
 from mwork_lens.model.unembedding import stream_states
 
@@ -43,8 +43,8 @@ def main() -> None:
     runs = {
         "h @ W_U": lambda: states @ bare,
         "h @ W_U and torch.topk, k = 10": lambda: (states @ bare).topk(10),
-        **{f"top {k} by language": lambda k=k: _Lens(model, labels, k, "count", True)(states) for k in (1, 10, 100)},
-        "mass by language": lambda: _Lens(model, labels, 1, "mass", True)(states),
+        **{f"top {k} by language": lambda k=k: Lens(model, labels, (), k, "count", True)(states) for k in (1, 10, 100)},
+        "mass by language": lambda: Lens(model, labels, (), 1, "mass", True)(states),
     }
     times = {name: [] for name in runs}
     for run in runs.values():

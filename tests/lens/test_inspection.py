@@ -1,7 +1,10 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mwork_lens as mw
+from mwork_lens.lens.activation_examples import Strongest
 from mwork_lens.lens.neuron_cards import NeuronCards
 from mwork_lens.model.sites import SITES
 
@@ -44,6 +47,29 @@ def test_what_neurons_read_is_what_the_hooks_see(family, batch_size):
             there = cache[SITES[site].hook_name(layer)].flatten(2)[0, context["position"], neuron].item()
             assert there == pytest.approx(value, rel=1e-5)
             assert context["token"] == f"<{ids[context['position']].item()}>"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 1.0, -1.0, 2.0]), st.integers(0, 1)), min_size=1, max_size=12), st.data()
+)
+def test_the_strongest_are_the_same_in_any_order(seen, data):
+    """Equally strong ones too: those stay that come first in the corpus."""
+    parts = [
+        Strongest(torch.tensor([[value]]), torch.tensor([[[language, 0, i]]]))
+        for i, (value, language) in enumerate(seen)
+    ]
+
+    def strongest(order):
+        best = Strongest(torch.zeros(1, 3), torch.full((1, 3, 3), -1))
+        for i in order:
+            best.add(parts[i])
+        return best
+
+    expected, found = (strongest(order) for order in (range(len(parts)), data.draw(st.permutations(range(len(parts))))))
+    assert torch.equal(found.values, expected.values)
+    assert torch.equal(found.where, expected.where)
+    places = sorted((-abs(value), language, 0, i) for i, (value, language) in enumerate(seen))[:3]
+    assert found.where[0, : len(places)].tolist() == [list(place[1:]) for place in places]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "neox", "gemma2"])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.lens.reading import RandomDirections
+from mwork_lens.lens.random_directions import Draws, RandomDirections
+from mwork_lens.model.forward import Encoded
 from mwork_lens.model.unembedding import all_logits, label_masses, log_normalizer, top_tokens
 
 from ..made_up import LABELS, PROMPTS, ratio
@@ -132,21 +133,35 @@ def test_groups_and_two_rows_keep_every_count():
         found.grouped({"mine": ["th"]})
 
 
+def summed(plan, masks, seen, numbers):
+    """Random directions after some batches of a plan, one state per prompt."""
+    draws = Draws(plan, masks, 1, 40000, 0)
+    random = RandomDirections.empty(plan, draws, 5)
+    for batch in map(plan.batch, numbers):
+        random.update(batch, [draws.sums(batch, seen[batch.language][list(batch.rows)])])
+    return random
+
+
 def test_random_directions_have_the_states_covariance():
-    """Every label weighs the same, however many states it has."""
+    """Every label weighs the same, however many states it has and whoever takes which batches."""
     generator = torch.Generator().manual_seed(0)
-    mix = {label: torch.randn(5, 5, generator=generator, dtype=torch.float64) for label in "ab"}
+    mix = {label: torch.randn(5, 5, generator=generator, dtype=torch.float64) for label in ("en", "fr")}
     seen = {
         label: torch.randn(n, 5, generator=generator, dtype=torch.float64) @ mix[label] + 3
-        for label, n in (("a", 300), ("b", 40))
+        for label, n in (("en", 300), ("fr", 40))
     }
-    random = RandomDirections([0], 40000, {label: len(rows) for label, rows in seen.items()}, 0)
-    for label, rows in seen.items():
-        for part in rows.split(17):
-            random.add(0, label, part)
+    plan = Encoded.of(tiny("llama"), {label: [tokens(2)] * len(rows) for label, rows in seen.items()}).plan(17)
+    masks = {label: [torch.tensor([True, False])] * len(rows) for label, rows in seen.items()}
+    random = summed(plan, masks, seen, range(len(plan)))
+    odd, even = (summed(plan, masks, seen, range(first, len(plan), 2)) for first in (1, 0))
+    odd.merge(even)
+    for name, total in random.sums.items():
+        assert torch.equal(total.value(), odd.sums[name].value())
+    with pytest.raises(ValueError, match="would count twice"):
+        random.merge(even)
     mean = torch.stack([rows.mean(0) for rows in seen.values()]).mean(0)
     covariance = torch.stack([(rows - mean).T @ (rows - mean) / len(rows) for rows in seen.values()]).mean(0)
-    drawn = random.directions(0)
+    (drawn,) = random.directions([0])
     norm = torch.stack([rows.norm(dim=1).mean() for rows in seen.values()]).mean()
     torch.testing.assert_close(drawn.norm(dim=1), norm.expand(40000))
     # directions of a Gaussian: undo the scaling in the space where its covariance is the identity

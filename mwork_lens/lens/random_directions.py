@@ -1,0 +1,94 @@
+"""Random directions with a layer's own covariance and norm: what noise at that layer decodes to."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..model import ExactSum, Plan, Reducer, TokenBatch, at_least_float32
+
+Masks = Mapping[str, Sequence[Bool[Tensor, " _"]]]
+"""Which tokens of each prompt are read, by prompt language."""
+
+LEAST_SPREAD = 1e-5
+"""States that differ by less than this, relative to their norm, are the same up to rounding."""
+
+
+@dataclass(frozen=True)
+class RandomDirections(Reducer):
+    """Random directions z ~ N(0, Σ) with the covariance Σ of each layer's states, which is never held.
+
+    z = Σ_i w_i g_i (h_i − μ) over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has
+    just the states' covariance about their mean μ. Every label (prompt language) counts the same, or the baseline
+    would swallow the signal. Directions are scaled to the layer's mean norm.
+    """
+
+    sums: dict[str, ExactSum]
+    """By layer: ``drawn`` Σ w g h, ``draws`` Σ w g, and the ``mean`` of the states and of their ``norm``."""
+
+    @classmethod
+    def empty(cls, plan: Plan, draws: "Draws", width: int) -> "RandomDirections":
+        """Of no states, which are ``width`` wide."""
+        number = draws.directions
+        shapes = {"drawn": (number, width), "draws": (number,), "mean": (width,), "norm": ()}
+        sums = {name: ExactSum.zeros(draws.layers, *shape) for name, shape in shapes.items()}
+        return cls(**Reducer.start(plan), sums=sums)
+
+    def update(self, batch: TokenBatch, layers: Sequence[Mapping[str, Tensor]]) -> None:
+        """Add a batch, layer by layer.
+
+        Raises:
+            ValueError: if it is in already.
+            OverflowError: if a sum reaches 7e13.
+        """
+        self.claim(batch)
+        for i, sums in enumerate(layers):
+            for name, value in sums.items():
+                self.sums[name].add(ExactSum.of(value[None]), i)
+
+    def directions(self, layers: Sequence[int]) -> Iterator[Float[Tensor, "direction d_model"]]:
+        """The random directions of each layer.
+
+        Raises:
+            ValueError: if all states of a layer are the same, which have no direction.
+        """
+        parts = (self.sums[name].value() for name in ("drawn", "draws", "mean", "norm"))
+        for layer, drawn, draws, mean, norm in zip(layers, *parts, strict=True):
+            centred = drawn - draws[:, None] * mean
+            lengths = centred.norm(dim=1, keepdim=True)
+            if lengths.max() <= LEAST_SPREAD * norm:
+                raise ValueError(
+                    f"All states read at layer {layer} are the same: they have no covariance to draw random directions "
+                    "from. Read more positions, or give directions=0."
+                )
+            yield centred * (norm / lengths)
+
+
+class Draws:
+    """Weighted normal draws for the states of a plan's batches; a batch's are the same whoever takes it."""
+
+    def __init__(self, plan: Plan, masks: Masks, layers: int, directions: int, seed: int) -> None:
+        states = {label: [int(mask.sum()) for mask in by_prompt] for label, by_prompt in masks.items()}
+        self.layers, self.directions, self._seed = layers, directions, seed
+        self._weights = {label: 1 / (len(states) * sum(by_prompt)) for label, by_prompt in states.items()}
+        self._states = [sum(states[label][row] for row in rows) for label, rows in plan.groups]
+        self._batch, self._draws = 0, self._all()
+
+    def sums(self, batch: TokenBatch, states: Float[Tensor, "row d_model"]) -> dict[str, Tensor]:
+        """What the states of a batch at the next layer add to :class:`RandomDirections`."""
+        states, weight = at_least_float32(states), self._weights[batch.language]
+        if batch.number < self._batch:
+            self._draws = self._all()
+        self._batch, draws = next(pair for pair in self._draws if pair[0] == batch.number)
+        draws = draws.to(states) * weight**0.5
+        norm = weight * states.norm(dim=1).sum()
+        return {"drawn": draws @ states, "draws": draws.sum(1), "mean": weight * states.sum(0), "norm": norm}
+
+    def _all(self) -> Iterator[tuple[int, Float[Tensor, "direction row"]]]:
+        """Batch by batch and layer by layer; whoever skips a batch passes over its draws."""
+        generator = torch.Generator().manual_seed(self._seed)
+        for batch, rows in enumerate(self._states):
+            for _ in range(self.layers):
+                yield batch, torch.randn(self.directions, rows, generator=generator)
