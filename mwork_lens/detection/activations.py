@@ -2,9 +2,8 @@
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -33,7 +32,7 @@ from ..model import (
     wide_dtype,
 )
 from ..neurons import NeuronSpace
-from ..store import read_result, write_result
+from ..store import Result
 from ..text import Document, as_corpus
 
 STREAM = "stream"
@@ -41,7 +40,7 @@ Statistic = Literal["mean", "sample"]
 
 
 @dataclass(frozen=True)
-class Activations:
+class Activations(Result, kind="activations"):
     """A value for every neuron, and for the residual stream, by language."""
 
     space: NeuronSpace
@@ -100,34 +99,6 @@ class Activations:
     def __repr__(self) -> str:
         counted = ", ".join(f"{language} {n:,}" for language, n in self.tokens.items())
         return f"Activations({self.space.model}: {self.statistic} of tokens {counted})"
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        tensors = {f"{STREAM}/{language}": stream for language, stream in self.streams.items()}
-        tensors |= {
-            f"{site}/{lang}": values for lang, by_site in self.values.items() for site, values in by_site.items()
-        }
-        cfg = {
-            "space": asdict(self.space),
-            "tokens": dict(self.tokens),
-            "statistic": self.statistic,
-            "settings": dict(self.settings),
-        }
-        write_result(path, "activations", cfg, tensors)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Activations":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "activations")
-        space, languages = NeuronSpace(**cfg["space"]), list(cfg["tokens"])
-        return cls(
-            space=space,
-            values={lang: {site: tensors[f"{site}/{lang}"] for site in space.widths} for lang in languages},
-            streams={language: tensors[f"{STREAM}/{language}"] for language in languages},
-            tokens=cfg["tokens"],
-            statistic=cfg["statistic"],
-            settings=cfg["settings"],
-        )
 
 
 def collect_means(

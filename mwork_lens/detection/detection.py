@@ -25,7 +25,7 @@ from ..model import (
     wide_dtype,
 )
 from ..neurons import NeuronSet, NeuronSpace
-from ..store import read_result, write_result
+from ..store import Result
 from ..text import Document
 from .accumulate import CountsByLayer, CountsOverModel, DetectionCounts, Scope, accumulate
 
@@ -156,7 +156,7 @@ def selection_rule(top: float, threshold: float | None) -> Selection:
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(Result, kind="detection"):
     """How often, and how strongly, each neuron mattered in each language."""
 
     space: NeuronSpace
@@ -284,36 +284,6 @@ class Detection:
         table = (sums["active"] / sums["width"]).unstack().reindex(self.languages)  # pyright: ignore
         said = "Share of neurons that are active on at least nine in ten documents, by language and site"
         return f"<p>{escape(repr(self))}</p><p>{said}:</p>{table.to_html(float_format='{:.1%}'.format)}"
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        tensors = {
-            f"{kind}/{language}/{site}": tensor
-            for kind, results in (
-                ("counts", self.counts),
-                ("mean_scores", self.mean_scores),
-                ("screened", self.screened),
-            )
-            for language, by_site in results.items()
-            for site, tensor in by_site.items()
-        }
-        cfg = {
-            "space": asdict(self.space),
-            "documents": dict(self.documents),
-            "settings": dict(self.settings),
-        }
-        write_result(path, "detection", cfg, tensors)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Detection":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "detection")
-        results: dict[str, dict[str, dict[str, Tensor]]] = {"counts": {}, "mean_scores": {}, "screened": {}}
-        for language in cfg["documents"]:
-            for kind, by_language in results.items():
-                prefix = f"{kind}/{language}/"
-                by_language[language] = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        return cls(NeuronSpace(**cfg["space"]), documents=cfg["documents"], settings=cfg["settings"], **results)
 
 
 def _any(masks: Sequence[Mapping[str, Tensor]], site: str, like: Tensor) -> Tensor:

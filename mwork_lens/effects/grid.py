@@ -21,7 +21,7 @@ EQUAL = " (equal)"
 
 
 @dataclass(frozen=True)
-class StageGrid(PartEffects):
+class StageGrid(PartEffects, kind="stage_grid"):
     """What each part of each language's set does to that language's loss and to the others'.
 
     ``effects`` has a row a language and part, e.g. ``fr understanding``, and the same cut to equal count,

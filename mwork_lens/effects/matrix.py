@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..statistics import RESAMPLES, benjamini_hochberg, bootstrap_weights, interval, p_value
-from ..store import read_result, write_result
+from ..store import Result
 from ..text import share_a_script
 
 BASELINE, TUNED = "baseline", "tuned"
@@ -27,7 +26,7 @@ Among = Literal["others", "same_script", "other_script"]
 
 
 @dataclass(frozen=True)
-class EffectMatrix:
+class EffectMatrix(Result, kind="effect_matrix"):
     """Loss of every passage with nothing off and with each set off; the rises in loss follow from it."""
 
     nats: Mapping[str, Mapping[str, Float[Tensor, "_ _"]]]
@@ -326,34 +325,3 @@ class EffectMatrix:
 
     def _repr_html_(self) -> str:
         return f"<p>Rise of loss, {UNITS[self.unit]} (off × read)</p>" + self.to_frame().round(3).to_html()
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        tensors = {f"nats/{off}/{read}": x for off, by_read in self.nats.items() for read, x in by_read.items()}
-        for read in self.tokens:
-            tensors |= {f"tokens/{read}": self.tokens[read], f"utf8_bytes/{read}": self.utf8_bytes[read]}
-        cfg = {
-            "rows": list(self.nats),
-            "documents": {read: list(names) for read, names in self.documents.items()},
-            "folds": {read: list(folds) for read, folds in self.folds.items()},
-            "languages": dict(self.languages),
-            "settings": dict(self.settings),
-            "unit": self.unit,
-        }
-        write_result(path, "effect_matrix", cfg, tensors)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "EffectMatrix":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "effect_matrix")
-        reads = list(cfg["documents"])
-        return cls(
-            nats={off: {read: tensors[f"nats/{off}/{read}"] for read in reads} for off in cfg["rows"]},
-            tokens={read: tensors[f"tokens/{read}"] for read in reads},
-            utf8_bytes={read: tensors[f"utf8_bytes/{read}"] for read in reads},
-            documents=cfg["documents"],
-            folds=cfg["folds"],
-            languages=cfg["languages"],
-            settings=cfg["settings"],
-            unit=cfg["unit"],
-        )

@@ -2,21 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from ..neurons import NeuronSet
+from ..store import Result
 from ..text import Document
 from .matrix import EffectMatrix
 
-Parts = TypeVar("Parts", bound="PartEffects")
-
 
 @dataclass(frozen=True)
-class PartEffects:
+class PartEffects(Result):
     """An effect matrix with a row a language and part; subclasses say how the rows are named."""
 
     effects: EffectMatrix
@@ -25,15 +22,6 @@ class PartEffects:
         """Own rise minus the others' mean rise, mean over these rows, in the matrix's unit, and its resamples."""
         found = [self.effects.difference(row) for row in rows]
         return float(np.mean([value for value, _ in found])), np.mean([drawn for _, drawn in found], axis=0)
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        self.effects.save(path)
-
-    @classmethod
-    def load(cls: type[Parts], path: str | Path) -> Parts:
-        """Read what :meth:`save` wrote."""
-        return cls(EffectMatrix.load(path))
 
 
 def own_sets(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Document]]) -> dict[str, NeuronSet]:

@@ -23,7 +23,7 @@ MEAN = "mean"
 
 
 @dataclass(frozen=True)
-class LayerSweep(PartEffects):
+class LayerSweep(PartEffects, kind="layer_sweep"):
     """Selectivity of the part of each language's set that lies in the first, or the last, n layers.
 
     ``effects`` has a row a language, side and number of layers, e.g. ``fr first 4``; that of all layers is the whole

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,13 +9,14 @@ import pandas as pd
 
 from ..lens import LanguageRatio
 from ..statistics import interval
-from ..store import read_result, write_result
+from ..store import Result, storable
 from .grid import StageGrid
 
 Verdict = Literal["supported", "not supported", "not measured"]
 TASK_PARTS = ("task_solving attention", "task_solving feed_forward")
 
 
+@storable
 @dataclass(frozen=True)
 class Evidence:
     """One claim about a stage, and what was measured."""
@@ -34,7 +34,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Workflow:
+class Workflow(Result, kind="workflow"):
     """The three stages with this model's evidence."""
 
     evidence: tuple[Evidence, ...]
@@ -57,18 +57,6 @@ class Workflow:
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        cfg = {"layers": dict(self.layers), "settings": dict(self.settings)}
-        write_result(path, "workflow", {**cfg, "evidence": [asdict(found) for found in self.evidence]}, {})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Workflow":
-        """Read what :meth:`save` wrote."""
-        cfg, _ = read_result(path, "workflow")
-        layers = {stage: (first, last) for stage, (first, last) in cfg["layers"].items()}
-        return cls(tuple(Evidence(**found) for found in cfg["evidence"]), layers, cfg["settings"])
 
 
 def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str = "en") -> Workflow:

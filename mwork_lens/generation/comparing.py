@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..effects import passage_nats
 from ..model import ForwardHook, HookedModel, encode, hooked
 from ..neurons import NeuronSet, ablate
 from ..statistics import wilson
-from ..store import read_result, write_result
+from ..store import Result, storable
 from ..text import Identifier, as_corpus, identifier
 from .completions import Completion, generate
 
@@ -26,6 +25,7 @@ Intervention = NeuronSet | Sequence[ForwardHook]
 NGRAM = 3
 
 
+@storable
 @dataclass(frozen=True)
 class Generation:
     """One completion of one prompt under one intervention."""
@@ -54,7 +54,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Generations:
+class Generations(Result, kind="generations"):
     """Every prompt completed under every intervention."""
 
     rows: tuple[Generation, ...]
@@ -127,24 +127,6 @@ class Generations:
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):
             return self.side_by_side().to_html()
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        write_result(path, "generations", self.to_cfg(), {})
-
-    def to_cfg(self) -> dict[str, Any]:
-        """Everything, as JSON holds it."""
-        return {"rows": [asdict(row) for row in self.rows], "settings": dict(self.settings)}
-
-    @classmethod
-    def from_cfg(cls, cfg: Mapping[str, Any]) -> "Generations":
-        """The inverse of :meth:`to_cfg`."""
-        return cls(tuple(Generation(**{**row, "tokens": tuple(row["tokens"])}) for row in cfg["rows"]), cfg["settings"])
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Generations":
-        """Read what :meth:`save` wrote."""
-        return cls.from_cfg(read_result(path, "generations")[0])
 
 
 def generations(

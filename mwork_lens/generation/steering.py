@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..detection import Activations
 from ..model import ForwardHook, HookedModel, batches, encode, hooked, run_blocks, stream_hook
 from ..neurons import NeuronSet, NeuronSpace
-from ..store import read_result, write_result
+from ..store import Result
 from ..text import Identifier
 from .comparing import BASELINE, Generations, generations
 
@@ -21,7 +20,7 @@ FACTORS = (2.0, 4.0)
 
 
 @dataclass(frozen=True)
-class Steering:
+class Steering(Result, kind="steering"):
     """Completions untouched, steered by neurons, and by a direction as strong as each of these."""
 
     generations: Generations
@@ -49,18 +48,6 @@ class Steering:
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html() + self.generations._repr_html_()
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        cfg = {name: getattr(self, name) for name in ("norms", "stream_norm", "toward", "away", "layer")}
-        write_result(path, "steering", {**cfg, **self.generations.to_cfg()}, {})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Steering":
-        """Read what :meth:`save` wrote."""
-        cfg, _ = read_result(path, "steering")
-        kept = {name: cfg[name] for name in ("norms", "stream_norm", "toward", "away", "layer")}
-        return cls(generations=Generations.from_cfg(cfg), **kept)
 
 
 def mean_difference(means: Activations, *, toward: str, away: str, layer: int, norm: float) -> list[ForwardHook]:

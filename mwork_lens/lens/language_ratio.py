@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..statistics import Estimate, Resampling, verdict
-from ..store import read_result, write_result
+from ..store import Result
 from ..text import OTHER, SHARED
 
 FEWEST = 5
@@ -23,7 +22,7 @@ NOT_MEASURABLE = "not measurable"
 
 
 @dataclass(frozen=True, eq=False)
-class LanguageRatio:
+class LanguageRatio(Result, kind="language_ratio"):
     """Languages of the tokens that each prompt's hidden states decode to, by layer, and of what chance decodes to."""
 
     counts: Mapping[str, Float[Tensor, "prompt layer label"]]
@@ -212,33 +211,6 @@ class LanguageRatio:
 
         shares = self.to_frame().pivot(index=["prompt_language", "language"], columns="layer", values="share")
         return f"<p>{escape(repr(self))}</p>{shares.to_html(float_format='{:.0%}'.format)}"
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        tensors = {f"counts/{label}": counts for label, counts in self.counts.items()}
-        cfg = {
-            "layers": list(self.layers),
-            "names": list(self.names),
-            "languages": list(self.languages),
-            "documents": {label: list(names) for label, names in self.documents.items()},
-            "settings": dict(self.settings),
-        }
-        write_result(path, "language_ratio", cfg, {**tensors, "chance": self.chance, "vocabulary": self.vocabulary})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LanguageRatio":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "language_ratio")
-        return cls(
-            counts={label: tensors[f"counts/{label}"] for label in cfg["documents"]},
-            chance=tensors["chance"],
-            vocabulary=tensors["vocabulary"],
-            layers=tuple(cfg["layers"]),
-            names=tuple(cfg["names"]),
-            languages=tuple(cfg["languages"]),
-            documents=cfg["documents"],
-            settings=cfg["settings"],
-        )
 
 
 def _shares(counts: Float[Tensor, "*shape label"]) -> Float[np.ndarray, "*shape label"]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,13 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model import HookedModel, encode, log_normalizer, stream_states, top_tokens
-from ..store import read_result, write_result
+from ..store import Result
 from ..text import Document, Identifier
 from .vocabulary import TokenLanguages, label_vocabulary, require_top_k, token_texts
 
 
 @dataclass(frozen=True, eq=False)
-class LensGrid:
+class LensGrid(Result, kind="lens_grid"):
     """The most probable tokens at every layer and position of one text."""
 
     ids: Int[Tensor, "layer pos k"]
@@ -48,32 +47,6 @@ class LensGrid:
     def __repr__(self) -> str:
         layers, positions, k = self.ids.shape
         return f"LensGrid({self.settings['model']}: {layers} layers × {positions} tokens, top {k})"
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        cfg = {
-            "tokens": list(self.tokens),
-            "decoded": {str(i): list(found) for i, found in self.decoded.items()},
-            "names": list(self.names),
-            "vocabulary": dict(self.vocabulary),
-            "settings": self.settings,
-        }
-        write_result(path, "lens_grid", cfg, {"ids": self.ids, "probabilities": self.probabilities})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LensGrid":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "lens_grid")
-        decoded = {int(i): (text, language) for i, (text, language) in cfg["decoded"].items()}
-        return cls(
-            ids=tensors["ids"],
-            probabilities=tensors["probabilities"],
-            tokens=tuple(cfg["tokens"]),
-            decoded=decoded,
-            names=tuple(cfg["names"]),
-            vocabulary=cfg["vocabulary"],
-            settings=cfg["settings"],
-        )
 
 
 @torch.inference_mode()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,14 @@ from torch import Tensor
 
 from ..model import SITES
 from ..statistics import Estimate
-from ..store import read_result, write_result
+from ..store import Result
 
 Neuron = tuple[int, str, int]
 NEURONS_SHOWN = 12
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronCards:
+class NeuronCards(Result, kind="neuron_cards"):
     """What each of some neurons reads and writes."""
 
     neurons: tuple[Neuron, ...]
@@ -154,32 +153,6 @@ class NeuronCards:
         return (
             f"<div class='card'><h4>layer {layer} · {escape(site)} · {neuron}</h4><table>{head}{rows}</table>"
             f"<ol>{contexts}</ol>{write}</div>"
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        cfg = {
-            "neurons": [list(neuron) for neuron in self.neurons],
-            "contexts": [list(found) for found in self.contexts],
-            "tokens": {str(i): list(found) for i, found in self.tokens.items()},
-            "vocabulary": dict(self.vocabulary),
-            "languages": list(self.languages),
-            "settings": dict(self.settings),
-        }
-        write_result(path, "neuron_cards", cfg, {name: getattr(self, name) for name in _TENSORS})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "NeuronCards":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "neuron_cards")
-        return cls(
-            neurons=tuple((layer, site, neuron) for layer, site, neuron in cfg["neurons"]),
-            contexts=tuple(tuple(found) for found in cfg["contexts"]),
-            tokens={int(i): (text, language) for i, (text, language) in cfg["tokens"].items()},
-            vocabulary=cfg["vocabulary"],
-            languages=tuple(cfg["languages"]),
-            settings=cfg["settings"],
-            **tensors,
         )
 
 

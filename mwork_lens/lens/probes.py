@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..model import HookedModel, all_logits, at_least_float32, encode, stream_states
 from ..neurons import weight_processing
 from ..statistics import Estimate
-from ..store import read_result, write_result
+from ..store import Result
 from ..text import read_rows, require_language
 
 NAMES = {
@@ -56,7 +56,7 @@ class Probe:
 
 
 @dataclass(frozen=True, eq=False)
-class LatentLanguages:
+class LatentLanguages(Result, kind="latent_languages"):
     """How probable each language's answer is at the last token of each prompt, by layer."""
 
     probability: Float[Tensor, "probe layer language"]
@@ -111,24 +111,6 @@ class LatentLanguages:
 
     def __repr__(self) -> str:
         return f"LatentLanguages({self.settings['model']}: {len(self.prompts)} probes in {', '.join(self.languages)})"
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        cfg = {
-            "languages": list(self.languages),
-            "prompts": list(self.prompts),
-            "settings": dict(self.settings),
-        }
-        tensors = {"probability": self.probability, "rank": self.rank, "entropy": self.entropy}
-        write_result(path, "latent_languages", cfg, tensors)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LatentLanguages":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "latent_languages")
-        return cls(
-            **tensors, languages=tuple(cfg["languages"]), prompts=tuple(cfg["prompts"]), settings=cfg["settings"]
-        )
 
 
 def read_words(path: str | Path, languages: Sequence[str]) -> list[dict[str, list[str]]]:

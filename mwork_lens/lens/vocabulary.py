@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..model import MAX_TOKENS, Encoded, HookedModel
-from ..store import cache_directory, read_result, write_result
+from ..store import Result, cache_directory
 from ..text import (
     OTHER,
     SHARED,
@@ -44,7 +44,7 @@ _PACKAGES = {"lingua": "lingua-language-detector", "cld3": "cld3-py", "script": 
 
 
 @dataclass(frozen=True, eq=False)
-class TokenLanguages:
+class TokenLanguages(Result, kind="token_languages"):
     """A label for every token of a vocabulary."""
 
     labels: Int[Tensor, " token"]
@@ -118,10 +118,10 @@ def label_vocabulary(
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_directory() / "token-languages" / key
     if path.is_dir():
-        return TokenLanguages(read_result(path, "token_languages")[1]["labels"].long(), names, settings)
+        return TokenLanguages(TokenLanguages.load(path).labels.long(), names, settings)
     logger.info("Identifying the language of %s tokens once (up to a minute) ...", f"{model.cfg.d_vocab:,}")
     labels = _labels(model, identifier_of(identifier, candidates), candidates)
-    _keep(path, settings, labels)
+    _keep(path, TokenLanguages(labels.to(torch.int16), names, settings))
     return TokenLanguages(labels, names, settings)
 
 
@@ -197,11 +197,11 @@ def _readable(text: str, crowded: set[str]) -> bool:
     return letters > 1 or main_script(text) not in crowded
 
 
-def _keep(path: Path, settings: Mapping[str, Any], labels: Int[Tensor, " token"]) -> None:
+def _keep(path: Path, labels: TokenLanguages) -> None:
     try:
         # another process may have written the same in the meantime
         with contextlib.suppress(FileExistsError):
-            write_result(path, "token_languages", settings, {"labels": labels.to(torch.int16)})
+            labels.save(path)
     except OSError as error:
         logger.warning("The labels could not be kept in %s (%s); they will be identified again next time.", path, error)
 
@@ -213,7 +213,7 @@ LEAST_COUNT, LEAST_SHARE = 2, 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class IdentifierAccuracy:
+class IdentifierAccuracy(Result, kind="identifier_accuracy"):
     """What an identifier calls tokens of each language."""
 
     confusion: Int[Tensor, "language label"]
@@ -258,17 +258,6 @@ class IdentifierAccuracy:
         from html import escape
 
         return f"<p>{escape(self.summary())}</p>{self.to_frame().round(2).to_html()}"
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        write_result(path, "identifier_accuracy", dict(self.settings), {"confusion": self.confusion})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "IdentifierAccuracy":
-        """Read what :meth:`save` wrote."""
-        settings, tensors = read_result(path, "identifier_accuracy")
-        languages = tuple(settings["languages"])
-        return cls(tensors["confusion"], languages, (*languages, SHARED, OTHER), settings)
 
 
 def identifier_accuracy(

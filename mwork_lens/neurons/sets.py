@@ -4,8 +4,7 @@ import contextlib
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -29,9 +28,10 @@ from ..model import (
     require_sites,
     weight,
 )
-from ..store import read_result, write_result
+from ..store import Result, storable
 
 
+@storable
 @dataclass(frozen=True)
 class NeuronSpace:
     """The neurons of a model: the identity that every set and every detection carries."""
@@ -142,7 +142,7 @@ def weight_processing(model: HookedModel) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronSet:
+class NeuronSet(Result, kind="neuron_set"):
     """A set of neurons of one model: immutable boolean masks by site, with set algebra.
 
     ``a & b``, ``a | b``, ``a - b``, ``a ^ b`` and ``~a`` give new sets; ``len(a)`` counts neurons;
@@ -319,16 +319,6 @@ class NeuronSet:
         if values is None or found != expected:
             raise ValueError(f"values of {site} have shape {found}, where {self.space.model} has {expected}.")
         return values
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        write_result(path, "neuron_set", {"space": asdict(self.space), "origin": dict(self.origin)}, self.masks)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "NeuronSet":
-        """Read what :meth:`save` wrote."""
-        cfg, masks = read_result(path, "neuron_set")
-        return cls(NeuronSpace(**cfg["space"]), masks, cfg["origin"])
 
 
 def _named(neurons: NeuronSet) -> str:

@@ -2,82 +2,78 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..store import read_result, write_result
+from ..store import Result
 from .entries import Trained
 from .result import Step
 
-KIND = "tuning_checkpoint"
 
+@dataclass(frozen=True, eq=False)
+class Checkpoint(Result, kind="tuning_checkpoint"):
+    """What a run of tuning goes on from."""
 
-def save_checkpoint(
-    folder: Path,
-    parts: Sequence[Trained],
-    optimiser: torch.optim.Optimizer,
-    progress: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    starting: Mapping[str, Tensor],
-    best: Sequence[Tensor] | None,
-) -> None:
-    """Write ``folder/step-N`` and then remove the one before; a kill at any moment leaves one that is whole."""
-    steps: Sequence[Step] = progress["steps"]
-    target = folder / f"step-{len(steps):06d}"
-    if target.exists():
-        return
-    tensors = {f"starting/{name}": values for name, values in starting.items()}
-    for i, part in enumerate(parts):
-        tensors[f"master/{part.entries.name}"] = part.master.detach()
-        for key, value in optimiser.state.get(part.master, {}).items():
-            tensors[f"{key}/{part.entries.name}"] = value
-        if best is not None:
-            tensors[f"best/{part.entries.name}"] = best[i]
-    cfg = {"identity": dict(identity), "progress": {**progress, "steps": [asdict(step) for step in steps]}}
-    write_result(target, KIND, cfg, tensors)
-    for older in written(folder)[:-1]:
-        shutil.rmtree(older)
+    identity: Mapping[str, Any]
+    """What decides the run: model, settings and texts."""
+    steps: Sequence[Step]
+    """Those that were taken."""
+    measured: Mapping[int, float]
+    """Held-out loss in nats per token, by the number of steps taken before it."""
+    starting: Mapping[str, Tensor]
+    """By weight: the values before tuning."""
+    masters: Mapping[str, Tensor]
+    """By weight: the values that the optimiser has reached."""
+    optimiser: Mapping[str, Mapping[str, Tensor]]
+    """By weight: the optimiser's state."""
+    best: Mapping[str, Tensor] | None
+    """By weight: the values with the lowest held-out loss so far (early stopping)."""
 
+    def write(self, folder: Path) -> None:
+        """Write ``folder/step-N`` and then remove the one before; a kill at any moment leaves one that is whole."""
+        target = folder / f"step-{len(self.steps):06d}"
+        if target.exists():
+            return
+        self.save(target)
+        for older in written(folder)[:-1]:
+            shutil.rmtree(older)
 
-def load_checkpoint(
-    folder: Path, parts: Sequence[Trained], optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Tensor], list[Tensor] | None] | None:
-    """Put parts and optimiser where the last checkpoint has them; None if there is none.
+    @classmethod
+    def resume(
+        cls, folder: Path, parts: Sequence[Trained], optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
+    ) -> "Checkpoint | None":
+        """The last checkpoint, with parts and optimiser put where it has them; None if there is none.
 
-    Returns:
-        The progress, the starting values by weight, and the best values so far (early stopping).
+        Raises:
+            ValueError: if the checkpoint is of a run with other settings, or of other starting weights.
+        """
+        if not (paths := written(folder)):
+            return None
+        checkpoint = cls.load(paths[-1])
+        _require_same(paths[-1], checkpoint.identity, identity)
+        for part in parts:
+            checkpoint._require_start(paths[-1], part)
+            part.master.data.copy_(checkpoint.masters[part.entries.name])
+            state = checkpoint.optimiser[part.entries.name]
+            device = part.master.device
+            optimiser.state[part.master] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
+            part.write()
+        return checkpoint
 
-    Raises:
-        ValueError: if the checkpoint is of a run with other settings, or of other starting weights.
-    """
-    if not (found := written(folder)):
-        return None
-    last = found[-1]
-    cfg, tensors = read_result(last, KIND)
-    _require_same(last, cfg["identity"], identity)
-    for part in parts:
-        name, device = part.entries.name, part.master.device
+    def _require_start(self, path: Path, part: Trained) -> None:
+        """Refuse weights that are neither those before tuning nor those of the checkpoint."""
+        name = part.entries.name
         current = part.entries.read(part.entries.parameter.detach()).cpu()
-        reached = tensors[f"master/{name}"].to(current.dtype)
-        if not any(torch.equal(current, values) for values in (tensors[f"starting/{name}"], reached)):
+        reached = self.masters[name].to(current.dtype)
+        if not any(torch.equal(current, values) for values in (self.starting[name], reached)):
             raise ValueError(
-                f"{last} goes on from other weights than the model has (first in {name}): give it the model "
+                f"{path} goes on from other weights than the model has (first in {name}): give it the model "
                 "that the run started from."
             )
-        part.master.data.copy_(tensors[f"master/{name}"])
-        state = {
-            key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
-        }
-        optimiser.state[part.master] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
-        part.write()
-    progress = {**cfg["progress"], "steps": [Step(**step) for step in cfg["progress"]["steps"]]}
-    starting = {part.entries.name: tensors[f"starting/{part.entries.name}"] for part in parts}
-    best = [tensors[f"best/{p.entries.name}"] for p in parts] if any(n.startswith("best/") for n in tensors) else None
-    return progress, starting, best
 
 
 def written(folder: Path) -> list[Path]:

@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ..model import GATE, SITES, HookedModel
 from ..neurons import Entries, NeuronSpace, entries_of
-from ..store import read_result, write_result
+from ..store import Result
 
 Collide = Literal["refuse", "add"]
 _SITE_OF = {**{piece.weight: name for name, site in SITES.items() for piece in site.tuning}, GATE.weight: "mlp"}
@@ -21,7 +20,7 @@ _PIECES = {piece.weight: piece for piece in (*(p for site in SITES.values() for 
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronDelta:
+class NeuronDelta(Result, kind="neuron_delta"):
     """Old and new values of neurons' entries, by weight in TransformerLens's words (``blocks.3.attn.W_Q``).
 
     The same delta fits a HookedTransformer and a raw bridge of the model.
@@ -139,28 +138,9 @@ class NeuronDelta:
         return f"NeuronDelta({self.space.model}: {changed:,} of {entries:,} entries changed in {len(self.old)} weights)"
 
     def tensors(self) -> dict[str, Tensor]:
-        """All arrays by name, as :meth:`save` stores them."""
+        """All arrays by name: ``neurons/blocks.3.attn.W_Q``, ``old/…``, ``new/…``."""
         kinds = {"neurons": self.neurons, "old": self.old, "new": self.new}
         return {f"{kind}/{name}": tensor for kind, by_name in kinds.items() for name, tensor in by_name.items()}
-
-    @classmethod
-    def from_tensors(cls, space: NeuronSpace, tensors: Mapping[str, Tensor], origin: Mapping[str, Any]):
-        """The inverse of :meth:`tensors`."""
-        kinds: dict[str, dict[str, Tensor]] = {"neurons": {}, "old": {}, "new": {}}
-        for name, tensor in tensors.items():
-            kind, weight = name.split("/", 1)
-            kinds[kind][weight] = tensor
-        return cls(space, origin=origin, **kinds)
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        write_result(path, "neuron_delta", {"space": asdict(self.space), "origin": dict(self.origin)}, self.tensors())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "NeuronDelta":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "neuron_delta")
-        return cls.from_tensors(NeuronSpace(**cfg["space"]), tensors, cfg["origin"])
 
 
 def require_values(part: Entries, expected: Tensor, which: str, model: str) -> None:

@@ -18,7 +18,7 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, encode
 from ..neurons import NeuronSet, NeuronSpace, selected_entries
 from ..text import Document
-from .checkpoint import load_checkpoint, save_checkpoint, written
+from .checkpoint import Checkpoint, written
 from .delta import NeuronDelta
 from .entries import Trained, training
 from .objective import Layout, accumulate_gradient, passages, predicted
@@ -166,19 +166,26 @@ class _Run:
         """Go on from the last checkpoint where there is one."""
         if self.checkpoint is None:
             return
-        found = load_checkpoint(self.checkpoint, self.parts, self.optimiser, self.identity)
-        if found is not None:
-            progress, self.starting, self.best = found
-            self.steps = progress["steps"]
-            self.measured = dict(progress["held_out"])
+        checkpoint = Checkpoint.resume(self.checkpoint, self.parts, self.optimiser, self.identity)
+        if checkpoint is not None:
+            self.steps, self.measured = list(checkpoint.steps), dict(checkpoint.measured)
+            self.starting = dict(checkpoint.starting)
+            best = checkpoint.best
+            self.best = None if best is None else [best[part.entries.name] for part in self.parts]
 
     def save(self) -> None:
         """Write a checkpoint where one is wanted."""
         if self.checkpoint is not None:
-            progress = {"steps": self.steps, "held_out": [[step, loss] for step, loss in self.measured.items()]}
-            save_checkpoint(
-                self.checkpoint, self.parts, self.optimiser, progress, self.identity, self.starting, self.best
-            )
+            names = [part.entries.name for part in self.parts]
+            Checkpoint(
+                identity=self.identity,
+                steps=self.steps,
+                measured=self.measured,
+                starting=self.starting,
+                masters={name: part.master for name, part in zip(names, self.parts, strict=True)},
+                optimiser={part.entries.name: self.optimiser.state.get(part.master, {}) for part in self.parts},
+                best=None if self.best is None else dict(zip(names, self.best, strict=True)),
+            ).write(self.checkpoint)
 
     def go(
         self,

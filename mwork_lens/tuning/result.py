@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..neurons import NeuronSpace
-from ..store import read_result, write_result
+from ..store import Result, storable
 from .delta import NeuronDelta
 
 
+@storable
 @dataclass(frozen=True)
 class Step:
     """One step of the optimiser."""
@@ -28,7 +27,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Result, kind="tuned"):
     """Losses, how many stored weights changed, and the delta."""
 
     steps: Sequence[Step]
@@ -78,23 +77,3 @@ class Tuned:
 
         table = self.to_frame().to_html(index=False, na_rep="", float_format="{:.3g}".format)
         return f"<p>{escape(repr(self))}</p>{table}"
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        cfg = {
-            "steps": [asdict(step) for step in self.steps],
-            "held_out": [[step, loss] for step, loss in self.held_out.items()],
-            "settings": dict(self.settings),
-            "space": None if self.delta is None else asdict(self.delta.space),
-            "origin": None if self.delta is None else dict(self.delta.origin),
-        }
-        write_result(path, "tuned", cfg, {} if self.delta is None else self.delta.tensors())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Tuned":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "tuned")
-        space = cfg["space"]
-        delta = None if space is None else NeuronDelta.from_tensors(NeuronSpace(**space), tensors, cfg["origin"])
-        steps = tuple(Step(**step) for step in cfg["steps"])
-        return cls(steps, dict(cfg["held_out"]), delta, cfg["settings"])

@@ -10,6 +10,7 @@ import mwork_lens as mw
 from mwork_lens.experiments.enhancement.design import ARMS, Design
 from mwork_lens.experiments.enhancement.experiment import enhancement
 from mwork_lens.experiments.enhancement.result import Enhancement
+from mwork_lens.experiments.enhancement.runs import Outcome
 from mwork_lens.experiments.enhancement.writing import shown
 from mwork_lens.plots.enhancement import enhancement_by_documents, enhancement_by_language, enhancement_matrix
 
@@ -106,7 +107,7 @@ def test_matrices_are_changes_of_loss(found):
 def test_a_killed_experiment_goes_on_to_the_same_result(found, tmp_path):
     folder, result = found
     missing = folder / "runs" / "sw_specific_8_2e-06_seed1"
-    kept = mw.store.read_result(missing, "enhancement_run")[1]
+    kept = Outcome.load(missing).nats
     missing.rename(tmp_path / "gone")
     model = copy.deepcopy(tiny("llama", torch.float32))
     options = {"domains": {"other": text(("sw", "en"), 5)}, "progress": False}
@@ -114,7 +115,8 @@ def test_a_killed_experiment_goes_on_to_the_same_result(found, tmp_path):
         warnings.simplefilter("ignore")
         again = enhancement(model, text(), folder, DESIGN, **options)
         assert again.changes.equals(result.changes)
-        assert all(torch.equal(x, kept[n]) for n, x in mw.store.read_result(missing, "enhancement_run")[1].items())
+        for domain, by_language in Outcome.load(missing).nats.items():
+            assert all(torch.equal(nats, kept[domain][read]) for read, nats in by_language.items())
         with pytest.raises(ValueError, match=r"design.batch_size = 4, not 2"):
             enhancement(model, text(), folder, Design(**{**vars(DESIGN), "batch_size": 2}), **options)
     again.save(tmp_path / "result")

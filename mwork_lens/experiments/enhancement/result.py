@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ...effects import BASELINE, TUNED, EffectMatrix
 from ...model import HookedModel
-from ...store import read_result, write_result
+from ...store import Result, storable
 from ...text import Corpus
 from ...tuning import predicted
 from .runs import Outcome, Run
@@ -25,6 +24,7 @@ ORIGINAL = "original"
 Rate = Literal["own", "paper"]
 
 
+@storable
 @dataclass(frozen=True)
 class Read:
     """The passages of one domain, by language."""
@@ -44,7 +44,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Enhancement:
+class Enhancement(Result, kind="enhancement"):
     """Losses of every passage, of the original model and after each run."""
 
     original: Outcome
@@ -224,46 +224,6 @@ class Enhancement:
 
     def __repr__(self) -> str:
         return f"Enhancement({len(self.outcomes)} runs)\n" + "\n".join(self.findings())
-
-    def save(self, path: str | Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        outcomes = {"original": self.original, **{o.run.name: o for o in self.outcomes if o.run is not None}}
-        tensors = {
-            f"nats/{name}/{domain}/{language}": values
-            for name, outcome in outcomes.items()
-            for domain, by_language in outcome.nats.items()
-            for language, values in by_language.items()
-        }
-        for domain, read in self.read.items():
-            tensors |= {f"tokens/{domain}/{language}": count for language, count in read.tokens.items()}
-        cfg = {
-            "runs": [vars(o.run) for o in self.outcomes],
-            "facts": {name: dict(outcome.facts) for name, outcome in outcomes.items()},
-            "documents": {d: {k: list(v) for k, v in read.documents.items()} for d, read in self.read.items()},
-            "corpora": {domain: dict(read.corpus) for domain, read in self.read.items()},
-            "settings": dict(self.settings),
-        }
-        write_result(path, "enhancement", cfg, tensors)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Enhancement":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "enhancement")
-        nats: dict[str, dict[str, dict[str, Tensor]]] = {}
-        for key, values in tensors.items():
-            kind, *place = key.split("/")
-            if kind == "nats":
-                nats.setdefault(place[0], {}).setdefault(place[1], {})[place[2]] = values
-        runs = [Run(**run) for run in cfg["runs"]]
-        return cls(
-            Outcome(None, nats["original"], cfg["facts"]["original"]),
-            [Outcome(run, nats[run.name], cfg["facts"][run.name]) for run in runs],
-            {
-                domain: Read({r: tensors[f"tokens/{domain}/{r}"] for r in names}, names, cfg["corpora"][domain])
-                for domain, names in cfg["documents"].items()
-            },
-            cfg["settings"],
-        )
 
 
 def _draws(

@@ -4,8 +4,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
@@ -14,7 +13,7 @@ from torch import Tensor
 from ...effects import passage_nats
 from ...model import HookedModel
 from ...neurons import NeuronSet
-from ...store import read_result, write_result
+from ...store import Result, storable
 from ...text import Document
 from ...tuning import Tuned, kept_weights, tune
 
@@ -22,6 +21,7 @@ Encoded = Mapping[str, Mapping[str, Sequence[Int[Tensor, " _"]]]]
 """Token ids of passages by domain and language."""
 
 
+@storable
 @dataclass(frozen=True)
 class Run:
     """What is tuned, on how much, at which rate and with which seed."""
@@ -39,7 +39,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Result, kind="enhancement_run"):
     """The loss of every passage after a run."""
 
     run: Run | None
@@ -48,22 +48,6 @@ class Outcome:
     """By domain and language: negative log-likelihood of each passage."""
     facts: Mapping[str, Any]
     """Neurons, trained and changed weights, steps, first and last loss, seconds."""
-
-    def save(self, path: Path) -> None:
-        """Write to a directory that does not exist yet or is empty."""
-        tensors = {f"{domain}/{read}": x for domain, by_read in self.nats.items() for read, x in by_read.items()}
-        cfg = {"run": None if self.run is None else asdict(self.run), "facts": dict(self.facts)}
-        write_result(path, "enhancement_run", cfg, tensors)
-
-    @classmethod
-    def load(cls, path: Path) -> "Outcome":
-        """Read what :meth:`save` wrote."""
-        cfg, tensors = read_result(path, "enhancement_run")
-        nats: dict[str, dict[str, Tensor]] = {}
-        for name, values in tensors.items():
-            domain, read = name.rsplit("/", 1)
-            nats.setdefault(domain, {})[read] = values
-        return cls(Run(**cfg["run"]) if cfg["run"] else None, nats, cfg["facts"])
 
 
 def measure(model: HookedModel, encoded: Encoded) -> dict[str, dict[str, Tensor]]:
