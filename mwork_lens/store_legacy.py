@@ -1,6 +1,6 @@
 """What mwork_lens 0.1 wrote (format 1), as the tree of fields that :mod:`mwork_lens.store` reads."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Cfg = Mapping[str, Any]
@@ -26,7 +26,7 @@ def _tuple(items: Sequence[Any]) -> dict[str, Any]:
     return _node("tuple", list(items))
 
 
-def _by(keys: Sequence[str], value: Callable[[str], Any]) -> dict[str, Any]:
+def _by(keys: Iterable[str], value: Callable[[str], Any]) -> dict[str, Any]:
     return {key: value(key) for key in keys}
 
 
@@ -64,7 +64,7 @@ def _numbered(pairs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _detection(cfg: Cfg, names: Names) -> dict[str, Any]:
     def by_language(kind: str) -> dict[str, Any]:
-        return _by(list(cfg["documents"]), lambda language: _by_site(f"{kind}/{language}/{{}}", names))
+        return _by(cfg["documents"], lambda language: _by_site(f"{kind}/{language}/{{}}", names))
 
     kinds = _by(["counts", "mean_scores", "screened"], by_language)
     return {**_space(cfg), **kinds, **_copied(cfg, "documents", "settings")}
@@ -108,7 +108,7 @@ def _workflow(cfg: Cfg, names: Names) -> dict[str, Any]:
 
 
 def _language_ratio(cfg: Cfg, names: Names) -> dict[str, Any]:
-    counts = _by(list(cfg["documents"]), lambda language: _tensor("counts", language))
+    counts = _by(cfg["documents"], lambda language: _tensor("counts", language))
     tuples = _tuples(cfg, "layers", "names", "languages")
     return {"counts": counts, **_tensors("chance", "vocabulary"), **tuples, **_copied(cfg, "documents", "settings")}
 
@@ -157,7 +157,7 @@ def _checkpoint(cfg: Cfg, names: Names) -> dict[str, Any]:
         "measured": _node("mapping", cfg["progress"]["held_out"]),
         "starting": _under("starting", names),
         "masters": masters,
-        "optimiser": _by(list(masters), lambda w: {k: _tensor(k, w) for k in kinds if f"{k}/{w}" in names}),
+        "optimiser": _by(masters, lambda w: {k: _tensor(k, w) for k in kinds if f"{k}/{w}" in names}),
         "best": best or None,
     }
 
