@@ -4,13 +4,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import langcodes
 import regex
 
-from ..text import Segmenter, normalized
+from ..text import normalized
 from .task import Answer, Question
 
 DECIMAL_COMMA = {"de", "es", "fr", "ru", "it", "pt", "nl", "vi", "pl", "id", "tr", "el"}
@@ -92,16 +93,17 @@ def summary_overlap(question: Question, answer: Answer) -> Mapping[str, float]:
     Raises:
         ImportError: without the extra ``tasks``.
     """
-    scorer = _rouge(question.language)
-    by_reference = [scorer.score(reference, answer.output) for reference in question.references]
+    by_reference = [_rouge().score(reference, answer.output) for reference in question.references]
     names = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
     return {name: max(float(scores[key].fmeasure) for scores in by_reference) for name, key in names.items()}
 
 
 @cache
-def _rouge(language: str) -> Any:
+def _rouge() -> Any:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise ImportError("Scoring summaries needs rouge-score: pip install 'mwork_lens[tasks]'.") from error
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Segmenter(language))
+    # articles stay, as in ROUGE
+    tokenizer = SimpleNamespace(tokenize=partial(normalized, language="und"))
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=tokenizer)

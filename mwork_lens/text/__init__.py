@@ -12,4 +12,4 @@ from .languages import (
     share_a_script,
 )
 from .readers import hub_errors, language_of, read_rows, suffix_of
-from .words import Segmenter, is_spaced, normalized, word_segmenter
+from .words import is_spaced, normalized, word_segmenter

@@ -42,10 +42,8 @@ class Corpus(Mapping[str, list[Document]]):
     """A name for each passage, e.g. ``fr/baking-bread/0``, for messages and tables."""
 
     def __post_init__(self) -> None:
-        ids = {
-            language: tuple(f"{language}/{name}/{turn}" for name, turn in zip(names, _turns(names), strict=True))
-            for language, names in self.documents.items()
-        }
+        numbered = {language: zip(names, _turns(names), strict=True) for language, names in self.documents.items()}
+        ids = {lang: tuple(f"{lang}/{name}/{turn}" for name, turn in pairs) for lang, pairs in numbered.items()}
         object.__setattr__(self, "ids", MappingProxyType(ids))
 
     def __getitem__(self, language: str) -> list[Document]:
@@ -345,16 +343,17 @@ def _assemble(
 
 
 def _require_document(text: Any, language: str, i: int) -> None:
+    problem = None
     if isinstance(text, Tensor):
         if text.ndim != 1 or text.dtype not in (torch.int64, torch.int32) or not len(text):
-            raise ValueError(
-                f"Document {i} of {language!r} is a tensor of shape {tuple(text.shape)} and {text.dtype}; "
-                "token ids must be a non-empty 1-D integer tensor."
-            )
+            shape = f"a tensor of shape {tuple(text.shape)} and {text.dtype}"
+            problem = f"{shape}; token ids must be a non-empty 1-D integer tensor"
     elif not isinstance(text, str):
-        raise ValueError(f"Document {i} of {language!r} is a {type(text).__name__}, not a string or a tensor of ids.")
+        problem = f"a {type(text).__name__}, not a string or a tensor of ids"
     elif not text.strip():
-        raise ValueError(f"Document {i} of {language!r} is empty.")
+        problem = "empty"
+    if problem:
+        raise ValueError(f"Document {i} of {language!r} is {problem}.")
 
 
 def _between(language: str, labels: Labels) -> str:

@@ -39,17 +39,6 @@ def normalized(text: str, language: str) -> list[str]:
     return [word for word in segments(plain) if word not in articles]
 
 
-class Segmenter:
-    """The tokenizer that ``rouge_score`` asks for."""
-
-    def __init__(self, language: str) -> None:
-        self.language = language
-
-    def tokenize(self, text: str) -> list[str]:
-        """Normalised segments; articles stay, as in ROUGE."""
-        return [piece for piece in normalized(text, "und") if piece]
-
-
 def is_spaced(language: str) -> bool:
     """Whether the language's usual script puts spaces between words."""
     return not expected_scripts(language) & _UNSPACED_SCRIPTS
