@@ -1,9 +1,11 @@
-"""A result in, a plotly figure out. Nothing here shows or writes anything."""
+"""A result in, a plotly figure out. Nothing here shows or writes anything.
+
+Every figure takes a result, its own options, and ``**layout``, which goes to ``figure.update_layout``.
+"""
 
 from .detection import agreement, benchmark, neuron_counts, overlap
 from .effects import effect_matrix, selectivity
-from .enhancement import enhancement_by_documents, enhancement_by_language, enhancement_matrix
 from .generation import generations, steering, task_changes
 from .lens import language_heatmap, language_ratio, latent_languages, lens_grid, promoted_language
 from .stages import layer_sweep, stage_grid, workflow
-from .tuning import tuning
+from .tuning import enhancement_by_documents, enhancement_by_language, enhancement_matrix, tuning

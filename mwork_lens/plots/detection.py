@@ -21,7 +21,6 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
     Args:
         counted: what :func:`mwork_lens.neuron_counts` gave.
         title: of the figure.
-        layout: passed on to ``figure.update_layout``.
 
     Raises:
         ValueError: if there is nothing to draw.
@@ -69,7 +68,6 @@ def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detectio
     Args:
         compared: what :func:`mwork_lens.agreement` gave.
         title: of the figure.
-        layout: passed on to ``figure.update_layout``.
     """
     values = {"spearman": "Spearman correlation of mean scores", "top_overlap": "overlap of the top fraction"}
     figure, cells = panels([*values.values()], shared_yaxes=True)
@@ -93,7 +91,6 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
     Args:
         compared: what :func:`mwork_lens.overlap` gave.
         value: which column to colour: ``share``, ``jaccard`` or ``overlap_coefficient``.
-        layout: passed on to ``figure.update_layout``.
 
     Raises:
         ValueError: for a column that does not exist.
@@ -111,7 +108,7 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
         )
         text = table.map(lambda share: "" if share != share else f"{share:.2f}").to_numpy()
         hover = "%{y} in %{x}: %{z:.3f}<br>share by chance %{customdata:.3f}"
-        figure.add_trace(heat(table, text=text, hover=hover, customdata=chance, coloraxis="coloraxis", gap=1), **cell)
+        figure.add_trace(heat(table, text=text, hover=hover, customdata=chance, coloraxis="coloraxis"), **cell)
     table_axes(figure)
     axis = {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": value}}}
     detections = compared["detection"].nunique()
@@ -125,10 +122,6 @@ def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
     """Time and peak memory of each method by length of a document, both axes logarithmic.
 
     Up to a megabyte is the noise of measuring and drawn as one.
-
-    Args:
-        found: what ``mwork-lens bench`` measured.
-        layout: passed on to ``figure.update_layout``.
     """
     figure, cells = panels([*COSTS.values()], horizontal_spacing=0.12)
     frame = found.to_frame()

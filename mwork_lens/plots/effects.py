@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..effects import UNITS, Among
-from ..effects import EffectMatrix as _EffectMatrix
+from ..effects import UNITS, Among, EffectMatrix
 from .style import colour, error_bars, finish, groups, heat, table_axes
 
 FALSE_DISCOVERIES = 0.05
@@ -17,15 +16,11 @@ UNLABELLED = ("random", "shared", "top ", "specific ")
 """How the kinds of control begin that do not show their ratio, so that the others can be read."""
 
 
-def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
+def effect_matrix(effects: EffectMatrix, **layout: Any) -> go.Figure:
     """Change of loss as a heat map, what is off (or was tuned) by what is read.
 
     A frame marks each row's own language, a star what differs from no rise (q: Benjamini-Hochberg over all cells).
     Colours end at the largest rise under a language's own set, since some controls break everything.
-
-    Args:
-        effects: an effect matrix.
-        layout: passed on to ``figure.update_layout``.
     """
     frame, unit = effects.to_frame(), UNITS[effects.unit]
     cells = [_cell(cell, unit, effects.decimals) for cell in effects.intervals.to_dict("records")]
@@ -51,7 +46,7 @@ def effect_matrix(effects: _EffectMatrix, **layout: Any) -> go.Figure:
     return finish(figure, title, detail, layout, height=180 + max(23 * len(frame), 46 * min(len(frame), 12)))
 
 
-def _done(effects: _EffectMatrix) -> str:
+def _done(effects: EffectMatrix) -> str:
     return "tuned" if effects.tuned else "off"
 
 
@@ -68,13 +63,12 @@ def _cell(cell: Mapping[Any, Any], unit: str, decimals: int) -> tuple[str, str]:
     )
 
 
-def selectivity(effects: _EffectMatrix, *, among: Among = "others", **layout: Any) -> go.Figure:
+def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any) -> go.Figure:
     """Own rise minus the others' mean rise, a language's set next to its controls, with 95 % intervals.
 
     Args:
         effects: an effect matrix, e.g. of :func:`mwork_lens.with_controls`.
         among: which other languages, as in :meth:`EffectMatrix.selectivity`.
-        layout: passed on to ``figure.update_layout``.
 
     Raises:
         ValueError: if no row has a language.
@@ -113,7 +107,7 @@ def _bars(rows: pd.DataFrame, name: str, fill: str) -> go.Bar:
         name=name,
         marker={"color": fill},
         offsetgroup=name,
-        error_y=error_bars(rows, "difference", width=2),
+        error_y=error_bars(rows, "difference"),
         hovertext=hover,
         hoverinfo="text",
     )

@@ -4,19 +4,17 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..generation import Generations as _Generations
-from ..generation import Steering as _Steering
+from ..generation import Generations, Steering
 from ..tasks import ALL, GROUPS, LIKELIHOOD, MEASURED, ORIGINAL, TaskResult
 from .style import SEQUENTIAL, colour, error_bars, finish, groups, panels
 
 
-def generations(found: _Generations, *, language: str | None = None, **layout: Any) -> go.Figure:
+def generations(found: Generations, *, language: str | None = None, **layout: Any) -> go.Figure:
     """Share of completions in the prompt's language, repetition and length, by intervention.
 
     Args:
         found: what :func:`mwork_lens.generations` gave.
         language: show the share of this language instead.
-        layout: passed on to ``figure.update_layout``.
     """
     frame = found.summary(language)
     values = {
@@ -48,13 +46,8 @@ def generations(found: _Generations, *, language: str | None = None, **layout: A
     return finish(figure, "Generation under intervention", detail, layout, **look)
 
 
-def steering(found: _Steering, **layout: Any) -> go.Figure:
-    """Share of completions in the target language by nats per token; a point is an intervention, its colour repetition.
-
-    Args:
-        found: what :func:`mwork_lens.steer` gave.
-        layout: passed on to ``figure.update_layout``.
-    """
+def steering(found: Steering, **layout: Any) -> go.Figure:
+    """Share of completions in the target language by nats per token; colours show how much they repeat."""
     frame = found.to_frame()
     hover = [
         f"{name}<br>moves the stream by {row.norm:.2f} of its norm<br>repeated trigrams {row.repetition:.2f}"
@@ -93,7 +86,6 @@ def task_changes(result: TaskResult, *, metric: str | None = None, scope: str = 
         result: what a task experiment gave.
         metric: the leading one by default.
         scope: ``all`` languages, or one.
-        layout: passed on to ``figure.update_layout``.
 
     Raises:
         ValueError: for a metric that was not measured.
@@ -114,7 +106,7 @@ def task_changes(result: TaskResult, *, metric: str | None = None, scope: str = 
                 y=rows["change"],
                 name=arm,
                 marker={"color": colour(i)},
-                error_y=error_bars(rows, "change", prefix="change_"),
+                error_y=error_bars(rows, "change", "change_"),
                 customdata=rows[["n", "status"]],
                 hovertemplate=f"{arm}, %{{x}}: %{{y:+.2f}}<br>n %{{customdata[0]}}<extra>{group}</extra>",
             )

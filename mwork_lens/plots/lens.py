@@ -35,7 +35,6 @@ def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3,
         ratio: what :func:`mwork_lens.language_ratio` gave, or its ``two_way()`` form.
         pivot: the language to show in every panel.
         columns: panels in a row.
-        layout: passed on to ``figure.update_layout``.
     """
     by_prompt = {prompt: _panel(ratio, prompt, pivot) for prompt in ratio.counts}
     figure, cells = _layer_panels([f"prompts in {escape(prompt)}" for prompt in by_prompt], columns, 0.24, 0.05)
@@ -110,7 +109,6 @@ def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int
         ratio: what :func:`mwork_lens.language_ratio` gave.
         value: ``"share"``, or ``"lift"`` over random directions.
         columns: panels in a row.
-        layout: passed on to ``figure.update_layout``.
 
     Raises:
         ValueError: for another value, or a lift without a baseline.
@@ -123,7 +121,7 @@ def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int
     figure, cells = _layer_panels(list(tables), columns, 0.26, 0.06)
     for cell, table in zip(cells, tables.values(), strict=True):
         hover = f"%{{y}}, layer %{{x}}: %{{z:.1f}} {unit}"
-        figure.add_trace(heat(table, hover=hover, coloraxis="coloraxis", gap=1), **cell)
+        figure.add_trace(heat(table, hover=hover, coloraxis="coloraxis"), **cell)
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     largest = max(float(np.nanmax(np.abs(table.to_numpy()))) for table in tables.values())
@@ -161,7 +159,6 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
     Args:
         grid: what :func:`mwork_lens.lens_grid` gave.
         layers: some rows only; by default all.
-        layout: passed on to ``figure.update_layout``.
     """
     rows = list(range(len(grid.ids)) if layers is None else layers)
     best = [[grid.decoded[i] for i in grid.ids[layer, :, 0].tolist()] for layer in rows]
@@ -173,7 +170,6 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
         places,
         text=[[_label(text, TOKEN_LENGTH) for text, _ in row] for row in best],
         hover=[[_grid_hover(grid, layer, pos) for pos in range(len(grid.tokens))] for layer in rows],
-        gap=1,
         zmin=-0.5,
         zmax=len(shown) - 0.5,
         colorscale=_steps([{**GREYS, REST: "#BBBBBB"}.get(name) or colour(i) for i, name in enumerate(shown)]),
@@ -229,12 +225,7 @@ def _steps(colours: Sequence[str]) -> list[list[Any]]:
 
 
 def latent_languages(found: LatentLanguages, **layout: Any) -> go.Figure:
-    """Probability of each language's answer by layer with 95 % bands; below, its median rank and the entropy.
-
-    Args:
-        found: what :func:`mwork_lens.latent_languages` gave.
-        layout: passed on to ``figure.update_layout``.
-    """
+    """Probability of each language's answer by layer with 95 % bands; below, its median rank and the entropy."""
     frame = found.to_frame()
     titles = ("probability of the answer", "median rank of its likeliest token", "entropy of all tokens")
     figure, (top, middle, bottom) = panels(titles, 1, shared_xaxes=True, vertical_spacing=0.08)
@@ -262,7 +253,6 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     Args:
         cards: of one set, or of several by name, e.g. French's and a control's.
         language: e.g. the set's own.
-        layout: passed on to ``figure.update_layout``.
 
     Raises:
         ValueError: for a language that tokens were not identified over.

@@ -8,11 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..effects import MEAN, SIDES
-from ..effects import Evidence as _Evidence
-from ..effects import LayerSweep as _LayerSweep
-from ..effects import StageGrid as _StageGrid
-from ..effects import Workflow as _Workflow
+from ..effects import MEAN, SIDES, Evidence, LayerSweep, StageGrid, Workflow
 from ..neurons import MWORK_PARTS, STAGES
 from .effects import star
 from .style import COLOURS, DASHES, band, colour, finish, groups, heat, line, panels, table_axes
@@ -20,15 +16,11 @@ from .style import COLOURS, DASHES, band, colour, finish, groups, heat, line, pa
 MARKS = {"supported": ("✓", "#009E73"), "not supported": ("✗", "#D55E00"), "not measured": ("–", "#777777")}
 
 
-def stage_grid(grid: _StageGrid, **layout: Any) -> go.Figure:
+def stage_grid(grid: StageGrid, **layout: Any) -> go.Figure:
     """Own rise minus the others' mean rise of each part of each language's set, with its neurons printed.
 
     On the left whole parts, on the right (if measured) parts of equal size. A star marks what differs from zero
     (Benjamini-Hochberg over all rows, 5 %).
-
-    Args:
-        grid: a stage grid.
-        layout: passed on to ``figure.update_layout``.
     """
     versions = {"all neurons of each part": False} | ({"equally many in each part": True} if grid.has_equal else {})
     figure, cells = panels(list(versions), shared_yaxes=True, horizontal_spacing=0.04)
@@ -48,7 +40,7 @@ def stage_grid(grid: _StageGrid, **layout: Any) -> go.Figure:
     return finish(figure, title, detail, layout, **size)
 
 
-def _table(frame: pd.DataFrame, grid: _StageGrid, cells: list[Any]) -> pd.DataFrame:
+def _table(frame: pd.DataFrame, grid: StageGrid, cells: list[Any]) -> pd.DataFrame:
     """Parts by languages."""
     table = frame.assign(cell=cells).pivot(index="part", columns="language", values="cell")
     table = table.loc[list(MWORK_PARTS), grid.languages]
@@ -71,15 +63,11 @@ def _hover(row: Mapping[Any, Any]) -> str:
     )
 
 
-def layer_sweep(sweep: _LayerSweep, **layout: Any) -> go.Figure:
+def layer_sweep(sweep: LayerSweep, **layout: Any) -> go.Figure:
     """Own rise minus the others', of the part of a set in the first and in the last n layers, with 95 % bands.
 
     The thick line is the mean over languages, the dashed one an even share of the whole set's; where the thick line
     lies highest above it, the dotted lines place N1 and N2.
-
-    Args:
-        sweep: a layer sweep.
-        layout: passed on to ``figure.update_layout``.
     """
     sides = groups(sweep.to_frame(), "side")
     titles = ["the first n layers’ neurons off", "the last n layers’ neurons off"]
@@ -112,7 +100,7 @@ def _curve(rows: pd.DataFrame, language: str, i: int) -> list[go.Scatter]:
     return [band(bounds, "#222222", language), mean]
 
 
-def _mark_choice(figure: go.Figure, sweep: _LayerSweep) -> str:
+def _mark_choice(figure: go.Figure, sweep: LayerSweep) -> str:
     try:
         chosen = sweep.choice()
     except ValueError:
@@ -122,13 +110,8 @@ def _mark_choice(figure: go.Figure, sweep: _LayerSweep) -> str:
     return f"chosen: the first {chosen[0]} and the last {chosen[1]} of {sweep.n_layers}"
 
 
-def workflow(found: _Workflow, **layout: Any) -> go.Figure:
-    """The three stages from left to right, each with its claims, this model's evidence and the verdict.
-
-    Args:
-        found: what :func:`mwork_lens.workflow` gave.
-        layout: passed on to ``figure.update_layout``.
-    """
+def workflow(found: Workflow, **layout: Any) -> go.Figure:
+    """The three stages from left to right, each with its claims, this model's evidence and the verdict."""
     figure = go.Figure()
     box = {"type": "rect", "y0": 0, "y1": 1, "line": {"color": "#888888"}, "fillcolor": "#f7f7f7"}
     corner = {"showarrow": False, "xanchor": "left", "yanchor": "top", "align": "left"}
@@ -149,7 +132,7 @@ def workflow(found: _Workflow, **layout: Any) -> go.Figure:
     return finish(figure, "MWork’s workflow and this model’s evidence", detail, layout, **size)
 
 
-def _evidence(evidence: _Evidence) -> str:
+def _evidence(evidence: Evidence) -> str:
     mark, ink = MARKS[evidence.verdict]
     value = "" if np.isnan(evidence.value) else f": {evidence.value:+.2f}"
     value += "" if np.isnan(evidence.low) else f" ({evidence.low:+.2f} to {evidence.high:+.2f})"

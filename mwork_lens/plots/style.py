@@ -89,39 +89,25 @@ def band(rows: pd.DataFrame, colour: str, group: str) -> go.Scatter:
     )
 
 
-def error_bars(
-    rows: pd.DataFrame, value: str, *, prefix: str = "", thickness: float = 1.0, width: int | None = None
-) -> dict[str, Any]:
+def error_bars(rows: pd.DataFrame, value: str, prefix: str = "") -> dict[str, Any]:
     """The intervals ``low`` to ``high`` about a column of values, as plotly's ``error_x`` or ``error_y``."""
     sides = {"array": rows[f"{prefix}high"] - rows[value], "arrayminus": rows[value] - rows[f"{prefix}low"]}
-    return {"type": "data", "symmetric": False, **sides, "thickness": thickness, "width": width}
+    return {"type": "data", "symmetric": False, **sides, "thickness": 1, "width": 2}
 
 
 def heat(
-    table: pd.DataFrame,
-    *,
-    text: Any = None,
-    hover: Any = None,
-    bound: float | None = None,
-    gap: int = 2,
-    **options: Any,
+    table: pd.DataFrame, *, text: Any = None, hover: Any = None, bound: float | None = None, **options: Any
 ) -> go.Heatmap:
-    """A table as coloured cells.
+    """A table as coloured cells, with a text in each and another over it (or a template for all).
 
-    Args:
-        table: the values.
-        text: what is written in each cell.
-        hover: what is shown over each cell, or a template for all.
-        bound: colours diverge from zero up to here, if given.
-        gap: pixels between cells.
-        options: of plotly's heat map.
+    Colours diverge from zero up to ``bound``, if there is one.
     """
     written = {} if text is None else {"text": text, "texttemplate": "%{text}"}
     template = {"hovertemplate": f"{hover}<extra></extra>"}
     shown = template if isinstance(hover, str) else {"hovertext": hover, "hoverinfo": "text"}
     scale = {} if bound is None else {"zmin": -bound, "zmax": bound, "colorscale": DIVERGING}
     cells = {"z": table.to_numpy(dtype=float), "x": list(table.columns), "y": list(table.index)}
-    return go.Heatmap(**{**cells, "xgap": gap, "ygap": gap, **written, **shown, **scale, **options})
+    return go.Heatmap(**{**cells, "xgap": 1, "ygap": 1, **written, **shown, **scale, **options})
 
 
 def table_axes(figure: go.Figure) -> None:

@@ -12,7 +12,7 @@ from mwork_lens.experiments.enhancement.experiment import enhancement
 from mwork_lens.experiments.enhancement.result import Enhancement
 from mwork_lens.experiments.enhancement.runs import Outcome
 from mwork_lens.experiments.enhancement.writing import shown
-from mwork_lens.plots.enhancement import enhancement_by_documents, enhancement_by_language, enhancement_matrix
+from mwork_lens.plots.tuning import enhancement_by_documents, enhancement_by_language, enhancement_matrix
 
 from ..tiny import tiny
 
