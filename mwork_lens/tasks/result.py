@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..statistics import benjamini_hochberg, bootstrap_weights, interval, p_value, wilson
+from ..statistics import Estimate, Resampling, benjamini_hochberg, wilson
 from .task import Answer, Question, Task
 
 ORIGINAL, ENGLISH = "original", "en"
@@ -28,7 +28,6 @@ COLUMNS = [
 
 Values = Mapping[str, Float[np.ndarray, " question"]]
 """By language: a value for each question, in the baseline's order."""
-Weights = Mapping[str, Float[np.ndarray, "resample _"]]
 
 
 @dataclass(frozen=True)
@@ -133,13 +132,13 @@ class TaskResult:
     # --- intervals ---
 
     @cached_property
-    def _weights(self) -> Weights:
+    def _resampling(self) -> Resampling:
         documents = {lang: rows["document"].astype(str).tolist() for lang, rows in self._baseline.items()}
-        return bootstrap_weights(documents, paired=self.task.parallel)
+        return Resampling.of(documents, paired=self.task.parallel)
 
-    def _documents(self, languages: Sequence[str]) -> int:
-        """How many documents were resampled: the fewest of any language."""
-        return min(len(set(self._baseline[language]["document"])) for language in languages)
+    def _mean(self, values: Values) -> Estimate:
+        """Mean over languages of the mean over questions."""
+        return Estimate.mean([self._resampling.mean(language, own) for language, own in values.items()])
 
     # --- cells ---
 
@@ -216,41 +215,29 @@ class TaskResult:
         if group != GROUPS[2]:
             values = parts[0][1]
             low, high = self._score_interval(metric, values)
-            cell |= {"score": float(_mean(values)[0]), "low": low, "high": high}
+            cell |= {"score": float(self._mean(values).value), "low": low, "high": high}
         if arm == ORIGINAL or status == NOT_MEASURABLE:
             return cell
-        return cell | self._changes(metric, group, parts, names)
+        return cell | self._changes(metric, parts)
 
-    def _changes(self, metric: str, group: str, parts: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
-        def change(weights: Weights | None) -> Float[np.ndarray, " resample"]:
-            own = [
-                _mean({name: values[name] - original[name] for name in values}, weights)
-                for _, values, original in parts
-            ]
-            return own[0] if group != GROUPS[2] else own[0] - own[1]
-
-        def relative() -> float:
-            own = [
-                float(_mean({name: values[name] - original[name] for name in values})[0])
-                / self._above(metric, original)
-                for _, values, original in parts
-            ]
-            return own[0] if group != GROUPS[2] else own[0] - own[1]
-
-        estimate, drawn, documents = float(change(None)[0]), change(self._weights), self._documents(names)
-        low, high = interval(drawn, documents=documents)
+    def _changes(self, metric: str, parts: Sequence[tuple[str, Values, Values]]) -> dict[str, Any]:
+        """The change of a group, or that of the first minus that of the second."""
+        groups = [self._mean({n: values[n] - original[n] for n in values}) for _, values, original in parts]
+        relative = [c.value / self._above(metric, original) for c, (_, _, original) in zip(groups, parts, strict=True)]
+        change = groups[0] - groups[1] if len(groups) == 2 else groups[0]
         return {
-            "change": estimate,
-            "change_low": low,
-            "change_high": high,
-            "relative": np.nan if metric == LIKELIHOOD else relative(),
-            "p": p_value(estimate, drawn, documents=documents),
+            "change": float(change.value),
+            "change_low": change.low,
+            "change_high": change.high,
+            "relative": relative[0] - relative[1] if len(groups) == 2 else relative[0],
+            "p": change.p,
         }
 
     def _above(self, metric: str, original: Values) -> float:
+        """The original score above chance; NaN for the log-likelihood."""
         if metric == LIKELIHOOD:
             return np.nan
-        return float(_mean({name: values - self.chance[metric][name] for name, values in original.items()})[0])
+        return float(self._mean({name: own - self.chance[metric][name] for name, own in original.items()}).value)
 
     def _questions(self, names: Sequence[str]) -> int:
         """Distinct questions: a parallel one counts once, in however many languages."""
@@ -259,12 +246,11 @@ class TaskResult:
 
     def _score_interval(self, metric: str, values: Values) -> tuple[float, float]:
         """Wilson's for shares of questions that are independent, else a bootstrap over documents."""
-        whole = np.concatenate(list(values.values()))
+        whole, mean = np.concatenate(list(values.values())), self._mean(values)
         n = self._questions(list(values))
         if np.isin(whole, (0.0, 1.0)).all() and n == self._documents_of(values):
-            return wilson(round(float(_mean(values)[0]) * n), n)
-        low, high = interval(_mean(values, self._weights), documents=self._documents(list(values)))
-        return (low, high) if metric == LIKELIHOOD else (max(0.0, low), min(1.0, high))
+            return wilson(round(float(mean.value) * n), n)
+        return (mean.low, mean.high) if metric == LIKELIHOOD else (max(0.0, mean.low), min(1.0, mean.high))
 
     def _documents_of(self, values: Values) -> int:
         names = [("" if self.task.parallel else n, d) for n in values for d in self._baseline[n]["document"]]
@@ -295,15 +281,6 @@ class TaskResult:
 
     def __repr__(self) -> str:
         return f"TaskResult({self.task.title}: {len(self.rows)} answers; {self.metrics[0]})\n{self.table()}"
-
-
-def _mean(values: Values, weights: Weights | None = None) -> Float[np.ndarray, " resample"]:
-    """Mean over languages of the mean over questions: of what was asked, or of each resample."""
-    by_language = []
-    for language, own in values.items():
-        drawn = np.ones((1, len(own))) if weights is None else weights[language]
-        by_language.append((drawn @ own) / drawn.sum(1))
-    return np.mean(by_language, axis=0)
 
 
 def _shown(metric: str) -> Callable[[float], str]:
