@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwork_lens.statistics import Estimate, Resampling, benjamini_hochberg, draw_weights, wilson
+from mwork_lens.statistics import Estimate, Resampling, benjamini_hochberg, wilson
 
 
 @settings(deadline=None, max_examples=50)
@@ -165,20 +165,18 @@ def test_leave_one_outs_give_the_standard_error_of_a_mean():
     assert estimate.draws.std() * np.sqrt(n / (n - 1)) == pytest.approx(jackknife, rel=0.05)
 
 
-@pytest.mark.parametrize("number", [2, 3, 7])
+@pytest.mark.parametrize("number", [1, 2, 3, 7])
 def test_few_draws_are_resampled_with_their_full_variance(number):
-    """The variance of a resampled mean of n draws is their unbiased variance over n (Rao and Wu)."""
-    weights = draw_weights(number, [1, 0], resamples=200_000)
-    values = np.random.default_rng(number).standard_normal(number)
-    assert weights.sum(1) == pytest.approx(1)
-    assert (weights @ values).var() == pytest.approx(values.var(ddof=1) / number, rel=0.02)
-    resampling = Resampling.of({"x": list("abc")}, paired=False)
-    nats = np.random.default_rng(0).standard_normal((number, 3))
-    total = resampling.mean_total("x", nats, draw_weights(number, [1, 0]))
-    assert total.value == pytest.approx(nats.sum() / number)
-    by_draw = [resampling.total("x", one).draws for one in nats]
-    assert total.draws[5] == pytest.approx(np.dot(draw_weights(number, [1, 0])[5], [one[5] for one in by_draw]))
-    assert (draw_weights(1, [1, 0]) == 1).all()
+    """With one document, only draws vary: of a resampled mean of n, their unbiased variance over n (Rao and Wu)."""
+    resampling = Resampling.of({"x": ["a", "a"], "y": ["b"]}, paired=False, resamples=200_000)
+    values = np.random.default_rng(number).standard_normal((number, 2))
+    total = resampling.mean_total("x", values, [1, 0])
+    assert total.value == pytest.approx(values.sum() / number)
+    assert total.draws.mean() == pytest.approx(total.value, abs=0.01)
+    expected = values.sum(1).var(ddof=1) / number if number > 1 else 0
+    assert total.draws.var() == pytest.approx(expected, rel=0.02)
+    # the same draws whatever is read
+    assert (resampling.mean_total("y", values.sum(1, keepdims=True), [1, 0]).draws == total.draws).all()
 
 
 def test_scipy_stays_out_of_the_import():

@@ -14,9 +14,8 @@ from ..detection import Detection, detect
 from ..model import MAX_TOKENS, HookedModel, Mode, encode
 from ..neurons import NeuronSet, ablate
 from ..text import Document, as_corpus
-from .joining import pool
 from .loss import passage_nats
-from .matrix import BASELINE, EffectMatrix
+from .matrix import BASELINE, EffectMatrix, pool
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
 """What to switch off, by name: a set, or several draws of a control whose mean effect counts."""

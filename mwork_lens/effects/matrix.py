@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..statistics import RESAMPLES, benjamini_hochberg, bootstrap_weights, interval, p_value
+from ..statistics import Estimate, Resampling, benjamini_hochberg, verdict
 from ..store import Result
 from ..text import share_a_script
 
@@ -125,7 +126,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     def to_frame(self) -> pd.DataFrame:
         """Rise of each language's loss (columns) when a set is off (rows), in nats a ``unit``."""
-        rises = {off: {read: float(self._rise(off, read)) for read in self.tokens} for off in self.rows}
+        rises = {
+            off: {read: self._rises(off, read).mean(0).sum() / float(self._sizes(read).sum()) for read in self.tokens}
+            for off in self.rows
+        }
         return pd.DataFrame.from_dict(rises, orient="index", columns=list(self.tokens)).rename_axis("off")
 
     @property
@@ -142,13 +146,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
         of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
         """
         rows = []
-        for off in self.rows:
-            for read in self.tokens:
-                rise, drawn = float(self._rise(off, read)), self._drawn_rise(off, read)
-                documents = self.document_count([read])
-                low, high = interval(drawn, documents=documents)
-                p = p_value(rise, drawn, documents=documents)
-                rows.append({"off": off, "read": read, "rise": rise, "low": low, "high": high, "p": p})
+        for off, read in product(self.rows, self.tokens):
+            rise = self._rise(off, read)
+            numbers = {"rise": float(rise.value), "low": rise.low, "high": rise.high, "p": rise.p}
+            rows.append({"off": off, "read": read, **numbers})
         frame = pd.DataFrame(rows)
         return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy()))
 
@@ -201,7 +202,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         if np.isnan(row["low"]):
             return f"{said}: a difference of {row['difference']:{shown}}, without an interval on a single document."
         said += f": a difference of {row['difference']:{shown}} ({row['low']:{shown}} to {row['high']:{shown}})"
-        side = "above" if row["low"] > 0 else "below" if row["high"] <= 0 else "at"
+        side = verdict(row["low"], row["high"])
         if self.tuned:
             return f"{said}; {_TUNED_VERDICTS[side].format(own)}."
         times = "" if np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
@@ -228,8 +229,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
         ]
         return pd.concat(frames, ignore_index=True)
 
-    def difference(self, off: str, among: Among = "others") -> tuple[float, Float[np.ndarray, " resample"]]:
-        """Own rise minus the others' mean rise, and its resamples: to average or compare over rows.
+    def difference(self, off: str, among: Among = "others") -> Estimate:
+        """Own rise minus the others' mean rise, to average or compare over rows; ``value, draws = …`` works.
 
         Raises:
             ValueError: for a row without a language of the corpus, or a language without such others.
@@ -238,8 +239,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         others = self._others(own, among) if own in self.tokens else []  # pyright: ignore[reportArgumentType]
         if own is None or not others:
             raise ValueError(f"The row {off!r} (language {own!r}) has no own language and others to compare.")
-        mean, drawn = self._mean_rise(off, others)
-        return self._rise(off, own) - mean, self._drawn_rise(off, own) - drawn
+        return self._rise(off, own) - self._mean_rise(off, others)
 
     def document_count(self, reads: Sequence[str] | None = None) -> int:
         """How many documents a statistic of these languages (all by default) rests on."""
@@ -255,21 +255,21 @@ class EffectMatrix(Result, kind="effect_matrix"):
             "language": own,
             "kind": origins[0]["origin"].get("kind"),
             "neurons": float(np.mean([origin["neurons"] for origin in origins])),
-            "own": float(self._rise(off, own)),
+            "own": float((rise := self._rise(off, own)).value),
         }
         names = ["others", "others_low", "others_high", "difference", "low", "high", "p"]
         row |= dict.fromkeys([*names, "ratio", "ratio_low", "ratio_high"], float("nan"))
         if not others:
             return row
-        documents = self.document_count([own, *others])
-        (mean, drawn_mean), drawn = self._mean_rise(off, others), self._drawn_rise(off, own)
-        row["others"], row["difference"] = mean, row["own"] - mean
-        row["others_low"], row["others_high"] = interval(drawn_mean, documents=documents)
-        row["low"], row["high"] = interval(drawn - drawn_mean, documents=documents)
-        row["p"] = p_value(row["difference"], drawn - drawn_mean, documents=documents)
-        if row["others_low"] > 0:
-            row["ratio"] = row["own"] / mean
-            row["ratio_low"], row["ratio_high"] = interval(drawn / drawn_mean, documents=documents)
+        mean = self._mean_rise(off, others)
+        difference = rise - mean
+        mean = replace(mean, documents=difference.documents)
+        row |= {"others": float(mean.value), "others_low": mean.low, "others_high": mean.high}
+        row |= {"difference": float(difference.value), "low": difference.low, "high": difference.high}
+        row["p"] = difference.p
+        if mean.low > 0:
+            ratio = rise / mean
+            row |= {"ratio": float(ratio.value), "ratio_low": ratio.low, "ratio_high": ratio.high}
         return row
 
     def _others(self, own: str, among: Among) -> list[str]:
@@ -291,32 +291,24 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return sizes.get(self.unit, torch.ones_like(self.tokens[read]))
 
     @cached_property
-    def _weights(self) -> dict[str, np.ndarray]:
-        return bootstrap_weights(self.documents, paired=self._paired)
+    def _resampling(self) -> Resampling:
+        return Resampling.of(self.documents, paired=self._paired)
 
-    def _draw_weights(self, off: str) -> Float[np.ndarray, "resample draw"]:
-        """How much each draw counts in each resample; the same ones whatever is read."""
-        number = len(next(iter(self.nats[off].values())))
-        if number == 1:
-            return np.ones((RESAMPLES, 1))
-        generator = np.random.default_rng([1, self.rows.index(off)])
-        # one fewer than there are, so that the variance of a mean of few is not too small
-        return generator.multinomial(number - 1, np.full(number, 1 / number), size=RESAMPLES) / (number - 1)
+    @cached_property
+    def _total_sizes(self) -> dict[str, Estimate]:
+        return {read: self._resampling.total(read, self._sizes(read).double().numpy()) for read in self.tokens}
 
     def _rises(self, off: str, read: str) -> Float[np.ndarray, "draw passage"]:
         return (self.nats[off][read] - self.nats[BASELINE][read]).numpy()
 
-    def _rise(self, off: str, read: str) -> float:
-        return self._rises(off, read).mean(0).sum() / float(self._sizes(read).sum())
+    def _rise(self, off: str, read: str) -> Estimate:
+        """The mean over draws, which are the same ones in each resample whatever is read."""
+        rises = self._rises(off, read)
+        return self._resampling.mean_total(read, rises, [1, self.rows.index(off)]) / self._total_sizes[read]
 
-    def _drawn_rise(self, off: str, read: str) -> Float[np.ndarray, " resample"]:
-        by_draw = self._weights[read] @ self._rises(off, read).T
-        return (by_draw * self._draw_weights(off)).sum(1) / (self._weights[read] @ self._sizes(read).numpy())
-
-    def _mean_rise(self, off: str, reads: Sequence[str]) -> tuple[float, Float[np.ndarray, " resample"]]:
+    def _mean_rise(self, off: str, reads: Sequence[str]) -> Estimate:
         """The mean over languages, each weighing the same."""
-        found = [self._rise(off, read) for read in reads]
-        return float(np.mean(found)), np.mean([self._drawn_rise(off, read) for read in reads], axis=0)
+        return Estimate.mean([self._rise(off, read) for read in reads])
 
     # --- showing and keeping ---
 
@@ -325,3 +317,74 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     def _repr_html_(self) -> str:
         return f"<p>Rise of loss, {UNITS[self.unit]} (off × read)</p>" + self.to_frame().round(3).to_html()
+
+
+# --- several matrices as one ---
+
+
+def pool(folds: Sequence[EffectMatrix]) -> EffectMatrix:
+    """One matrix of several, each measured on its own documents with sets from a detection of its own.
+
+    Raises:
+        ValueError: for none, or matrices whose rows, draws, languages or units differ.
+    """
+    if not folds:
+        raise ValueError("There is no effect matrix to pool.")
+    first = folds[0]
+    for other in folds[1:]:
+        for what, ours, theirs in zip(("rows", "languages", "unit"), _shape(first), _shape(other), strict=True):
+            if ours != theirs:
+                raise ValueError(f"These effect matrices cannot be pooled: {what} {ours} and {theirs}.")
+    corpora = [fold.settings["corpus"] for fold in folds]
+    passages = {read: sum(corpus["passages"][read] for corpus in corpora) for read in first.tokens}
+    corpus = {**corpora[0], "hash": [c["hash"] for c in corpora], "passages": passages}
+    sets = {off: [one for fold in folds for one in fold.settings["sets"][off]] for off in first.rows}
+    return replace(
+        first,
+        nats={o: {r: torch.cat([f.nats[o][r] for f in folds], 1) for r in first.tokens} for o in first.nats},
+        tokens={read: torch.cat([fold.tokens[read] for fold in folds]) for read in first.tokens},
+        utf8_bytes={read: torch.cat([fold.utf8_bytes[read] for fold in folds]) for read in first.tokens},
+        documents={read: [name for fold in folds for name in fold.documents[read]] for read in first.tokens},
+        folds={read: [i for i, f in enumerate(folds) for _ in f.documents[read]] for read in first.tokens},
+        settings={**first.settings, "corpus": corpus, "sets": sets},
+    )
+
+
+def pool_common(folds: Sequence[EffectMatrix]) -> EffectMatrix:
+    """As :func:`pool`, of the rows that every fold has: a set may have neurons in one detection and none in another.
+
+    Raises:
+        ValueError: for no row in common, or as :func:`pool`.
+    """
+    common = [row for row in folds[0].rows if all(row in fold.rows for fold in folds)] if folds else []
+    return pool([fold.select(common) for fold in folds])
+
+
+def beside(parts: Sequence[EffectMatrix]) -> EffectMatrix:
+    """One matrix of several with other rows, measured on the same documents.
+
+    Raises:
+        ValueError: for none, other documents, or a row that is in two.
+    """
+    if not parts:
+        raise ValueError("There is no effect matrix to join.")
+    first, rows = parts[0], [row for part in parts for row in part.rows]
+    if len(set(rows)) < len(rows) or any(_documents(part) != _documents(first) for part in parts):
+        raise ValueError(f"These effect matrices cannot be joined: rows {rows}, or other documents.")
+    sets = {row: found for part in parts for row, found in part.settings["sets"].items()}
+    return replace(
+        first,
+        nats={off: by_read for part in parts for off, by_read in part.nats.items()},
+        languages={row: language for part in parts for row, language in part.languages.items()},
+        settings={**first.settings, "sets": sets},
+    )
+
+
+def _shape(matrix: EffectMatrix) -> tuple[dict[str, int], list[str], str]:
+    """What matrices must have in common: rows with their draws, languages, unit."""
+    draws = {off: len(next(iter(by_read.values()))) for off, by_read in matrix.nats.items()}
+    return draws, list(matrix.tokens), matrix.unit
+
+
+def _documents(matrix: EffectMatrix) -> dict[str, list[str]]:
+    return {read: list(names) for read, names in matrix.documents.items()}

@@ -1,30 +1,53 @@
-"""Effects of parts of each language's set, e.g. of those in some layers: what the sweep and the grid have in common."""
+"""Parts of each language's set off one at a time: of growing numbers of layers (sweep), or by stage (grid)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
 
-import numpy as np
-from jaxtyping import Float
+import pandas as pd
 
-from ..neurons import NeuronSet
+from ..detection import cut_to_size
+from ..model import HookedModel
+from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
+from ..statistics import Estimate
 from ..store import Result
 from ..text import Document
-from .matrix import EffectMatrix
+from .ablating import effect_matrix
+from .matrix import EffectMatrix, pool_common
+
+Side = Literal["first", "last"]
+SIDES: tuple[Side, ...] = ("first", "last")
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of an effect matrix whose sets are parts of languages' sets; its string is the row's name."""
+
+    language: str
+    part: str
+    """E.g. ``understanding``, ``first 4`` (layers), or how the set was made."""
+    equal: bool = False
+    """Whether the language's parts were cut to equally many neurons."""
+
+    def __str__(self) -> str:
+        return f"{self.language} {self.part}{' (equal)' if self.equal else ''}"
 
 
 @dataclass(frozen=True)
 class PartEffects(Result):
-    """An effect matrix with a row a language and part; subclasses say how the rows are named."""
+    """An effect matrix with one row per language and part."""
 
     effects: EffectMatrix
 
-    def mean_difference(self, rows: Sequence[str]) -> tuple[float, Float[np.ndarray, " resample"]]:
-        """Own rise minus the others' mean rise, mean over these rows, in the matrix's unit, and its resamples."""
-        found = [self.effects.difference(row) for row in rows]
-        return float(np.mean([value for value, _ in found])), np.mean([drawn for _, drawn in found], axis=0)
+    def mean_difference(self, rows: Sequence[str]) -> Estimate:
+        """Own rise minus the others' mean rise, mean over these rows, in the matrix's unit."""
+        return Estimate.mean([self.effects.difference(row) for row in rows])
 
 
-def own_sets(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Document]]) -> dict[str, NeuronSet]:
+def _checked(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Document]]) -> dict[str, NeuronSet]:
     """Each set as that of the language it is named after.
 
     Raises:
@@ -33,4 +56,270 @@ def own_sets(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Docume
     for language, neurons in sets.items():
         if language not in corpus or not len(neurons):
             raise ValueError(f"The set {language!r} needs neurons ({len(neurons)}) and text ({', '.join(corpus)}).")
-    return {name: NeuronSet(own.space, own.masks, {**own.origin, "language": name}) for name, own in sets.items()}
+    return {name: NeuronSet(of.space, of.masks, {**of.origin, "language": name}) for name, of in sets.items()}
+
+
+# --- how many first layers understand, and how many last ones generate ---
+
+
+@dataclass(frozen=True)
+class LayerSweep(PartEffects, kind="layer_sweep"):
+    """Selectivity of the part of each language's set that lies in the first, or the last, n layers.
+
+    ``effects`` has one row per language, side and number of layers, e.g. ``fr first 4``; that of all layers is the
+    whole set.
+    """
+
+    @property
+    def languages(self) -> list[str]:
+        """Whose sets were swept."""
+        return list(dict.fromkeys(str(language) for language in self.effects.languages.values()))
+
+    @cached_property
+    def n_layers(self) -> int:
+        """Layers of the model."""
+        origins = [made_of[0]["origin"] for made_of in self.effects.settings["sets"].values()]
+        return 1 + max(layer for origin in origins for layer in origin.get("layers") or [0])
+
+    @cached_property
+    def depths(self) -> list[int]:
+        """The numbers of layers that were tried, apart from all."""
+        rows = {depth: _swept(self.languages[0], "first", depth) for depth in range(1, self.n_layers)}
+        return [depth for depth, row in rows.items() if row in self.effects.nats]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per language (and their ``mean``), side and number of layers.
+
+        Columns: ``difference`` (own rise minus the mean rise of the others, nats per token) and ``excess``, what that
+        is above an even share: the whole set's difference times layers / all layers. Each with its 95 % interval by
+        bootstrap over documents.
+        """
+        rows = []
+        for language, side, depth in product([*self.languages, MEAN], SIDES, [*self.depths, self.n_layers]):
+            row: dict[str, Any] = {"language": language, "side": side, "layers": depth}
+            for name in ("difference", "excess"):
+                estimate = getattr(self, f"_{name}")(language, side, depth)
+                row |= {name: float(estimate.value), f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def choice(self) -> tuple[int, int]:
+        """N1 and N2: where the first and the last layers together exceed their even share of selectivity the most.
+
+        The knee of both curves (mean over languages). Raises a ValueError where the sets are not selective at all, or
+        neither curve is ever above an even share: such sets tell nothing about stages.
+        """
+        whole = float(self._difference(MEAN, "first", self.n_layers).value)
+        excess = {(s, d): float(self._excess(MEAN, s, d).value) for s, d in product(SIDES, self.depths)}
+        allowed = [(a, b) for a, b in product(self.depths, repeat=2) if a + b < self.n_layers]
+        first, last = max(allowed, key=lambda pair: excess["first", pair[0]] + excess["last", pair[1]])
+        if whole <= 0 or max(excess["first", first], excess["last", last]) <= 0:
+            raise ValueError(
+                f"No layers stand out: all layers together differ by {whole:+.3f} nats per token, the first {first} by "
+                f"{excess['first', first]:+.3f} from their even share of it, the last {last} by "
+                f"{excess['last', last]:+.3f}."
+            )
+        return first, last
+
+    def finding(self) -> str:
+        """The choice as a sentence with its numbers."""
+        try:
+            choice = dict(zip(SIDES, self.choice(), strict=True))
+        except ValueError as error:
+            return str(error)
+        whole = self._difference(MEAN, "first", self.n_layers).value
+        parts = []
+        for side, depth in choice.items():
+            difference, excess = self._difference(MEAN, side, depth), self._excess(MEAN, side, depth)
+            parts.append(
+                f"the {side} {f'{depth} layers hold' if depth > 1 else 'layer holds'} {difference.value:+.3f}, "
+                f"{excess.value:+.3f} ({excess.low:+.3f} to {excess.high:+.3f}) above an even share"
+            )
+        return (
+            f"Own rise minus the others' with all {self.n_layers} layers' neurons off: {whole:+.3f} nats per token "
+            f"(mean of {', '.join(self.languages)}); {'; '.join(parts)}."
+        )
+
+    def stages(self, model: HookedModel | NeuronSpace) -> Stages:
+        """:meth:`choice` as stages of a model."""
+        first, last = self.choice()
+        return Stages(model, understanding=first, generation=last)
+
+    def _difference(self, language: str, side: Side, depth: int) -> Estimate:
+        """Of a language, or their mean."""
+        side = side if depth < self.n_layers else "first"
+        languages = self.languages if language == MEAN else [language]
+        return self.mean_difference([_swept(name, side, depth) for name in languages])
+
+    def _excess(self, language: str, side: Side, depth: int) -> Estimate:
+        even = self._difference(language, side, self.n_layers) * (depth / self.n_layers)
+        return self._difference(language, side, depth) - even
+
+    def __repr__(self) -> str:
+        return f"LayerSweep({self.effects.settings['model']}: {', '.join(self.languages)}; layers {self.depths})"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().round(3).to_html(index=False)
+
+
+def _swept(language: str, side: Side, depth: int) -> str:
+    return str(Row(language, f"{side} {depth}"))
+
+
+def layer_sweep(
+    model: HookedModel,
+    sets: Mapping[str, NeuronSet],
+    corpus: Mapping[str, Sequence[Document]],
+    *,
+    depths: Sequence[int] | None = None,
+    **options: Any,
+) -> LayerSweep:
+    """Switch off the part of each set in the first n layers, then in the last n, for growing n.
+
+    Use development documents, neither those that the sets were detected on nor those of the final claim.
+
+    Args:
+        model: a hooked model; it is as before afterwards.
+        sets: neurons by language.
+        corpus: development documents; at least these languages and one more.
+        depths: the numbers of layers to try; 1 to all but two by default.
+        options: passed on to :func:`effect_matrix`.
+
+    Raises:
+        ValueError: for a set of a language that the corpus lacks, a set without neurons, or depths out of range.
+    """
+    n_layers = NeuronSpace.of(model).n_layers
+    numbers = list(range(1, n_layers - 1)) if depths is None else sorted(set(depths))
+    if not numbers or not 1 <= numbers[0] <= numbers[-1] <= n_layers - 2:
+        raise ValueError(f"depths={depths}: give numbers of layers from 1 to {n_layers - 2}.")
+    rows: dict[str, NeuronSet] = {}
+    for language, neurons in _checked(sets, corpus).items():
+        for depth in numbers:
+            rows[_swept(language, "first", depth)] = neurons.restrict(layers=range(depth))
+            rows[_swept(language, "last", depth)] = neurons.restrict(layers=range(n_layers - depth, n_layers))
+        rows[_swept(language, "first", n_layers)] = neurons
+    return LayerSweep(effect_matrix(model, rows, corpus, **options))
+
+
+# --- what each stage does ---
+
+
+@dataclass(frozen=True)
+class StageGrid(PartEffects, kind="stage_grid"):
+    """What each part of each language's set does to that language's loss and to the others'.
+
+    ``effects`` has one row per language and part, e.g. ``fr understanding``, and the same cut to equal count,
+    ``… (equal)``. A part without neurons has no row. The stages' layers are in its settings.
+    """
+
+    @property
+    def languages(self) -> list[str]:
+        """Whose sets were divided."""
+        return list(self.effects.settings["stages"]["languages"])
+
+    @property
+    def layers(self) -> dict[str, range]:
+        """The layers of each stage."""
+        return {stage: range(*self.effects.settings["stages"][stage]) for stage in STAGES}
+
+    @property
+    def has_equal(self) -> bool:
+        """Whether the version with equally many neurons in each part was measured."""
+        return bool(self._rows(MWORK_PARTS, equal=True))
+
+    def to_frame(self, *, equal: bool = False) -> pd.DataFrame:
+        """One row per language and part, in the columns of :meth:`EffectMatrix.selectivity`; NaN without neurons.
+
+        Args:
+            equal: whether each language's parts are cut to the size of the smallest that has any neurons.
+        """
+        table = self.effects.selectivity()
+        rows = []
+        for language, part in product(self.languages, MWORK_PARTS):
+            name = str(Row(language, part, equal))
+            cells = table.loc[name].to_dict() if name in table.index else {"neurons": 0}
+            rows.append({**cells, "language": language, "part": part})
+        columns = ["language", "part", *(c for c in table.columns if c not in ("language", "kind"))]
+        return pd.DataFrame(rows, columns=columns)
+
+    def means(self, *, equal: bool = False, without: Sequence[str] = ("en",)) -> pd.DataFrame:
+        """One row per part: own rise minus the others' mean rise, mean over languages, with its 95 % interval.
+
+        Args:
+            equal: as in :meth:`to_frame`.
+            without: languages left out; English is the pivot of the hypothesis.
+        """
+        means = {part: self.difference([part], equal=equal, without=without) for part in MWORK_PARTS}
+        rows = [
+            {"part": part, "difference": float(mean.value), "low": mean.low, "high": mean.high}
+            for part, mean in means.items()
+        ]
+        return pd.DataFrame(rows).set_index("part")
+
+    def difference(self, parts: Sequence[str], *, equal: bool = False, without: Sequence[str] = ("en",)) -> Estimate:
+        """Own rise minus the others', mean over these parts and over languages; NaN if none has neurons there."""
+        rows = self._rows(parts, equal=equal, without=without)
+        return self.mean_difference(rows) if rows else Estimate.nan()
+
+    def _rows(self, parts: Sequence[str], *, equal: bool, without: Sequence[str] = ()) -> list[str]:
+        """The names of those that were measured."""
+        languages = [language for language in self.languages if language not in without]
+        names = [str(Row(language, part, equal)) for part, language in product(parts, languages)]
+        return [name for name in names if name in self.effects.nats]
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{stage} {layers.start}–{layers.stop - 1}" for stage, layers in self.layers.items())
+        return f"StageGrid({self.effects.settings['model']}: {', '.join(self.languages)}; {layers})"
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().pivot(index="part", columns="language", values="difference")
+        return f"<p>Own rise minus the others' mean rise</p>{table.loc[list(MWORK_PARTS)].round(3).to_html()}"
+
+
+def stage_grid(
+    model: HookedModel,
+    sets: Mapping[str, NeuronSet],
+    corpus: Mapping[str, Sequence[Document]],
+    stages: Stages,
+    *,
+    equal: bool = True,
+    draws: int = 1,
+    **options: Any,
+) -> StageGrid:
+    """Switch off the four parts of each language's set, one at a time, and measure every language's loss.
+
+    A part with more neurons does more damage, so each language's parts are also cut, at random, to the size of the
+    smallest that has any.
+
+    Args:
+        model: a hooked model; it is as before afterwards.
+        sets: neurons by language.
+        corpus: held-out documents; at least these languages and one more.
+        stages: the layers of each stage.
+        equal: whether to measure the parts cut to equal count as well.
+        draws: how many times they are cut, with other seeds.
+        options: passed on to :func:`effect_matrix`.
+
+    Raises:
+        ValueError: for a set of a language that the corpus lacks, or without neurons.
+    """
+    rows: dict[str, NeuronSet | list[NeuronSet]] = {}
+    for language, neurons in _checked(sets, corpus).items():
+        parts = {name: part for name, part in stages.split(neurons).items() if len(part)}
+        rows |= {str(Row(language, name)): part for name, part in parts.items()}
+        if equal:
+            least = min(map(len, parts.values()))
+            for name, part in parts.items():
+                rows[str(Row(language, name, True))] = [cut_to_size(part, least, seed=seed) for seed in range(draws)]
+    effects = effect_matrix(model, rows, corpus, **options)
+    limits = {stage: [layers.start, layers.stop] for stage, layers in stages}
+    settings = {**effects.settings, "stages": {"languages": list(sets), **limits}}
+    return StageGrid(replace(effects, settings=settings))
+
+
+def pool_grids(grids: Sequence[StageGrid]) -> StageGrid:
+    """One grid of several, each with the sets of a detection of its own, measured on documents of its own.
+
+    A part that has no neurons in one of them has no row.
+    """
+    return StageGrid(pool_common([grid.effects for grid in grids]))

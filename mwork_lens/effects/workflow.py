@@ -8,11 +8,17 @@ import numpy as np
 import pandas as pd
 
 from ..lens import LanguageRatio
-from ..statistics import interval
+from ..statistics import verdict as interval_verdict
 from ..store import Result, storable
-from .grid import StageGrid
+from .parts import StageGrid
 
 Verdict = Literal["supported", "not supported", "not measured"]
+_SAYS: Mapping[str, Verdict] = {
+    "above": "supported",
+    "at": "not supported",
+    "below": "not supported",
+    "not measurable": "not measured",
+}
 TASK_PARTS = ("task_solving attention", "task_solving feed_forward")
 
 
@@ -45,11 +51,11 @@ class Workflow(Result, kind="workflow"):
 
     def of(self, stage: str) -> list[Evidence]:
         """The evidence about one stage."""
-        return [found for found in self.evidence if found.stage == stage]
+        return [evidence for evidence in self.evidence if evidence.stage == stage]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a claim: stage, claim, measure, value, low, high, verdict."""
-        return pd.DataFrame([asdict(found) for found in self.evidence])
+        """One row per claim: stage, claim, measure, value, low, high, verdict."""
+        return pd.DataFrame([asdict(evidence) for evidence in self.evidence])
 
     def __repr__(self) -> str:
         counted = {v: sum(e.verdict == v for e in self.evidence) for v in get_args(Verdict)}
@@ -77,56 +83,39 @@ def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str 
     """
     if not grid.has_equal:
         raise ValueError("The workflow compares parts of equal size: measure the stage grid with equal=True.")
-    found = [
-        *_own_layers(grid, "understanding", "turns a query in any language into a common form", pivot),
-        _pivot(grid, ratio, pivot),
+    evidence = (
+        *_of_layers(grid, "understanding", "turns a query in any language into a common form", pivot),
+        _of_pivot(grid, ratio, pivot),
         _unmeasured("task_solving", "attention reasons, feed-forward recalls", "score on tasks"),
-        *_own_layers(grid, "generation", "puts the answer back into the query's language", pivot),
-    ]
+        *_of_layers(grid, "generation", "puts the answer back into the query's language", pivot),
+    )
     layers = {stage: (layers.start, layers.stop - 1) for stage, layers in grid.layers.items()}
-    return Workflow(tuple(found), layers, {"model": grid.effects.settings["model"], "pivot": pivot})
+    return Workflow(evidence, layers, {"model": grid.effects.settings["model"], "pivot": pivot})
 
 
-NOT_MEASURED: Verdict = "not measured"
-
-
-def _unmeasured(stage: str, claim: str, measure: str) -> Evidence:
-    return Evidence(stage, claim, measure, np.nan, np.nan, np.nan, NOT_MEASURED)
-
-
-def _own_layers(grid: StageGrid, stage: str, claim: str, pivot: str) -> list[Evidence]:
+def _of_layers(grid: StageGrid, stage: str, claim: str, pivot: str) -> list[Evidence]:
     """That the stage's neurons are the language's own, and more so than those of the task-solving layers."""
-    unit = "own rise − others’, nats a token"
-    value, drawn = grid.difference([stage], without=[pivot])
-    equal, equal_drawn = grid.difference([stage], equal=True, without=[pivot])
-    task, task_drawn = grid.difference(TASK_PARTS, equal=True, without=[pivot])
+    unit = "own rise − others’, nats per token"
+    whole = grid.difference([stage], without=[pivot])
+    equal = grid.difference([stage], equal=True, without=[pivot])
+    task = grid.difference(TASK_PARTS, equal=True, without=[pivot])
+    compared = {f"language’s neurons off: {unit}": whole, f"… minus as many task-solving ones’: {unit}": equal - task}
     return [
-        _tested(grid, stage, claim, f"language’s neurons off: {unit}", value, drawn),
-        _tested(
-            grid, stage, claim, f"… minus as many task-solving ones’: {unit}", equal - task, equal_drawn - task_drawn
-        ),
+        Evidence(stage, claim, measure, float(estimate.value), estimate.low, estimate.high, _SAYS[estimate.verdict()])
+        for measure, estimate in compared.items()
     ]
 
 
-def _tested(grid: StageGrid, stage: str, claim: str, measure: str, value: float, drawn: np.ndarray) -> Evidence:
-    if np.isnan(value):
-        return _unmeasured(stage, claim, measure)
-    low, high = interval(drawn, documents=grid.effects.document_count())
-    return Evidence(stage, claim, measure, value, low, high, _verdict(low))
-
-
-def _verdict(low: float) -> Verdict:
-    """Without an interval nothing is said."""
-    return NOT_MEASURED if np.isnan(low) else "supported" if low > 0 else "not supported"
-
-
-def _pivot(grid: StageGrid, ratio: LanguageRatio | None, pivot: str) -> Evidence:
+def _of_pivot(grid: StageGrid, ratio: LanguageRatio | None, pivot: str) -> Evidence:
     claim, measure = f"works in {pivot}", f"share of tokens decoding to {pivot}, above chance"
-    layers = grid.layers["task_solving"]
     if ratio is None:
         return _unmeasured("task_solving", claim, measure)
     # the lens counts the embedding as layer 0
-    read = [layer + 1 for layer in layers if layer + 1 in ratio.layers]
-    mean = ratio.verdict(pivot, read).loc["mean"]
+    layers = [layer + 1 for layer in grid.layers["task_solving"] if layer + 1 in ratio.layers]
+    mean = ratio.verdict(pivot, layers).loc["mean"]
     value, low, high = (float(mean[name]) for name in ("lift", "low", "high"))
-    return Evidence("task_solving", claim, measure, value, low, high, _verdict(low))
+    return Evidence("task_solving", claim, measure, value, low, high, _SAYS[interval_verdict(low, high)])
+
+
+def _unmeasured(stage: str, claim: str, measure: str) -> Evidence:
+    return Evidence(stage, claim, measure, np.nan, np.nan, np.nan, "not measured")

@@ -10,7 +10,7 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.detection.controls import cut_to_size, with_controls
-from mwork_lens.effects.grid import pool_grids
+from mwork_lens.effects import pool_grids
 from mwork_lens.experiments.effects import run_effects
 from mwork_lens.experiments.settings import EffectsConfig
 from mwork_lens.neurons.sets import NeuronSpace
