@@ -1,11 +1,14 @@
-"""What detection costs, side by side in one run: bare forward pass, ours, the paper's form, one neuron at a time."""
+"""What detection and tuning cost, compared in one run with the bare forward pass and with tuning all parameters."""
 
+import gc
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import pandas as pd
@@ -14,31 +17,50 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .measures import Measure, Receive, Selection, SiteScores, exact, parallel, score_hooks
+from .detection import cut_to_size
+from .measures import LayerMeasure, Receive, Selection, SiteScores, exact, parallel, score_hooks
 from .model import HookedModel, Running, batches, device_of, dtype_of, encode, run_blocks, stream
 from .neurons import NeuronSet, NeuronSpace, ablate
 from .text import Document, as_corpus
+from .tuning import kept_weights, tune
 
 LENGTHS = (64, 128, 256, 512, 1024)
 SEQUENTIAL_SAMPLE = 3
+METHODS_BY_KEY = {
+    "forward": "bare forward",
+    "stream": "ours (change in the stream)",
+    "structure": "ours (measure='structure')",
+    "dense": "every score exact",
+    "parallel": "paper's parallel form",
+    "sequential": "one neuron at a time (extrapolated)",
+}
+METHODS = tuple(METHODS_BY_KEY.values())
+TUNING_METHODS = ("neurons", "all parameters, same loop", "all parameters, plain AdamW")
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """Times and peak memory by method and length."""
+class Costs:
+    """What methods cost."""
 
     rows: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
 
+
+# --- detection ---
+
+
+class Benchmark(Costs):
+    """Times and peak memory by method and length."""
+
     def to_frame(self) -> pd.DataFrame:
-        """One row a length and method: seconds a document, its ratio to the bare forward pass, MB above that pass.
+        """One row per length and method: seconds per document, its ratio to the bare forward pass, MB above that pass.
 
         ``as_dense``: the share of active neurons that exact scores make active too, where it was compared.
         """
         return pd.DataFrame(list(self.rows))
 
     def table(self, value: str = "ratio") -> pd.DataFrame:
-        """One column of :meth:`to_frame`, methods by length; missing where a method was left out."""
+        """One column of :meth:`to_frame`, methods by length; NaN where a method was left out."""
         return self.to_frame().pivot(index="method", columns="tokens", values=value).reindex(list(METHODS))
 
 
@@ -54,15 +76,14 @@ def benchmark(
 ) -> Benchmark:
     """Time one document of each language at each length; the median over repeats and languages is reported.
 
-    Methods take turns, so that a machine's moods reach all of them. On each of these documents the active neurons are
-    compared with those of exact scores of every neuron.
-
-    What depends on weights only (a measure's set-up, once a run) is done before the clock starts.
+    Methods are interleaved so that load on the machine affects all of them equally. On each of these documents the
+    active neurons are compared with those of exact scores of every neuron. What depends on weights only (a measure's
+    set-up, once per run) is done before the clock starts.
 
     Args:
         model: a hooked model.
         corpus: texts by language; each language's are joined until they are long enough.
-        lengths: tokens of a document.
+        lengths: tokens per document.
         parallel_up_to: longest document on which the paper's form is run; it and exact scores of every neuron run once.
         top: the fraction that decides which neurons are refined.
         repeats: runs of each.
@@ -71,62 +92,19 @@ def benchmark(
     Raises:
         ValueError: for a length above the model's context, or too little text.
     """
-    given = as_corpus(corpus)
+    corpus = as_corpus(corpus)
     too_long = [length for length in lengths if length > model.cfg.n_ctx]
     if too_long:
         raise ValueError(f"length {too_long[0]} is above {model.cfg.model_name}'s context of {model.cfg.n_ctx}.")
-    joined = {language: joined_text(model, given[language], language, max(lengths)) for language in given}
-    measures = {"forward": None, "stream": exact("stream"), "structure": exact("structure"), "parallel": parallel}
-    bound = {name: _bound(model, measure) for name, measure in measures.items()}
-    selection = Selection(top=top)
+    joined = {language: joined_text(model, corpus[language], language, max(lengths)) for language in corpus}
+    detectors = {"stream": exact("stream"), "structure": exact("structure"), "parallel": parallel}
+    measures = {name: [measure(model, i) for i in range(model.cfg.n_layers)] for name, measure in detectors.items()}
     rows: list[dict[str, Any]] = []
-    bar = tqdm(total=len(lengths), unit="length", disable=not progress)
-    for length in lengths:
-        documents = [ids[:length] for ids in joined.values()]
-        runs = {
-            name: _runner(model, bound[name], selection, screen=True) for name in ("forward", "stream", "structure")
-        }
-        once = {"dense": _runner(model, bound["stream"], selection, screen=False)}
-        if length <= parallel_up_to:
-            once["parallel"] = _runner(model, bound["parallel"], selection, screen=False)
-        timed = {**_measured(runs, documents, repeats), **_measured(once, documents, 1)}
-        same = _as_dense(model, bound, [name for name in timed if name in bound], documents, selection)
-        timed["sequential"] = (_sequential_seconds(model, documents[0]), math.nan)
-        forward_seconds, forward_memory = timed["forward"]
-        for name, (seconds, memory) in timed.items():
-            rows.append(
-                {
-                    "tokens": length,
-                    "method": METHODS_BY_KEY[name],
-                    "seconds": seconds,
-                    "ratio": seconds / forward_seconds,
-                    "megabytes_above_forward": max(0.0, memory - forward_memory) if memory == memory else math.nan,
-                    "as_dense": same.get(name, math.nan),
-                }
-            )
-        bar.update()
-    bar.close()
-    settings = {
-        "model": str(model.cfg.model_name),
-        "device": str(device_of(model)),
-        "dtype": str(dtype_of(model)),
-        "threads": torch.get_num_threads(),
-        "top": top,
-        "repeats": repeats,
-        "corpus": given.describe(),
-    }
+    for length in tqdm(lengths, unit="length", disable=not progress):
+        trial = _Trial(model, measures, [ids[:length] for ids in joined.values()], Selection(top=top))
+        rows += trial.rows(repeats, with_parallel=length <= parallel_up_to)
+    settings = {**_machine(model), "top": top, "repeats": repeats, "corpus": corpus.describe()}
     return Benchmark(rows, settings)
-
-
-METHODS_BY_KEY = {
-    "forward": "bare forward",
-    "stream": "ours (change in the stream)",
-    "structure": "ours (measure='structure')",
-    "dense": "every score exact",
-    "parallel": "paper's parallel form",
-    "sequential": "one neuron at a time (extrapolated)",
-}
-METHODS = tuple(METHODS_BY_KEY.values())
 
 
 def joined_text(model: HookedModel, texts: Sequence[Document], language: str, needed: int) -> Int[Tensor, " pos"]:
@@ -139,124 +117,254 @@ def joined_text(model: HookedModel, texts: Sequence[Document], language: str, ne
     return ids
 
 
-def _bound(model: HookedModel, measure: Measure | None) -> list:
-    return [] if measure is None else [measure(model, layer) for layer in range(model.cfg.n_layers)]
+@dataclass(frozen=True)
+class _Trial:
+    """Every method on the same documents."""
 
+    model: HookedModel
+    measures: Mapping[str, Sequence[Sequence[LayerMeasure]]]
+    documents: Sequence[Int[Tensor, " pos"]]
+    selection: Selection
 
-def _runner(
-    model: HookedModel, layers: list, selection: Selection, screen: bool, receive: Receive = lambda *_: None
-) -> Callable[[Tensor], None]:
-    def run(ids: Tensor) -> None:
-        running = Running()
-        hooks = score_hooks(layers, running, receive, selection if screen else None)
-        for _ in stream(model, batches(model, [ids]), hooks, running):
-            pass
+    def rows(self, repeats: int, *, with_parallel: bool) -> list[dict[str, Any]]:
+        runs = {"forward": self.run(), "stream": self.run("stream"), "structure": self.run("structure")}
+        once = {"dense": self.run("stream", screen=False)}
+        if with_parallel:
+            once["parallel"] = self.run("parallel", screen=False)
+        number = len(self.documents)
+        costs = {**measured(runs, repeats * number), **measured(once, number)}
+        costs["sequential"] = self.one_by_one()
+        forward, as_dense = costs["forward"], self.as_dense([name for name in costs if name in self.measures])
+        return [
+            {
+                "tokens": len(self.documents[0]),
+                "method": METHODS_BY_KEY[name],
+                "seconds": cost.seconds,
+                "ratio": cost.seconds / forward.seconds,
+                "megabytes_above_forward": max(cost.megabytes - forward.megabytes, 0.0),  # NaN stays NaN
+                "as_dense": as_dense.get(name, math.nan),
+            }
+            for name, cost in costs.items()
+        ]
 
-    return run
+    def run(self, measure: str | None = None, *, screen: bool = True, receive: Receive = lambda *_: None) -> "Run":
+        """Score one document after another; without a measure the forward pass alone."""
+        layers, selection = self.measures[measure] if measure else [], self.selection if screen else None
 
+        def run(number: int, clock: Clock) -> None:
+            clock.tick()
+            ids, running = self.documents[number % len(self.documents)], Running()
+            hooks = score_hooks(layers, running, receive, selection)
+            for _ in stream(self.model, batches(self.model, [ids]), hooks, running):
+                pass
+            clock.tick()
 
-def _as_dense(
-    model: HookedModel,
-    bound: Mapping[str, list],
-    names: Sequence[str],
-    documents: Sequence[Tensor],
-    selection: Selection,
-) -> dict[str, float]:
-    """By method: the share of its active neurons that are active by exact scores (the paper's: of structures)."""
+        return run
 
-    def active(name: str, screen: bool) -> Tensor:
-        found: dict[tuple[int, int, str], Tensor] = {}
-        for number, ids in enumerate(documents):
-
-            def receive(layer: int, scores: SiteScores, _: object, number: int = number) -> None:
-                for site, values in scores.items():
-                    found[number, layer, site] = selection.active(values[0][None]).cpu()
-
-            _runner(model, bound[name], selection, screen=screen, receive=receive)(ids)
-        return torch.cat([found[key].flatten() for key in sorted(found)])
-
-    exact_sets = {name: active(name, screen=False) for name in ("stream", "structure")}
-    shares = {}
-    for name in names:
-        if name != "forward":
-            mask, truth = active(name, screen=True), exact_sets["stream" if name == "stream" else "structure"]
+    def as_dense(self, names: Sequence[str]) -> dict[str, float]:
+        """By method: the share of its active neurons that are active by exact scores (the paper's: of structures)."""
+        exactly = {name: self.active(name, screen=False) for name in ("stream", "structure")}
+        shares = {}
+        for name in names:
+            mask, truth = self.active(name), exactly["stream" if name == "stream" else "structure"]
             shares[name] = ((mask & truth).sum() / mask.sum()).item()
-    return shares
+        return shares
 
+    def active(self, measure: str, *, screen: bool = True) -> Tensor:
+        """Active neurons of every document, end to end."""
+        masks: dict[tuple[int, str], list[Tensor]] = {}
 
-def _measured(
-    runs: Mapping[str, Callable[[Tensor], None]], documents: Sequence[Tensor], repeats: int
-) -> dict[str, tuple[float, float]]:
-    """By method: median seconds a document, and peak memory in MB."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    memory = {}
-    for name, run in runs.items():
-        run(documents[0])  # compiles
-        with PeakMemory() as peak:
-            run(documents[0])
-        memory[name] = peak.megabytes
-    for _ in range(repeats):
-        for ids in documents:
-            for name, run in runs.items():
-                with Seconds() as taken:
-                    run(ids)
-                seconds[name].append(taken.seconds)
-    return {name: (sorted(taken)[len(taken) // 2], memory[name]) for name, taken in seconds.items()}
+        def receive(layer: int, scores: SiteScores, _: object) -> None:
+            for site, values in scores.items():
+                masks.setdefault((layer, site), []).append(self.selection.active(values).cpu())
 
+        run = self.run(measure, screen=screen, receive=receive)
+        for number in range(len(self.documents)):
+            run(number, Clock())
+        return torch.cat([mask.flatten() for key in sorted(masks) for mask in masks[key]])
 
-@torch.inference_mode()
-def _sequential_seconds(model: HookedModel, ids: Tensor) -> float:
-    """All neurons one by one, extrapolated from a few."""
-    space = NeuronSpace.of(model)
-    (batch,) = batches(model, [ids])
-    with Seconds() as taken:
+    @torch.inference_mode()
+    def one_by_one(self) -> "Cost":
+        """All neurons one by one, extrapolated from a few."""
+        (batch,), space, clock = batches(self.model, self.documents[:1]), NeuronSpace.of(self.model), Clock()
+        clock.tick()
         for neuron in range(SEQUENTIAL_SAMPLE):
-            with ablate(model, NeuronSet.from_list(space, [(0, "q", neuron)])):
-                run_blocks(model, batch.tokens)
-    return taken.seconds / SEQUENTIAL_SAMPLE * space.total
+            with ablate(self.model, NeuronSet.from_list(space, [(0, "q", neuron)])):
+                run_blocks(self.model, batch.tokens)
+        clock.tick()
+        return Cost(clock.seconds[0] / SEQUENTIAL_SAMPLE * space.total)
 
 
-class Seconds:
-    """How long the block takes, on CUDA until the device has done it (by events)."""
+# --- tuning ---
 
-    seconds = math.nan
 
-    def __enter__(self) -> "Seconds":
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if torch.cuda.is_initialized() else []
-        if self._events:
-            self._events[0].record()
-        self._start = time.perf_counter()
-        return self
+class TuningCost(Costs):
+    """Times, memory and optimiser state by method."""
 
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start
-        if self._events:
-            start, end = self._events
-            end.record()
-            end.synchronize()
-            self.seconds = start.elapsed_time(end) / 1000
+    def to_frame(self) -> pd.DataFrame:
+        """One row per method: seconds per step, peak MB above the loaded model, MB of optimiser state, entries."""
+        return pd.DataFrame(list(self.rows)).set_index("method")
+
+    def ratios(self) -> pd.DataFrame:
+        """Tuning neurons over each way to tune all parameters: seconds, peak, optimiser, trained."""
+        frame = self.to_frame().rename(columns=lambda name: name.split("_")[0])
+        return (1 / frame.iloc[1:]).mul(frame.iloc[0]).rename_axis("over")
+
+
+def tuning_cost(
+    model: HookedModel, document: Int[Tensor, " pos"], *, fraction: float = 0.005, steps: int = 4, seed: int = 0
+) -> TuningCost:
+    """Take a few steps on one document with a random ``fraction`` of the neurons, and with all parameters.
+
+    All parameters are tuned twice: by the same loop (tied embeddings once, logits a few positions at a time), and as
+    one would write it down: the model's own loss and a fused ``torch.optim.AdamW``. The median of the steps after the
+    first counts. The model's weights are put back, from a copy that counts as loaded.
+
+    Args:
+        model: a hooked model.
+        document: token ids.
+        fraction: of all neurons.
+        steps: of each method.
+        seed: of the neurons.
+
+    Raises:
+        ValueError: for a fraction that holds no neuron, or fewer than two steps.
+    """
+    if steps < 2:
+        raise ValueError(f"steps={steps} must be at least 2: the first is not counted.")
+    everything = ~NeuronSet.empty(NeuronSpace.of(model))
+    neurons = cut_to_size(everything, round(fraction * len(everything)), seed=seed)
+    options: dict[str, Any] = {"batch_size": 1, "steps": steps, "max_tokens": len(document), "progress": False}
+
+    def by_loop(trained: Any) -> Run:
+        def run(_: int, clock: Clock) -> Mapping[str, Any]:
+            return tune(model, trained, [document], **options, callbacks=[lambda step: clock.tick()]).settings
+
+        return run
+
+    runs = [by_loop(neurons), by_loop("all"), lambda _, clock: _tune_plainly(model, document, steps, clock)]
+    with kept_weights(model):
+        costs = measured(dict(zip(TUNING_METHODS, runs, strict=True)))
+    rows = [
+        {
+            "method": method,
+            "seconds_a_step": cost.seconds,
+            "peak_megabytes": cost.megabytes - cost.megabytes_before,
+            "optimiser_megabytes": cost.result["optimiser_bytes"] / 2**20,
+            "trained_entries": cost.result["trained_entries"],
+        }
+        for method, cost in costs.items()
+    ]
+    sizes = {"neurons": len(neurons), "fraction": neurons.fraction, "tokens": len(document), "steps": steps}
+    return TuningCost(rows, {**_machine(model), **sizes})
+
+
+def _tune_plainly(model: HookedModel, document: Tensor, steps: int, clock: "Clock") -> dict[str, int]:
+    parameters = list(model.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=2e-6, weight_decay=0.0, fused=True)
+    ids = document[None].to(parameters[0].device)
+    for _ in range(steps):
+        model(ids, return_type="loss").backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.3)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        clock.tick()
+    state = [value for values in optimiser.state.values() for value in values.values()]
+    return {
+        "optimiser_bytes": sum(value.numel() * value.element_size() for value in state),
+        "trained_entries": sum(parameter.numel() for parameter in parameters),
+    }
+
+
+# --- measuring ---
+
+
+def _machine(model: HookedModel) -> dict[str, Any]:
+    device, dtype = str(device_of(model)), str(dtype_of(model))
+    return {"model": str(model.cfg.model_name), "device": device, "dtype": dtype, "threads": torch.get_num_threads()}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Median seconds, peak memory in MB (NaN where it is not known) and that before, and what the run returned."""
+
+    seconds: float
+    megabytes: float = math.nan
+    megabytes_before: float = math.nan
+    result: Any = None
+
+
+class Clock:
+    """Takes the time at each tick, on CUDA when the device is done."""
+
+    def __init__(self) -> None:
+        self.ticks: list[float] = []
+
+    def tick(self) -> None:
+        """Take the time."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self.ticks.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        """From each tick to the next."""
+        return [end - start for start, end in pairwise(self.ticks)]
+
+
+Run = Callable[[int, Clock], Any]
+"""Something to measure, told how often it ran before."""
+
+
+def measured(runs: Mapping[str, Run], rounds: int = 0) -> dict[str, Cost]:
+    """Each run's peak memory, and its time in rounds of all of them; without rounds, in the run for its memory.
+
+    With rounds, a first run that compiles what has to be compiled is not counted.
+    """
+    peaks, results, seconds = {}, {}, {}
+    for name, run in runs.items():
+        if rounds:
+            run(0, Clock())
+        gc.collect()
+        with PeakMemory() as peaks[name]:
+            results[name] = run(0, clock := Clock())
+        seconds[name] = [] if rounds else clock.seconds
+    for number in range(rounds):
+        for name, run in runs.items():
+            run(number, clock := Clock())
+            seconds[name] += clock.seconds
+    return {
+        name: Cost(median_high(seconds[name]), peak.megabytes, peak.before, results[name])
+        for name, peak in peaks.items()
+    }
 
 
 class PeakMemory:
     """The highest memory of this process (CPU, sampled, Linux only) or of CUDA's allocator within the block."""
 
-    megabytes = math.nan
+    megabytes = before = math.nan
 
     def __enter__(self) -> "PeakMemory":
-        self._stop, self._highest = threading.Event(), 0
-        self._cuda, self._statm = torch.cuda.is_initialized(), Path("/proc/self/statm")
+        self._stop, self._cuda = threading.Event(), torch.cuda.is_initialized()
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
+        self.before = self.megabytes = self._in_use()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
+    def _in_use(self) -> float:
+        if self._cuda:
+            return torch.cuda.memory_allocated() / 2**20
+        statm = Path("/proc/self/statm")
+        return int(statm.read_text().split()[1]) * 4096 / 2**20 if statm.exists() else math.nan
+
     def _watch(self) -> None:
-        while not self._cuda and self._statm.exists() and not self._stop.wait(0.002):
-            self._highest = max(self._highest, int(self._statm.read_text().split()[1]) * 4096)
+        while not (self._cuda or self._stop.wait(0.002)):
+            self.megabytes = max(self.megabytes, self._in_use())
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        highest = torch.cuda.max_memory_allocated() if self._cuda else self._highest
-        self.megabytes = highest / 2**20 if highest else math.nan
+        if self._cuda:
+            self.megabytes = torch.cuda.max_memory_allocated() / 2**20

@@ -176,8 +176,7 @@ def _bench_detection(model: Any, corpus: Any, config: BenchConfig, folder: Path)
 
 
 def _bench_tuning(model: Any, corpus: Any, tokens: int, folder: Path) -> list[Path]:
-    from ..bench import joined_text
-    from ..bench_tuning import tuning_cost
+    from ..bench import joined_text, tuning_cost
 
     language = next(iter(corpus))
     costs = tuning_cost(model, joined_text(model, corpus[language], language, tokens)[:tokens])

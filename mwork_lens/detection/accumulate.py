@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..measures import Measure, Selection, SiteMasks, SiteScores, score_hooks
 from ..model import (
+    SITES,
     ExactSum,
     ForwardHook,
     HookedModel,
@@ -21,14 +22,15 @@ from ..model import (
     TokenBatch,
     at_least_float32,
     stream,
+    stream_before,
 )
 from ..neurons import NeuronSpace
 
 Scope = Literal["layer", "model"]
 
-STREAMS = {"v": ("hook_resid_pre",), "mlp": ("hook_resid_mid", "hook_resid_pre")}
-"""Hook points within a block of the stream that a site's structure adds to; the first that the model has (parallel
-blocks have no middle). Scores of other sites are changes of an attention pattern, which compare as they are."""
+RELATIVE = ("v", "mlp")
+"""Sites whose scores compare over layers relative to the rms of the stream that they add to. Scores of other sites are
+changes of an attention pattern, which compare as they are."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class CountsByLayer:
 
 
 class CountsOverModel:
-    """Counts of the running batch, active within each site over all layers; a site of ``STREAMS`` relative to its rms.
+    """Counts of the running batch, active within each site over all layers.
 
     Every score is exact: where the cut of a document is, is known only after its last layer.
     """
@@ -125,11 +127,8 @@ class CountsOverModel:
     def hooks(self, model: HookedModel, running: Running) -> list[ForwardHook]:
         """The streams whose rms is needed."""
         return [
-            (
-                next(n for stream in streams if (n := f"blocks.{layer}.{stream}") in model.hook_dict),
-                partial(self._read, running, site, layer),
-            )
-            for site, streams in STREAMS.items()
+            (stream_before(model, layer, SITES[site].structure), partial(self._read, running, site, layer))
+            for site in RELATIVE
             for layer in range(model.cfg.n_layers)
         ]
 
@@ -150,7 +149,7 @@ class CountsOverModel:
         for site, by_layer in self.scores.items():
             numbers = sorted(by_layer)
             comparable = scores = torch.stack([by_layer[number] for number in numbers], 1)
-            if site in STREAMS:
+            if site in RELATIVE:
                 comparable = scores / torch.stack([self.rms[site][number] for number in numbers], 1)[..., None]
             active = self.selection.active(comparable.flatten(1)).view_as(scores)
             parts = zip(numbers, scores.unbind(1), active.unbind(1), strict=True)

@@ -87,7 +87,7 @@ class Activations(Result, kind="activations"):
         return self.of(language)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a language, layer and site: root mean square of the values over neurons."""
+        """One row per language, layer and site: root mean square of the values over neurons."""
         rows = [
             {"language": language, "layer": layer, "site": site, "rms": float(row.square().mean().sqrt())}
             for language, by_site in self.values.items()
@@ -97,8 +97,8 @@ class Activations(Result, kind="activations"):
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        counted = ", ".join(f"{language} {n:,}" for language, n in self.tokens.items())
-        return f"Activations({self.space.model}: {self.statistic} of tokens {counted})"
+        tokens = ", ".join(f"{language} {number:,}" for language, number in self.tokens.items())
+        return f"Activations({self.space.model}: {self.statistic} of tokens {tokens})"
 
 
 def collect_means(

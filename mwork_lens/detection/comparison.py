@@ -1,4 +1,4 @@
-"""What two detections, or two languages of one, have in common; beside what chance alone would give."""
+"""What two detections, or two languages of one, have in common, compared with chance."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -21,7 +21,7 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
         top: the fraction of each layer and site whose members are compared.
 
     Returns:
-        One row a language, layer and site: ``spearman`` (rank correlation of all neurons), ``top_overlap`` (share of
+        One row per language, layer and site: ``spearman`` (rank correlation of all neurons), ``top_overlap`` (share of
         the ⌊top · width⌋ highest of ``a`` that are among those of ``b``) and ``expected`` (that share by chance).
 
     Raises:
@@ -35,24 +35,22 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
     languages = [language for language in a.languages if language in b.languages]
     if not languages:
         raise ValueError(f"No language in common: {', '.join(a.languages)} and {', '.join(b.languages)}.")
-    sites = [
-        site for site in a.space.widths if site in a.mean_scores[languages[0]] and site in b.mean_scores[languages[0]]
-    ]
+    sites = [site for site in a.space.widths if all(site in d.mean_scores[languages[0]] for d in (a, b))]
     rows = []
     for language, site, layer in product(languages, sites, range(a.space.n_layers)):
-        ours, theirs = (found.mean_scores[language][site][layer].double() for found in (a, b))
-        number = max(1, int(top * len(ours) + 1e-9))
-        common = torch.isin(ours.topk(number).indices, theirs.topk(number).indices)
-        constant = ours.min() == ours.max() or theirs.min() == theirs.max()
+        first, second = (detection.mean_scores[language][site][layer].double() for detection in (a, b))
+        number = max(1, int(top * len(first) + 1e-9))
+        common = torch.isin(first.topk(number).indices, second.topk(number).indices)
+        constant = first.min() == first.max() or second.min() == second.max()
         rows.append(
             {
                 "model": a.space.model,
                 "language": language,
                 "layer": layer,
                 "site": site,
-                "spearman": float("nan") if constant else float(spearmanr(ours, theirs).statistic),  # pyright: ignore
+                "spearman": float("nan") if constant else float(spearmanr(first, second).statistic),  # pyright: ignore
                 "top_overlap": common.double().mean().item(),
-                "expected": number / len(ours),
+                "expected": number / len(first),
             }
         )
     return pd.DataFrame(rows)
@@ -83,7 +81,7 @@ def neuron_counts(
         against_quorum: likewise.
 
     Returns:
-        One row a detection, language, layer and site: ``structure``, ``neurons``, ``width`` (neurons of the layer and
+        One row per detection, language, layer and site: ``structure``, ``neurons``, ``width`` (neurons of the layer and
         site) and ``share`` (of the width).
 
     Raises:
@@ -92,17 +90,17 @@ def neuron_counts(
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: it must be one of {', '.join(get_args(Kind))}.")
     rows = []
-    for name, found in _named(detections).items():
-        for language in found.languages:
-            chosen = (
-                found.active(language, quorum=quorum)
+    for name, detection in _by_name(detections).items():
+        for language in detection.languages:
+            neurons = (
+                detection.active(language, quorum=quorum)
                 if kind == "active"
-                else found.specific(language, against=against, quorum=quorum, against_quorum=against_quorum)
+                else detection.specific(language, against=against, quorum=quorum, against_quorum=against_quorum)
             )
             rows += [
                 {
                     "detection": name,
-                    "model": found.space.model,
+                    "model": detection.space.model,
                     "language": language,
                     "layer": layer,
                     "site": site,
@@ -111,7 +109,7 @@ def neuron_counts(
                     "width": mask.shape[1],
                     "share": int(number) / mask.shape[1],
                 }
-                for site, mask in chosen.masks.items()
+                for site, mask in neurons.masks.items()
                 for layer, number in enumerate(mask.sum(-1))
             ]
     return pd.DataFrame(rows)
@@ -128,37 +126,36 @@ def overlap(
     Args:
         detections: one detection, or several by name (e.g. a base and a chat model).
         quorum: share of a language's documents on which a neuron must be active.
-        structure: only ``"attention"`` or ``"feed_forward"``; by default both, a row each.
+        structure: only ``"attention"`` or ``"feed_forward"``; by default both, one row each.
 
     Returns:
-        One row a detection, structure and ordered pair of languages: sizes, ``common``, ``jaccard`` (of the union),
+        One row per detection, structure and ordered pair of languages: sizes, ``common``, ``jaccard`` (of the union),
         ``overlap_coefficient`` (of the smaller set), ``share`` (of the first language's set; directed) and
         ``expected_share`` (that share if each layer and site held as many neurons of both, placed at random).
 
     Raises:
         ValueError: for a structure that does not exist or a quorum outside (0, 1].
     """
-    named = _named(detections)
     structures = ["attention", "feed_forward"] if structure is None else [structure]
     rows = []
-    for name, found in named.items():
-        active = {language: found.active(language, quorum=quorum) for language in found.languages}
+    for name, detection in _by_name(detections).items():
+        active = {language: detection.active(language, quorum=quorum) for language in detection.languages}
         for part in structures:
-            sites = [site for site in found.space.widths if SITES[site].structure == part]
+            sites = [site for site in detection.space.widths if SITES[site].structure == part]
             if not sites:
                 raise ValueError(f"{name} has no neurons in {part!r}; structures are attention and feed_forward.")
             sets = {language: neurons.restrict(sites=sites) for language, neurons in active.items()}
             pairs = product(sets, repeat=2)
-            of = {"detection": name, "model": found.space.model, "structure": part}
-            rows += [{**of, **_pair(sets, a, b)} for a, b in pairs if a != b]
+            key = {"detection": name, "model": detection.space.model, "structure": part}
+            rows += [{**key, **_pair(sets, a, b)} for a, b in pairs if a != b]
     return pd.DataFrame(rows)
 
 
-def _named(detections: Detection | Mapping[str, Detection]) -> dict[str, Detection]:
-    named = {detections.space.model: detections} if isinstance(detections, Detection) else dict(detections)
-    if not named:
+def _by_name(detections: Detection | Mapping[str, Detection]) -> dict[str, Detection]:
+    by_name = {detections.space.model: detections} if isinstance(detections, Detection) else dict(detections)
+    if not by_name:
         raise ValueError("There is no detection.")
-    return named
+    return by_name
 
 
 def _pair(sets: Mapping[str, NeuronSet], a: str, b: str) -> dict[str, Any]:
@@ -169,7 +166,7 @@ def _pair(sets: Mapping[str, NeuronSet], a: str, b: str) -> dict[str, Any]:
         for site, mask in first.masks.items()
     )
 
-    def of(whole: int, part: float = common) -> float:
+    def share(whole: int, part: float = common) -> float:
         return part / whole if whole else float("nan")
 
     return {
@@ -178,8 +175,8 @@ def _pair(sets: Mapping[str, NeuronSet], a: str, b: str) -> dict[str, Any]:
         "neurons": sizes[0],
         "other_neurons": sizes[1],
         "common": common,
-        "jaccard": of(sum(sizes) - common),
-        "overlap_coefficient": of(min(sizes)),
-        "share": of(sizes[0]),
-        "expected_share": of(sizes[0], by_chance),
+        "jaccard": share(sum(sizes) - common),
+        "overlap_coefficient": share(min(sizes)),
+        "share": share(sizes[0]),
+        "expected_share": share(sizes[0], by_chance),
     }

@@ -24,10 +24,9 @@ def random_control(neurons: NeuronSet, *, seed: int = 0) -> NeuronSet:
     Raises:
         ValueError: if a layer and site has too few other neurons.
     """
-    pool = ~neurons
-    for site, layer, row in _cells(neurons):
-        _require_enough(pool.masks[site][layer], int(row.sum()), layer, site)
-    return _drawn(neurons, pool, seed, "random")
+    for site, layer, row in _layers(neurons):
+        _require_enough(~row, int(row.sum()), layer, site)
+    return _draw_from(~neurons, neurons, seed, "random")
 
 
 def matched_control(
@@ -39,7 +38,7 @@ def matched_control(
     from the set itself, nor from any language's specific neurons, at the quorum that the set was made with. Where a
     layer and site has too few others, specific neurons fill the gap, with a warning. The set's origin records how many
     (``from_specific``) and how well the scores match (``log_score_gap``: mean of log control score minus mean of log
-    own score).
+    score in the set).
 
     Args:
         neurons: the set to match.
@@ -51,24 +50,24 @@ def matched_control(
         ValueError: if the set names no language and none is given, or too few neurons are left.
     """
     language = _language(neurons, detection, language)
-    specific = _any_specific(neurons, detection)
-    generator = np.random.default_rng(seed)
+    specific, generator = _any_specific(neurons, detection), np.random.default_rng(seed)
     masks, gaps = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}, []
-    for site, layer, row in _cells(neurons):
+    for site, layer, row in _layers(neurons):
         free = ~row & ~specific.masks[site][layer]
         free = free if free.sum() >= row.sum() else ~row
         _require_enough(free, int(row.sum()), layer, site)
         logs = np.log(detection.mean_scores[language][site][layer].double().numpy() + 1e-300)
-        taken = _match(row, free.nonzero().flatten().numpy(), logs, generator)
-        masks[site][layer, taken] = True
-        gaps += [*logs[taken], *-logs[row.numpy()]]
-    filled = len(NeuronSet(neurons.space, masks) & specific)
-    if filled:
+        nearest = _match(row, free.nonzero().flatten().numpy(), logs, generator)
+        masks[site][layer, nearest] = True
+        gaps += [*logs[nearest], *-logs[row.numpy()]]
+    from_specific = len(NeuronSet(neurons.space, masks) & specific)
+    if from_specific:
         warnings.warn(
-            f"{filled} of {len(neurons)} matched neurons are specific to a language: some layers have too few others.",
+            f"{from_specific} of {len(neurons)} matched neurons are specific to a language: "
+            "some layers have too few others.",
             stacklevel=2,
         )
-    origin = {**_origin(neurons, seed, "matched"), "language": language, "from_specific": filled}
+    origin = {**_origin(neurons, seed, "matched"), "language": language, "from_specific": from_specific}
     return NeuronSet(neurons.space, masks, {**origin, "log_score_gap": float(np.sum(gaps)) / max(len(neurons), 1)})
 
 
@@ -81,23 +80,22 @@ def shared_control(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -
     pool = ~NeuronSet.empty(detection.space)
     for language in detection.languages:
         pool = pool & detection.active(language, quorum=_quorum(neurons))
-    return _drawn(neurons, pool - neurons, seed, "shared")
+    return _draw_from(pool - neurons, neurons, seed, "shared")
 
 
 def top_control(neurons: NeuronSet, detection: Detection, *, language: str = "en", seed: int = 0) -> NeuronSet:
-    """English's own top neurons (or another language's), as many in each layer and site as ``neurons`` has.
+    """Top neurons of English (or of another language), as many in each layer and site as ``neurons`` has.
 
     Drawn from the neurons outside the set with the highest mean scores in ``language``, twice as many as are needed,
     so that seeds differ.
     """
     neurons.space.require_compatible(detection.space)
+    scores = detection.mean_scores[_language(neurons, detection, language)]
     pool = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}
-    for site, by_layer in detection.mean_scores[_language(neurons, detection, language)].items():
-        for layer, scores in enumerate(by_layer):
-            own = neurons.masks[site][layer]
-            order = scores.masked_fill(own, -torch.inf).argsort(descending=True)
-            pool[site][layer, order[: min(2 * int(own.sum()), int((~own).sum()))]] = True
-    return _drawn(neurons, NeuronSet(neurons.space, pool), seed, f"top {language}")
+    for site, layer, row in _layers(neurons):
+        order = scores[site][layer].masked_fill(row, -torch.inf).argsort(descending=True)
+        pool[site][layer, order[: min(2 * int(row.sum()), int((~row).sum()))]] = True
+    return _draw_from(NeuronSet(neurons.space, pool), neurons, seed, f"top {language}")
 
 
 def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> NeuronSet:
@@ -105,8 +103,7 @@ def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> Neu
 
     Where ``other`` has fewer, all of them are taken, with a warning; :func:`cut_to_equal` cuts both sides instead.
     """
-    named = other.origin.get("language", "other")
-    return _drawn(neurons, other - neurons, seed, f"specific {named}")
+    return _draw_from(other - neurons, neurons, seed, f"specific {other.origin.get('language', 'other')}")
 
 
 def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, NeuronSet]:
@@ -117,16 +114,15 @@ def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, N
     """
     if not sets:
         raise ValueError("There is no set to cut.")
-    first = next(iter(sets.values()))
+    first, *_ = sets.values()
     for neurons in sets.values():
         first.space.require_compatible(neurons.space)
-    least = {site: torch.stack([s.masks[site].sum(-1) for s in sets.values()]).amin(0) for site in first.masks}
-    generator = np.random.default_rng(seed)
+    sizes = [_sizes(neurons) for neurons in sets.values()]
+    least = {site: torch.stack([size[site] for size in sizes]).amin(0) for site in first.masks}
+    generator, how = np.random.default_rng(seed), {"cut_to_equal": list(sets), "seed": seed}
     return {
-        name: NeuronSet(
-            s.space, _draw(s.masks, least, generator), {**s.origin, "cut_to_equal": list(sets), "seed": seed}
-        )
-        for name, s in sets.items()
+        name: NeuronSet(neurons.space, _drawn(neurons, least, generator), {**neurons.origin, **how})
+        for name, neurons in sets.items()
     }
 
 
@@ -137,18 +133,18 @@ def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> 
     whose specific set fills most of the places.
     """
     language = _language(neurons, detection, None)
-    found = {
+    controls = {
         "random": random_control(neurons, seed=seed),
         "matched": matched_control(neurons, detection, seed=seed),
         "shared": shared_control(neurons, detection, seed=seed),
     }
     if "en" in detection.documents and language != "en":
-        found["top en"] = top_control(neurons, detection, seed=seed)
+        controls["top en"] = top_control(neurons, detection, seed=seed)
     others = [_specific(neurons, detection, other) for other in detection.languages if other not in (language, "en")]
     if others:
-        fullest = max(others, key=lambda other: len(_drawn(neurons, other - neurons, seed, "", warn=False)))
-        found[f"specific {fullest.origin['language']}"] = other_control(neurons, fullest, seed=seed)
-    return found
+        fullest = max(others, key=lambda other: _places_filled(neurons, other - neurons))
+        controls[f"specific {fullest.origin['language']}"] = other_control(neurons, fullest, seed=seed)
+    return controls
 
 
 def with_controls(
@@ -172,18 +168,17 @@ def with_controls(
     Raises:
         ValueError: for a language without neurons, or no seed.
     """
-    chosen = [name for name in sets if len(sets[name])] if languages is None else list(languages)
-    empty = [language for language in chosen if not (language in sets and len(sets[language]))]
-    if empty or not (drawn := list(seeds)):
+    controlled = [name for name in sets if len(sets[name])] if languages is None else list(languages)
+    empty = [language for language in controlled if not (language in sets and len(sets[language]))]
+    if empty or not (seeds := list(seeds)):
         raise ValueError(f"There are no neurons of {empty[0]!r} to compare with." if empty else "seeds is empty.")
-    rows: dict[str, NeuronSet | list[NeuronSet]] = dict(sets)
-    for language in chosen:
-        for seed in drawn:
+    rows: dict[str, list[NeuronSet]] = {}
+    for language in controlled:
+        for seed in seeds:
             for kind, control in all_controls(sets[language], detection, seed=seed).items():
                 name = "other" if kind.startswith("specific") else kind
-                row = rows.setdefault(f"{name} for {language}", [])
-                row.append(control)  # pyright: ignore[reportAttributeAccessIssue]
-    return rows
+                rows.setdefault(f"{name} for {language}", []).append(control)
+    return {**sets, **rows}
 
 
 def cut_to_size(neurons: NeuronSet, size: int, *, seed: int = 0) -> NeuronSet:
@@ -194,17 +189,14 @@ def cut_to_size(neurons: NeuronSet, size: int, *, seed: int = 0) -> NeuronSet:
     """
     if not 0 <= size <= len(neurons):
         raise ValueError(f"{size} neurons cannot be drawn from {neurons}.")
-    generator = np.random.default_rng(seed)
-    kept = np.zeros(len(neurons), dtype=bool)
-    kept[generator.choice(len(neurons), size=size, replace=False)] = True
-    parts = torch.from_numpy(kept).split([int(mask.sum()) for mask in neurons.masks.values()])
-    masks = {site: mask.clone() for site, mask in neurons.masks.items()}
-    for mask, part in zip(masks.values(), parts, strict=True):
-        mask[mask.clone()] = part
+    every = torch.cat([mask.flatten() for mask in neurons.masks.values()])
+    drawn = _random_part(every, size, np.random.default_rng(seed))
+    parts = drawn.split([mask.numel() for mask in neurons.masks.values()])
+    masks = {site: part.view_as(mask) for (site, mask), part in zip(neurons.masks.items(), parts, strict=True)}
     return NeuronSet(neurons.space, masks, {**neurons.origin, "cut_to": size, "seed": seed})
 
 
-def _cells(neurons: NeuronSet) -> Iterator[tuple[str, int, Bool[Tensor, " neuron"]]]:
+def _layers(neurons: NeuronSet) -> Iterator[tuple[str, int, Bool[Tensor, " neuron"]]]:
     """Site, layer and mask of each layer and site."""
     for site, mask in neurons.masks.items():
         for layer, row in enumerate(mask):
@@ -226,49 +218,61 @@ def _quorum(neurons: NeuronSet) -> float:
 
 
 def _specific(neurons: NeuronSet, detection: Detection, language: str) -> NeuronSet:
-    theirs = neurons.origin.get("against_quorum")
-    return detection.specific(language, quorum=_quorum(neurons), against_quorum=theirs)
+    """A language's specific neurons at the quorums that a set was made with."""
+    against_quorum = neurons.origin.get("against_quorum")
+    return detection.specific(language, quorum=_quorum(neurons), against_quorum=against_quorum)
 
 
 def _any_specific(neurons: NeuronSet, detection: Detection) -> NeuronSet:
-    found = NeuronSet.empty(neurons.space)
+    union = NeuronSet.empty(neurons.space)
     for language in detection.languages if len(detection.languages) > 1 else ():
-        found = found | _specific(neurons, detection, language)
-    return found
+        union = union | _specific(neurons, detection, language)
+    return union
 
 
 def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:
-    own = {"language": neurons.origin["language"]} if "language" in neurons.origin else {}
-    return {**own, "kind": kind, "seed": seed, "of": dict(neurons.origin)}
+    language = {"language": neurons.origin["language"]} if "language" in neurons.origin else {}
+    return {**language, "kind": kind, "seed": seed, "of": dict(neurons.origin)}
 
 
-def _drawn(neurons: NeuronSet, pool: NeuronSet, seed: int, kind: str, *, warn: bool = True) -> NeuronSet:
-    """As many of ``pool`` in each layer and site as ``neurons`` has, or all that there are."""
-    needed = {site: mask.sum(-1) for site, mask in neurons.masks.items()}
-    masks = _draw(pool.masks, needed, np.random.default_rng(seed))
-    drawn = NeuronSet(neurons.space, masks, _origin(neurons, seed, kind))
-    missing = len(neurons) - len(drawn)
-    if missing and warn:
+def _sizes(neurons: NeuronSet) -> dict[str, Int[Tensor, " layer"]]:
+    """Neurons in each layer, by site."""
+    return {site: mask.sum(-1) for site, mask in neurons.masks.items()}
+
+
+def _places_filled(neurons: NeuronSet, pool: NeuronSet) -> int:
+    """How many neurons a control of ``neurons`` would have that is drawn from ``pool``."""
+    available = _sizes(pool)
+    return sum(int(size.minimum(available[site]).sum()) for site, size in _sizes(neurons).items())
+
+
+def _draw_from(pool: NeuronSet, neurons: NeuronSet, seed: int, kind: str) -> NeuronSet:
+    """As many of ``pool`` in each layer and site as ``neurons`` has, or all that there are, with a warning."""
+    masks = _drawn(pool, _sizes(neurons), np.random.default_rng(seed))
+    control = NeuronSet(neurons.space, masks, _origin(neurons, seed, kind))
+    if len(control) < len(neurons):
         warnings.warn(
-            f"The control {kind!r} lacks {missing} of {len(neurons)} neurons: some layers and sites have too few.",
+            f"The control {kind!r} lacks {len(neurons) - len(control)} of {len(neurons)} neurons: "
+            "some layers and sites have too few.",
             stacklevel=3,
         )
-    return drawn
+    return control
 
 
-def _draw(
-    pools: Mapping[str, Bool[Tensor, "layer _"]],
-    needed: Mapping[str, Int[Tensor, " layer"]],
-    generator: np.random.Generator,
+def _drawn(
+    pool: NeuronSet, sizes: Mapping[str, Int[Tensor, " layer"]], generator: np.random.Generator
 ) -> dict[str, Bool[Tensor, "layer _"]]:
-    masks = {}
-    for site, pool in pools.items():
-        masks[site] = torch.zeros_like(pool)
-        for layer, row in enumerate(pool):
-            there = row.nonzero().flatten().numpy()
-            size = min(int(needed[site][layer]), len(there))
-            masks[site][layer, generator.choice(there, size=size, replace=False)] = True
+    masks = {site: torch.zeros_like(mask) for site, mask in pool.masks.items()}
+    for site, layer, row in _layers(pool):
+        masks[site][layer] = _random_part(row, int(sizes[site][layer]), generator)
     return masks
+
+
+def _random_part(mask: Bool[Tensor, " _"], size: int, generator: np.random.Generator) -> Bool[Tensor, " _"]:
+    """``size`` of a mask's members, drawn at random, or all that there are."""
+    members, part = mask.nonzero().flatten().numpy(), torch.zeros_like(mask)
+    part[generator.choice(members, size=min(size, len(members)), replace=False)] = True
+    return part
 
 
 def _require_enough(free: Bool[Tensor, " neuron"], needed: int, layer: int, site: str) -> None:
@@ -285,9 +289,9 @@ def _match(
     generator: np.random.Generator,
 ) -> list[int]:
     free = list(candidates[np.argsort(logs[candidates], kind="stable")])
-    taken = []
+    matches = []
     for member in generator.permutation(members.nonzero().flatten().numpy()):
         distance = np.abs(logs[free] - logs[member])
         near = np.argsort(distance, kind="stable")[:NEAREST]
-        taken.append(int(free.pop(int(generator.choice(near)))))
-    return taken
+        matches.append(int(free.pop(int(generator.choice(near)))))
+    return matches

@@ -1,8 +1,10 @@
 """Any measure streamed over documents into counts and means; the sets of neurons that these define."""
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,23 +47,22 @@ def importance(
     Args:
         model: a hooked model.
         document: a text, or its token ids as a 1-D tensor.
-        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation), ``"released"`` (what the authors'
-            code computes; ``measure`` does not matter) or a :class:`Measure`.
-        measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
+        formulation: as for :func:`detect`.
+        measure: as for :func:`detect`.
         max_tokens: a longer document is cut there, with a warning.
 
     Returns:
         By site, ``[layer, neuron]``: ‖change‖_F / √positions over the positions of ordinary tokens, in the model's
         dtype or float32 if that is wider.
     """
-    space, bound, running = NeuronSpace.of(model), _formulation(formulation, measure), Running()
+    space, detector, running = NeuronSpace.of(model), _detector(formulation, measure), Running()
     encoded = encode(model, [document], ["given"], max_tokens)
     by_layer: list[dict[str, Tensor]] = [{} for _ in range(space.n_layers)]
 
     def receive(layer: int, scores: SiteScores, _: SiteMasks | None) -> None:
         by_layer[layer].update({site: values[0].cpu() for site, values in scores.items()})
 
-    hooks = score_hooks([bound(model, layer) for layer in range(space.n_layers)], running, receive)
+    hooks = score_hooks([detector(model, layer) for layer in range(space.n_layers)], running, receive)
     for _ in stream(model, batches(model, encoded), hooks, running):
         pass
     return {site: torch.stack([scores[site] for scores in by_layer]) for site in space.widths}
@@ -96,9 +97,9 @@ def detect(
             stream (score over its rms at that layer), and every score is computed exactly.
         measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
         scores: ``"exact"`` computes every score exactly. ``"screened"`` does so on a CPU in single or half precision,
-            where it costs least; elsewhere it computes exactly what decides which neurons are active, up to a margin of
-            experience (``plnd/selection.py``), while mean scores of neurons far from the cut may rest on a second-order
-            estimate (``Detection.screened`` tells on how many documents).
+            where it costs least; elsewhere it computes exactly what decides which neurons are active, up to a margin
+            from experience (``measures/selection.py``), while mean scores of neurons far from the cut may rest on a
+            second-order estimate (``Detection.screened`` tells on how many documents).
         batch_size: documents at a time; None fills a token budget. Results do not depend on it.
         max_tokens: longer documents are cut there, with a warning.
         progress: whether to show a bar.
@@ -106,43 +107,38 @@ def detect(
     Raises:
         ValueError: for options out of range, empty documents or weights that are not finite, before the work.
     """
-    selection = selection_rule(top, threshold)
     for name, value, values in (("scores", scores, Scores), ("scope", scope, Scope)):
         if value not in get_args(values):
             raise ValueError(f"{name}={value!r}: it must be one of {', '.join(get_args(values))}.")
-    if scope == "model" and threshold is not None:
-        raise ValueError(f"threshold={threshold} is the same for every layer: scope='model' takes top instead.")
-    scores = "exact" if selection.top == 1 or scope == "model" else scores
-    space, detector = NeuronSpace.of(model), _formulation(formulation, measure)
+    counting = _counting(selection_rule(top, threshold), scope, scores)
+    space, detector = NeuronSpace.of(model), _detector(formulation, measure)
     encoded = Encoded.of(model, corpus, max_tokens)
     plan = encoded.plan(batch_size)
     counts = {language: DetectionCounts.empty(space, plan, language) for language in encoded}
-    by_layer = CountsByLayer(selection, screen=scores == "screened")
-    counting = CountsOverModel(selection) if scope == "model" else by_layer
     accumulate(model, detector, plan, counts, counting, progress="detecting" if progress else None)
+    dtype, documents = dtype_of(model), encoded.documents
     settings = {
-        **{key: value for key, value in asdict(selection).items() if value is not None},
+        **{key: value for key, value in asdict(counting.selection).items() if value is not None},
         "scope": scope,
-        "scores": scores,
+        "scores": "screened" if counting.screen else "exact",
         "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
         **({"measure": measure} if formulation in ("exact", "paper") else {}),
         "max_tokens": max_tokens,
-        "dtype": str(dtype_of(model)),
+        "dtype": str(dtype),
         "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
         "corpus": encoded.corpus.describe(),
     }
-    dtype, documents = wide_dtype(dtype_of(model)), encoded.documents
     return Detection(
         space=space,
         counts={language: part.counts for language, part in counts.items()},
-        mean_scores={language: part.means(documents[language], dtype) for language, part in counts.items()},
+        mean_scores={language: part.means(documents[language], wide_dtype(dtype)) for language, part in counts.items()},
         screened={language: part.screened for language, part in counts.items()},
         documents=documents,
         settings=settings,
     )
 
 
-def _formulation(formulation: str | Measure, measure: Where) -> Measure:
+def _detector(formulation: str | Measure, measure: Where) -> Measure:
     if not isinstance(formulation, str):
         return formulation
     if formulation not in FORMULATIONS:
@@ -153,6 +149,16 @@ def _formulation(formulation: str | Measure, measure: Where) -> Measure:
 def selection_rule(top: float, threshold: float | None) -> Selection:
     """``threshold`` if given, else ``top``; refuses values out of range."""
     return Selection(top=top) if threshold is None else Selection(threshold=threshold)
+
+
+def _counting(selection: Selection, scope: Scope, scores: Scores) -> CountsByLayer | CountsOverModel:
+    if scope == "layer":
+        return CountsByLayer(selection, screen=scores == "screened" and selection.top != 1)
+    if selection.threshold is not None:
+        raise ValueError(
+            f"threshold={selection.threshold} is the same for every layer: scope='model' takes top instead."
+        )
+    return CountsOverModel(selection)
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ class Detection(Result, kind="detection"):
         return NeuronSet(
             self.space,
             self._active_masks(language, quorum),
-            {"language": language, "kind": "active", "quorum": quorum, **self._how()},
+            {"language": language, "kind": "active", "quorum": quorum, **self._rule()},
         )
 
     def specific(
@@ -202,20 +208,22 @@ class Detection(Result, kind="detection"):
             against_quorum: share of the other languages' documents that makes a neuron theirs; ``quorum`` if None.
                 Lower is stricter: at 0.5, a neuron active on half of the English documents counts as English.
         """
-        theirs = quorum if against_quorum is None else against_quorum
+        against_quorum = quorum if against_quorum is None else against_quorum
         others = self._against(language, against)
-        own = self._active_masks(language, quorum)
-        taken = [self._active_masks(other, theirs) for other in others]
-        shared = against == "shared"
-        masks = {site: mask & ~(_all(taken, site) if shared else _any(taken, site, mask)) for site, mask in own.items()}
+        active = [self._active_masks(other, against_quorum) for other in others]
+        combine = operator.and_ if against == "shared" else operator.or_
+        masks = {
+            site: mask & ~reduce(combine, [other[site] for other in active], torch.full_like(mask, against == "shared"))
+            for site, mask in self._active_masks(language, quorum).items()
+        }
         origin = {
             "language": language,
             "kind": "specific",
             "against": others,
             "against_kind": against if against in ("others", "shared") else "listed",
             "quorum": quorum,
-            "against_quorum": theirs,
-            **self._how(),
+            "against_quorum": against_quorum,
+            **self._rule(),
         }
         return NeuronSet(self.space, masks, origin)
 
@@ -225,12 +233,12 @@ class Detection(Result, kind="detection"):
             return [other for other in self.languages if other != language]
         if against == "shared":
             return self.languages
-        named = [against] if isinstance(against, str) else list(against)
-        for other in named:
+        others = [against] if isinstance(against, str) else list(against)
+        for other in others:
             self._require(other)
-        if language in named or not named:
-            raise ValueError(f"against={named} must name languages other than {language!r}.")
-        return named
+        if language in others or not others:
+            raise ValueError(f"against={others} must name languages other than {language!r}.")
+        return others
 
     def _active_masks(self, language: str, quorum: float) -> dict[str, Bool[Tensor, "layer _"]]:
         self._require(language)
@@ -243,16 +251,14 @@ class Detection(Result, kind="detection"):
         if language not in self.documents:
             raise ValueError(f"Nothing was detected for {language!r}; there are {', '.join(self.languages)}.")
 
-    def _how(self) -> dict[str, Any]:
-        kept = {
-            key: self.settings[key]
-            for key in ("top", "threshold", "scope", "formulation", "measure")
-            if key in self.settings
-        }
-        return {**kept, "corpus": self.settings["corpus"]["hash"]}
+    def _rule(self) -> dict[str, Any]:
+        """What made neurons active, for the origin of sets."""
+        keys = ("top", "threshold", "scope", "formulation", "measure")
+        rule = {key: self.settings[key] for key in keys if key in self.settings}
+        return {**rule, "corpus": self.settings["corpus"]["hash"]}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a language, layer and site: active neurons at quorum 0.9, mean score, documents."""
+        """One row per language, layer and site: active neurons at quorum 0.9, mean score, documents."""
         rows = []
         for language, number in self.documents.items():
             masks = self._active_masks(language, 0.9)
@@ -273,22 +279,14 @@ class Detection(Result, kind="detection"):
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        counted = ", ".join(f"{language} {n}" for language, n in self.documents.items())
-        how = ", ".join(f"{key}={value!r}" for key, value in self._how().items() if key != "corpus")
-        return f"Detection({self.space.model}: documents {counted}; {how})"
+        documents = ", ".join(f"{language} {number}" for language, number in self.documents.items())
+        rule = ", ".join(f"{key}={value!r}" for key, value in self._rule().items() if key != "corpus")
+        return f"Detection({self.space.model}: documents {documents}; {rule})"
 
     def _repr_html_(self) -> str:
         from html import escape
 
         sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()
         table = (sums["active"] / sums["width"]).unstack().reindex(self.languages)  # pyright: ignore
-        said = "Share of neurons that are active on at least nine in ten documents, by language and site"
-        return f"<p>{escape(repr(self))}</p><p>{said}:</p>{table.to_html(float_format='{:.1%}'.format)}"
-
-
-def _any(masks: Sequence[Mapping[str, Tensor]], site: str, like: Tensor) -> Tensor:
-    return torch.stack([torch.zeros_like(like), *(m[site] for m in masks)]).any(0)
-
-
-def _all(masks: Sequence[Mapping[str, Tensor]], site: str) -> Tensor:
-    return torch.stack([m[site] for m in masks]).all(0)
+        caption = "Share of neurons that are active on at least nine in ten documents, by language and site"
+        return f"<p>{escape(repr(self))}</p><p>{caption}:</p>{table.to_html(float_format='{:.1%}'.format)}"

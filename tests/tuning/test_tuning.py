@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.bench_tuning import tuning_cost
+from mwork_lens.bench import tuning_cost
 from mwork_lens.model.forward import batches
 from mwork_lens.neurons.weights import selected_entries
 from mwork_lens.tuning.entries import Trained, training
