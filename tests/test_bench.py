@@ -3,7 +3,7 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.bench import METHODS, benchmark
-from mwork_lens.measures.plnd.parallel import parallel
+from mwork_lens.measures.plnd.published import parallel
 
 from .tiny import tiny, tokens
 

@@ -135,7 +135,7 @@ def test_screened_sets_are_the_dense_sets_on_real_text(model, monkeypatch):
     documents = {language: corpus[language][:1] for language in languages}
     dense = mw.detect(model, documents, scores="exact", progress=False)
     by_default = mw.detect(model, documents, progress=False)
-    monkeypatch.setattr("mwork_lens.measures.plnd.queries_keys.covers", lambda attention: False)
+    monkeypatch.setattr("mwork_lens.measures.plnd.queries_keys.supports", lambda attention: False)
     screened = mw.detect(model, documents, progress=False)
     for language in languages:
         for site, counts in dense.counts[language].items():

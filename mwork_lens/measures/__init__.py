@@ -2,5 +2,5 @@
 
 from .measure import LayerMeasure, Measure, Receive, SiteMasks, SiteScores, score_hooks
 from .plnd import FORMULATIONS, Where, exact
-from .plnd.parallel import parallel
+from .plnd.published import parallel
 from .selection import Selection

@@ -1,7 +1,8 @@
 """What a detector is: for each layer, which hook points it reads and how it turns them into scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -26,7 +27,7 @@ class LayerMeasure:
     reads: tuple[str, ...]
     """Hook points within the block, in the order in which the forward pass reaches them."""
     score: Callable[[Activations, TokenBatch], SiteScores]
-    """Every neuron's score; called once a batch, as soon as the last of ``reads`` is there."""
+    """Every neuron's score; called once per batch, as soon as the last of ``reads`` is there."""
     screen: Callable[[Activations, TokenBatch, Selection], tuple[SiteScores, SiteMasks]] | None = None
     """Where there is a faster way: scores that select the same neurons as ``score`` does, and which are exact."""
 
@@ -38,7 +39,6 @@ Called with the model and each layer's number before the forward passes (whateve
 there); returns the layer's parts, e.g. one for attention and one for the feed-forward. A score is a norm over the
 positions of ``batch.content``, divided by the root of their number, in float32 at least.
 """
-
 
 Receive = Callable[[int, SiteScores, SiteMasks | None], None]
 
@@ -57,37 +57,34 @@ def score_hooks(
         receive: takes a layer's number, its scores, and which of them are exact (None: all).
         selection: screen for this selection where a measure can; None scores every neuron exactly.
     """
-    hooks: list[ForwardHook] = []
-    for layer, parts in enumerate(layers):
-        for part in parts:
-            hooks += _reading(layer, part, running, receive, selection)
-    return hooks
+    readers = [_Reader(layer, part, selection, receive) for layer, parts in enumerate(layers) for part in parts]
+    return [
+        (f"blocks.{reader.layer}.{name}", partial(reader.read, running, name))
+        for reader in readers
+        for name in reader.part.reads
+    ]
 
 
-def _reading(
-    layer: int,
-    part: LayerMeasure,
-    running: Running,
-    receive: Receive,
-    selection: Selection | None,
-) -> list[ForwardHook]:
-    seen: dict[str, Tensor] = {}
+@dataclass(frozen=True)
+class _Reader:
+    """Scores one part of one layer as soon as the last of its hook points is there."""
 
-    def reader(name: str) -> Callable[..., Tensor]:
-        def read(activation: Tensor, hook: object = None) -> Tensor:
-            seen[name] = activation
-            if name == part.reads[-1]:
-                if part.screen is None or selection is None:
-                    scores, known = part.score(seen, running.batch), None
-                else:
-                    scores, known = part.screen(seen, running.batch, selection)
-                seen.clear()
-                receive(layer, scores, known)
-            return activation
+    layer: int
+    part: LayerMeasure
+    selection: Selection | None
+    receive: Receive
+    seen: dict[str, Tensor] = field(default_factory=dict)
 
-        return read
-
-    return [(f"blocks.{layer}.{name}", reader(name)) for name in part.reads]
+    def read(self, running: Running, name: str, activation: Tensor, hook: object = None) -> Tensor:
+        self.seen[name] = activation
+        if name == self.part.reads[-1]:
+            if self.part.screen is None or self.selection is None:
+                scores, exact = self.part.score(self.seen, running.batch), None
+            else:
+                scores, exact = self.part.screen(self.seen, running.batch, self.selection)
+            self.seen.clear()
+            self.receive(self.layer, scores, exact)
+        return activation
 
 
 def root_mean(squares: Float[Tensor, "batch neuron"], batch: TokenBatch) -> Float[Tensor, "batch neuron"]:

@@ -124,13 +124,6 @@ class PostNorm:
         """Hook points that give y / r and r for the output y, in the order of the forward pass."""
         return (f"{self.name}.hook_scale", f"{self.name}.hook_normalized")
 
-    def seen(
-        self, activations: Mapping[str, Tensor]
-    ) -> tuple[Float[Tensor, "batch pos 1"], Float[Tensor, "batch pos d_model"]]:
-        """r = sqrt(|y|²/D + eps) and y / r."""
-        scale, normalized = (at_least_float32(activations[name]) for name in self.reads)
-        return scale, normalized
-
 
 def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm | None:
     """The norm after ``structure`` in one layer; None where its output is added as it is."""

@@ -36,7 +36,7 @@ def test_screening_selects_what_the_exact_scores_select(family, options):
 def test_single_precision_selects_what_the_exact_scores_select(family, compiled, monkeypatch):
     """By compiled loops, and by the screen; also of one token, whose pattern cannot change."""
     if not compiled:
-        monkeypatch.setattr("mwork_lens.measures.plnd.queries_keys.covers", lambda attention: False)
+        monkeypatch.setattr("mwork_lens.measures.plnd.queries_keys.supports", lambda attention: False)
     model = tiny(family, torch.float32)
     documents = {"en": [tokens(45, 2), tokens(30, 3)], "fr": [tokens(1), tokens(2)]}
     found = mw.detect(model, documents, **QUIET)

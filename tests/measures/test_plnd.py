@@ -9,11 +9,10 @@ import torch
 
 from mwork_lens.detection.detection import importance
 from mwork_lens.measures.plnd.attention import KEYS, PATTERN, QUERIES, Attention, Coefficients, Geometry
-from mwork_lens.measures.plnd.compiled.tools import applies
-from mwork_lens.measures.plnd.parallel import parallel
-from mwork_lens.measures.plnd.qk_compiled import covers, fused_squares
-from mwork_lens.measures.plnd.qk_dense import exact_squares
-from mwork_lens.measures.plnd.softmax_change import changed_rows
+from mwork_lens.measures.plnd.compiled import is_cpu_float32
+from mwork_lens.measures.plnd.published import parallel
+from mwork_lens.measures.plnd.qk_dense import changed_rows, exact_squares
+from mwork_lens.measures.plnd.queries_keys import compiled_squares, supports
 from mwork_lens.neurons.sets import NeuronSpace
 
 from ..oracle import sequential
@@ -44,8 +43,8 @@ def test_compiled_sides_equal_tensor_operations(family):
     for content in (torch.arange(45) > 0, torch.arange(45) % 7 > 0):
         found = Geometry.of(model, 1).attention(*seen, content)
         truth = Geometry.of(model, 1).attention(*(x.double() for x in seen), content)
-        assert applies(found.queries)
-        assert not applies(truth.queries)
+        assert is_cpu_float32(found.queries)
+        assert not is_cpu_float32(truth.queries)
         for part in (attrgetter(name) for name in ("queries", "keys", "scores", *SIDES)):
             torch.testing.assert_close(part(found).double(), part(truth), rtol=1e-4, atol=1e-6)
 
@@ -64,8 +63,8 @@ def test_compiled_loops_equal_tensor_operations(family, loud):
     sides = {"query_neurons": attention.query_neurons, "key_neurons": attention.key_neurons}
     louder = {name: replace(side, direct=side.direct * loud) for name, side in sides.items()}
     attention = replace(attention, **louder)
-    assert covers(attention)
-    for site, found in fused_squares(attention).items():
+    assert supports(attention)
+    for site, found in compiled_squares(attention).items():
         truth = exact_squares(in_double(attention), site)
         for squares in (found, exact_squares(attention, site)):
             torch.testing.assert_close(squares.double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-8)
@@ -106,7 +105,7 @@ def test_compiled_loops_in_hard_rows(best, lift):
         **dict.fromkeys(("sinks", "across_heads", "normalises", "rotates"), False),
     )
     truth = exact_squares(in_double(attention), "q")
-    torch.testing.assert_close(fused_squares(attention)["q"].double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(compiled_squares(attention)["q"].double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-12)
 
 
 @pytest.mark.parametrize("sinks", [False, True])

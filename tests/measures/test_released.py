@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.measures.plnd.released import released
+from mwork_lens.measures.plnd.published import released
 
 from ..tiny import tiny, tokens
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from ...model import HookedModel
+from ...model import HookedModel, has_feed_forward
 from ..measure import LayerMeasure, Measure
 from . import feed_forward, queries_keys, values
-from .parallel import parallel
-from .released import released
+from .published import parallel, released
 
 Where = Literal["stream", "structure"]
 
@@ -43,6 +42,6 @@ def _measure(where: Where, *, rotated_neurons: bool) -> Measure:
         hidden = feed_forward.stream_change if where == "stream" else feed_forward.structure_change
         patterns = queries_keys.pattern_change(model, layer, rotated_neurons=rotated_neurons)
         parts = [patterns, attention(model, layer)]
-        return parts if getattr(model.cfg, "attn_only", False) else [*parts, hidden(model, layer)]
+        return [*parts, hidden(model, layer)] if has_feed_forward(model.cfg) else parts
 
     return measure

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...model import HookedModel, Rotary, at_least_float32, attention_scale, norm_eps, norm_gain
-from .compiled import applies, sides, threads
+from .compiled import is_cpu_float32, normalise_and_rotate, threads
 
 QUERIES, KEYS, PATTERN = "attn.hook_q", "attn.hook_k", "attn.hook_pattern"
 
@@ -72,9 +72,9 @@ class Attention:
     def with_rotated_neurons(self, scale: float) -> "Attention":
         """The same attention with coordinates of q̃ and k̃ as neurons: Δ_ij = q̃_id k̃_jd / m."""
         sides = [Coefficients(torch.zeros_like(x), x / scale, torch.zeros_like(x)) for x in (self.queries, self.keys)]
-        own = torch.arange(len(self.pair), device=self.pair.device)
+        unpaired = torch.arange(len(self.pair), device=self.pair.device)
         flags = {"across_heads": False, "normalises": False, "rotates": False}
-        return replace(self, query_neurons=sides[0], key_neurons=sides[1], pair=own, **flags)
+        return replace(self, query_neurons=sides[0], key_neurons=sides[1], pair=unpaired, **flags)
 
     def parts(self, neurons: Coefficients) -> Sequence[Float[Tensor, "head d_head pos"]]:
         """The coefficients of a neuron's own coordinate and, where there is rotation, of its partner."""
@@ -153,7 +153,7 @@ class Geometry:
         keys, key_neurons = self._side(at_least_float32(k), self.key_gain, positions)
         by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
         scores = by_group @ (keys / self.scale)[:, None]
-        found = Attention(
+        attention = Attention(
             pattern=self._adding_up(pattern[:, rows]),
             scores=rearrange(scores, "group head query key -> (group head) query key"),
             queries=queries,
@@ -168,7 +168,7 @@ class Geometry:
             rotates=self.rotary is not None,
             positions=positions[rows] if self.causal else None,
         )
-        return found.with_rotated_neurons(self.scale) if self.rotated_neurons else found
+        return attention.with_rotated_neurons(self.scale) if self.rotated_neurons else attention
 
     def _adding_up(self, pattern: Float[Tensor, "head query key"]) -> Float[Tensor, "head query key"]:
         """Rows of half precision add up to 1 only roughly, but for the part that a sink takes."""
@@ -179,12 +179,13 @@ class Geometry:
         self, x: Float[Tensor, "pos head d_head"], gain: Tensor | None, positions: Int[Tensor, " pos"]
     ) -> tuple[Float[Tensor, "head d_head pos"], Coefficients]:
         """x̃ for q or k, and how its neurons enter the scores."""
-        if applies(x) and self.rotary and not (self.clip or self.across_heads):
-            turn = (part.numpy() for part in self.rotary.coefficients(positions, x))
-            own = np.empty(0, np.float32) if gain is None else gain.numpy()
-            told = np.float32(self.eps), *turn, self.rotary.pair.numpy(), np.float32(self.scale)
+        if is_cpu_float32(x) and self.rotary and not (self.clip or self.across_heads):
+            cosine, sine = (part.numpy() for part in self.rotary.coefficients(positions, x))
+            gains = np.empty(0, np.float32) if gain is None else gain.numpy()
+            eps, scale, pair = np.float32(self.eps), np.float32(self.scale), self.rotary.pair.numpy()
             with threads():
-                rotated, *parts = torch.from_numpy(sides(x.contiguous().numpy(), own, *told)).mT
+                arrays = normalise_and_rotate(x.contiguous().numpy(), gains, eps, cosine, sine, pair, scale)
+            rotated, *parts = torch.from_numpy(arrays).mT
             return rotated, Coefficients(*parts)
         x = rearrange(x, "pos head d_head -> head d_head pos").contiguous()
         if gain is None:

@@ -1,11 +1,10 @@
 """The change that deactivating a feed-forward neuron makes: one column of W_up with its row of W_down."""
 
-import torch
 from torch.nn.functional import linear
 
 from ...model import HookedModel, PostNorm, TokenBatch, at_least_float32, post_norm, weight
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
-from .post_norm import summed_change_after_norm
+from .post_norm import Contribution, Normed, summed_change_after_norm
 
 HIDDEN = "mlp.hook_post"
 
@@ -31,24 +30,12 @@ def stream_change(model: HookedModel, layer: int) -> LayerMeasure:
 
 def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
     w_out = at_least_float32(weight(model, layer, "mlp.W_out").detach())
-    gain_squared = norm.gain.square()
-    row_squares = w_out.square().sum(-1)
-    row_squares_gained = w_out.square() @ gain_squared
+    row_squares, row_squares_gained = w_out.square().sum(-1), w_out.square() @ norm.gain.square()
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        scale, normalized = norm.seen(seen)
-        along, along_gained = linear(torch.stack([normalized, normalized * gain_squared]), w_out)
-        squares = summed_change_after_norm(
-            sizes=at_least_float32(seen[HIDDEN]),
-            content=batch.content,
-            squares=row_squares,
-            squares_gained=row_squares_gained,
-            along=along,
-            along_gained=along_gained,
-            scale=scale,
-            normalized=normalized,
-            gain=norm.gain,
-        )
+        output = Normed.of(norm, seen)
+        per_unit = Contribution(row_squares, row_squares_gained, *linear(output.directions, w_out))
+        squares = summed_change_after_norm(at_least_float32(seen[HIDDEN]), batch.content, per_unit, output)
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN, *norm.reads), score)

@@ -8,15 +8,17 @@ add up over the query heads of its group.
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...model import HookedModel, TokenBatch
 from ..measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
 from ..selection import Estimate, Selection, refine
-from .attention import KEYS, PATTERN, QUERIES, Attention, Geometry
-from .qk_compiled import covers, fused_squares
+from .attention import KEYS, PATTERN, QUERIES, Attention, Coefficients, Geometry
+from .compiled import KEYS_AT_ONCE, is_cpu_float32, partners, sums_of_rows, threads, weights_of_rows
 from .qk_dense import PatternSite, exact_squares
 from .qk_screen import screen
 
@@ -26,10 +28,10 @@ SITES: tuple[PatternSite, ...] = ("q", "k")
 def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> LayerMeasure:
     """The change of the attention pattern, exactly, for every query and key neuron of one layer.
 
-    On a CPU, except in double precision, compiled loops (``fused.py``) take every neuron's exact score. Elsewhere, and
-    for soft caps, sinks or norms across heads, it takes tensor operations (``units.py``), which cost more: there the
-    screen gives the same active neurons from a second-order estimate of all of them (``screening.py``) and the exact
-    change of those near the cut.
+    On a CPU, except in double precision, compiled loops take every neuron's exact score. Elsewhere, and for soft caps,
+    sinks or norms across heads, it takes tensor operations (``qk_dense``), which cost more: there the screen gives the
+    same active neurons from a second-order estimate of all of them (``qk_screen``) and the exact change of those near
+    the cut.
 
     Args:
         model: a hooked model.
@@ -49,29 +51,29 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
             )
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        found = [_dense(attention) for attention in documents(seen, batch)]
-        return {site: root_mean(torch.stack([f[site] for f in found]), batch) for site in SITES}
+        squares = [_dense(attention) for attention in documents(seen, batch)]
+        return {site: root_mean(torch.stack([by_site[site] for by_site in squares]), batch) for site in SITES}
 
     def screened(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
-        found = [_screened(attention, selection) for attention in documents(seen, batch)]
-        scores = {site: torch.stack([f[site][0] for f in found]) for site in SITES}
-        return scores, {site: torch.stack([f[site][1] for f in found]) for site in SITES}
+        pairs = [_screened(attention, selection) for attention in documents(seen, batch)]
+        scores, exact = ({site: torch.stack([pair[site][i] for pair in pairs]) for site in SITES} for i in range(2))
+        return scores, exact
 
     return LayerMeasure(geometry.reads, score, None if geometry.across_heads and not rotated_neurons else screened)
 
 
 def _dense(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
     """Squared changes of every neuron."""
-    if covers(attention):
-        return fused_squares(attention)
+    if supports(attention):
+        return compiled_squares(attention)
     return {site: exact_squares(attention, site) for site in SITES}
 
 
 def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, tuple[Tensor, Tensor]]:
     """By site: scores, exact where they decide the selection, and which are exact."""
     rows = attention.rows
-    if covers(attention):
-        return {site: ((s / rows).sqrt(), torch.ones_like(s).bool()) for site, s in fused_squares(attention).items()}
+    if supports(attention):
+        return {site: ((s / rows).sqrt(), torch.ones_like(s).bool()) for site, s in compiled_squares(attention).items()}
     # In a single row the second-order screen is off by up to its bound u on |Δ|; over many rows errors average out,
     # so β starts at 1/8 + 8 / rows (at most 1). It is then measured on the neurons that are refined.
     beta = min(1.0, 0.125 + 8 / rows)
@@ -80,4 +82,43 @@ def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, t
         estimate = Estimate((squares / rows).sqrt(), uncertainty, beta)
         return refine(estimate, lambda neurons: (exact_squares(attention, site, neurons) / rows).sqrt(), selection)
 
-    return {site: refined(site, *found) for site, found in zip(SITES, screen(attention), strict=True)}
+    return {site: refined(site, *estimate) for site, estimate in zip(SITES, screen(attention), strict=True)}
+
+
+def supports(attention: Attention) -> bool:
+    """Whether this form applies: a CPU, not double precision, a plain softmax, norms within each head."""
+    plain = not (attention.cap or attention.sinks or attention.across_heads)
+    return plain and is_cpu_float32(attention.pattern)
+
+
+def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
+    """Squared pattern change of every query and key neuron, summed over the query heads that it reaches."""
+    length, positions, pair = attention.keys.shape[-1], attention.positions, attention.pair.numpy()
+    seen = np.full(attention.rows, length) if positions is None else positions.numpy() + 1
+    seen = -(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE
+    rest = -length % KEYS_AT_ONCE
+    pattern, scores = (_array(pad(x, (0, rest)) if rest else x) for x in (attention.pattern, attention.scores))
+    with threads():
+        rows = pattern, scores, seen, weights_of_rows(pattern, scores, seen)
+        by_query = sums_of_rows(*rows, _tables(attention.query_neurons), _met(attention.keys, pair))
+        by_key = sums_of_rows(*rows, _met(attention.queries, pair), _tables(attention.key_neurons))
+    by_group = by_key.reshape(len(attention.keys), -1, len(pair)).sum(1)
+    return {"q": torch.from_numpy(by_query.ravel()), "k": torch.from_numpy(by_group.ravel())}
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.contiguous().numpy()
+
+
+def _tables(neurons: Coefficients) -> tuple[np.ndarray, ...]:
+    return tuple(map(_by_position, (neurons.direct, neurons.paired, neurons.shrink)))
+
+
+def _met(other_side: Float[Tensor, "head d_head pos"], pair: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What neurons meet there: their coordinate, its partner, and 1 at every position."""
+    own = _by_position(other_side)
+    return own, partners(own, pair), np.ones((len(own), 1, len(pair)), np.float32)
+
+
+def _by_position(x: Float[Tensor, "head d_head pos"]) -> np.ndarray:
+    return _array(x.mT)

@@ -11,8 +11,8 @@ from torch.nn.functional import linear
 
 from ...model import HookedModel, PostNorm, TokenBatch, at_least_float32, key_value_heads, post_norm, weight
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
-from .compiled import applies, sums_of_values, threads
-from .post_norm import change_after_norm
+from .compiled import is_cpu_float32, sums_of_values, threads
+from .post_norm import Contribution, Normed, change_after_norm
 
 MIXED = "attn.hook_z"
 
@@ -86,29 +86,26 @@ def _through(norm: PostNorm, model: HookedModel, layer: int) -> LayerMeasure:
     gram, gram_gained = output.gram(), output.gram(norm.gain)
 
     def squares(seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch neuron"]:
-        mixed, (scale, normalized) = output.mixed(seen, batch), norm.seen(seen)
-        directions = torch.stack([normalized, normalized * norm.gain.square()])
-        along = linear(directions, output.w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
-        if applies(mixed):
-            size = (normalized * norm.gain).square().sum(-1)
-            by_document = (x.contiguous().numpy() for x in (mixed, batch.content, *along, scale[..., 0], size))
-            forms, per_d_model = (gram.numpy(), gram_gained.numpy()), np.float32(1 / norm.gain.numel())
+        mixed, normed = output.mixed(seen, batch), Normed.of(norm, seen)
+        along = linear(normed.directions, output.w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
+        if is_cpu_float32(mixed):
+            grams, per_d_model = (gram.numpy(), gram_gained.numpy()), np.float32(1 / norm.gain.numel())
+            tensors = (mixed, batch.content, *along)
+            by_document = zip(*(x.contiguous().numpy() for x in tensors), *normed.by_document, strict=True)
             with threads():
-                found = [
-                    sums_of_values(z, content, a, b, *forms, r, size, per_d_model)
-                    for z, content, a, b, r, size in zip(*by_document, strict=True)
+                sums = [
+                    sums_of_values(*document, grams, (scale, size), per_d_model)
+                    for *document, scale, size in by_document
                 ]
-            return torch.from_numpy(np.stack(found)).flatten(1)
+            return torch.from_numpy(np.stack(sums)).flatten(1)
         products = output.products(mixed)
-        return change_after_norm(
+        added = Contribution(
             squared=_quadratic(products, gram),
             squared_gained=_quadratic(products, gram_gained),
             along=(along[0] * mixed).sum(-2).flatten(-2),
             along_gained=(along[1] * mixed).sum(-2).flatten(-2),
-            scale=scale,
-            normalized=normalized,
-            gain=norm.gain,
-        ).sum(1)
+        )
+        return change_after_norm(added, normed).sum(1)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         return {"v": root_mean(squares(seen, batch), batch)}

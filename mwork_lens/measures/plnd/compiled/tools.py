@@ -64,14 +64,14 @@ def from_cache_line(_, array):
     return array(array), generate
 
 
-def applies(tensor: torch.Tensor) -> bool:
+def is_cpu_float32(tensor: torch.Tensor) -> bool:
     """Whether these loops can read it: single precision on a CPU."""
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
 @contextmanager
 def threads() -> Iterator[None]:
-    """As many as PyTorch uses; one call at a time, as not every threading layer of numba stands two."""
+    """As many as PyTorch uses; one call at a time: some threading layers of numba are not re-entrant."""
     with _calls:
         count = torch.get_num_threads()
         before = numba.get_num_threads()
