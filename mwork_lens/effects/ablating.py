@@ -1,7 +1,7 @@
 """Switching sets of neurons off, and what that does to the loss of every language."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..detection import Detection, detect
-from ..model import MAX_TOKENS, HookedModel, Mode, encode
+from ..model import MAX_TOKENS, Encoded, HookedModel, Mode
 from ..neurons import NeuronSet, ablate
 from ..text import Document, as_corpus
-from .loss import passage_nats
+from .loss import PassageLosses
 from .matrix import BASELINE, EffectMatrix, pool
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
@@ -78,39 +78,36 @@ def losses_under(
     progress: bool,
 ) -> EffectMatrix:
     """Loss of every language without a change and under each; several changes of one name are its draws."""
-    given = as_corpus(corpus)
-    encoded = {read: encode(model, given[read], given.ids[read], max_tokens) for read in given}
-    nats: dict[str, dict[str, Tensor]] = {}
-    tokens: dict[str, Tensor] = {}
-    total = (1 + sum(map(len, changes.values()))) * sum(map(len, encoded.values()))
+    encoded = Encoded.of(model, corpus, max_tokens)
+    plan, corpus = encoded.plan(batch_size), encoded.corpus
+    total = (1 + sum(map(len, changes.values()))) * sum(encoded.documents.values())
     with tqdm(total=total, unit="doc", disable=not progress) as bar:
 
-        def measure(name: str) -> None:
+        def measure(name: str, context: AbstractContextManager[Any]) -> PassageLosses:
             bar.set_description(f"{mode}: {name}")
-            for read, documents in encoded.items():
-                found, tokens[read] = passage_nats(model, documents, batch_size=batch_size, after_batch=bar.update)
-                before = nats.setdefault(name, {}).get(read)
-                nats[name][read] = found[None] if before is None else torch.cat([before, found[None]])
+            with context:
+                return PassageLosses.of(model, plan, progress=bar)
 
-        measure(BASELINE)
-        for name, draws in changes.items():
-            for change in draws:
-                with change.context:
-                    measure(name)
+        baseline = measure(BASELINE, nullcontext())
+        losses = {name: [measure(name, change.context) for change in draws] for name, draws in changes.items()}
     made_of = {name: [dict(change.made_of) for change in draws] for name, draws in changes.items()}
-    own = {name: name if name in given else draws[0]["origin"].get("language") for name, draws in made_of.items()}
     return EffectMatrix(
-        nats=nats,
-        tokens=tokens,
-        utf8_bytes={read: _utf8_bytes(model, given[read], encoded[read], max_tokens) for read in given},
-        documents=given.documents,
-        folds={read: [0] * len(given[read]) for read in given},
-        languages=own,
+        nats={
+            name: {read: torch.stack([each.nats[read] for each in draws]) for read in corpus}
+            for name, draws in {BASELINE: [baseline], **losses}.items()
+        },
+        tokens=baseline.tokens,
+        utf8_bytes={read: _utf8_bytes(model, corpus[read], encoded[read], max_tokens) for read in corpus},
+        documents=corpus.documents,
+        folds={read: [0] * len(corpus[read]) for read in corpus},
+        languages={
+            name: name if name in corpus else draws[0]["origin"].get("language") for name, draws in made_of.items()
+        },
         settings={
             "model": str(model.cfg.model_name),
             "mode": mode,
             "max_tokens": max_tokens,
-            "corpus": given.describe(),
+            "corpus": corpus.describe(),
             "sets": made_of,
         },
     )

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.effects.loss import passage_nats
-from mwork_lens.model.forward import encode
+from mwork_lens.effects.loss import PassageLosses, passage_nats
+from mwork_lens.model.forward import Encoded, encode, stream
 from mwork_lens.text.corpora import as_corpus
 
 from ..tiny import tiny, tokens
@@ -35,6 +35,22 @@ def test_nats_are_the_models_own_loss(family, monkeypatch):
         loss = model(ids[None], return_type="loss").item()
         assert number == len(ids) - 1
         assert found.item() == pytest.approx(loss * (len(ids) - 1), rel=1e-10)
+
+
+def test_losses_merge_from_any_split_to_the_same_bits():
+    model = tiny("qwen3")
+    plan = Encoded.of(model, CORPUS).plan(batch_size=1)
+    whole, parts = PassageLosses.of(model, plan), [PassageLosses.empty(plan) for _ in range(3)]
+    for batch, states in stream(model, reversed(list(plan))):
+        parts[batch.number % 3].update(model, batch, states)
+    merged = PassageLosses.empty(plan)
+    for part in parts[::-1]:
+        merged.merge(part)
+    for language in CORPUS:
+        assert merged.nats[language].equal(whole.nats[language])
+        assert merged.tokens[language].tolist() == [len(ids) - 1 for ids in CORPUS[language]]
+    with pytest.raises(ValueError, match="twice"):
+        merged.merge(parts[0])
 
 
 def test_effects_are_rises_of_loss():
