@@ -176,10 +176,12 @@ class Result:
         """What the header says of model and documents; None where the result does not know."""
         space, settings = getattr(self, "space", None), getattr(self, "settings", {})
         name = getattr(space, "model", None) or settings.get("model")
-        fingerprint = getattr(space, "fingerprint", None) or settings.get("fingerprint")
+        fingerprint = getattr(space, "fingerprint", None)
         documents = getattr(self, "documents_of", None) or None
         return {
-            "model": {"name": name, "fingerprint": fingerprint} if isinstance(name, str) else None,
+            "model": {"name": name, "fingerprint": fingerprint and vars(fingerprint)}
+            if isinstance(name, str)
+            else None,
             "documents": documents and {language: list(hashes) for language, hashes in documents.items()},
         }
 

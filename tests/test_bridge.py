@@ -15,7 +15,7 @@ from mwork_lens.detection.detection import importance
 from mwork_lens.model.forward import run_blocks
 from mwork_lens.model.hooks import hooked
 from mwork_lens.model.sites import SITES
-from mwork_lens.neurons.sets import NeuronSpace
+from mwork_lens.neurons import NeuronSpace
 
 COMMON = {
     "hidden_size": 32,

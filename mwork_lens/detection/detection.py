@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -111,7 +111,7 @@ def detect(
         if value not in get_args(values):
             raise ValueError(f"{name}={value!r}: it must be one of {', '.join(get_args(values))}.")
     counting = _counting(selection_rule(top, threshold), scope, scores)
-    space, detector = NeuronSpace.of(model), _detector(formulation, measure)
+    space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)
     encoded = Encoded.of(model, corpus, max_tokens)
     plan = encoded.plan(batch_size)
     counts = {language: DetectionCounts.empty(space, plan, language) for language in encoded}
@@ -135,6 +135,7 @@ def detect(
         screened={language: part.screened for language, part in counts.items()},
         documents=documents,
         settings=settings,
+        documents_of=encoded.hashes,
     )
 
 
@@ -176,6 +177,8 @@ class Detection(Result, kind="detection"):
     """Documents by language."""
     settings: Mapping[str, Any]
     """Everything that decided the result."""
+    documents_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By language: the hash of each document's token ids, in the order of the corpus."""
 
     @property
     def languages(self) -> list[str]:

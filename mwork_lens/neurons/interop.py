@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..model import HookedModel
-from .sets import NeuronSet, NeuronSpace
+from .sets import NeuronSet
+from .space import NeuronSpace
 
 RELEASED_LINES = ("mlp", "mlp", "q", "k", "v")
 """A line each: W_up, W_down (the same neurons), W_Q, W_K, W_V."""

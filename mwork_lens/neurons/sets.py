@@ -1,10 +1,9 @@
-"""Which neurons a model has, and sets of them."""
+"""Sets of a model's neurons, and switching them off."""
 
 import contextlib
 import operator
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -21,127 +20,16 @@ from ..model import (
     Mode,
     Positions,
     change_of,
-    has_feed_forward,
     hooked,
-    key_value_heads,
     mask_hooks,
     require_sites,
-    weight,
 )
-from ..store import Result, storable
+from ..store import Result
+from .origin import Operation, Origin
+from .space import NeuronSpace, described_widths
 
 
-@storable
-@dataclass(frozen=True)
-class NeuronSpace:
-    """The neurons of a model: the identity that every set and every detection carries."""
-
-    model: str
-    """The model's name."""
-    n_layers: int
-    d_model: int
-    n_heads: int
-    n_key_value_heads: int
-    d_head: int
-    d_mlp: int
-    """0 for a model of attention only."""
-    processing: str
-    """``unprocessed``, or what was done to the weights on loading (this changes scores)."""
-
-    @classmethod
-    def of(cls, model: HookedModel) -> "NeuronSpace":
-        """Read from a hooked model; each site's width is checked against the weights of every layer.
-
-        Raises:
-            ValueError: for what would be silently wrong: mixture-of-experts, quantised weights, key and value
-                heads widened to the query heads, or widths that differ from the weights'.
-        """
-        cfg = model.cfg
-        _refuse(cfg)
-        space = cls(
-            model=str(cfg.model_name),
-            n_layers=cfg.n_layers,
-            d_model=cfg.d_model,
-            n_heads=cfg.n_heads,
-            n_key_value_heads=key_value_heads(cfg),
-            d_head=cfg.d_head,
-            d_mlp=cfg.d_mlp if has_feed_forward(cfg) else 0,
-            processing=weight_processing(model),
-        )
-        for site, width in space.widths.items():
-            for layer in range(space.n_layers):
-                _require_width(model, layer, site, width)
-        return space
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Neurons in each layer, by site."""
-        heads = {"query": self.n_heads, "key_value": self.n_key_value_heads}
-        all_sites = {
-            name: heads[site.heads] * self.d_head if site.heads else self.d_mlp for name, site in SITES.items()
-        }
-        return {name: width for name, width in all_sites.items() if width}
-
-    @property
-    def total(self) -> int:
-        """All neurons of the model."""
-        return self.n_layers * sum(self.widths.values())
-
-    def require_compatible(self, other: "NeuronSpace") -> None:
-        """Refuse a space of other sizes; warn where only the name or the weight processing differs."""
-        ours, theirs = (replace(space, model="", processing="") for space in (self, other))
-        if ours != theirs:
-            raise ValueError(
-                f"The neurons of {self.model} ({self.n_layers} layers, {_describe(self.widths)}) do not fit "
-                f"{other.model} ({other.n_layers} layers, {_describe(other.widths)})."
-            )
-        if (self.model, self.processing) != (other.model, other.processing):
-            warnings.warn(
-                f"Neurons of {self.model} ({self.processing}) are used with {other.model} ({other.processing}): "
-                "same sizes, another model.",
-                stacklevel=3,
-            )
-
-
-def _describe(widths: Mapping[str, int]) -> str:
-    return ", ".join(f"{site} {width}" for site, width in widths.items())
-
-
-def _refuse(cfg: Any) -> None:
-    name = cfg.model_name
-    if getattr(cfg, "num_experts", None):
-        raise ValueError(f"{name} is a mixture of experts: its feed-forward neurons differ from token to token.")
-    if getattr(cfg, "load_in_4bit", False):
-        raise ValueError(f"{name} has 4-bit weights, which have no columns: load it in float or bfloat16.")
-    if getattr(cfg, "ungroup_grouped_query_attention", False):
-        raise ValueError(
-            f"{name} has its key and value heads widened to the query heads: "
-            "call model.set_ungroup_grouped_query_attention(False)."
-        )
-
-
-def _require_width(model: HookedModel, layer: int, site: str, width: int) -> None:
-    matrix = weight(model, layer, SITES[site].weight)
-    found = matrix.shape[-1] * (matrix.shape[0] if matrix.ndim == 3 else 1)
-    if found != width:
-        raise ValueError(
-            f"{model.cfg.model_name} has {found} columns in {SITES[site].weight} of layer {layer} where its "
-            f"configuration says {width}: its {site} neurons are not what they seem."
-        )
-
-
-def weight_processing(model: HookedModel) -> str:
-    """What loading did to the weights, as far as the model itself shows."""
-    steps = []
-    if str(getattr(model.cfg, "normalization_type", "")).endswith("Pre"):
-        steps.append("norms folded")
-    w_o = weight(model, 0, "attn.W_O").float()
-    if w_o.mean(-1).abs().max() < 1e-6 * w_o.abs().max():
-        steps.append("writing weights centred")
-    return ", ".join(steps) or "unprocessed"
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class NeuronSet(Result, kind="neuron_set"):
     """A set of neurons of one model: immutable boolean masks by site, with set algebra.
 
@@ -152,26 +40,39 @@ class NeuronSet(Result, kind="neuron_set"):
     space: NeuronSpace
     masks: Mapping[str, Bool[Tensor, "layer _"]]
     """By site, bool ``[layer, neuron]`` with neuron = head * d_head + index for ``q``, ``k`` and ``v``."""
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin
     """Where the set comes from, e.g. language, what it was taken against, quorum, seed."""
 
-    def __post_init__(self) -> None:
-        masks = {site: self.masks[site] for site in SITES if site in self.masks}
-        expected = {site: (self.space.n_layers, width) for site, width in self.space.widths.items()}
-        found = {site: tuple(mask.shape) for site, mask in masks.items()}
-        if found != expected or len(masks) != len(self.masks):
-            raise ValueError(f"Masks of shapes {found} do not fit {self.space.model}, which has {expected}.")
-        frozen = {site: mask.detach().to("cpu", torch.bool, copy=True) for site, mask in masks.items()}
-        object.__setattr__(self, "masks", MappingProxyType(frozen))
-        object.__setattr__(self, "origin", MappingProxyType(dict(self.origin)))
+    def __init__(
+        self,
+        space: NeuronSpace,
+        masks: Mapping[str, Bool[Tensor, "layer _"]],
+        origin: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """From masks by site (copied); a site of the model without a mask has no neurons in the set.
+
+        Raises:
+            ValueError: for masks of other shapes, or of a site that the model lacks.
+        """
+        expected = {site: (space.n_layers, width) for site, width in space.widths.items()}
+        shapes = {site: tuple(mask.shape) for site, mask in masks.items()}
+        if any(expected.get(site) != shape for site, shape in shapes.items()):
+            raise ValueError(f"Masks of shapes {shapes} do not fit {space.model}, which has {expected}.")
+        empty = {site: torch.zeros(shape, dtype=torch.bool) for site, shape in expected.items() if site not in masks}
+        copies = {site: mask.detach().to("cpu", torch.bool, copy=True) for site, mask in masks.items()} | empty
+        object.__setattr__(self, "space", space)
+        object.__setattr__(self, "masks", MappingProxyType({site: copies[site] for site in expected}))
+        object.__setattr__(self, "origin", Origin.of(origin))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NeuronSet, (self.space, dict(self.masks), self.origin)
 
     # --- making ---
 
     @classmethod
     def empty(cls, space: NeuronSpace, **origin: Any) -> "NeuronSet":
         """The set without neurons."""
-        shapes = space.widths.items()
-        return cls(space, {site: torch.zeros(space.n_layers, w, dtype=torch.bool) for site, w in shapes}, origin)
+        return cls(space, {}, origin)
 
     @classmethod
     def from_list(cls, space: NeuronSpace, neurons: Iterable[tuple[int, str, int]], **origin: Any) -> "NeuronSet":
@@ -186,19 +87,21 @@ class NeuronSet(Result, kind="neuron_set"):
             if not (0 <= layer < space.n_layers and 0 <= neuron < width):
                 raise ValueError(
                     f"{space.model} has no neuron ({layer}, {site!r}, {neuron}): it has {space.n_layers} layers with "
-                    f"{_describe(space.widths)}."
+                    f"{described_widths(space)}."
                 )
             masks[site][layer, neuron] = True
         return cls(space, masks, origin)
 
     # --- algebra ---
 
-    def _combine(self, other: "NeuronSet", operation: Callable[[Tensor, Tensor], Tensor], name: str) -> "NeuronSet":
+    def _combine(
+        self, other: "NeuronSet", operation: Callable[[Tensor, Tensor], Tensor], name: Operation
+    ) -> "NeuronSet":
         if not isinstance(other, NeuronSet):
             return NotImplemented
         self.space.require_compatible(other.space)
         masks = {site: operation(mask, other.masks[site]) for site, mask in self.masks.items()}
-        return NeuronSet(self.space, masks, {name: [_named(self), _named(other)]})
+        return NeuronSet(self.space, masks, Origin(operation=name, operands=(self.origin, other.origin)))
 
     def __and__(self, other: "NeuronSet") -> "NeuronSet":
         return self._combine(other, operator.and_, "and")
@@ -213,7 +116,8 @@ class NeuronSet(Result, kind="neuron_set"):
         return self._combine(other, lambda a, b: a & ~b, "minus")
 
     def __invert__(self) -> "NeuronSet":
-        return NeuronSet(self.space, {site: ~mask for site, mask in self.masks.items()}, {"not": _named(self)})
+        masks = {site: ~mask for site, mask in self.masks.items()}
+        return NeuronSet(self.space, masks, Origin(operation="not", operands=(self.origin,)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NeuronSet):
@@ -241,8 +145,8 @@ class NeuronSet(Result, kind="neuron_set"):
             kept = torch.isin(torch.arange(self.space.n_layers), torch.tensor(chosen, dtype=torch.long))
         kept_sites = require_sites(SITES if sites is None else sites)
         masks = {site: mask & kept[:, None] & (site in kept_sites) for site, mask in self.masks.items()}
-        origin = {**self.origin, "layers": kept.nonzero().flatten().tolist(), "sites": list(kept_sites)}
-        return NeuronSet(self.space, masks, origin)
+        places = {"layers": kept.nonzero().flatten().tolist(), "sites": list(kept_sites)}
+        return NeuronSet(self.space, masks, self.origin | places)
 
     # --- looking ---
 
@@ -269,7 +173,7 @@ class NeuronSet(Result, kind="neuron_set"):
         return frame
 
     def __repr__(self) -> str:
-        return f"NeuronSet({_named(self)}: {len(self):,} neurons, {self.fraction:.2%} of {self.space.model})"
+        return f"NeuronSet({self.origin.name}: {len(self):,} neurons, {self.fraction:.2%} of {self.space.model})"
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -309,7 +213,7 @@ class NeuronSet(Result, kind="neuron_set"):
     def _held(self, mode: Mode, values: Any, language: str | None) -> Mapping[str, Tensor]:
         if not isinstance(values, Mapping):
             self.space.require_compatible(values.space)
-            return values.held(mode, language, self.origin.get("language"))
+            return values.held(mode, language, self.origin.language)
         if mode != "set" or language is not None:
             raise ValueError(f"mode={mode!r} with {language=} takes its values from collect_means, not from tensors.")
         return {site: self._fitting(site, values.get(site)) for site, mask in self.masks.items() if mask.any()}
@@ -319,21 +223,6 @@ class NeuronSet(Result, kind="neuron_set"):
         if values is None or found != expected:
             raise ValueError(f"values of {site} have shape {found}, where {self.space.model} has {expected}.")
         return values
-
-
-def _named(neurons: NeuronSet) -> str:
-    """A short name for a set from its origin."""
-    origin = neurons.origin
-    if "language" in origin:
-        name = f"{origin['language']} {origin.get('kind', '')}".strip()
-        against = origin.get("against")
-        return f"{name} (against {', '.join(against)})" if against else name
-    for word, parts in origin.items():
-        if word in ("and", "or", "xor", "minus"):
-            return f"({parts[0]} {word} {parts[1]})"
-        if word == "not":
-            return f"not {parts}"
-    return str(origin.get("kind", "neurons"))
 
 
 def ablate(

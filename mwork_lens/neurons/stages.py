@@ -8,7 +8,8 @@ from operator import or_
 from typing import get_args
 
 from ..model import SITES, HookedModel, Structure
-from .sets import NeuronSet, NeuronSpace
+from .sets import NeuronSet
+from .space import NeuronSpace
 
 STAGES = ("understanding", "task_solving", "generation")
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)
@@ -88,7 +89,7 @@ class Stages:
                 f"with {neurons.space.n_layers}."
             )
         chosen = reduce(or_, (self._part(neurons, part) for part in parts))
-        return NeuronSet(neurons.space, chosen.masks, {**neurons.origin, "parts": list(parts)})
+        return NeuronSet(neurons.space, chosen.masks, neurons.origin | {"parts": list(parts)})
 
     def _part(self, neurons: NeuronSet, part: str) -> NeuronSet:
         stage, *structure = part.split()

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..model import GATE, SITES, HookedModel, Slices, weight
-from .sets import NeuronSet, NeuronSpace
+from .sets import NeuronSet
+from .space import NeuronSpace
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM
 
 from mwork_lens.cli import main
-from mwork_lens.neurons.sets import NeuronSet, NeuronSpace
+from mwork_lens.neurons import NeuronSet, NeuronSpace
 from mwork_lens.tuning.result import Tuned
 
 from ..tiny import small_model, tiny, words

@@ -13,7 +13,7 @@ from mwork_lens.detection.controls import cut_to_size, with_controls
 from mwork_lens.effects import pool_grids
 from mwork_lens.experiments.effects import run_effects
 from mwork_lens.experiments.settings import EffectsConfig
-from mwork_lens.neurons.sets import NeuronSpace
+from mwork_lens.neurons import NeuronSpace
 from mwork_lens.neurons.stages import MWORK_PARTS
 from mwork_lens.text.corpora import as_corpus
 

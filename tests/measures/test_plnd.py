@@ -13,7 +13,7 @@ from mwork_lens.measures.plnd.compiled import is_cpu_float32
 from mwork_lens.measures.plnd.published import parallel
 from mwork_lens.measures.plnd.qk_dense import changed_rows, exact_squares
 from mwork_lens.measures.plnd.queries_keys import compiled_squares, supports
-from mwork_lens.neurons.sets import NeuronSpace
+from mwork_lens.neurons import NeuronSpace
 
 from ..oracle import sequential
 from ..tiny import FAMILIES, tiny, tokens

@@ -7,7 +7,7 @@ from transformer_lens import TransformerLensKeyValueCache
 
 from mwork_lens.model import SITES, weight
 from mwork_lens.model.hooks import hooked
-from mwork_lens.neurons.sets import NeuronSet, NeuronSpace, ablate
+from mwork_lens.neurons import NeuronSet, NeuronSpace, ablate
 
 from ..tiny import FAMILIES, KINDS, installed, some_neurons, tiny, tokens
 

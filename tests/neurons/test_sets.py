@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mwork_lens.model.sites import SITES
-from mwork_lens.neurons.sets import NeuronSet, NeuronSpace, ablate
+from mwork_lens.neurons import NeuronSet, NeuronSpace, ablate
 
 from ..made_up import SPACE, members, neuron_set
 from ..tiny import tiny

@@ -1,0 +1,192 @@
+"""Which neurons a model has, and the identity of its weights."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+
+from ..model import SITES, HookedModel, has_feed_forward, key_value_heads, weight
+from ..store import storable
+
+
+@storable
+@dataclass(frozen=True)
+class Fingerprint:
+    """The identity of a model's weights, whatever its name: integer sums over W_V, W_O, W_in and W_out of each layer.
+
+    Sums of the raw bits do not depend on device, layout or order.
+    """
+
+    dtype: str
+    exact: str
+    """Of the weights as they are (SHA-256 of the sums, shortened)."""
+    rounded: str
+    """Of the weights rounded to bfloat16."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: HookedModel) -> "Fingerprint":
+        """Computed from the weights: about as costly as reading them once."""
+        names = ("attn.W_V", "attn.W_O", *(("mlp.W_in", "mlp.W_out") if has_feed_forward(model.cfg) else ()))
+        matrices = [weight(model, layer, name).detach() for name in names for layer in range(model.cfg.n_layers)]
+        exact = [_bit_sum(matrix) for matrix in matrices]
+        narrow = matrices[0].dtype == torch.bfloat16
+        rounded = exact if narrow else [_bit_sum(matrix.to(torch.bfloat16)) for matrix in matrices]
+        return cls(str(matrices[0].dtype).removeprefix("torch."), _shortened(exact), _shortened(rounded))
+
+    def agrees(self, other: "Fingerprint") -> bool:
+        """Whether both are of the same weights; in different dtypes, of the same once they are rounded."""
+        return self.exact == other.exact if self.dtype == other.dtype else self.rounded == other.rounded
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _bit_sum(matrix: torch.Tensor) -> int:
+    return int(matrix.view(_INTEGERS[matrix.element_size()]).sum(dtype=torch.int64))
+
+
+def _shortened(sums: Iterable[int]) -> str:
+    return hashlib.sha256(repr(list(sums)).encode()).hexdigest()[:16]
+
+
+@storable
+@dataclass(frozen=True)
+class NeuronSpace:
+    """The neurons of a model: the identity that every set and every detection carries."""
+
+    model: str
+    """The model's name."""
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_key_value_heads: int
+    d_head: int
+    d_mlp: int
+    """0 for a model of attention only."""
+    processing: str
+    """``unprocessed``, or what was done to the weights on loading (this changes scores)."""
+    fingerprint: Fingerprint | None = field(default=None, compare=False)
+    """Of the weights, where it was computed."""
+
+    @classmethod
+    def of(cls, model: HookedModel, *, fingerprint: bool = False) -> "NeuronSpace":
+        """Read from a hooked model; each site's width is checked against the weights of every layer.
+
+        Args:
+            model: a hooked model.
+            fingerprint: whether to compute it, for results that are kept.
+
+        Raises:
+            ValueError: for what would be silently wrong: mixture-of-experts, quantised weights, key and value
+                heads widened to the query heads, or widths that differ from the weights'.
+        """
+        cfg = model.cfg
+        _refuse(cfg)
+        space = cls(
+            model=str(cfg.model_name),
+            n_layers=cfg.n_layers,
+            d_model=cfg.d_model,
+            n_heads=cfg.n_heads,
+            n_key_value_heads=key_value_heads(cfg),
+            d_head=cfg.d_head,
+            d_mlp=cfg.d_mlp if has_feed_forward(cfg) else 0,
+            processing=weight_processing(model),
+            fingerprint=Fingerprint.of(model) if fingerprint else None,
+        )
+        for site, width in space.widths.items():
+            for layer in range(space.n_layers):
+                _require_width(model, layer, site, width)
+        return space
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Neurons in each layer, by site."""
+        heads = {"query": self.n_heads, "key_value": self.n_key_value_heads}
+        all_sites = {
+            name: heads[site.heads] * self.d_head if site.heads else self.d_mlp for name, site in SITES.items()
+        }
+        return {name: width for name, width in all_sites.items() if width}
+
+    @property
+    def total(self) -> int:
+        """All neurons of the model."""
+        return self.n_layers * sum(self.widths.values())
+
+    def require_compatible(self, other: "NeuronSpace") -> None:
+        """Refuse a space of other sizes; warn where only the name, the weight processing or the weights differ."""
+        ours, theirs = (replace(space, model="", processing="") for space in (self, other))
+        if ours != theirs:
+            raise ValueError(
+                f"The neurons of {self.model} ({self.n_layers} layers, {described_widths(self)}) do not fit "
+                f"{other.model} ({other.n_layers} layers, {described_widths(other)})."
+            )
+        if (self.model, self.processing) != (other.model, other.processing):
+            names = f"{self.model} ({self.processing})", f"{other.model} ({other.processing})"
+        elif self.fingerprint and other.fingerprint and not self.fingerprint.agrees(other.fingerprint):
+            names = self.model, "a model of this name with other weights (tuned, or another version)"
+        else:
+            return
+        warnings.warn(f"Neurons of {names[0]} are used with {names[1]}: same sizes, another model.", stacklevel=3)
+
+    def to_fields(self) -> dict[str, Any]:
+        """What is saved: also each site's width."""
+        return {**{part.name: getattr(self, part.name) for part in fields(self)}, "widths": self.widths}
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> "NeuronSpace":
+        """From what was saved; a site's width may be one number, or a list with one per layer.
+
+        Raises:
+            ValueError: for widths that differ by layer, or other ones than the sizes give.
+        """
+        space = cls(**{name: value for name, value in values.items() if name != "widths"})
+        for site, width in values.get("widths", {}).items():
+            if set(width if isinstance(width, list) else [width]) != {space.widths.get(site)}:
+                raise ValueError(
+                    f"{space.model} has {site} neurons of widths {width}, where its sizes give "
+                    f"{space.widths.get(site)} in every layer: other widths are not supported."
+                )
+        return space
+
+
+def described_widths(space: NeuronSpace) -> str:
+    """For messages."""
+    return ", ".join(f"{site} {width}" for site, width in space.widths.items())
+
+
+def _refuse(cfg: Any) -> None:
+    name = cfg.model_name
+    if getattr(cfg, "num_experts", None):
+        raise ValueError(f"{name} is a mixture of experts: its feed-forward neurons differ from token to token.")
+    if getattr(cfg, "load_in_4bit", False):
+        raise ValueError(f"{name} has 4-bit weights, which have no columns: load it in float or bfloat16.")
+    if getattr(cfg, "ungroup_grouped_query_attention", False):
+        raise ValueError(
+            f"{name} has its key and value heads widened to the query heads: "
+            "call model.set_ungroup_grouped_query_attention(False)."
+        )
+
+
+def _require_width(model: HookedModel, layer: int, site: str, width: int) -> None:
+    matrix = weight(model, layer, SITES[site].weight)
+    columns = matrix.shape[-1] * (matrix.shape[0] if matrix.ndim == 3 else 1)
+    if columns != width:
+        raise ValueError(
+            f"{model.cfg.model_name} has {columns} columns in {SITES[site].weight} of layer {layer} where its "
+            f"configuration says {width}: its {site} neurons are not what they seem."
+        )
+
+
+def weight_processing(model: HookedModel) -> str:
+    """What loading did to the weights, as far as the model itself shows."""
+    steps = []
+    if str(getattr(model.cfg, "normalization_type", "")).endswith("Pre"):
+        steps.append("norms folded")
+    w_o = weight(model, 0, "attn.W_O").float()
+    if w_o.mean(-1).abs().max() < 1e-6 * w_o.abs().max():
+        steps.append("writing weights centred")
+    return ", ".join(steps) or "unprocessed"
