@@ -45,10 +45,11 @@ def same(a, b):
     """Equal in type, value, order and dtype."""
     if type(a) is not type(b):
         return False
-    if isinstance(a, torch.Tensor | np.ndarray):
-        equal = torch.equal if isinstance(a, torch.Tensor) else np.array_equal
-        bits = (a.view(torch.uint8), b.view(torch.uint8)) if isinstance(a, torch.Tensor) and a.ndim else (a, b)
-        return a.dtype == b.dtype and a.shape == b.shape and equal(*bits)
+    if isinstance(a, torch.Tensor):
+        bits = [x.flatten().view(torch.uint8) if x.numel() else x for x in (a, b)]
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
     if isinstance(a, float):
         return a == b or (math.isnan(a) and math.isnan(b))
     if isinstance(a, Part):
