@@ -82,6 +82,13 @@ def tokens(length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(1, 50, (length,), generator=torch.Generator().manual_seed(seed))
 
 
+def residual(model, ids, layer):
+    """The residual stream after ``layer`` blocks, by TransformerLens's own cache."""
+    _, cache = model.run_with_cache(ids[None])
+    name = f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
+    return cache[name][0]
+
+
 SMALL = {
     "hidden_size": 16,
     "intermediate_size": 24,

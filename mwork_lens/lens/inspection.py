@@ -59,9 +59,8 @@ def inspect(
         contexts: strongest places to keep of each neuron.
         top_k: promoted and suppressed tokens to keep.
         window: tokens of text to show before and after each place.
-        identifier: see :func:`label_vocabulary`.
-        identify_over: see :func:`label_vocabulary`.
-        token_languages: labels made before, instead of the two options above.
+        identifier, identify_over: see :func:`label_vocabulary`.
+        token_languages: labels made before, instead of these two options.
         max_tokens: longer documents are cut there, with a warning.
         batch_size: documents at a time; None fills a token budget.
         progress: whether to show a bar.

@@ -54,26 +54,17 @@ class LanguageRatio(Result, kind="language_ratio"):
         95 % interval low and high (mean over prompts, bootstrap over documents), chance (share in random directions),
         vocabulary (share of the vocabulary), lift (share − chance) with lift_low and lift_high.
         """
-        rows = []
-        vocabulary = (self.vocabulary @ self._fold).numpy()
-        for prompt_language, share in self._shares.items():
+        cells = pd.MultiIndex.from_product([self.layers, self.labels], names=["layer", "language"])
+        vocabulary = np.tile((self.vocabulary @ self._fold).numpy(), len(self.layers))
+        frames = {}
+        for prompts, share in self._shares.items():
             lift = share - self._chance
-            values = {"share": share.value, "chance": self._chance.value, "lift": lift.value}
-            values["low"], values["high"] = share.percentile_interval
-            values["lift_low"], values["lift_high"] = lift.percentile_interval
-            rows += [
-                {
-                    "prompt_language": prompt_language,
-                    "layer": layer,
-                    "language": label,
-                    **{name: float(np.asarray(array)[i, j]) for name, array in values.items()},
-                    "vocabulary": float(vocabulary[j]),
-                }
-                for i, layer in enumerate(self.layers)
-                for j, label in enumerate(self.labels)
-            ]
-        columns = ["share", "low", "high", "chance", "vocabulary", "lift", "lift_low", "lift_high"]
-        return pd.DataFrame(rows, columns=["prompt_language", "layer", "language", *columns])
+            columns = dict(zip(("share", "low", "high"), (share.value, *share.percentile_interval), strict=True))
+            columns |= {"chance": self._chance.value, "vocabulary": vocabulary}
+            lifts = (lift.value, *lift.percentile_interval)
+            columns |= dict(zip(("lift", "lift_low", "lift_high"), lifts, strict=True))
+            frames[prompts] = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=cells)
+        return pd.concat(frames, names=["prompt_language"]).reset_index()
 
     def only(self, prompt_language: str) -> "LanguageRatio":
         """The same result for the prompts of one language.

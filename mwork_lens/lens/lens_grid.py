@@ -69,9 +69,8 @@ def lens_grid(
         languages: candidates for the decoded tokens' languages, with the widespread ones.
         top_k: decoded tokens to keep.
         normalize: False leaves out the final norm.
-        identifier: see :func:`label_vocabulary`.
-        identify_over: see :func:`label_vocabulary`.
-        token_languages: labels made before, instead of the two options above.
+        identifier, identify_over: see :func:`label_vocabulary`.
+        token_languages: labels made before, instead of these two options.
 
     Raises:
         ValueError: for an empty text, one longer than the context, or ``top_k`` above the vocabulary.

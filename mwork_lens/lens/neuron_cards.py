@@ -156,8 +156,6 @@ class NeuronCards(Result, kind="neuron_cards"):
         )
 
 
-_TENSORS = ("firing_rate", "mean", "magnitude", "strongest", "promoted", "suppressed")
-
 _STYLE = """
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 .card { border: 1px solid #ccc; border-radius: 6px; padding: .8rem; font-size: .85rem; overflow-wrap: anywhere; }

@@ -76,17 +76,13 @@ class LatentLanguages(Result, kind="latent_languages"):
         low and high (bootstrap over probes), median rank, and the entropy of the layer (mean, nats).
         """
         mean = Estimate.of_mean(self.probability.double().numpy())
-        numbers = {"probability": mean.value} | dict(zip(("low", "high"), mean.percentile_interval, strict=True))
-        numbers["rank"] = np.median(self.rank.numpy(), axis=0)
-        cells = [(layer, i) for layer in range(self.entropy.shape[1]) for i in range(len(self.languages))]
-        return pd.DataFrame(
-            {
-                "layer": [layer for layer, _ in cells],
-                "language": [self.languages[i] for _, i in cells],
-                **{name: np.asarray(values).reshape(-1) for name, values in numbers.items()},
-                "entropy": [float(self.entropy[:, layer].mean()) for layer, _ in cells],
-            }
-        )
+        low, high = mean.percentile_interval
+        layers, languages = self.entropy.shape[1], len(self.languages)
+        cells = pd.MultiIndex.from_product([range(layers), self.languages], names=["layer", "language"])
+        entropy = np.repeat([float(self.entropy[:, layer].mean()) for layer in range(layers)], languages)
+        columns = {"probability": mean.value, "low": low, "high": high, "rank": np.median(self.rank.numpy(), axis=0)}
+        frame = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=cells)
+        return frame.assign(entropy=entropy).reset_index()
 
     def finding(self, pivot: str = "en") -> str:
         """How likely each language's answer is at the end, and the pivot's on the way, as a sentence with its numbers.

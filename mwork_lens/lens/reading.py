@@ -73,9 +73,8 @@ def language_ratio(
         positions: which ordinary tokens of each prompt, e.g. ``[-1]`` or ``slice(None, None, 4)``; all by default.
         new_tokens: tokens to generate greedily after each prompt; they are read too (they alone with
             ``positions=slice(-new_tokens, None)``).
-        identifier: see :func:`label_vocabulary`.
-        identify_over: see :func:`label_vocabulary`.
-        token_languages: labels made before, instead of the two options above.
+        identifier, identify_over: see :func:`label_vocabulary`.
+        token_languages: labels made before, instead of these two options.
         directions: random directions per layer for the baseline; 0 leaves it out.
         seed: of the random directions.
         max_tokens: longer prompts are cut there, with a warning; by default one longer than the context is refused.

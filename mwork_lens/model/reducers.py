@@ -76,7 +76,7 @@ def _require_in_range(addends: Tensor) -> None:
         return
     low, high = addends.aminmax()
     if low.isnan():
-        raise ValueError("NaN cannot be summed.")
+        raise ValueError("NaN cannot be summed: what the model computes is not finite.")
     if not -LARGEST < float(low) <= float(high) < LARGEST:
         raise OverflowError(f"Addends from {low:.1e} to {high:.1e} are too large to be summed exactly.")
 
