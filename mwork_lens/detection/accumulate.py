@@ -50,7 +50,7 @@ class LayerCounts:
 
 
 @dataclass(frozen=True)
-class DetectionCounts(Reducer):
+class DetectionCounts(Reducer, kind="detection_counts"):
     """What one language's documents add up to, by site, as ``[layer, neuron]``."""
 
     counts: dict[str, Int[Tensor, "layer _"]]

@@ -191,7 +191,7 @@ class _Reader:
 
 
 @dataclass(frozen=True)
-class ActivationSums(Reducer):
+class ActivationSums(Reducer, kind="activation_sums"):
     """What one language's ordinary tokens add up to, by site and for the stream."""
 
     sums: dict[str, ExactSum]

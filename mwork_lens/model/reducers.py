@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..store import Result, storable
 from .forward import Plan, TokenBatch
 
 UNIT, FRACTION = 16, 54
@@ -18,6 +19,7 @@ ROWS_AT_ONCE, LARGEST, LIMIT = 256, 2.0**37, 2**62
 """So many addends of less than ``LARGEST`` fit 64-bit words beside a sum whose high word is below ``LIMIT``."""
 
 
+@storable
 @dataclass(frozen=True)
 class ExactSum:
     """Sums of floats in fixed point, as integers: the order of the addends changes no bit.
@@ -82,7 +84,7 @@ def _require_in_range(addends: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Reducer:
+class Reducer(Result):
     """What some batches of a plan add up to, in one language or in all.
 
     Batches of the plan may be dealt over several reducers in any way and merged in any order. Other fields are

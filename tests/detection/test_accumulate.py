@@ -1,4 +1,5 @@
 from dataclasses import fields
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -81,6 +82,32 @@ def test_any_deal_of_the_batches_and_any_order_of_merging_gives_the_same_bits(in
     assert same(parts[0], in_order[run])
     for language, reducer in parts[0].items():
         assert torch.equal(reducer.batches, PLAN.of(language))
+
+
+def go_on(folder, threads):
+    """Load half-finished reducers, take the batches that are not in them, and save the whole."""
+    torch.set_num_threads(threads)
+    for run, kind in RUNS.items():
+        reducers = {language: kind.load(folder / run.__name__ / language) for language in CORPUS}
+        taken = sum(reducer.batches for reducer in reducers.values())
+        run(map(PLAN.batch, (taken == 0).nonzero().flatten().tolist()), reducers)
+        for language, reducer in reducers.items():
+            reducer.save(folder / run.__name__ / f"{language} whole")
+
+
+def test_a_reducer_saved_half_way_goes_on_in_another_process_to_the_same_bits(in_order, tmp_path):
+    for run in RUNS:
+        reducers = new(run)
+        run(map(PLAN.batch, [3, 0, 5]), reducers)
+        for language, reducer in reducers.items():
+            reducer.save(tmp_path / run.__name__ / language)
+    process = get_context("spawn").Process(target=go_on, args=(tmp_path, torch.get_num_threads()))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    for run, kind in RUNS.items():
+        for language, whole in in_order[run].items():
+            assert same(kind.load(tmp_path / run.__name__ / f"{language} whole"), whole)
 
 
 @every_run
