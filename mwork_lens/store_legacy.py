@@ -167,23 +167,23 @@ def _enhancement_run(cfg: Cfg, names: Names) -> dict[str, Any]:
     for name in names:
         domain, read = name.rsplit("/", 1)
         nats.setdefault(domain, {})[read] = _tensor(name)
-    return {"run": cfg["run"] and _node("Run", cfg["run"]), "nats": nats, "facts": cfg["facts"]}
+    return {"run": cfg["run"] and _node("Run", cfg["run"]), "nats": nats, "metadata": cfg["facts"]}
 
 
 def _enhancement(cfg: Cfg, names: Names) -> dict[str, Any]:
-    def outcome(name: str, run: Cfg | None) -> dict[str, Any]:
+    def result(name: str, run: Cfg | None) -> dict[str, Any]:
         prefix = f"nats/{name}/"
         run_cfg = {"run": run, "facts": cfg["facts"][name]}
         fields = _enhancement_run(run_cfg, [key.removeprefix(prefix) for key in names if key.startswith(prefix)])
         fields["nats"] = {d: {r: _tensor(prefix + f"{d}/{r}") for r in by} for d, by in fields["nats"].items()}
-        return _node("Outcome", fields)
+        return _node("RunResult", fields)
 
     def name_of(run: Cfg) -> str:
         return f"{run['language']}_{run['arm']}_{run['documents']}_{run['rate']:g}_seed{run['seed']}"
 
     reads = {
         domain: _node(
-            "Read",
+            "Passages",
             {
                 "tokens": _by(list(names_), lambda r, d=domain: _tensor("tokens", d, r)),
                 "documents": names_,
@@ -192,8 +192,8 @@ def _enhancement(cfg: Cfg, names: Names) -> dict[str, Any]:
         )
         for domain, names_ in cfg["documents"].items()
     }
-    outcomes = [outcome(name_of(run), run) for run in cfg["runs"]]
-    return {"original": outcome("original", None), "outcomes": outcomes, "read": reads, "settings": cfg["settings"]}
+    results = [result(name_of(run), run) for run in cfg["runs"]]
+    return {"original": result("original", None), "results": results, "read": reads, "settings": cfg["settings"]}
 
 
 _UPGRADES: Mapping[str, Callable[[Cfg, Names], dict[str, Any]]] = {

@@ -150,7 +150,7 @@ class DomainSettings:
 
     def load(self, languages: list[str]) -> dict[str, Any]:
         """The text of each that is set, by name."""
-        from ..experiments.enhancement.domains import task_text
+        from ..experiments.enhancement import task_text
 
         return {
             name: task_text(name, None if source == "hub" else source, languages, limit=self.domain_passages)
@@ -176,8 +176,7 @@ def enhancement(
     mwork-lens experiment enhancement --tune sw --corpus ntrex/ --sentences-per-passage 3 --documents 120
     --batch-size 8 --micro-batch-size 2 --xquad xquad/ --mgsm mgsm/ --output enhancement-sw
     """
-    from ..experiments.enhancement.experiment import enhancement
-    from ..experiments.enhancement.writing import shown, write
+    from ..experiments.enhancement import enhancement, formatted_table, write
     from ..experiments.folder import ResultsFolder
 
     loaded = text.load()
@@ -189,6 +188,6 @@ def enhancement(
     write(folder, result)
     for domain in result.read:
         print(f"\n{domain}: change of loss, nats per token, at each arm's own rate or else the paper's\n")
-        print(shown(result.table(domain, rate="own" if config.rates else "paper")).to_string())
+        print(formatted_table(result.table(domain, rate="own" if config.rates else "paper")).to_string())
     print("\n" + "\n".join(result.findings()))
     print_written(folder.written)

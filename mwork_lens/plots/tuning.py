@@ -5,8 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..experiments.enhancement.result import HELD_OUT, Enhancement, Rate
-from ..tuning import Tuned
+from ..tuning import HELD_OUT, Enhancement, Rate, Tuned
 from .effects import effect_matrix
 from .style import colour, error_bars, finish, groups, line, panels
 

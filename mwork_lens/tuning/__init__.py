@@ -1,10 +1,9 @@
 """Tune only some neurons: the masked-gradient loop, what it changed, checkpoints."""
 
 from .delta import NeuronDelta
-from .effects import tuning_effects
+from .enhancement import HELD_OUT, Enhancement, Passages, Rate, Run, RunResult
 from .export import export_edited, export_tuned
 from .loop import Diverged, tune
-from .objective import predicted
-from .recipe import Recipe
-from .result import Step, Tuned
-from .whole import kept_weights
+from .masked import kept_weights
+from .recipe import Recipe, predicted
+from .result import Step, Tuned, tuning_effects

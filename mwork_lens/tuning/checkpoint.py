@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..store import Result
-from .entries import Trained
+from .masked import MaskedParameter
 from .result import Step
 
 
@@ -39,52 +39,51 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
         if target.exists():
             return
         self.save(target)
-        for older in written(folder)[:-1]:
+        for older in checkpoints_in(folder)[:-1]:
             shutil.rmtree(older)
 
     @classmethod
     def resume(
-        cls, folder: Path, parts: Sequence[Trained], optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
+        cls,
+        folder: Path,
+        parts: Sequence[MaskedParameter],
+        optimiser: torch.optim.Optimizer,
+        identity: Mapping[str, Any],
     ) -> "Checkpoint | None":
         """The last checkpoint, with parts and optimiser put where it has them; None if there is none.
 
         Raises:
             ValueError: if the checkpoint is of a run with other settings, or of other starting weights.
         """
-        if not (paths := written(folder)):
+        if not (paths := checkpoints_in(folder)):
             return None
         checkpoint = cls.load(paths[-1])
-        _require_same(paths[-1], checkpoint.identity, identity)
+        checkpoint._require_same(paths[-1], parts, identity)
         for part in parts:
-            checkpoint._require_start(paths[-1], part)
-            part.master.data.copy_(checkpoint.masters[part.entries.name])
-            state = checkpoint.optimiser[part.entries.name]
-            device = part.master.device
+            part.master.data.copy_(checkpoint.masters[part.name])
+            state, device = checkpoint.optimiser[part.name], part.master.device
             optimiser.state[part.master] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
             part.write()
         return checkpoint
 
-    def _require_start(self, path: Path, part: Trained) -> None:
-        """Refuse weights that are neither those before tuning nor those of the checkpoint."""
-        name = part.entries.name
-        current = part.entries.read(part.entries.parameter.detach()).cpu()
-        reached = self.masters[name].to(current.dtype)
-        if not any(torch.equal(current, values) for values in (self.starting[name], reached)):
-            raise ValueError(
-                f"{path} goes on from other weights than the model has (first in {name}): give it the model "
-                "that the run started from."
-            )
+    def _require_same(self, path: Path, parts: Sequence[MaskedParameter], identity: Mapping[str, Any]) -> None:
+        """Refuse other settings, and weights that are neither those before tuning nor those of the checkpoint."""
+        for key, value in identity.items():
+            if self.identity.get(key) != value:
+                raise ValueError(
+                    f"{path} was written by a run with {key}={self.identity.get(key)!r}, not {value!r}: choose another "
+                    "folder, or the same settings to go on with it."
+                )
+        for part in parts:
+            current = part.read().cpu()
+            reached = self.masters[part.name].to(current.dtype)
+            if not any(torch.equal(current, values) for values in (self.starting[part.name], reached)):
+                raise ValueError(
+                    f"{path} goes on from other weights than the model has (first in {part.name}): give it the model "
+                    "that the run started from."
+                )
 
 
-def written(folder: Path) -> list[Path]:
+def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints in a folder, in the order of their steps."""
     return sorted(folder.glob("step-*"))
-
-
-def _require_same(path: Path, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    for key, value in given.items():
-        if found.get(key) != value:
-            raise ValueError(
-                f"{path} was written by a run with {key}={found.get(key)!r}, not {value!r}: choose another folder, or "
-                "the same settings to go on with it."
-            )

@@ -63,12 +63,12 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
     def __len__(self) -> int:
         """How many neurons; one that has several weights counts once."""
-        neurons: dict[tuple[str, str], int] = {}
-        for name, found in self.neurons.items():
+        sizes: dict[tuple[str, str], int] = {}
+        for name, neurons in self.neurons.items():
             _, layer, weight = name.split(".", 2)
             place = layer, _SITE_OF[weight]
-            neurons[place] = max(len(found), neurons.get(place, 0))
-        return sum(neurons.values())
+            sizes[place] = max(len(neurons), sizes.get(place, 0))
+        return sum(sizes.values())
 
     def _replace(self, model: HookedModel, expected: Mapping[str, Tensor], values: Mapping[str, Tensor], which: str):
         self.space.require_compatible(NeuronSpace.of(model))
@@ -80,25 +80,21 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
     def entries(self, model: HookedModel) -> list[Entries]:
         """Where the delta's weights lie in ``model``."""
-        found = []
-        for name, neurons in self.neurons.items():
-            _, layer, weight = name.split(".", 2)
-            found.append(entries_of(model, int(layer), _PIECES[weight], neurons))
-        return found
+        places = {name: name.split(".", 2) for name in self.neurons}
+        return [
+            entries_of(model, int(layer), _PIECES[weight], self.neurons[name])
+            for name, (_, layer, weight) in places.items()
+        ]
 
     def collisions(self, other: "NeuronDelta") -> pd.DataFrame:
-        """Neurons that both change, a row each: weight, neuron, and the cosine between the two changes."""
+        """Neurons that both change, one row each: weight, neuron, and the cosine between the two changes."""
         rows = []
-        for name in self.neurons:
-            mine, theirs = _common(self, other, name)
-            for neuron, a, b in zip(
-                self.neurons[name][mine].tolist(),
-                _change(self, name)[mine],
-                _change(other, name)[theirs] if name in other.neurons else (),
-                strict=True,
-            ):
-                cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
-                rows.append({"weight": name, "neuron": neuron, "cosine": cosine})
+        for name in (name for name in self.neurons if name in other.neurons):
+            ours, theirs = _common(self, other, name)
+            changes = zip(_change(self, name)[ours], _change(other, name)[theirs], strict=True)
+            cosines = [torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in changes]
+            neurons = self.neurons[name][ours].tolist()
+            rows += [{"weight": name, "neuron": n, "cosine": c} for n, c in zip(neurons, cosines, strict=True)]
         return pd.DataFrame(rows, columns=["weight", "neuron", "cosine"])
 
     def merge(self, other: "NeuronDelta", *, collide: Collide = "refuse") -> "NeuronDelta":
@@ -128,7 +124,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
         return NeuronDelta(self.space, neurons, old, new, origin)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a weight: neurons, entries, how many changed, largest and mean absolute and mean relative change."""
+        """One row per weight: neurons, entries, how many changed, largest, mean absolute and mean relative change."""
         by_layer = sorted(self.neurons, key=lambda name: (int(name.split(".")[1]), name))
         return pd.DataFrame([_summary(self, name) for name in by_layer])
 
@@ -145,22 +141,23 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
 def require_values(part: Entries, expected: Tensor, which: str, model: str) -> None:
     """Refuse unless these entries of the model are ``expected``, bit for bit."""
-    found = part.read(part.parameter.detach()).cpu()
-    if found.dtype != expected.dtype:
-        raise ValueError(f"{part.name} of {model} is {found.dtype}, but the delta was made on {expected.dtype}.")
-    differ = int((found != expected).sum())
+    values = part.read(part.parameter.detach()).cpu()
+    if values.dtype != expected.dtype:
+        raise ValueError(f"{part.name} of {model} is {values.dtype}, but the delta was made on {expected.dtype}.")
+    differ = int((values != expected).sum())
     if differ:
+        entries = f"{differ:,} of {values.numel():,} entries differ"
         raise ValueError(
-            f"{part.name} of {model} does not hold the delta's {which} values: {differ:,} of {found.numel():,} entries "
-            "differ. It is another model, or was changed since."
+            f"{part.name} of {model} does not hold the delta's {which} values: {entries}. It is another model, or was "
+            "changed since."
         )
 
 
 def _common(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Bool[Tensor, " _"], Bool[Tensor, " _"]]:
     """Which neurons of each are in the other too."""
     nothing = torch.empty(0, dtype=torch.int64)
-    mine, theirs = a.neurons.get(name, nothing), b.neurons.get(name, nothing)
-    return torch.isin(mine, theirs), torch.isin(theirs, mine)
+    ours, theirs = a.neurons.get(name, nothing), b.neurons.get(name, nothing)
+    return torch.isin(ours, theirs), torch.isin(theirs, ours)
 
 
 def _change(delta: NeuronDelta, name: str) -> Tensor:
@@ -180,10 +177,10 @@ def _merged(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Tensor, Tensor, 
     new = old.clone()
     for delta in parts:
         new[torch.isin(neurons, delta.neurons[name])] = delta.new[name]
-    mine, theirs = _common(a, b, name)
-    if mine.any():
-        both = a.old[name][mine].double() + _change(a, name)[mine] + _change(b, name)[theirs]
-        new[torch.isin(neurons, a.neurons[name][mine])] = both.to(new.dtype)
+    ours, theirs = _common(a, b, name)
+    if ours.any():
+        both = a.old[name][ours].double() + _change(a, name)[ours] + _change(b, name)[theirs]
+        new[torch.isin(neurons, a.neurons[name][ours])] = both.to(new.dtype)
     return neurons, old, new
 
 

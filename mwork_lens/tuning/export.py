@@ -137,16 +137,16 @@ def _places(delta: NeuronDelta, load: Callable[[torch.dtype], Any], tokenizer: A
     through a bridge, which knows the architecture. (Three passes, because float32 is exact up to 2²⁴ only.)
     """
     names = [name for name, _ in load(torch.float32).named_parameters()]
-    found: dict[str, list[Tensor]] = {name: [] for name in delta.neurons}
+    marks: dict[str, list[Tensor]] = {name: [] for name in delta.neurons}
     for axis in (None, 0, 1):
         marked = load(torch.float32)
         for number, parameter in enumerate(marked.parameters()):
             _mark(parameter.data, number, axis)
         for entries in delta.entries(bridge_on(marked, tokenizer)):
             read = entries.read(entries.parameter.detach())
-            found[entries.name].append(read.round().long().flatten().cpu())
+            marks[entries.name].append(read.round().long().flatten().cpu())
     places = {}
-    for name, (number, *index) in found.items():
+    for name, (number, *index) in marks.items():
         is_bias = ".b_" in name
         places[name] = (names[int(number[0])], tuple(index[:1] if is_bias else index))
     return places
@@ -163,8 +163,8 @@ def _mark(values: Tensor, number: int, axis: int | None) -> None:
 def _require_values(theirs: Any, places: Mapping[str, Places], expected: Mapping[str, Tensor], problem: str) -> None:
     parameters = dict(theirs.named_parameters())
     for name, (parameter, index) in places.items():
-        found = parameters[parameter].data[index].cpu()
-        if not torch.equal(found, expected[name].flatten()):
+        values = parameters[parameter].data[index].cpu()
+        if not torch.equal(values, expected[name].flatten()):
             raise ValueError(f"{problem}: {name} (there {parameter}) differs. Nothing was written.")
 
 
@@ -173,8 +173,7 @@ def _require_same_logits(model: HookedModel, theirs: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.cfg.d_vocab, (1, min(32, model.cfg.n_ctx)), generator=generator)
     ours: Tensor = model(ids.to(device_of(model)))[0]
-    found = theirs(ids.to(theirs.device)).logits[0]
-    difference = logit_distance(found, ours)
+    difference = logit_distance(theirs(ids.to(theirs.device)).logits[0], ours)
     if not difference <= TOLERANCE.get(ours.dtype, HALF_TOLERANCE):
         raise ValueError(
             f"The exported model's logits differ from those of {model.cfg.model_name} by {difference:.2g} of their "

@@ -4,10 +4,10 @@ import contextlib
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import torch
 from jaxtyping import Int
@@ -18,19 +18,19 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, encode
 from ..neurons import NeuronSet, NeuronSpace, selected_entries
 from ..text import Document
-from .checkpoint import Checkpoint, written
+from .checkpoint import Checkpoint, checkpoints_in
 from .delta import NeuronDelta
-from .entries import Trained, training
-from .objective import Layout, accumulate_gradient, passages, predicted
-from .recipe import Recipe
+from .masked import MaskedParameter, TiedWeights, training, whole_model
+from .recipe import Layout, Recipe, accumulate_gradient, predicted
 from .result import Step, Tuned
-from .whole import Tie, whole_model
 
 TOKENS_AT_ONCE = 1024
 """Tokens of a micro-batch whose size is not given: backward keeps every activation, so fewer than in scoring."""
 
 FEW_CHANGED = 0.1
 """Below this share of changed entries a run is said to have changed nearly nothing."""
+
+Rows = list[Int[Tensor, " _"]]
 
 
 class Diverged(ValueError):
@@ -76,12 +76,12 @@ def tune(
         texts: documents to train on.
         learning_rate: the highest.
         weight_decay: decoupled, on the selected entries.
-        batch_size: texts a step.
+        batch_size: texts per step.
         micro_batch_size: texts at a time; None takes as many as 1024 tokens hold.
         epochs: passes over the texts.
         steps: optimiser steps, instead of ``epochs``.
         max_tokens: longer texts are cut there, with a warning.
-        layout: ``"padded"``, a row a text, or ``"packed"``, all texts end to end in rows of ``max_tokens``.
+        layout: ``"padded"``, one row per text, or ``"packed"``, all texts end to end in rows of ``max_tokens``.
         warmup: share of the steps in which the rate rises; then it falls as a cosine.
         clip: largest gradient norm.
         gate: whether columns of W_gate belong to the ``mlp`` neurons too.
@@ -100,33 +100,48 @@ def tune(
             After any error or interruption the set's weights are what they were before tuning.
     """
     recipe = Recipe(
-        learning_rate, weight_decay, batch_size, micro_batch_size, epochs, steps, max_tokens, gate, seed,
-        layout, warmup, clip,
+        learning_rate=learning_rate, weight_decay=weight_decay, batch_size=batch_size,
+        micro_batch_size=micro_batch_size, epochs=epochs, steps=steps, max_tokens=max_tokens, layout=layout,
+        warmup=warmup, clip=clip, gate=gate, seed=seed,
     )  # fmt: skip
     if patience is not None and not (held_out and evaluate_every):
         raise ValueError(f"patience={patience} needs held_out documents and evaluate_every.")
     if neurons == "all" and checkpoint is not None:
         raise ValueError(f"checkpoint={str(checkpoint)!r}: only the tuning of a set can be checkpointed, not of all.")
-    if not isinstance(neurons, NeuronSet) and neurons != "all":
-        raise ValueError(f"neurons={neurons!r}: give a NeuronSet, or 'all'.")
-    ties: list[Tie] = []
-    if isinstance(neurons, NeuronSet):
-        parts = [Trained(entries) for entries in selected_entries(model, neurons, gate=gate)]
-    else:
-        parts, ties = whole_model(model)
-    rows = passages(model, texts, layout, max_tokens, recipe.order(len(texts), 0))
-    measured = _held_out(model, held_out, max_tokens)
-    run = _Run(model, neurons, parts, ties, recipe, rows, measured, Path(checkpoint) if checkpoint else None)
+    parts, ties = _parts(model, neurons, gate)
+    rows, measured = recipe.rows(model, texts), _held_out(model, held_out, max_tokens)
+    folder = Path(checkpoint) if checkpoint else None
+    schedule = _Schedule(measured, evaluate_every, patience, folder, checkpoint_every, callbacks)
+    run = _Run(model, neurons, parts, ties, recipe, rows, schedule)
     run.resume()
-    return run.go(evaluate_every, patience, checkpoint_every, callbacks, progress)
+    return run.run(progress)
 
 
-def _held_out(model: HookedModel, texts: Sequence[Document], max_tokens: int) -> list[Int[Tensor, " _"]]:
-    names = [f"held-out {i}" for i in range(len(texts))]
-    rows = encode(model, texts, names, max_tokens)
+def _parts(model: HookedModel, neurons: NeuronSet | str, gate: bool) -> tuple[list[MaskedParameter], list[TiedWeights]]:
+    if isinstance(neurons, NeuronSet):
+        return [MaskedParameter(entries) for entries in selected_entries(model, neurons, gate=gate)], []
+    if neurons != "all":
+        raise ValueError(f"neurons={neurons!r}: give a NeuronSet, or 'all'.")
+    return whole_model(model)
+
+
+def _held_out(model: HookedModel, texts: Sequence[Document], max_tokens: int) -> Rows:
+    rows = encode(model, texts, [f"held-out {i}" for i in range(len(texts))], max_tokens)
     if texts and not any(predicted(model, row) for row in rows):
         raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
     return rows
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """What is measured, written and reported on the way; none of it changes a step."""
+
+    held_out: Rows
+    evaluate_every: int | None
+    patience: int | None
+    checkpoint: Path | None
+    checkpoint_every: int
+    callbacks: Sequence[Callable[[Step], object]]
 
 
 class _Run:
@@ -136,122 +151,107 @@ class _Run:
         self,
         model: HookedModel,
         neurons: NeuronSet | str,
-        parts: list[Trained],
-        ties: list[Tie],
+        parts: list[MaskedParameter],
+        ties: list[TiedWeights],
         recipe: Recipe,
-        rows: list[Int[Tensor, " _"]],
-        held_out: list[Int[Tensor, " _"]],
-        checkpoint: Path | None,
+        rows: Rows,
+        schedule: _Schedule,
     ) -> None:
-        self.model, self.neurons, self.parts, self.ties = model, neurons, parts, ties
-        self.recipe, self.rows, self.held_out, self.checkpoint = recipe, rows, held_out, checkpoint
+        self.model, self.parts, self.ties, self.recipe, self.rows = model, parts, ties, recipe, rows
+        self.schedule, self.neurons = schedule, neurons if isinstance(neurons, NeuronSet) else None
         self.total = recipe.total_steps(len(rows))
+        self.masters = {part.name: part.master for part in parts}
         self.optimiser = torch.optim.AdamW(
-            [part.master for part in parts], lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            self.masters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.identity = {
             "model": str(model.cfg.model_name),
             "recipe": asdict(recipe),
-            "neurons": _digest(neurons.masks.values()) if isinstance(neurons, NeuronSet) else "all",
+            "neurons": "all" if self.neurons is None else _digest(self.neurons.masks.values()),
             "texts": _digest(rows),
-            "held_out": _digest(held_out),
+            "held_out": _digest(schedule.held_out),
         }
         self.steps: list[Step] = []
         self.measured: dict[int, float] = {}
-        self.best: list[Tensor] | None = None
-        whole = not isinstance(neurons, NeuronSet)
-        self.starting = {} if whole else {p.entries.name: p.entries.read(_stored(p)).cpu() for p in parts}
+        self.best: dict[str, Tensor] | None = None
+        self.starting = {} if self.neurons is None else {part.name: part.read().cpu() for part in parts}
 
     def resume(self) -> None:
         """Go on from the last checkpoint where there is one."""
-        if self.checkpoint is None:
-            return
-        checkpoint = Checkpoint.resume(self.checkpoint, self.parts, self.optimiser, self.identity)
-        if checkpoint is not None:
-            self.steps, self.measured = list(checkpoint.steps), dict(checkpoint.measured)
-            self.starting = dict(checkpoint.starting)
-            best = checkpoint.best
-            self.best = None if best is None else [best[part.entries.name] for part in self.parts]
+        folder = self.schedule.checkpoint
+        last = None if folder is None else Checkpoint.resume(folder, self.parts, self.optimiser, self.identity)
+        if last is not None:
+            self.steps, self.measured, self.starting = list(last.steps), dict(last.measured), dict(last.starting)
+            self.best = None if last.best is None else dict(last.best)
 
     def save(self) -> None:
         """Write a checkpoint where one is wanted."""
-        if self.checkpoint is not None:
-            names = [part.entries.name for part in self.parts]
+        if self.schedule.checkpoint is not None:
+            state = {name: self.optimiser.state.get(master, {}) for name, master in self.masters.items()}
             Checkpoint(
-                identity=self.identity,
-                steps=self.steps,
-                measured=self.measured,
-                starting=self.starting,
-                masters={name: part.master for name, part in zip(names, self.parts, strict=True)},
-                optimiser={part.entries.name: self.optimiser.state.get(part.master, {}) for part in self.parts},
-                best=None if self.best is None else dict(zip(names, self.best, strict=True)),
-            ).write(self.checkpoint)
+                self.identity, self.steps, self.measured, self.starting, self.masters, state, self.best
+            ).write(self.schedule.checkpoint)  # fmt: skip
 
-    def go(
-        self,
-        evaluate_every: int | None,
-        patience: int | None,
-        checkpoint_every: int,
-        callbacks: Sequence[Callable[[Step], object]],
-        progress: bool,
-    ) -> Tuned:
+    def run(self, progress: bool) -> Tuned:
         """Take the steps that are left."""
+        schedule = self.schedule
         bar = tqdm(total=self.total, initial=len(self.steps), unit="step", desc="tuning", disable=not progress)
-        with bar, self.undone_on_error(), training(self.model, self.parts, self.ties):
-            self.measure(patience)
-            while len(self.steps) < self.total and not self.exhausted(patience):
+        with bar, self.restore_on_error(), training(self.model, self.parts, self.ties):
+            self.measure()
+            while len(self.steps) < self.total and not self.out_of_patience():
                 loss, tokens, norm = self.gradient()
                 # these weights have just given a finite loss and gradient: only such ones are kept
-                if len(self.steps) % checkpoint_every == 0:
+                if len(self.steps) % schedule.checkpoint_every == 0:
                     self.save()
                 rate = self.update(len(self.steps))
                 self.steps.append(Step(len(self.steps) + 1, loss, tokens, rate, norm))
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}")
-                if len(self.steps) == self.total or (evaluate_every and len(self.steps) % evaluate_every == 0):
-                    self.measure(patience)
-                for callback in callbacks:
+                every = schedule.evaluate_every
+                if len(self.steps) == self.total or (every and len(self.steps) % every == 0):
+                    self.measure()
+                for callback in schedule.callbacks:
                     callback(self.steps[-1])
             self.save()
-        return self.result(patience)
+        return self.result()
 
     def gradient(self) -> tuple[float, int, float]:
-        """Of the next step: loss in nats a token, tokens, and the gradient's norm before clipping."""
-        chosen = self.recipe.rows_of(len(self.steps), len(self.rows))
-        documents = [self.rows[i] for i in chosen]
+        """Of the next step: loss in nats per token, tokens, and the gradient's norm before clipping."""
+        numbers = self.recipe.rows_of(len(self.steps), len(self.rows))
+        documents = [self.rows[i] for i in numbers]
         tokens = sum(predicted(self.model, row) for row in documents)
         nats = 0.0
         fitting = max(1, TOKENS_AT_ONCE // max(map(len, documents)))
         for batch in batches(self.model, documents, self.recipe.micro_batch_size or fitting):
-            where = ", ".join(str(chosen[row]) for row in batch.rows)
+            where = f"on text {', '.join(str(numbers[row]) for row in batch.rows)}"
             try:
                 nats += accumulate_gradient(self.model, batch, tokens)
             except ValueError as error:
-                self.stop(f"on text {where}: {error}")
+                self.fail(f"{where}: {error}")
             if not math.isfinite(nats):
-                self.stop(f"on text {where}: the loss is {nats}.")
-        norm = torch.nn.utils.clip_grad_norm_([part.master for part in self.parts], self.recipe.clip).item()
+                self.fail(f"{where}: the loss is {nats}.")
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.recipe.clip).item()
         if not math.isfinite(norm):
-            self.stop(f"the norm of the gradient is {norm}.")
+            self.fail(f"the norm of the gradient is {norm}.")
         return nats / tokens, tokens, norm
 
     @contextlib.contextmanager
-    def undone_on_error(self) -> Iterator[None]:
+    def restore_on_error(self) -> Iterator[None]:
         """An error or an interruption leaves a set's weights as they were before, so that the same call goes on."""
         try:
             yield
         except BaseException:
-            for part in self.parts:
-                if part.entries.name in self.starting:
-                    part.entries.write(self.starting[part.entries.name])
+            for part in self.parts if self.starting else ():
+                part.entries.write(self.starting[part.name])
             raise
 
-    def stop(self, reason: str) -> NoReturn:
-        """Refuse to go on from what is not finite."""
-        kept = " The model's weights are those from before tuning." if self.starting else ""
-        if self.checkpoint is not None and written(self.checkpoint):
-            kept += f" The last good checkpoint is in {self.checkpoint}."
-        raise Diverged(f"Tuning stopped at step {len(self.steps) + 1} of {self.total}, {reason}{kept}")
+    def fail(self, reason: str) -> NoReturn:
+        """Raise Diverged: loss or gradient is not finite."""
+        state = " The model's weights are those from before tuning." if self.starting else ""
+        folder = self.schedule.checkpoint
+        if folder is not None and checkpoints_in(folder):
+            state += f" The last good checkpoint is in {folder}."
+        raise Diverged(f"Tuning stopped at step {len(self.steps) + 1} of {self.total}, {reason}{state}")
 
     def update(self, step: int) -> float:
         """One step of AdamW on the masters, rounded into the model."""
@@ -260,43 +260,45 @@ class _Run:
             group["lr"] = rate
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        for part in (*self.parts, *self.ties):
-            part.write()
+        self.write()
         return rate
 
-    def measure(self, patience: int | None) -> None:
-        """Held-out loss, unless it is known already; with ``patience`` the best weights are kept aside."""
-        if not self.held_out or len(self.steps) in self.measured:
+    def write(self) -> None:
+        """The masters into the model."""
+        for part in (*self.parts, *self.ties):
+            part.write()
+
+    def measure(self) -> None:
+        """Held-out loss, unless it was measured already; with ``patience`` the best weights are kept aside."""
+        if not self.schedule.held_out or len(self.steps) in self.measured:
             return
         try:
-            nats, tokens = passage_nats(self.model, self.held_out)
+            nats, tokens = passage_nats(self.model, self.schedule.held_out)
         except ValueError as error:
-            self.stop(f"on the held-out documents: {error}")
+            self.fail(f"on the held-out documents: {error}")
         loss = float(nats.sum() / tokens.sum())
         if not math.isfinite(loss):
-            self.stop(f"on the held-out documents: the loss is {loss}.")
-        if patience is not None and loss < min(self.measured.values(), default=math.inf):
-            self.best = [part.master.detach().clone() for part in self.parts]
+            self.fail(f"on the held-out documents: the loss is {loss}.")
+        if self.schedule.patience is not None and loss < min(self.measured.values(), default=math.inf):
+            self.best = {name: master.detach().clone() for name, master in self.masters.items()}
         self.measured[len(self.steps)] = loss
 
-    def exhausted(self, patience: int | None) -> bool:
+    def out_of_patience(self) -> bool:
         """Whether the last ``patience`` measurements brought no new best."""
-        losses = list(self.measured.values())
+        losses, patience = list(self.measured.values()), self.schedule.patience
         return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
-    def result(self, patience: int | None) -> Tuned:
+    def result(self) -> Tuned:
         """What the run did; with ``patience`` the model gets the best weights."""
         kept_step = len(self.steps)
-        if patience is not None and self.best is not None:
+        if self.schedule.patience is not None and self.best is not None:
             kept_step = min(self.measured, key=lambda step: self.measured[step])
-            for part, values in zip(self.parts, self.best, strict=True):
-                part.master.data.copy_(values)
-                part.write()
-            for tie in self.ties:
-                tie.write()
+            for name, values in self.best.items():
+                self.masters[name].data.copy_(values)
+            self.write()
         state = [value for values in self.optimiser.state.values() for value in values.values()]
         size = {
-            "trained_entries": sum(part.master.numel() for part in self.parts),
+            "trained_entries": sum(master.numel() for master in self.masters.values()),
             "optimiser_bytes": sum(value.numel() * value.element_size() for value in state),
         }
         settings = {**self.identity, **size, "kept_step": kept_step, "device": str(self.parts[0].master.device)}
@@ -307,27 +309,21 @@ class _Run:
 
     def remedy(self) -> str:
         """What to do where nearly nothing changed."""
-        dtype = _stored(self.parts[0]).dtype
-        advice = "Raise learning_rate or steps"
-        return (
-            f"{advice}, or tune in float32: {dtype} rounds small changes away." if dtype.itemsize < 4 else advice + "."
-        )
+        dtype = self.parts[0].parameter.dtype
+        rounding = f", or tune in float32: {dtype} rounds small changes away" if dtype.itemsize < 4 else ""
+        return f"Raise learning_rate or steps{rounding}."
 
     def delta(self) -> NeuronDelta | None:
         """Old and new values of the selected entries."""
-        if not isinstance(self.neurons, NeuronSet):
+        if self.neurons is None:
             return None
-        neurons = {p.entries.name: p.entries.neurons for p in self.parts if p.entries.neurons is not None}
-        new = {p.entries.name: p.entries.read(_stored(p)).cpu() for p in self.parts}
+        neurons = {part.name: part.entries.neurons for part in self.parts if part.entries.neurons is not None}
+        new = {part.name: part.read().cpu() for part in self.parts}
         origin = {"set": dict(self.neurons.origin), **self.identity}
         return NeuronDelta(NeuronSpace.of(self.model), neurons, dict(self.starting), new, origin)
 
 
-def _stored(part: Trained) -> Tensor:
-    return part.entries.parameter.detach()
-
-
-def _digest(tensors: Any) -> str:
+def _digest(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(repr(tuple(tensor.shape)).encode() + tensor.to(torch.int64).numpy().tobytes())

@@ -1,15 +1,23 @@
-"""How to tune: the settings of one run, by default the paper's, and the learning rate of each step."""
+"""How to tune: the settings of one run, its rows of tokens, their next-token loss and its gradient."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional
 
+from ..model import HookedModel, TokenBatch, differentiable_logits, encode, run_blocks, special_ids
 from ..settings import RecipeSettings
-from .objective import Layout
+from ..text import Document
+
+POSITIONS_AT_ONCE = 128
+"""Positions whose logits over the vocabulary are held at a time."""
+
+Layout = Literal["padded", "packed"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,7 @@ class Recipe(RecipeSettings):
     """All settings that decide what tuning does to the weights."""
 
     layout: Layout = "padded"
-    """A row a text, or all texts end to end and cut into rows (where attention then crosses from text to text)."""
+    """One row per text, or all texts end to end and cut into rows (where attention then crosses from text to text)."""
     warmup: float = 0.05
     """Share of the steps in which the rate rises."""
     clip: float = 0.3
@@ -53,3 +61,49 @@ class Recipe(RecipeSettings):
         """The order of the rows in one pass."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(rows, generator=generator)
+
+    def rows(self, model: HookedModel, texts: Sequence[Document]) -> list[Int[Tensor, " _"]]:
+        """Token ids to train on: one row per text, or (packed) all texts end to end and cut into equal rows.
+
+        Raises:
+            ValueError: for no texts, or a row in which no token is predicted.
+        """
+        if not texts:
+            raise ValueError("There are no texts to train on.")
+        names, packed = [str(i) for i in range(len(texts))], self.layout == "packed"
+        rows = encode(model, texts, names, model.cfg.n_ctx if packed else self.max_tokens)
+        if packed:
+            ids = torch.cat([rows[i] for i in self.order(len(texts), 0).tolist()])
+            rows = [row for row in ids.split(min(self.max_tokens, model.cfg.n_ctx)) if len(row) > 1]
+        short = [i for i, row in enumerate(rows) if not predicted(model, row)]
+        if short or not rows:
+            which = "a row" if packed else f"text {short[0]} ({texts[short[0]]!r:.60})"
+            raise ValueError(f"{which} is too short to train on: no ordinary token follows another.")
+        return rows
+
+
+def predicted(model: HookedModel, row: Int[Tensor, " pos"]) -> int:
+    """The tokens of a row that count: ordinary ones, but not the first, which nothing predicts."""
+    return int((~torch.isin(row[1:], special_ids(model))).sum())
+
+
+def accumulate_gradient(model: HookedModel, batch: TokenBatch, tokens: int) -> float:
+    """Summed nats of the batch's tokens; adds the gradient of nats / ``tokens`` to what requires one.
+
+    Backward runs in two parts, first through the unembedding, a few positions at a time, then through the blocks: the
+    same gradient, but never the logits of the whole batch.
+    """
+    counted = batch.content[:, 1:]
+    hidden = run_blocks(model, batch.tokens)[:, :-1][counted]
+    targets = batch.tokens[:, 1:][counted]
+    gradients, total = [], 0.0
+    pairs = zip(hidden.detach().split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True)
+    for part, part_targets in pairs:
+        leaf = part.requires_grad_()
+        nats = functional.cross_entropy(differentiable_logits(model, leaf), part_targets, reduction="sum")
+        (nats / tokens).backward()
+        assert leaf.grad is not None
+        gradients.append(leaf.grad)
+        total += nats.item()
+    hidden.backward(torch.cat(gradients))
+    return total

@@ -1,12 +1,16 @@
-"""What one run of tuning did."""
+"""What one run of tuning did, and what deltas change in every language's loss."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
 
+from ..effects import TUNED, Change, EffectMatrix, losses_under
+from ..model import MAX_TOKENS, HookedModel
 from ..store import Result, storable
+from ..text import Document
 from .delta import NeuronDelta
 
 
@@ -18,7 +22,7 @@ class Step:
     step: int
     """From 1."""
     loss: float
-    """Nats a token of the step's texts, before the step."""
+    """Nats per token of the step's texts, before the step."""
     tokens: int
     """Predicted tokens of the step."""
     learning_rate: float
@@ -32,7 +36,7 @@ class Tuned(Result, kind="tuned"):
 
     steps: Sequence[Step]
     held_out: Mapping[int, float]
-    """Held-out loss in nats a token, by the number of steps taken before it."""
+    """Held-out loss in nats per token, by the number of steps taken before it."""
     delta: NeuronDelta | None
     """None where all parameters were tuned: their old values are not kept."""
     settings: Mapping[str, Any]
@@ -40,7 +44,7 @@ class Tuned(Result, kind="tuned"):
 
     @property
     def changed(self) -> float:
-        """The share of the selected stored entries that differ from before; missing where all were tuned."""
+        """The share of the selected stored entries that differ from before; NaN where all were tuned."""
         if self.delta is None:
             return float("nan")
         frame = self.delta.to_frame()
@@ -48,18 +52,18 @@ class Tuned(Result, kind="tuned"):
 
     @property
     def changes(self) -> pd.DataFrame:
-        """One row a weight: entries, how many changed and by how much; empty where all were tuned."""
+        """One row per weight: entries, how many changed and by how much; empty where all were tuned."""
         return pd.DataFrame() if self.delta is None else self.delta.to_frame()
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a step: step, loss, tokens, learning rate, gradient norm, held-out loss after it where measured."""
+        """One row per step: step, loss, tokens, learning rate, gradient norm, held-out loss after it where measured."""
         frame = pd.DataFrame([asdict(step) for step in self.steps])
         frame["held_out"] = [self.held_out.get(step.step) for step in self.steps]
         return frame
 
     def summary(self) -> str:
         """What changed, in a sentence."""
-        losses = f"{len(self.steps)} steps, loss {self.steps[0].loss:.3f} to {self.steps[-1].loss:.3f} nats a token"
+        losses = f"{len(self.steps)} steps, loss {self.steps[0].loss:.3f} to {self.steps[-1].loss:.3f} nats per token"
         if self.delta is None:
             return f"{losses}; all parameters were tuned."
         frame = self.delta.to_frame()
@@ -73,7 +77,43 @@ class Tuned(Result, kind="tuned"):
         return f"Tuned({self.summary()})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         table = self.to_frame().to_html(index=False, na_rep="", float_format="{:.3g}".format)
         return f"<p>{escape(repr(self))}</p>{table}"
+
+
+def tuning_effects(
+    model: HookedModel,
+    deltas: Mapping[str, NeuronDelta | Sequence[NeuronDelta]],
+    corpus: Mapping[str, Sequence[Document]],
+    *,
+    batch_size: int | None = None,
+    max_tokens: int = MAX_TOKENS,
+    progress: bool = True,
+) -> EffectMatrix:
+    """Change of every language's loss with each delta applied: below zero is better.
+
+    Args:
+        model: the model as it was before tuning; it is so again afterwards, bit for bit.
+        deltas: what to apply, by a name of your choice; a list is one row, e.g. one delta per seed, whose mean change
+            counts. A row's language is its name where that is a language of the corpus, else the one recorded in the
+            set that was tuned.
+        corpus: held-out documents by language.
+        batch_size: documents at a time; None fills a token budget.
+        max_tokens: longer documents are cut there, with a warning.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for no deltas, empty documents, or a model that does not hold a delta's old values.
+    """
+    rows = {name: [delta] if isinstance(delta, NeuronDelta) else list(delta) for name, delta in deltas.items()}
+    if not rows or not all(rows.values()):
+        raise ValueError(f"deltas={dict(deltas)}: name at least one delta, and give each row at least one.")
+    changes = {name: [_change(model, delta) for delta in draws] for name, draws in rows.items()}
+    reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
+    return losses_under(model, changes, corpus, mode=TUNED, **reading)
+
+
+def _change(model: HookedModel, delta: NeuronDelta) -> Change:
+    space, neurons = delta.space, len(delta)
+    origin = {"neurons": neurons, "fraction": neurons / space.total, "model": space.model}
+    return Change(delta.applied(model), {**origin, "origin": dict(delta.origin.get("set", {}))})

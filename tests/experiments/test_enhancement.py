@@ -7,12 +7,10 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.experiments.enhancement.design import ARMS, Design
-from mwork_lens.experiments.enhancement.experiment import enhancement
-from mwork_lens.experiments.enhancement.result import Enhancement
-from mwork_lens.experiments.enhancement.runs import Outcome
-from mwork_lens.experiments.enhancement.writing import shown
-from mwork_lens.plots.tuning import enhancement_by_documents, enhancement_by_language, enhancement_matrix
+from mwork_lens.experiments.enhancement import enhancement, formatted_table
+from mwork_lens.experiments.settings import TUNED_ARMS, EnhancementConfig
+from mwork_lens.plots import enhancement_by_documents, enhancement_by_language, enhancement_matrix
+from mwork_lens.tuning import Enhancement, RunResult
 
 from ..tiny import tiny
 
@@ -30,7 +28,7 @@ def text(languages=LANGUAGES, documents=16):
     return mw.Corpus(texts, names, parallel=True)
 
 
-DESIGN = Design(
+CONFIG = EnhancementConfig(
     languages=("sw",), documents=(8,), seeds=(0, 1), rates=(1e-3, 1e-2), batch_size=4,
     detection=6, development=4, evaluation=6, top=0.3, quorum=0.5,
 )  # fmt: skip
@@ -38,7 +36,7 @@ DESIGN = Design(
 
 def test_parts_share_no_document():
     corpus = text()
-    parts = DESIGN.divide(corpus)
+    parts = CONFIG.divide(corpus)
     assert {name: len(part["sw"]) for name, part in parts.items()} == {
         "detection": 6, "development": 4, "evaluation": 6, "tuning": 8,
     }  # fmt: skip
@@ -46,10 +44,10 @@ def test_parts_share_no_document():
     assert len(set.union(*documents)) == sum(map(len, documents))
     assert all(part.documents["sw"] == part.documents["en"] for part in parts.values())
     with pytest.raises(ValueError, match="has no 'vi'"):
-        Design(languages=("vi",)).divide(corpus)
+        EnhancementConfig(languages=("vi",)).divide(corpus)
     for bad in ({"arms": ("own",)}, {"documents": (4, 4)}, {"rates": (-1.0,)}, {"development": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
-            Design(languages=("sw",), **bad)
+            EnhancementConfig(languages=("sw",), **bad)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +56,7 @@ def found(tmp_path_factory):
     model = copy.deepcopy(tiny("llama", torch.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = enhancement(model, text(), folder, DESIGN, domains={"other": text(("sw", "en"), 5)}, progress=False)
+        result = enhancement(model, text(), folder, CONFIG, domains={"other": text(("sw", "en"), 5)}, progress=False)
     kept = tiny("llama", torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), kept.parameters(), strict=True))
     return folder, result
@@ -67,22 +65,22 @@ def found(tmp_path_factory):
 def test_every_arm_is_tuned_and_measured(found):
     _, result = found
     runs = result.runs()
-    assert set(runs["arm"]) == set(ARMS)
+    assert set(runs["arm"]) == set(TUNED_ARMS)
     # own and paper's rate, two seeds
-    assert len(runs) == len(ARMS) * 4
+    assert len(runs) == len(TUNED_ARMS) * 4
     assert (runs["steps"] == 2).all()
     of_sets = runs[~runs["arm"].isin(["all", "other-neurons"])]
     assert of_sets["neurons"].nunique() == 1
     trials = result.rates()
     chosen = trials[trials["chosen"]].set_index("arm")["development_loss"]
-    assert (trials.groupby("arm")["development_loss"].min() == chosen.reindex(sorted(ARMS))).all()
+    assert (trials.groupby("arm")["development_loss"].min() == chosen.reindex(sorted(TUNED_ARMS))).all()
 
 
 def test_matrices_are_changes_of_loss(found):
     _, result = found
     matrix = result.matrix()
-    assert matrix.rows == [f"sw {arm}" for arm in ARMS]
-    tuned = [o for o in result.outcomes if o.run.arm == "specific" and o.run.documents == 8 and o.run.rate != 2e-6]
+    assert matrix.rows == [f"sw {arm}" for arm in TUNED_ARMS]
+    tuned = [o for o in result.results if o.run.arm == "specific" and o.run.documents == 8 and o.run.rate != 2e-6]
     before = result.original.nats["held-out"]["sw"].sum()
     rises = [(o.nats["held-out"]["sw"].sum() - before) / result.read["held-out"].tokens["sw"].sum() for o in tuned]
     assert matrix.to_frame().loc["sw specific", "sw"] == pytest.approx(float(sum(rises)) / 2)
@@ -90,11 +88,11 @@ def test_matrices_are_changes_of_loss(found):
     expected = matrix.to_frame().loc["sw specific"] - matrix.to_frame().loc["sw random"]
     assert beyond.loc["sw specific"].tolist() == pytest.approx(expected.tolist())
     assert list(result.matrix("other", rate="paper").to_frame().columns) == ["sw", "en"]
-    assert len(result.changes) == 2 * len(ARMS) * (3 + 2)
+    assert len(result.changes) == 2 * len(TUNED_ARMS) * (3 + 2)
     table = result.table()
     assert list(table.index) == matrix.rows
     assert table.index[table["neurons"].isna()].tolist() == ["sw all"]
-    assert shown(table).loc["sw all", "neurons"] == "–"
+    assert formatted_table(table).loc["sw all", "neurons"] == "–"
     own, paper = result.findings()
     # of two rates each is an edge
     assert all(f"{arm} ({rate:g})" in own for arm, rate in result.settings["own_rates"]["sw"].items())
@@ -107,24 +105,24 @@ def test_matrices_are_changes_of_loss(found):
 def test_a_killed_experiment_goes_on_to_the_same_result(found, tmp_path):
     folder, result = found
     missing = folder / "runs" / "sw_specific_8_2e-06_seed1"
-    kept = Outcome.load(missing).nats
+    kept = RunResult.load(missing).nats
     missing.rename(tmp_path / "gone")
     model = copy.deepcopy(tiny("llama", torch.float32))
     options = {"domains": {"other": text(("sw", "en"), 5)}, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        again = enhancement(model, text(), folder, DESIGN, **options)
+        again = enhancement(model, text(), folder, CONFIG, **options)
         assert again.changes.equals(result.changes)
-        for domain, by_language in Outcome.load(missing).nats.items():
+        for domain, by_language in RunResult.load(missing).nats.items():
             assert all(torch.equal(nats, kept[domain][read]) for read, nats in by_language.items())
         with pytest.raises(ValueError, match=r"design.batch_size = 4, not 2"):
-            enhancement(model, text(), folder, Design(**{**vars(DESIGN), "batch_size": 2}), **options)
+            enhancement(model, text(), folder, EnhancementConfig(**{**vars(CONFIG), "batch_size": 2}), **options)
     again.save(tmp_path / "result")
     assert Enhancement.load(tmp_path / "result").changes.equals(result.changes)
 
 
 def test_figures_show_every_arm(found):
     _, result = found
-    assert len(enhancement_matrix(result).data[0].y) == len(ARMS)
-    assert len(enhancement_by_documents(result).data) == len(ARMS)
-    assert len(enhancement_by_language(result, rate="paper").data) == 2 * len(ARMS)
+    assert len(enhancement_matrix(result).data[0].y) == len(TUNED_ARMS)
+    assert len(enhancement_by_documents(result).data) == len(TUNED_ARMS)
+    assert len(enhancement_by_language(result, rate="paper").data) == 2 * len(TUNED_ARMS)

@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 
 import mwork_lens as mw
+from mwork_lens.lens import IdentifierAccuracy, LatentLanguages, LensGrid
 
 # no public name: update these paths when the modules move
-from mwork_lens.experiments.enhancement import Enhancement
-from mwork_lens.lens import IdentifierAccuracy, LatentLanguages, LensGrid
+from mwork_lens.tuning import Enhancement
 
 from ..compare_floats import plain
 

@@ -19,7 +19,8 @@ import transformers
 
 import mwork_lens as mw
 from mwork_lens.cli import main
-from mwork_lens.experiments.enhancement import Design, enhancement
+from mwork_lens.experiments.enhancement import enhancement
+from mwork_lens.experiments.settings import EnhancementConfig
 
 from .. import analyses
 from .kinds import FOLDER, KINDS, facts
@@ -73,7 +74,7 @@ def no_picture(*_: Any, **__: Any) -> None:
 def results() -> dict[str, Any]:
     """One of each kind."""
     found = {kind: getattr(analyses, name)() for kind, name in ANALYSES.items()}
-    design = Design(
+    design = EnhancementConfig(
         languages=("fr",), documents=(6,), arms=("specific", "random"), seeds=(0, 1), rates=(1e-2,), paper_rate=None,
         batch_size=3, detection=8, development=4, evaluation=6, top=0.3, quorum=0.5,
     )  # fmt: skip

@@ -10,9 +10,8 @@ import mwork_lens as mw
 from mwork_lens.bench import tuning_cost
 from mwork_lens.model.forward import batches
 from mwork_lens.neurons.weights import selected_entries
-from mwork_lens.tuning.entries import Trained, training
-from mwork_lens.tuning.objective import accumulate_gradient
-from mwork_lens.tuning.whole import kept_weights
+from mwork_lens.tuning.masked import MaskedParameter, kept_weights, training
+from mwork_lens.tuning.recipe import accumulate_gradient
 
 from ..tiny import SMALL, tiny, tokens, words
 
@@ -71,10 +70,10 @@ def dense_gradients(model, texts):
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "neox", "bloom", "olmo2"])
 def test_selected_gradients_are_the_dense_ones(family, monkeypatch):
-    monkeypatch.setattr("mwork_lens.tuning.objective.POSITIONS_AT_ONCE", 5)
+    monkeypatch.setattr("mwork_lens.tuning.recipe.POSITIONS_AT_ONCE", 5)
     model = fresh(family)
     gate = model.cfg.gated_mlp
-    parts = [Trained(entries) for entries in selected_entries(model, some(model), gate=gate)]
+    parts = [MaskedParameter(entries) for entries in selected_entries(model, some(model), gate=gate)]
     with training(model, parts):
         for batch in batches(model, TEXTS, 2):
             accumulate_gradient(model, batch, sum(len(ids) - 1 for ids in TEXTS))
@@ -146,7 +145,7 @@ def test_accumulation_is_the_same_step():
 def test_backward_stops_below_the_lowest_selected_layer():
     model, seen = fresh(), []
     model.blocks[0].register_full_backward_hook(lambda *_: seen.append(0))
-    with training(model, [Trained(e) for e in selected_entries(model, some(model, [(1, "mlp", 3)]))]):
+    with training(model, [MaskedParameter(e) for e in selected_entries(model, some(model, [(1, "mlp", 3)]))]):
         (batch,) = batches(model, TEXTS[:1])
         accumulate_gradient(model, batch, 8)
     assert not seen

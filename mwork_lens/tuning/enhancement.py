@@ -1,0 +1,243 @@
+"""What tuning a language's neurons does to every language: losses of the original model and after each run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..effects import BASELINE, TUNED, EffectMatrix
+from ..statistics import verdict
+from ..store import Result, storable
+
+HELD_OUT = "held-out"
+"""The domain of the tuning text: its evaluation documents."""
+ORIGINAL = "original"
+Rate = Literal["own", "paper"]
+_VERDICTS = {"below": "better than", "above": "worse than"}
+
+
+@storable
+@dataclass(frozen=True)
+class Run:
+    """What is tuned, on how much, at which rate and with which seed."""
+
+    language: str
+    arm: str
+    documents: int
+    rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.language}_{self.arm}_{self.documents}_{self.rate:g}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class RunResult(Result, kind="enhancement_run"):
+    """The loss of every passage after a run."""
+
+    run: Run | None
+    """None for the original model."""
+    nats: Mapping[str, Mapping[str, Float[Tensor, " _"]]]
+    """By domain and language: negative log-likelihood of each passage."""
+    metadata: Mapping[str, Any]
+    """Neurons, trained and changed weights, steps, first and last loss, seconds."""
+
+
+@storable
+@dataclass(frozen=True)
+class Passages:
+    """The passages of one domain, by language."""
+
+    tokens: Mapping[str, Int[Tensor, " _"]]
+    """Those of each passage that count."""
+    documents: Mapping[str, Sequence[str]]
+    """The document of each passage."""
+    corpus: Mapping[str, Any]
+    """What the corpus says of itself."""
+
+
+@dataclass(frozen=True)
+class Enhancement(Result, kind="enhancement"):
+    """Losses of every passage, of the original model and after each run."""
+
+    original: RunResult
+    results: Sequence[RunResult]
+    read: Mapping[str, Passages]
+    """By domain."""
+    settings: Mapping[str, Any]
+    """The design, the corpora, every arm's own rate (by language and arm) and the trials that chose it."""
+
+    @property
+    def design(self) -> Mapping[str, Any]:
+        """What was compared."""
+        return self.settings["design"]
+
+    def rates(self) -> pd.DataFrame:
+        """One row per trial: language, arm, documents, rate, seed, development_loss (nats per token), chosen."""
+        trials, own = self.settings["trials"], self.settings["own_rates"]
+        return pd.DataFrame(trials).assign(chosen=[own[t["language"]][t["arm"]] == t["rate"] for t in trials])
+
+    def runs(self) -> pd.DataFrame:
+        """One row per run: language, arm, documents, rate, seed, neurons, trained and changed weights, steps, loss."""
+        columns = ("neurons", "trained", "changed", "steps", "tokens", "tuning_seconds", "measuring_seconds")
+        rows = []
+        for result in self.results:
+            losses = {"first_loss": result.metadata["losses"][0], "last_loss": result.metadata["losses"][-1]}
+            rows.append({**vars(result.run), **{name: result.metadata[name] for name in columns}, **losses})
+        return pd.DataFrame(rows)
+
+    def matrix(
+        self, domain: str = HELD_OUT, *, rate: Rate = "own", documents: int | None = None, against: str = ORIGINAL
+    ) -> EffectMatrix:
+        """Change of every language's loss (columns) after tuning each arm (rows), below zero where tuning helped.
+
+        Its draws are seeds: intervals are by bootstrap over documents and seeds; ``selectivity()`` compares the change
+        of the tuned language with the mean change of the others. Rows are named ``sw specific``.
+
+        Args:
+            domain: ``"held-out"`` or the name of another.
+            rate: each arm's own learning rate, or the paper's.
+            documents: how many passages were tuned on; the most if None.
+            against: ``"original"``, or an arm: changes are then those beyond the same seed of that arm, and it has no
+                row of its own.
+
+        Raises:
+            ValueError: for a domain, rate, number of documents or arm that was not measured.
+        """
+        if domain not in self.read:
+            raise ValueError(f"domain={domain!r} was not read; there are {', '.join(self.read)}.")
+        by_arm = self._by_arm(rate, documents)
+        if not by_arm:
+            raise ValueError(f"Nothing was tuned at the {rate!r} rate on {documents} passages.")
+        passages, base = self.read[domain], self.original.nats[domain]
+        nats, languages, sets = {BASELINE: {read: base[read][None] for read in passages.tokens}}, {}, {}
+        for (language, arm), draws in by_arm.items():
+            if arm == against:
+                continue
+            other = None if against == ORIGINAL else by_arm.get((language, against))
+            if other is None and against != ORIGINAL:
+                raise ValueError(f"There is no arm {against!r} of {language!r} to compare with.")
+            row = _row(language, arm)
+            nats[row] = {read: _draws(draws, other, domain, read, base[read]) for read in passages.tokens}
+            languages[row] = language
+            origins = [{"kind": arm, **vars(result.run)} for result in draws]
+            neurons = [result.metadata["neurons"] or 0 for result in draws]
+            sets[row] = [{"neurons": n, "origin": origin} for n, origin in zip(neurons, origins, strict=True)]
+        settings = {"model": self.settings["model"], "mode": TUNED, "corpus": passages.corpus}
+        return EffectMatrix(
+            nats=nats,
+            tokens=passages.tokens,
+            utf8_bytes={read: torch.zeros_like(count) for read, count in passages.tokens.items()},
+            documents=passages.documents,
+            folds={read: [0] * len(names) for read, names in passages.documents.items()},
+            languages=languages,
+            settings={**settings, "sets": sets, "against": against},
+        )
+
+    def _by_arm(self, rate: str, documents: int | None = None) -> dict[tuple[str, str], list[RunResult]]:
+        """Results of all seeds, by language and arm."""
+        if rate not in get_args(Rate):
+            raise ValueError(f"rate={rate!r}: it must be one of {', '.join(get_args(Rate))}.")
+        number = max(self.design["documents"]) if documents is None else documents
+        by_arm: dict[tuple[str, str], list[RunResult]] = {}
+        for result in self.results:
+            run = result.run
+            assert run is not None
+            if run.documents == number and run.rate == self._rate(run.language, run.arm, rate):
+                by_arm.setdefault((run.language, run.arm), []).append(result)
+        return by_arm
+
+    def _rate(self, language: str, arm: str, rate: str) -> float | None:
+        return self.design["paper_rate"] if rate == "paper" else self.settings["own_rates"][language][arm]
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """One row per domain, rate, number of passages, tuned language, arm and language read.
+
+        Change of loss against the original model with its 95 % interval, low and high, in nats per token.
+        """
+        frames = []
+        for domain, rate, documents in product(self.read, get_args(Rate), self.design["documents"]):
+            arms = {_row(*key): key for key in self._by_arm(rate, documents)}
+            if not arms:
+                continue
+            matrix = self.matrix(domain, rate=rate, documents=documents)
+            cells = matrix.intervals.rename(columns={"rise": "change"})
+            tuned = pd.DataFrame([arms[row] for row in cells.pop("off")], columns=["language", "arm"])
+            place = pd.DataFrame({"domain": domain, "rate": rate, "documents": documents}, index=cells.index)
+            frames.append(pd.concat([place, tuned, cells], axis=1))
+        return pd.concat(frames, ignore_index=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """:attr:`changes`."""
+        return self.changes
+
+    def table(self, domain: str = HELD_OUT, *, rate: Rate = "own", documents: int | None = None) -> pd.DataFrame:
+        """The compact table: one row per language and arm, change of its own loss, English's, all others' mean.
+
+        ``difference`` is own minus others, with its interval (low, high): below zero where tuning favours the language.
+        """
+        matrix = self.matrix(domain, rate=rate, documents=documents)
+        table, frame = matrix.selectivity(), matrix.to_frame()
+        if not len(table):
+            return table
+        table["neurons"] = table["neurons"].where(table["neurons"] > 0)  # NaN where all parameters are tuned
+        rates = {_row(*key): self._rate(*key, rate) for key in self._by_arm(rate, documents)}
+        table = table[["neurons", "own", "others", "difference", "low", "high"]]
+        english = frame["en"].reindex(table.index) if "en" in frame else float("nan")
+        return table.assign(english=english, learning_rate=table.index.map(rates)).rename_axis("tuned")
+
+    def findings(self) -> list[str]:
+        """What the held-out numbers say of each language, for most passages, in sentences."""
+        rates = [rate for rate in get_args(Rate) if self._by_arm(rate)]
+        return [self._finding(language, rate) for language in self.design["languages"] for rate in rates]
+
+    def _finding(self, language: str, rate: Rate) -> str:
+        cells = self.matrix(rate=rate).intervals.set_index(["off", "read"])
+        arms = [arm for tuned, arm in self._by_arm(rate) if tuned == language]
+        of = {arm: cells.loc[(_row(language, arm), language)] for arm in arms}
+        listed = "; ".join(f"{arm} {c['rise']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f})" for arm, c in of.items())
+        sentence = (
+            f"{language}, {max(self.design['documents'])} passages, {rate} rate: change of its held-out loss in nats "
+            f"per token, with 95 % intervals: {listed}."
+        )
+        compared = [self._against(language, rate, arm) for arm in ("random", "matched", "all") if arm in of]
+        return " ".join([sentence, *(compared if "specific" in of else []), *self._edges(language, rate, of)])
+
+    def _edges(self, language: str, rate: Rate, arms: Iterable[str]) -> list[str]:
+        """Whose rate might have been better beyond those that were tried."""
+        tried, own = self.design["rates"], self.settings["own_rates"][language]
+        if rate != "own" or len(tried) < 2:
+            return []
+        edges = [f"{arm} ({own[arm]:g})" for arm in arms if own[arm] in (min(tried), max(tried))]
+        sentence = "The lowest or highest rate tried was best for {}: one beyond it may be better still."
+        return [sentence.format(", ".join(edges))] if edges else []
+
+    def _against(self, language: str, rate: Rate, arm: str) -> str:
+        cells = self.matrix(rate=rate, against=arm).intervals.set_index(["off", "read"])
+        cell = cells.loc[(_row(language, "specific"), language)]
+        side = _VERDICTS.get(verdict(cell["low"], cell["high"]), "not told apart from")
+        return f"Its own neurons are {side} {arm} ({cell['rise']:+.4f}, {cell['low']:+.4f} to {cell['high']:+.4f})."
+
+    def __repr__(self) -> str:
+        return f"Enhancement({len(self.results)} runs)\n" + "\n".join(self.findings())
+
+
+def _row(language: str, arm: str) -> str:
+    return f"{language} {arm}"
+
+
+def _draws(
+    results: Sequence[RunResult], other: Sequence[RunResult] | None, domain: str, language: str, base: Tensor
+) -> Tensor:
+    """``[seed, passage]``: losses, or what they are above another arm's with the same seed, on top of ``base``."""
+    nats, *others = (torch.stack([r.nats[domain][language] for r in each]) for each in (results, other) if each)
+    return nats - others[0] + base if others else nats

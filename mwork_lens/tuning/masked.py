@@ -1,0 +1,145 @@
+"""Training some entries of a model's weights, or all of them: masters, and gradients that are masked as they arrive."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ..model import HookedModel
+from ..neurons import Entries
+
+
+class MaskedParameter:
+    """Entries with their master copy, which the optimiser sees: float32 where the weights are narrower."""
+
+    def __init__(self, entries: Entries) -> None:
+        self.entries, self.name, self.parameter = entries, entries.name, entries.parameter
+        wide = self.parameter.dtype in (torch.float32, torch.float64)
+        # all of a wide parameter is its own master; anything else gets a copy of just these entries
+        self.in_place = entries.neurons is None and wide
+        values = self.parameter.detach() if self.in_place else self.read()
+        self.master = self.parameter if self.in_place else Parameter(values if wide else values.float())
+
+    def read(self) -> Tensor:
+        """The entries as the model has them, a copy."""
+        return self.entries.read(self.parameter.detach())
+
+    def collect(self, parameter: Parameter) -> None:
+        """Called as the gradient arrives: keeps the selected entries and frees the rest at once."""
+        assert parameter.grad is not None
+        self.add(self.entries.read(parameter.grad))
+        parameter.grad = None
+
+    def add(self, gradient: Tensor) -> None:
+        """Accumulate a gradient of the master's shape."""
+        gradient = gradient.to(self.master.dtype)
+        self.master.grad = gradient if self.master.grad is None else self.master.grad.add_(gradient)
+
+    def write(self) -> None:
+        """The master into the model."""
+        if not self.in_place:
+            self.entries.write(self.master.detach())
+
+
+@dataclass(frozen=True)
+class TiedWeights:
+    """TransformerLens stores one tied matrix twice, W_E = ``scale`` · W_Uᵀ: train it once."""
+
+    embedding: Parameter
+    unembedding: MaskedParameter
+    scale: float
+
+    def collect(self, embedding: Parameter) -> None:
+        """The embedding's gradient goes where the unembedding's is."""
+        assert embedding.grad is not None
+        self.unembedding.add(embedding.grad.t() * self.scale)
+        embedding.grad = None
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """The embedding follows the unembedding."""
+        torch.mul(self.unembedding.parameter.t(), self.scale, out=self.embedding.data)
+
+
+@contextlib.contextmanager
+def training(model: HookedModel, parts: Sequence[MaskedParameter], ties: Sequence[TiedWeights] = ()) -> Iterator[None]:
+    """Gradients for these parts only, on any exit as before; with nothing selected before a layer backward stops there.
+
+    Everything else needs no gradient, so autograd neither computes nor stores it.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    collectors = [(part.parameter, None if part.in_place else part.collect) for part in parts]
+    collectors += [(tie.embedding, tie.collect) for tie in ties]
+    handles = []
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        for parameter, collect in collectors:
+            parameter.requires_grad_(True)
+            if collect is not None:
+                handles.append(parameter.register_post_accumulate_grad_hook(collect))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+            parameter.grad = None
+
+
+def whole_model(model: HookedModel) -> tuple[list[MaskedParameter], list[TiedWeights]]:
+    """Every parameter that a checkpoint has: not the zero biases that TransformerLens adds, tied matrices once.
+
+    Raises:
+        ValueError: for quantised weights.
+    """
+    named = dict(model.named_parameters())
+    for name, parameter in named.items():
+        if not parameter.is_floating_point():
+            dtype = parameter.dtype
+            raise ValueError(f"{name} of {model.cfg.model_name} is {dtype}: quantised weights cannot be tuned.")
+    real = {_kind(name) for name, p in named.items() if not _maybe_added(name) or bool(p.any())}
+    scale = _tied_scale(named)
+    embedding = named["embed.W_E"] if scale is None else named.pop("embed.W_E")
+    parts = {name: MaskedParameter(Entries(name, p)) for name, p in named.items() if _kind(name) in real}
+    ties = [] if scale is None else [TiedWeights(embedding, parts["unembed.W_U"], scale)]
+    return list(parts.values()), ties
+
+
+@contextlib.contextmanager
+def kept_weights(model: HookedModel) -> Iterator[None]:
+    """Every parameter is bit-identical again on any exit; a copy of all of them waits in the CPU's memory."""
+    copies = [(parameter, parameter.detach().to("cpu", copy=True)) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, values in copies:
+                parameter.copy_(values)
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"^blocks\.\d+\.", "", name)
+
+
+def _maybe_added(name: str) -> bool:
+    return name.rsplit(".", 1)[-1].lstrip("_").startswith("b_")
+
+
+def _tied_scale(named: dict[str, Parameter]) -> float | None:
+    """W_E over W_Uᵀ if that is one number for all entries; HookedTransformer only, a bridge keeps the tie itself."""
+    if not {"embed.W_E", "unembed.W_U"} <= named.keys():
+        return None
+    w_e, w_u = named["embed.W_E"].detach(), named["unembed.W_U"].detach().t()
+    if w_e.shape != w_u.shape:
+        return None
+    for scale in (1.0, w_e.shape[1] ** 0.5):
+        # Gemma's embedding is multiplied by √d_model, in the model's dtype
+        rounded = torch.tensor(scale, dtype=w_e.dtype).item()
+        if all(torch.equal(a, b * rounded) for a, b in zip(w_e.split(4096), w_u.split(4096), strict=True)):
+            return rounded
+    return None
