@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -26,6 +26,7 @@ from ..tasks import ENGLISH, TASKS, load_questions
 from ..text import Corpus
 from ..tuning import (
     HELD_OUT,
+    RATES,
     Diverged,
     Enhancement,
     Passages,
@@ -327,7 +328,7 @@ def write(folder: ResultsFolder, result: Enhancement) -> None:
         Section("What it shows", [*result.findings(), PAPER_VALUES]),
         Section("How to read this", [READING, *arms]),
     ]
-    rates: list[Rate] = [rate for rate in get_args(Rate) if rate in set(result.changes["rate"])]
+    rates: list[Rate] = [rate for rate in RATES if rate in set(result.changes["rate"])]
     for rate in rates:
         sections += [section for domain in result.read for section in _matrix(folder, result, domain, rate)]
         figures = {"by-language": ("The low-resource table, in loss", plots.enhancement_by_language(result, rate=rate))}

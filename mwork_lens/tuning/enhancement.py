@@ -19,6 +19,7 @@ HELD_OUT = "held-out"
 """The domain of the tuning text: its evaluation documents."""
 ORIGINAL = "original"
 Rate = Literal["own", "paper"]
+RATES: tuple[Rate, ...] = get_args(Rate)
 _VERDICTS = {"below": "better than", "above": "worse than"}
 
 
@@ -144,8 +145,8 @@ class Enhancement(Result, kind="enhancement"):
 
     def _by_arm(self, rate: str, documents: int | None = None) -> dict[tuple[str, str], list[RunResult]]:
         """Results of all seeds, by language and arm."""
-        if rate not in get_args(Rate):
-            raise ValueError(f"rate={rate!r}: it must be one of {', '.join(get_args(Rate))}.")
+        if rate not in RATES:
+            raise ValueError(f"rate={rate!r}: it must be one of {', '.join(RATES)}.")
         number = max(self.design["documents"]) if documents is None else documents
         by_arm: dict[tuple[str, str], list[RunResult]] = {}
         for result in self.results:
@@ -165,7 +166,8 @@ class Enhancement(Result, kind="enhancement"):
         Change of loss against the original model with its 95 % interval, low and high, in nats per token.
         """
         frames = []
-        for domain, rate, documents in product(self.read, get_args(Rate), self.design["documents"]):
+        places: Iterable[tuple[str, Rate, int]] = product(self.read, RATES, self.design["documents"])
+        for domain, rate, documents in places:
             arms = {_row(*key): key for key in self._by_arm(rate, documents)}
             if not arms:
                 continue
@@ -197,7 +199,7 @@ class Enhancement(Result, kind="enhancement"):
 
     def findings(self) -> list[str]:
         """What the held-out numbers say of each language, for most passages, in sentences."""
-        rates = [rate for rate in get_args(Rate) if self._by_arm(rate)]
+        rates: list[Rate] = [rate for rate in RATES if self._by_arm(rate)]
         return [self._finding(language, rate) for language in self.design["languages"] for rate in rates]
 
     def _finding(self, language: str, rate: Rate) -> str:
