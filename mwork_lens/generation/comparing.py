@@ -67,7 +67,7 @@ class Generations(Result, kind="generations"):
         return list(dict.fromkeys(row.condition for row in self.rows))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a completion; ``tokens`` counts the new ones, nats a token are under the untouched model."""
+        """One row per completion; ``tokens`` counts the new ones; nats per token are under the untouched model."""
         return pd.DataFrame(
             [
                 {
@@ -87,12 +87,12 @@ class Generations(Result, kind="generations"):
         )
 
     def summary(self, language: str | None = None) -> pd.DataFrame:
-        """One row an intervention and prompt language: the share of completions in a language, and their quality.
+        """One row per intervention and prompt language: the share of completions in a language, and their quality.
 
         Args:
             language: which language's share; by default the prompt's own (fidelity). ``low`` and ``high`` are its 95 %
-                Wilson interval. Repetition, tokens and nats a token are means over completions; a repetitive text is
-                likely, so nats a token alone do not show fluency.
+                Wilson interval. Repetition, tokens and nats per token are means over completions; a repetitive text
+                is likely, so nats per token alone do not show fluency.
         """
         rows = []
         frame = self.to_frame()
@@ -113,7 +113,7 @@ class Generations(Result, kind="generations"):
         return counts.reindex(self.conditions, level="condition").rename_axis(columns="identified")
 
     def side_by_side(self) -> pd.DataFrame:
-        """The texts: one row a prompt, one column an intervention."""
+        """The texts: one row per prompt, one column per intervention."""
         by_prompt: dict[tuple[str, str], dict[str, str]] = {}
         for row in self.rows:
             by_prompt.setdefault((row.prompt_language, row.prompt), {})[row.condition] = row.text
@@ -153,28 +153,29 @@ def generations(
     Raises:
         ValueError: for no prompts, a set of another model, or options out of range, before the work.
     """
-    given = as_corpus(prompts)
+    corpus = as_corpus(prompts)
     if BASELINE in interventions:
         raise ValueError(f"{BASELINE!r} is the untouched model: give that intervention another name.")
-    tell = identifier(identify, list(languages or given))
+    languages = list(languages or corpus)
+    identify_texts = identifier(identify, languages)
     contexts: dict[str, contextlib.AbstractContextManager[HookedModel]] = {BASELINE: hooked(model, [])}
-    for name, what in interventions.items():
-        contexts[name] = ablate(model, what) if isinstance(what, NeuronSet) else hooked(model, what)
-    flat = [(language, text) for language in given for text in given[language]]
-    written: dict[str, list[Completion]] = {}
+    for name, change in interventions.items():
+        contexts[name] = ablate(model, change) if isinstance(change, NeuronSet) else hooked(model, change)
+    flat = [(language, text) for language in corpus for text in corpus[language]]
+    completions: dict[str, list[Completion]] = {}
     for name, context in tqdm(contexts.items(), desc="generating", disable=not progress):
         with context:
-            written[name] = generate(model, [text for _, text in flat], **options)
-    rows = [row for name, found in written.items() for row in _rows(model, name, flat, found, tell)]
+            completions[name] = generate(model, [text for _, text in flat], **options)
+    rows = [row for name, texts in completions.items() for row in _rows(model, name, flat, texts, identify_texts)]
     settings = {
         "model": str(model.cfg.model_name),
         "identify": identify if isinstance(identify, str) else getattr(identify, "__name__", "custom"),
-        "languages": list(languages or given),
-        "prompts": given.describe(),
+        "languages": languages,
+        "prompts": corpus.describe(),
         "generate": options,
         "interventions": {
-            name: dict(what.origin) if isinstance(what, NeuronSet) else f"{len(what)} hooks"
-            for name, what in interventions.items()
+            name: dict(change.origin) if isinstance(change, NeuronSet) else f"{len(change)} hooks"
+            for name, change in interventions.items()
         },
     }
     return Generations(tuple(rows), settings)
@@ -185,15 +186,15 @@ def _rows(
     name: str,
     prompts: Sequence[tuple[str, Any]],
     completions: Sequence[Completion],
-    tell: Identifier,
+    identify_texts: Identifier,
 ) -> list[Generation]:
     encoded = encode(model, [text for _, text in prompts], [text for _, text in prompts], None)
     whole = [
         torch.cat([ids, torch.tensor(c.tokens, dtype=torch.long)]) for ids, c in zip(encoded, completions, strict=True)
     ]
     nats, counted = passage_nats(model, whole, skip=[len(ids) for ids in encoded])
-    identified = tell([completion.text for completion in completions])
+    identified = identify_texts([completion.text for completion in completions])
     return [
-        Generation(name, language, text, c.text, c.tokens, c.stopped, found, float(n), int(count))
-        for (language, text), c, found, n, count in zip(prompts, completions, identified, nats, counted, strict=True)
+        Generation(name, language, text, c.text, c.tokens, c.stopped, label, float(n), int(count))
+        for (language, text), c, label, n, count in zip(prompts, completions, identified, nats, counted, strict=True)
     ]

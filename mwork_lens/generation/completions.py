@@ -71,15 +71,15 @@ def generate(
                 f"{name} has {len(ids)} tokens; with {max_new_tokens=} that is more than the context of "
                 f"{model.cfg.model_name}, {model.cfg.n_ctx}."
             )
-    ends = Ends.of(model.tokenizer, stop)
-    pick = picker(temperature, top_p, seed)
+    rule, pick = StopRule.of(model.tokenizer, stop, max_new_tokens), picker(temperature, top_p, seed)
     by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    done: dict[int, Completion] = {}
+    completions: dict[int, Completion] = {}
     for start in tqdm(range(0, len(by_length), batch_size), desc="generating", unit="batch", disable=not progress):
         rows = by_length[start : start + batch_size]
-        written = _continue(model, [encoded[i] for i in rows], rows, max_new_tokens, ends, pick, use_cache)
-        done |= dict(zip(rows, written, strict=True))
-    return [done[i] for i in range(len(prompts))]
+        batch, reader = [encoded[i] for i in rows], decoder(model, len(rows), use_cache=use_cache)
+        logits = reader.advance(*left_padded(batch, device_of(model)))
+        completions |= dict(zip(rows, continue_from(reader, logits, batch, rows, rule, pick), strict=True))
+    return [completions[i] for i in range(len(prompts))]
 
 
 def _require_options(max_new_tokens: int, temperature: float, top_p: float, batch_size: int) -> None:
@@ -93,25 +93,27 @@ def _require_options(max_new_tokens: int, temperature: float, top_p: float, batc
 
 
 @dataclass(frozen=True)
-class Ends:
+class StopRule:
     """What ends a completion."""
 
     tokenizer: Any
     strings: tuple[str, ...]
     ids: frozenset[int]
+    max_new_tokens: int
 
     @classmethod
-    def of(cls, tokenizer: Any, stop: Sequence[str]) -> "Ends":
+    def of(cls, tokenizer: Any, stop: Sequence[str], max_new_tokens: int) -> "StopRule":
         """Of a tokenizer and stop strings, which need one."""
         if isinstance(stop, str):
             raise ValueError(f"stop={stop!r} must be a list of strings.")
         if tokenizer is None:
             if stop:
                 raise ValueError("Stop strings need a tokenizer, which the model does not have.")
-            return cls(None, (), frozenset())
+            return cls(None, (), frozenset(), max_new_tokens)
         special = [word for word in stop if word in tokenizer.all_special_tokens]
         ids = {tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(word) for word in special)} - {None}
-        return cls(tokenizer, tuple(word for word in stop if word and word not in special), frozenset(ids))
+        strings = tuple(word for word in stop if word and word not in special)
+        return cls(tokenizer, strings, frozenset(ids), max_new_tokens)
 
     def text(self, last: int, new: Sequence[int]) -> str:
         """The new tokens as text; the prompt's last one decides whether a space stands before them."""
@@ -123,57 +125,42 @@ class Ends:
     def cut(self, text: str) -> str:
         """``text`` up to the first stop string; what begins on a new line is not over there."""
         begun = len(text) - len(text.lstrip())
-        found = (text.find(word, 0 if word.strip() else begun) for word in self.strings)
-        return text[: min((at for at in found if at >= 0), default=len(text))]
+        places = (text.find(word, 0 if word.strip() else begun) for word in self.strings)
+        return text[: min((place for place in places if place >= 0), default=len(text))]
 
 
-def _continue(
-    model: HookedModel,
-    prompts: Sequence[Int[Tensor, " _"]],
-    names: Sequence[int],
-    max_new_tokens: int,
-    ends: Ends,
-    pick: "Pick",
-    use_cache: bool,
-) -> list[Completion]:
-    tokens, mask = left_padded(prompts, device_of(model))
-    reading = decoder(model, len(prompts), use_cache=use_cache)
-    return write_on(reading, reading.advance(tokens, mask), prompts, names, max_new_tokens, ends, pick)
-
-
-def write_on(
-    reading: Decoder,
+def continue_from(
+    reader: Decoder,
     logits: Float[Tensor, "batch token"],
     prompts: Sequence[Int[Tensor, " _"]],
     names: Sequence[int],
-    max_new_tokens: int,
-    ends: Ends,
+    rule: StopRule,
     pick: "Pick",
 ) -> list[Completion]:
-    """Completions of prompts that were read already: ``logits`` are of what follows them."""
+    """Completions of prompts that ``reader`` has read: ``logits`` are of what follows them."""
     new: list[list[int]] = [[] for _ in prompts]
     stopped: list[Any] = [None] * len(prompts)
-    going = list(range(len(prompts)))
-    for step in range(max_new_tokens):
-        chosen = dict(zip(going, pick(logits, [names[row] for row in going]), strict=True))
-        for row, token in chosen.items():
-            if token in ends.ids:
+    unfinished = list(range(len(prompts)))
+    for step in range(rule.max_new_tokens):
+        tokens = dict(zip(unfinished, pick(logits, [names[row] for row in unfinished]), strict=True))
+        for row, token in tokens.items():
+            if token in rule.ids:
                 stopped[row] = "end"
                 continue
             new[row].append(token)
-            text = ends.text(int(prompts[row][-1]), new[row]) if ends.strings else ""
-            stopped[row] = "stop" if ends.cut(text) != text else None
-        places = [place for place, row in enumerate(going) if not stopped[row]]
-        if not places or step == max_new_tokens - 1:
+            text = rule.text(int(prompts[row][-1]), new[row]) if rule.strings else ""
+            stopped[row] = "stop" if rule.cut(text) != text else None
+        places = [place for place, row in enumerate(unfinished) if not stopped[row]]
+        if not places or step == rule.max_new_tokens - 1:
             break
-        if len(places) < len(going):
-            reading.keep(torch.tensor(places, device=logits.device))
-        going = [going[place] for place in places]
-        tokens = torch.tensor([chosen[row] for row in going], device=logits.device)[:, None]
-        logits = reading.advance(tokens, torch.ones_like(tokens))
+        if len(places) < len(unfinished):
+            reader.select_rows(torch.tensor(places, device=logits.device))
+        unfinished = [unfinished[place] for place in places]
+        column = torch.tensor([tokens[row] for row in unfinished], device=logits.device)[:, None]
+        logits = reader.advance(column, torch.ones_like(column))
     return [
-        Completion(ends.cut(ends.text(int(ids[-1]), made)), tuple(made), why or "length")
-        for ids, made, why in zip(prompts, new, stopped, strict=True)
+        Completion(rule.cut(rule.text(int(ids[-1]), written)), tuple(written), reason or "length")
+        for ids, written, reason in zip(prompts, new, stopped, strict=True)
     ]
 
 

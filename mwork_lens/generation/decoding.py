@@ -1,4 +1,4 @@
-"""One step of the model after another: new tokens in, logits of what follows out; finished prompts are let go."""
+"""Step-by-step decoding with a key-value cache; finished prompts leave the batch."""
 
 import inspect
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from ..model import HookedModel, all_logits, device_of, wrapped_model
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A model that goes on from what it has read of a batch of prompts."""
+    """A model that has read a batch of prompts and goes on from there."""
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         """Logits of what follows new tokens (0 in the mask is padding)."""
         ...
 
-    def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Go on with these prompts only."""
+    def select_rows(self, rows: Int[Tensor, " row"]) -> None:
+        """Continue with these prompts only."""
         ...
 
 
 def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decoder:
-    """For ``batch`` prompts that nothing was read of yet."""
+    """For ``batch`` prompts of which nothing is read yet."""
     if not use_cache:
-        return _Whole(model)
+        return _NoCache(model)
     return _Bridge(model) if wrapped_model(model) else Cached(model, new_cache(model, batch))
 
 
@@ -55,7 +55,7 @@ def cache_rows(cache: Any, rows: Int[Tensor, " row"], *, frozen: bool = False) -
     return replace(cache, entries=entries, previous_attention_mask=mask[rows.to(mask.device)], frozen=frozen)
 
 
-def joined(caches: Sequence[Any]) -> Any:
+def concat_caches(caches: Sequence[Any]) -> Any:
     """One cache with the rows of several, the shorter ones padded on the left."""
     if len(caches) == 1:
         return caches[0]
@@ -90,7 +90,7 @@ class Cached:
         stream = self.model(tokens, past_kv_cache=self.cache, **options)
         return all_logits(self.model, stream[:, -1])
 
-    def keep(self, rows: Int[Tensor, " row"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " row"]) -> None:
         """See :class:`Decoder`."""
         self.cache = cache_rows(self.cache, rows)
 
@@ -102,34 +102,33 @@ class _Bridge:
     mask: Tensor | None = None
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
-        theirs = self.model.original_model
-        accepted = inspect.signature(theirs.forward).parameters
+        hf_model = wrapped_model(self.model)
+        accepted = inspect.signature(hf_model.forward).parameters
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], 1)
         positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         options = {"position_ids": positions, "logits_to_keep": 1}
         options = {name: value for name, value in options.items() if name in accepted}
-        out = theirs(tokens, attention_mask=self.mask, past_key_values=self.past, use_cache=True, **options)
+        out = hf_model(tokens, attention_mask=self.mask, past_key_values=self.past, use_cache=True, **options)
         self.past = out.past_key_values
         return out.logits[:, -1]
 
-    def keep(self, rows: Int[Tensor, " row"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " row"]) -> None:
         assert self.mask is not None
         self.mask = self.mask[rows]
         self.past.reorder_cache(rows)  # for a choice of rows too, and in every kind of layer
 
 
 @dataclass
-class _Whole:
-    """Without a cache that lives on: every step runs all tokens again."""
+class _NoCache:
+    """Every step runs the whole sequence again."""
 
     model: HookedModel
     seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         self.seen.append((tokens, mask))
-        return decoder(self.model, len(tokens)).advance(
-            *(torch.cat(parts, 1) for parts in zip(*self.seen, strict=True))
-        )
+        whole = (torch.cat(parts, 1) for parts in zip(*self.seen, strict=True))
+        return decoder(self.model, len(tokens)).advance(*whole)
 
-    def keep(self, rows: Int[Tensor, " row"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " row"]) -> None:
         self.seen = [(tokens[rows], mask[rows]) for tokens, mask in self.seen]

@@ -1,4 +1,4 @@
-"""Steering a model into another language by its neurons, beside a mean-difference direction of the same norm."""
+"""Steering a model into another language by its neurons, compared with a mean-difference direction of the same norm."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..detection import Activations
-from ..model import ForwardHook, HookedModel, batches, encode, hooked, run_blocks, stream_hook
+from ..model import ForwardHook, HookedModel, batches, encode, stream, stream_hook
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import Result
 from ..text import Identifier
@@ -34,9 +34,9 @@ class Steering(Result, kind="steering"):
     layer: int
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an intervention: how strong, share of completions in the target language, and their fluency.
+        """One row per intervention: how strong, share of completions in the target language, and their fluency.
 
-        ``norm`` is in units of the untouched stream's norm. ``share`` has its 95 % Wilson interval. Nats a token are
+        ``norm`` is in units of the untouched stream's norm. ``share`` has its 95 % Wilson interval. Nats per token are
         under the untouched model; read them with repetition, since a repetitive text is likely.
         """
         frame = self.generations.summary(self.toward).drop(columns="prompt_language").set_index("condition")
@@ -87,18 +87,15 @@ def stream_changes(
     encoded = encode(model, prompts, list(prompts), None)
 
     def streams(hooks: Sequence[ForwardHook]) -> Float[Tensor, "token d_model"]:
-        found: list[Tensor] = []
-        caught: list[Tensor] = []
+        after_block: list[Tensor] = []
 
         def keep(activation: Tensor, hook: Any = None) -> Tensor:
-            caught[:] = [activation]
+            after_block.append(activation)
             return activation
 
-        with hooked(model, [*hooks, (stream_hook(layer + 1), keep)]):
-            for batch in batches(model, encoded):
-                run_blocks(model, batch.tokens)
-                found.append(caught[0][batch.content].double().cpu())
-        return torch.cat(found)
+        hooks = [*hooks, (stream_hook(layer + 1), keep)]
+        passes = stream(model, batches(model, encoded), hooks)
+        return torch.cat([after_block.pop()[batch.content].double().cpu() for batch, _ in passes])
 
     untouched = streams([])
     changes = {name: streams(hooks) - untouched for name, hooks in interventions.items()}
@@ -162,7 +159,7 @@ def steer(
         f"direction as {name}": mean_difference(means, toward=toward, away=away, layer=layer, norm=norms[name])
         for name in by_neurons
     }
-    found = generations(
+    texts = generations(
         model,
         {**by_neurons, **directions},
         {away: list(prompts)},
@@ -172,4 +169,4 @@ def steer(
         **options,
     )
     all_norms = {BASELINE: 0.0, **norms, **{f"direction as {name}": norm for name, norm in norms.items()}}
-    return Steering(found, all_norms, stream_norm, toward, away, layer)
+    return Steering(texts, all_norms, stream_norm, toward, away, layer)

@@ -13,14 +13,14 @@ from ..effects import passage_nats
 from ..generation import (
     Cached,
     Completion,
-    Ends,
+    StopRule,
     cache_rows,
+    concat_caches,
+    continue_from,
     generate,
-    joined,
     left_padded,
     new_cache,
     picker,
-    write_on,
 )
 from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
 from .prompts import Prompt
@@ -78,10 +78,10 @@ def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop
     weighed = [values for _, values in sorted(zip(order, nats, strict=True))]
     if not max_new_tokens:
         return weighed, []
-    reading, logits = Cached(model, joined(caches)), all_logits(model, last)
+    reading, logits = Cached(model, concat_caches(caches)), all_logits(model, last)
     del caches  # as large as their copy
-    ends, pick = Ends.of(model.tokenizer, stop), picker(0.0, 1.0, 0)
-    texts = write_on(reading, logits, [prompts[row].ids for row in order], order, max_new_tokens, ends, pick)
+    rule, pick = StopRule.of(model.tokenizer, stop, max_new_tokens), picker(0.0, 1.0, 0)
+    texts = continue_from(reading, logits, [prompts[row].ids for row in order], order, rule, pick)
     return weighed, [text for _, text in sorted(zip(order, texts, strict=True), key=itemgetter(0))]
 
 

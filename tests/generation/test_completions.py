@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.generation.completions import Ends, generate
+from mwork_lens.generation.completions import StopRule, generate
 
 from ..tiny import FAMILIES, gemma, some_neurons, spelled, tiny, tokens, words
 
@@ -92,9 +92,9 @@ def test_completions_end_at_the_end_token_and_before_stop_strings(spelled):
 
 
 def test_a_completion_that_begins_on_a_new_line_is_not_over():
-    ends = Ends.of(words(), ["\n", "b"])
+    ends = StopRule.of(words(), ["\n", "b"], 1)
     assert [ends.cut(text) for text in ("\n\na c\nd", "a\n", " \n", "\n b", "")] == ["\n\na c", "a", " \n", "\n ", ""]
-    assert Ends.of(words(), ["\nQuestion"]).cut("\nQuestion: b") == ""
+    assert StopRule.of(words(), ["\nQuestion"], 1).cut("\nQuestion: b") == ""
 
 
 def test_only_the_last_position_is_unembedded():
