@@ -203,7 +203,7 @@ def _top_and_bottom(
     model: HookedModel, added: Float[Tensor, "neuron d_model"], k: int
 ) -> tuple[Int[Tensor, "neuron k"], Int[Tensor, "neuron k"]]:
     """The ``k`` tokens whose logits each direction raises most and lowers most, strongest first (the direct path)."""
-    # the norm of a direction, less the norm of nothing: a final norm's own bias is no neuron's doing
+    # less the norm of nothing: a final norm's own bias is not the neuron's doing
     normed = final_norm(model, added) - final_norm(model, torch.zeros_like(added))
     ids = [top_ids(model, part, k) for part in torch.cat([normed, -normed]).split(ROWS_AT_ONCE)]
     raised, lowered = torch.cat(ids).cpu().chunk(2)

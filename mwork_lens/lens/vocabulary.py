@@ -94,7 +94,7 @@ def label_vocabulary(
     Args:
         model: a hooked model with a tokenizer.
         languages: the wanted BCP 47 tags.
-        identifier: as in :func:`mwork_lens.text.languages.identifier`. Labels of a named one are kept in the cache.
+        identifier: as in :func:`mwork_lens.text.languages.identifier`. Labels of a named one are cached.
         identify_over: all candidates; by default ``languages`` and twelve widespread ones (of ``"script"``: just
             ``languages``). More candidates mean fewer tokens under a wrong name and more that are confused.
 
@@ -203,7 +203,9 @@ def _keep(path: Path, labels: TokenLanguages) -> None:
         with contextlib.suppress(FileExistsError):
             labels.save(path)
     except OSError as error:
-        logger.warning("The labels could not be kept in %s (%s); they will be identified again next time.", path, error)
+        logger.warning(
+            "The labels could not be written to %s (%s); they will be identified again next time.", path, error
+        )
 
 
 # --- how often an identifier is right -------------------------------------------------------------
@@ -265,8 +267,8 @@ def identifier_accuracy(
 ) -> IdentifierAccuracy:
     """Score an identifier, restricted to the corpus's languages, on the corpus's own tokens.
 
-    A token's language is known if it has at least two letters, occurs at least twice, and at least nine times in ten in
-    one language's text. Give languages about equally much text.
+    A token belongs to a language if it has at least two letters, occurs at least twice, and at least nine times in ten
+    in this language's text. Give languages about equally much text.
 
     Args:
         model: whose tokenizer is used.

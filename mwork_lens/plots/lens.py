@@ -68,10 +68,10 @@ def _panel(ratio: LanguageRatio, prompt: str, pivot: str) -> dict[str, pd.DataFr
     """The lines of one panel, by name."""
     panel = ratio.only(prompt)
     if len(ratio.languages) > MOST_LINES:
-        known = [name for name in dict.fromkeys((pivot, prompt)) if name in ratio.names[:-2]]
-        rest = [name for name in ratio.names[:-2] if name not in known]
+        single = [name for name in dict.fromkeys((pivot, prompt)) if name in ratio.names[:-2]]
+        rest = [name for name in ratio.names[:-2] if name not in single]
         merged = {pivot: [pivot], OWN: [prompt] if prompt != pivot else [], REST: rest}
-        panel = panel.grouped({name: of for name, of in merged.items() if of and (name == REST or of[0] in known)})
+        panel = panel.grouped({name: of for name, of in merged.items() if of and (name == REST or of[0] in single)})
     return groups(panel.to_frame(), "language")
 
 

@@ -80,10 +80,10 @@ def layer_sweep(sweep: LayerSweep, **layout: Any) -> go.Figure:
         ends = [0, list(by_language[MEAN]["difference"])[-1]]
         even = line([0, sweep.n_layers], ends, "even share", {"dash": "dash", "color": "#777777"})
         figure.add_trace(even, **cell)
-    chosen = _mark_choice(figure, sweep)
+    choice = _mark_choice(figure, sweep)
     figure.update_xaxes(title_text="layers n", dtick=2)
     figure.update_yaxes(title_text="own rise − others’, nats per token", **cells[0])
-    title, detail = "Which layers a language’s neurons matter in", f"{sweep.effects.settings['model']}; {chosen}"
+    title, detail = "Which layers a language’s neurons matter in", f"{sweep.effects.settings['model']}; {choice}"
     return finish(figure, title, detail, layout, height=520, margin={"t": 130})
 
 
@@ -102,12 +102,12 @@ def _curve(rows: pd.DataFrame, language: str, i: int) -> list[go.Scatter]:
 
 def _mark_choice(figure: go.Figure, sweep: LayerSweep) -> str:
     try:
-        chosen = sweep.choice()
+        depths = sweep.choice()
     except ValueError:
         return "no layers stand out"
-    for column, number in enumerate(chosen, start=1):
+    for column, number in enumerate(depths, start=1):
         figure.add_vline(x=number, line={"dash": "dot", "color": "#222222"}, col=column)  # pyright: ignore[reportArgumentType]
-    return f"chosen: the first {chosen[0]} and the last {chosen[1]} of {sweep.n_layers}"
+    return f"chosen: the first {depths[0]} and the last {depths[1]} of {sweep.n_layers}"
 
 
 def workflow(found: Workflow, **layout: Any) -> go.Figure:

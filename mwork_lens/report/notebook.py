@@ -66,7 +66,7 @@ def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, An
 
 @contextlib.contextmanager
 def _figures_as_data() -> Iterator[None]:
-    """Figures as data, which the page draws with its one copy of plotly.js, not as HTML with a copy each."""
+    """Figures as data, which the page draws with its one copy of plotly.js."""
     before = os.environ.get("PLOTLY_RENDERER")
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     try:
