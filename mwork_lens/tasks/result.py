@@ -14,7 +14,7 @@ from .task import Answer, Question, Task
 
 ORIGINAL, ENGLISH = "original", "en"
 LIKELIHOOD = "log-likelihood"
-"""Of the reference answer, mean over its tokens, in nats: every task has this metric beside its own."""
+"""Of the reference answer, mean over its tokens, in nats: every task has this metric as well as its own."""
 GROUPS = ("English", "non-English", "Δ")
 ALL = "all"
 NO_DATA, NOT_MEASURABLE, NO_NEURONS, MEASURED = "no data", "not measurable", "no neurons", "measured"
@@ -83,9 +83,9 @@ class TaskResult:
     @property
     def conditions(self) -> list[tuple[str, str]]:
         """Arms with their parts, in the order of the run; the original model is not among them."""
-        found = dict.fromkeys((str(row["arm"]), str(row["part"])) for row in self.rows)
-        missing = dict.fromkeys((arm, part) for arm, part, _ in sorted(self.empty))
-        return [condition for condition in {**found, **missing} if condition[0] != ORIGINAL]
+        run = dict.fromkeys((str(row["arm"]), str(row["part"])) for row in self.rows)
+        empty = dict.fromkeys((arm, part) for arm, part, _ in sorted(self.empty))
+        return [condition for condition in {**run, **empty} if condition[0] != ORIGINAL]
 
     # --- what chance gives ---
 
@@ -96,25 +96,25 @@ class TaskResult:
         For options, one over their number. For written answers, the mean score that the original model's answer gets
         with the references of other questions (about other documents).
         """
-        asked = {(q.language, q.id): q for questions in self.questions.values() for q in questions}
-        found: dict[str, dict[str, np.ndarray]] = {metric: {} for metric in self.task.metrics}
+        by_id = {(q.language, q.id): q for questions in self.questions.values() for q in questions}
+        chance: dict[str, dict[str, np.ndarray]] = {metric: {} for metric in self.task.metrics}
         for language, rows in self._answers().items():
-            mine = [asked[language, row["id"]] for row in rows]
-            by_question = [self._by_chance(mine, place, row) for place, row in enumerate(rows)]
+            questions = [by_id[language, row["id"]] for row in rows]
+            by_question = [self._by_chance(questions, place, row) for place, row in enumerate(rows)]
             for metric in self.task.metrics:
-                found[metric][language] = np.array([scores[metric] for scores in by_question], dtype=float)
-        return found
+                chance[metric][language] = np.array([scores[metric] for scores in by_question], dtype=float)
+        return chance
 
     def _answers(self) -> dict[str, list[Mapping[str, Any]]]:
         answers = {(r["language"], r["id"]): r for r in self.rows if r["arm"] == ORIGINAL}
         return {lang: [answers[lang, name] for name in rows.index] for lang, rows in self._baseline.items()}
 
-    def _by_chance(self, asked: Sequence[Question], place: int, row: Mapping[str, Any]) -> Mapping[str, float]:
-        own = asked[place]
+    def _by_chance(self, questions: Sequence[Question], place: int, row: Mapping[str, Any]) -> Mapping[str, float]:
+        own = questions[place]
         guess = self.task.chance(own)
         if guess is not None:
             return dict.fromkeys(self.task.metrics, guess)
-        others = [q for q in (*asked[place + 1 :], *asked[:place]) if q.document != own.document][:MISMATCHED]
+        others = [q for q in (*questions[place + 1 :], *questions[:place]) if q.document != own.document][:MISMATCHED]
         answer = Answer(row["output"], cut=row["stopped"] == "length")
         scored = [self.task.score(other, answer) for other in others]
         return {m: float(np.mean([s[m] for s in scored])) if scored else np.nan for m in self.task.metrics}
@@ -262,7 +262,7 @@ class TaskResult:
         """The paper's table as text: arms by part and group; a star where q is at most 0.05.
 
         Args:
-            metric: the leading one by default. Scores are in per cent, log-likelihoods in nats a token. English and
+            metric: the leading one by default. Scores are in per cent, log-likelihoods in nats per token. English and
                 non-English show the score, Δ the difference of changes.
             scope: ``all`` languages, or one.
         """

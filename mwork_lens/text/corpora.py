@@ -243,7 +243,7 @@ def load_corpus(
         sentences_per_passage: neighbouring lines or rows joined into one passage, never across documents (where none
             are named, the file is one running text and each passage its own document).
         limit: at most this many passages per language, spread over the documents.
-        parallel: whether passage i is the same content in every language; found out from document ids if None.
+        parallel: whether passage i is the same content in every language; decided by document ids if None.
         labels: ``"free"`` for groups that are not languages (dialects, domains, scripts).
         text_field: the column with the text.
         split: of a hub data set.

@@ -32,7 +32,7 @@ def export_tuned(
     source: Source,
     tokenizer: Any = None,
 ) -> Path:
-    """Write the tuned model as a directory that transformers loads; the delta itself goes beside, in ``delta/``.
+    """Write the tuned model as a directory that transformers loads; the delta itself goes there too, in ``delta/``.
 
     The delta is written into transformers' own weights, wherever these keep the entries (fused projections too), saved
     and read back. The entries must then hold the delta's new values bit for bit, and the logits be those of ``model``
@@ -44,7 +44,7 @@ def export_tuned(
         path: a directory that does not exist yet or is empty.
         source: what :func:`load_model` was given for the untuned model: ``"demo"``, a name, a directory, a GGUF file,
             or a transformers model (unchanged afterwards; give its ``tokenizer``).
-        tokenizer: to save beside it; found beside the weights otherwise.
+        tokenizer: to save with it; by default the one next to the weights.
 
     Raises:
         FileExistsError: if ``path`` is taken.
@@ -62,7 +62,7 @@ def export_edited(
     source: Source,
     tokenizer: Any = None,
 ) -> Path:
-    """As :func:`export_tuned`, with the set's neurons switched off instead; the set goes beside, in ``neurons/``.
+    """As :func:`export_tuned`, with the set's neurons switched off instead; the set goes there too, in ``neurons/``.
 
     Args:
         model: the hooked model that ``source`` was loaded as; unchanged.
@@ -93,7 +93,7 @@ def _export(
     path: str | Path,
     source: Any,
     tokenizer: Any,
-    beside: Mapping[str, NeuronDelta | NeuronSet],
+    results: Mapping[str, NeuronDelta | NeuronSet],
 ) -> Path:
     from transformers import AutoTokenizer, PreTrainedModel
 
@@ -119,7 +119,7 @@ def _export(
         read_back = _read(building, dtype)
         _require_values(read_back, places, delta.new, "what was written does not hold the delta's new values")
         _require_same_logits(model, read_back)
-        for name, result in beside.items():
+        for name, result in results.items():
             result.save(building / name)
     return Path(path)
 
