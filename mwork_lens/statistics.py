@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from .store import storable
+
 RESAMPLES = 2000
 LEVEL = 0.95
 
@@ -22,6 +24,7 @@ def verdict(low: float, high: float) -> Verdict:
     return "above" if low > 0 else "below" if high < 0 else "at"
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """A statistic of all documents, of each bootstrap resample of them, and of all documents but one.
@@ -102,10 +105,10 @@ class Estimate:
         return self._between((1 - LEVEL) / 2)
 
     def _between(self, tail: float) -> tuple[Values, Values]:
-        missing = np.isnan(self.draws)
-        if missing.all():
+        undefined = np.isnan(self.draws)
+        if undefined.all():
             return self.value * np.nan, self.value * np.nan
-        quantile = np.nanquantile if missing.any() else np.quantile
+        quantile = np.nanquantile if undefined.any() else np.quantile
         low, high = quantile(self.draws, [tail, 1 - tail], axis=0)
         return low, high
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mwork_lens.statistics import Estimate, Resampling, benjamini_hochberg, wilson
+from mwork_lens.store import Result
 
 
 @settings(deadline=None, max_examples=50)
@@ -163,6 +165,24 @@ def test_leave_one_outs_give_the_standard_error_of_a_mean():
     jackknife = np.sqrt((n - 1) / n * ((estimate.leave_one_out - estimate.leave_one_out.mean()) ** 2).sum())
     assert jackknife == pytest.approx(values.std(ddof=1) / np.sqrt(n))
     assert estimate.draws.std() * np.sqrt(n / (n - 1)) == pytest.approx(jackknife, rel=0.05)
+
+
+@dataclass(frozen=True)
+class Stored(Result, kind="stored estimate"):
+    estimate: Estimate
+
+
+def test_an_estimate_is_stored_with_all_that_intervals_are_made_of(tmp_path):
+    estimate = Estimate.of_mean(np.array([0.1, 0.7, 0.4])) - Estimate.of_mean(np.array([0.2, 0.2, 0.9]))
+    Stored(estimate).save(tmp_path / "estimate")
+    loaded = Stored.load(tmp_path / "estimate").estimate
+    assert (loaded.value, loaded.documents, loaded.interval, loaded.p) == (
+        estimate.value,
+        estimate.documents,
+        estimate.interval,
+        estimate.p,
+    )
+    assert (loaded.leave_one_out == estimate.leave_one_out).all()
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7])

@@ -127,14 +127,14 @@ def folded_effects(
     """The effect matrix for a claim about languages' sets, and not about one set each: detection is run again.
 
     The documents are divided into folds. For each fold, sets come from a detection on all other folds' documents and
-    are switched off on the fold's own. :meth:`EffectMatrix.by_fold` shows the folds apart.
+    are switched off on those of the fold. :meth:`EffectMatrix.by_fold` shows the folds apart.
 
     Args:
         model: a hooked model; it is as before afterwards.
         corpus: documents by language.
         build: from a detection, the sets to switch off; the same names each time.
         folds: how many, at least two.
-        passages: at most this many held-out passages a language in each fold; all if None.
+        passages: at most this many held-out passages per language in each fold; all if None.
         seed: of the division.
         detection: options for :func:`detect`.
         options: passed on to :func:`effect_matrix`.
@@ -144,11 +144,13 @@ def folded_effects(
             for another fold.
     """
     progress = {"progress": options.get("progress", True)}
-    found = []
+    matrices = []
     for train, held_out in as_corpus(corpus).folds(folds, seed=seed):
         sets = build(detect(model, train, **{**progress, **(detection or {})}))
-        found.append(effect_matrix(model, sets, held_out if passages is None else held_out.limit(passages), **options))
-    return pool(found)
+        matrices.append(
+            effect_matrix(model, sets, held_out if passages is None else held_out.limit(passages), **options)
+        )
+    return pool(matrices)
 
 
 def _rows(sets: Sets) -> dict[str, list[NeuronSet]]:
@@ -156,7 +158,7 @@ def _rows(sets: Sets) -> dict[str, list[NeuronSet]]:
         raise ValueError("sets is empty: name at least one set of neurons to switch off.")
     if BASELINE in sets:
         raise ValueError(f"{BASELINE!r} is the row with nothing off: give that set another name.")
-    rows = {name: [given] if isinstance(given, NeuronSet) else list(given) for name, given in sets.items()}
+    rows = {name: [draws] if isinstance(draws, NeuronSet) else list(draws) for name, draws in sets.items()}
     for name, draws in rows.items():
         if not draws:
             raise ValueError(f"The row {name!r} has no set to switch off.")

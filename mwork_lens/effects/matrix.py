@@ -18,7 +18,7 @@ from ..text import share_a_script
 
 BASELINE, TUNED = "baseline", "tuned"
 Unit = Literal["token", "byte", "passage"]
-UNITS: Mapping[str, str] = {"token": "nats a token", "byte": "nats a UTF-8 byte", "passage": "nats a passage"}
+UNITS: Mapping[str, str] = {"token": "nats per token", "byte": "nats per UTF-8 byte", "passage": "nats per passage"}
 DECIMALS: Mapping[str, int] = {"token": 2, "byte": 3, "passage": 1}
 """With how many decimals to show a rise in each unit."""
 _VERDICTS = {"above": "selective", "below": "not selective", "at": "not clearly selective"}
@@ -64,9 +64,9 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return DECIMALS[self.unit] + self.tuned
 
     def per(self, unit: Unit) -> "EffectMatrix":
-        """The same result in another unit: nats a ``"token"``, a UTF-8 ``"byte"`` or a parallel ``"passage"``.
+        """The same result in another unit: nats per ``"token"``, UTF-8 ``"byte"`` or parallel ``"passage"``.
 
-        Tokenizers cut some languages finer than others, so that rises a token of different languages compare badly;
+        Tokenizers cut some languages finer than others, so that rises per token of different languages compare badly;
         bytes differ by script; passages say the same in every language.
 
         Raises:
@@ -86,16 +86,18 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: if there is no such fold.
         """
-        chosen = {read: [i for i, fold in enumerate(folds) if fold == number] for read, folds in self.folds.items()}
-        if not all(chosen.values()):
+        numbers = {read: [i for i, fold in enumerate(folds) if fold == number] for read, folds in self.folds.items()}
+        if not all(numbers.values()):
             raise ValueError(f"There is no fold {number}; there are {self._fold_numbers}.")
         return replace(
             self,
-            nats={off: {read: x[:, chosen[read]] for read, x in by_read.items()} for off, by_read in self.nats.items()},
-            tokens={read: x[chosen[read]] for read, x in self.tokens.items()},
-            utf8_bytes={read: x[chosen[read]] for read, x in self.utf8_bytes.items()},
-            documents={read: [names[i] for i in chosen[read]] for read, names in self.documents.items()},
-            folds={read: [number] * len(rows) for read, rows in chosen.items()},
+            nats={
+                off: {read: x[:, numbers[read]] for read, x in by_read.items()} for off, by_read in self.nats.items()
+            },
+            tokens={read: x[numbers[read]] for read, x in self.tokens.items()},
+            utf8_bytes={read: x[numbers[read]] for read, x in self.utf8_bytes.items()},
+            documents={read: [names[i] for i in numbers[read]] for read, names in self.documents.items()},
+            folds={read: [number] * len(rows) for read, rows in numbers.items()},
         )
 
     def select(self, rows: Sequence[str] | None = None, languages: Sequence[str] | None = None) -> "EffectMatrix":
@@ -104,28 +106,29 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: for one that is not there, or none.
         """
-        kept, reads = list(self.rows if rows is None else rows), list(self.tokens if languages is None else languages)
-        missing = [name for name in kept if name not in self.rows] + [name for name in reads if name not in self.tokens]
-        if missing or not kept or not reads:
+        rows = list(self.rows if rows is None else rows)
+        reads = list(self.tokens if languages is None else languages)
+        unknown = [name for name in rows if name not in self.rows] + [name for name in reads if name not in self.tokens]
+        if unknown or not rows or not reads:
             raise ValueError(
-                f"There is no {missing or 'row and language'} among {self.rows} read in {list(self.tokens)}."
+                f"There is no {unknown or 'row and language'} among {self.rows} read in {list(self.tokens)}."
             )
         corpus = self.settings["corpus"]
         passages = {read: corpus["passages"][read] for read in reads}
-        sets = {name: self.settings["sets"][name] for name in kept}
+        sets = {name: self.settings["sets"][name] for name in rows}
         return replace(
             self,
-            nats={off: {read: self.nats[off][read] for read in reads} for off in (BASELINE, *kept)},
+            nats={off: {read: self.nats[off][read] for read in reads} for off in (BASELINE, *rows)},
             tokens={read: self.tokens[read] for read in reads},
             utf8_bytes={read: self.utf8_bytes[read] for read in reads},
             documents={read: self.documents[read] for read in reads},
             folds={read: self.folds[read] for read in reads},
-            languages={name: self.languages[name] for name in kept},
+            languages={name: self.languages[name] for name in rows},
             settings={**self.settings, "corpus": {**corpus, "passages": passages}, "sets": sets},
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Rise of each language's loss (columns) when a set is off (rows), in nats a ``unit``."""
+        """Rise of each language's loss (columns) when a set is off (rows), in nats per ``unit``."""
         rises = {
             off: {read: self._rises(off, read).mean(0).sum() / float(self._sizes(read).sum()) for read in self.tokens}
             for off in self.rows
@@ -134,13 +137,13 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     @property
     def baseline(self) -> pd.Series:
-        """Loss by language with nothing off, in nats a ``unit``."""
+        """Loss by language with nothing off, in nats per ``unit``."""
         losses = {r: float(self.nats[BASELINE][r].sum() / self._sizes(r).sum()) for r in self.tokens}
         return pd.Series(losses, name=f"nats_per_{self.unit}")
 
     @cached_property
     def intervals(self) -> pd.DataFrame:
-        """One row a cell: off, read, rise with its 95 % interval low and high (nats a ``unit``), p, p_adjusted.
+        """One row per cell: off, read, rise with its 95 % interval low and high (nats per ``unit``), p, p_adjusted.
 
         Bootstrap over documents, and over draws where a row has several (Rao and Wu's form, since they are few). p is
         of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
@@ -154,10 +157,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy()))
 
     def selectivity(self, among: Among = "others") -> pd.DataFrame:
-        """One row a set that has a language: its own rise against the mean rise of other languages, with intervals.
+        """One row per set that has a language: its own rise against the mean rise of other languages, with intervals.
 
-        ``difference`` is own minus others (nats a ``unit``), with its 95 % interval low and high, p and p_adjusted
-        (over the rows). ``ratio`` is own over others, and missing unless the whole interval of the others' rise lies
+        ``difference`` is own minus others (nats per ``unit``), with its 95 % interval low and high, p and p_adjusted
+        (over the rows). ``ratio`` is own over others, and NaN unless the whole interval of the others' rise lies
         above zero. Damage alone proves nothing: any important neurons hurt when they are off.
 
         Args:
@@ -177,7 +180,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return frame
 
     def by_fold(self, among: Among = "others") -> pd.DataFrame:
-        """:meth:`selectivity` of each fold alone, a row a set and fold: what another detection would have found."""
+        """:meth:`selectivity` of each fold alone, one row per set and fold: what another detection would have given."""
         frames = [self.fold(number).selectivity(among).assign(fold=number) for number in self._fold_numbers]
         return pd.concat(frames).set_index("fold", append=True).sort_index(level=0, sort_remaining=True)
 
@@ -195,21 +198,21 @@ class EffectMatrix(Result, kind="effect_matrix"):
             return f"{off} {done}: the loss changes by {rises} {UNITS[self.unit]}."
         row = self.selectivity(among).loc[off]
         own, others = row["language"], self._others(row["language"], among)
-        said = f"{off} {done} ({row['neurons']:,.0f} neurons): the loss of {own} changes by {row['own']:{shown}}"
+        sentence = f"{off} {done} ({row['neurons']:,.0f} neurons): the loss of {own} changes by {row['own']:{shown}}"
         if not others:
-            return f"{said} {UNITS[self.unit]}."
-        said += f", that of {', '.join(others)} by {row['others']:{shown}} {UNITS[self.unit]} on average"
+            return f"{sentence} {UNITS[self.unit]}."
+        sentence += f", that of {', '.join(others)} by {row['others']:{shown}} {UNITS[self.unit]} on average"
         if np.isnan(row["low"]):
-            return f"{said}: a difference of {row['difference']:{shown}}, without an interval on a single document."
-        said += f": a difference of {row['difference']:{shown}} ({row['low']:{shown}} to {row['high']:{shown}})"
+            return f"{sentence}: a difference of {row['difference']:{shown}}, without an interval on a single document."
+        sentence += f": a difference of {row['difference']:{shown}} ({row['low']:{shown}} to {row['high']:{shown}})"
         side = verdict(row["low"], row["high"])
         if self.tuned:
-            return f"{said}; {_TUNED_VERDICTS[side].format(own)}."
+            return f"{sentence}; {_TUNED_VERDICTS[side].format(own)}."
         times = "" if np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
-        return f"{said}{times}; {_VERDICTS[side]}."
+        return f"{sentence}{times}; {_VERDICTS[side]}."
 
     def passages(self) -> pd.DataFrame:
-        """One row a passage, set and draw: off, draw, read, fold, document, nats, tokens, utf8_bytes."""
+        """One row per passage, set and draw: off, draw, read, fold, document, nats, tokens, utf8_bytes."""
         frames = [
             pd.DataFrame(
                 {
@@ -371,7 +374,7 @@ def beside(parts: Sequence[EffectMatrix]) -> EffectMatrix:
     first, rows = parts[0], [row for part in parts for row in part.rows]
     if len(set(rows)) < len(rows) or any(_documents(part) != _documents(first) for part in parts):
         raise ValueError(f"These effect matrices cannot be joined: rows {rows}, or other documents.")
-    sets = {row: found for part in parts for row, found in part.settings["sets"].items()}
+    sets = {row: made_of for part in parts for row, made_of in part.settings["sets"].items()}
     return replace(
         first,
         nats={off: by_read for part in parts for off, by_read in part.nats.items()},
