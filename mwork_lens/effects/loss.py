@@ -24,7 +24,7 @@ from ..text import Document
 
 
 @dataclass(frozen=True)
-class PassageLosses(Reducer):
+class PassageLosses(Reducer, kind="passage_losses"):
     """Loss of each passage of a plan. A passage is in one batch, so that merging adds zeros."""
 
     nats: dict[str, Float[Tensor, " _"]]

@@ -37,15 +37,16 @@ def test_nats_are_the_models_own_loss(family, monkeypatch):
         assert found.item() == pytest.approx(loss * (len(ids) - 1), rel=1e-10)
 
 
-def test_losses_merge_from_any_split_to_the_same_bits():
+def test_losses_merge_from_any_split_to_the_same_bits(tmp_path):
     model = tiny("qwen3")
     plan = Encoded.of(model, CORPUS).plan(batch_size=1)
     whole, parts = PassageLosses.of(model, plan), [PassageLosses.empty(plan) for _ in range(3)]
     for batch, states in stream(model, reversed(list(plan))):
         parts[batch.number % 3].update(model, batch, states)
     merged = PassageLosses.empty(plan)
-    for part in parts[::-1]:
-        merged.merge(part)
+    for number, part in enumerate(parts[::-1]):
+        part.save(tmp_path / str(number))
+        merged.merge(PassageLosses.load(tmp_path / str(number)))
     for language in CORPUS:
         assert merged.nats[language].equal(whole.nats[language])
         assert merged.tokens[language].tolist() == [len(ids) - 1 for ids in CORPUS[language]]
