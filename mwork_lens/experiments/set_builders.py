@@ -1,70 +1,66 @@
-"""Which neurons are off in an experiment: sets and their controls, in parts of the model, and who is asked then."""
+"""Which neurons an experiment switches off or tunes: sets of a language and their controls, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from ..detection import Detection, matched_control, random_control
-from ..neurons import NeuronSet, Stages
-from ..tasks import ENGLISH, ORIGINAL, Condition
-from .settings import ALL_LAYERS
-
-
-def arm_sets(
-    detection: Detection, language: str, arms: Sequence[str], *, quorum: float, seed: int = 0
-) -> dict[str, NeuronSet]:
-    """The neurons of each arm for one language.
-
-    Args:
-        detection: where they come from.
-        language: whose.
-        arms: of :data:`ARMS` and :data:`OVERLAP_ARMS`.
-        quorum: share of the language's documents on which a neuron must be active.
-        seed: of the random ones.
-
-    Raises:
-        ValueError: for an arm that does not exist, or a language that nothing was detected for.
-    """
-    known = {
-        "active": lambda: detection.active(language, quorum=quorum),
-        "specific": lambda: detection.specific(language, quorum=quorum),
-        "active but not English's": lambda: detection.specific(language, against=ENGLISH, quorum=quorum),
-        "random": lambda: random_control(detection.specific(language, quorum=quorum), seed=seed),
-        "random as active": lambda: random_control(detection.active(language, quorum=quorum), seed=seed),
-        "matched random": lambda: matched_control(detection.specific(language, quorum=quorum), detection, seed=seed),
-    }
-    unknown = [arm for arm in arms if arm not in known]
-    if unknown or not arms:
-        raise ValueError(f"There is no arm {unknown[0] if unknown else ''!r}; there are {', '.join(known)}.")
-    return {arm: known[arm]() for arm in arms}
+from ..detection import Detection, matched_control, other_control, random_control
+from ..neurons import NeuronSet
+from .settings import ENGLISH
 
 
-def conditions(
-    detection: Detection,
-    stages: Stages,
-    *,
-    parts: Sequence[str],
-    arms: Sequence[str],
-    off: Sequence[str],
-    asked: Sequence[str],
-    quorum: float,
-    seed: int = 0,
-) -> tuple[list[Condition], frozenset[tuple[str, str, str]]]:
-    """The original model, then every arm in every part for every language whose neurons are switched off.
+@dataclass(frozen=True)
+class SetSource:
+    """What a language's sets are built from."""
 
-    A language is asked with its own neurons off, English with each language's.
+    detection: Detection
+    language: str
+    quorum: float
+    """Share of the language's documents on which a neuron must be active."""
+    seed: int = 0
+    """Of the random ones."""
 
-    Returns:
-        The conditions, and those (arm, part, language) whose sets hold no neurons, which are not run.
-    """
-    found, empty = [Condition(ORIGINAL, "", None, None, tuple(asked))], set()
-    for language in off:
-        reads = tuple(read for read in (language, ENGLISH) if read in asked)
-        for arm, neurons in arm_sets(detection, language, arms, quorum=quorum, seed=seed).items():
-            for part in parts:
-                chosen = neurons if part == ALL_LAYERS else stages.select(neurons, part)
-                if len(chosen):
-                    found.append(Condition(arm, part, language, chosen, reads))
-                else:
-                    empty.add((arm, part, language))
-    order = {(arm, part): place for place, (arm, part) in enumerate((a, p) for a in arms for p in parts)}
-    rest = sorted(found[1:], key=lambda condition: order[condition.arm, condition.part])
-    return [found[0], *rest], frozenset(empty)
+    def active(self) -> NeuronSet:
+        """Active neurons, of other languages too."""
+        return self.detection.active(self.language, quorum=self.quorum)
+
+    def specific(self, against: str = "others") -> NeuronSet:
+        """Neurons that are active in no other language, or not in the language ``against``."""
+        return self.detection.specific(self.language, against=against, quorum=self.quorum)
+
+    def random(self, neurons: NeuronSet) -> NeuronSet:
+        """As many random ones."""
+        return random_control(neurons, seed=self.seed)
+
+    def matched(self) -> NeuronSet:
+        """As many as the specific ones, with equal scores."""
+        return matched_control(self.specific(), self.detection, seed=self.seed)
+
+    def other(self) -> NeuronSet:
+        """Of the other languages except English, the specific set that is nearest in size, cut to this one's.
+
+        Raises:
+            ValueError: if no other language has any.
+        """
+        own = self.specific()
+        others = [name for name in self.detection.languages if name not in (self.language, ENGLISH)]
+        sets = [self.detection.specific(name, quorum=self.quorum) for name in others]
+        if not any(map(len, sets)):
+            raise ValueError(
+                f"No language besides {self.language!r} and English has neurons of its own: leave out the arm."
+            )
+        nearest = min(filter(len, sets), key=lambda neurons: abs(len(neurons) - len(own)))
+        return other_control(own, nearest, seed=self.seed)
+
+
+SET_BUILDERS: Mapping[str, Callable[[SetSource], NeuronSet]] = {
+    "active": SetSource.active,
+    "specific": SetSource.specific,
+    "active but not English's": lambda source: source.specific(against=ENGLISH),
+    "random": lambda source: source.random(source.specific()),
+    "random as active": lambda source: source.random(source.active()),
+    "matched random": SetSource.matched,
+    "matched": SetSource.matched,
+    "english-text": SetSource.specific,
+    "other-neurons": SetSource.other,
+}
+"""Every way to build a set of a language."""

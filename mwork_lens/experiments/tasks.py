@@ -1,8 +1,11 @@
-"""The paper's tables on real tasks: one row of settings an experiment, one function for all of them."""
+"""The paper's tables on real tasks: one row of settings per experiment, one function for all of them."""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from ..tasks import (
     ENGLISH,
     GROUPS,
     LIKELIHOOD,
+    ORIGINAL,
     TASKS,
+    Condition,
     Prompt,
     Question,
     Task,
@@ -31,15 +36,15 @@ from ..tasks import (
     templates,
     uses_chat,
 )
-from ..text import load_corpus
-from .folder import ResultsFolder
-from .set_builders import conditions
-from .settings import ALL_LAYERS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
+from ..text import Corpus, load_corpus
+from .folder import ResultsFolder, load_or_run
+from .set_builders import SET_BUILDERS, SetSource
+from .settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
 
 logger = logging.getLogger("mwork_lens")
 
 EXAMPLES = 2
-"""Questions of each language whose answers stand beside the table."""
+"""Questions of each language whose answers are written with the table."""
 
 
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -72,136 +77,182 @@ def run_task_experiment(
         ValueError: for options, data or languages that do not go together, before the questions are asked.
     """
     options = options or TaskOptions()
-    experiment = TASK_EXPERIMENTS[name]
-    task = task_of(name, options)
-    arms = tuple(options.arms or experiment.arms)
-    uses_chat(model, options.chat)
-    stages = Stages(model, understanding=options.understanding, generation=options.generation)
-    saved = None if options.detection is None else Detection.load(options.detection)
-    text = None if saved else _corpus(options)
-    detected = saved.languages if saved else list(text or {})
-    everything = load_questions(task, options.data, languages=options.languages, without=options.without)
-    everything = _known(everything, detected, options, task)
-    questions = {language: limited(asked, options.limit) for language, asked in everything.items()}
-    off = _off(list(questions), detected, options)
-    prompts = {
-        language: make_prompts(model, task, asked, chat=options.chat, max_tokens=options.max_tokens)
-        for language, asked in questions.items()
-    }
-    require_room(model, prompts, options.max_new_tokens)
-    found_on = {"detection": dict(saved.settings)} if saved else {"corpus": text.describe(), "top": options.top}  # pyright: ignore[reportOptionalMemberAccess]
-    settings = {
-        **_asked(model, task, options, questions, everything),
-        "item": experiment.item,
-        "off": off,
-        "arms": arms,
-        "parts": PARTS[experiment.by],
-        "stages": {stage: [layers.start, layers.stop - 1] for stage, layers in stages},
-        "found_on": found_on,
-        **{key: getattr(options, key) for key in _DECIDING},
-    }
-    folder = ResultsFolder.open(path, name, settings)
-    detection = saved or _detection(model, text, folder, options)
-    asking, empty = conditions(
-        detection,
-        stages,
-        parts=PARTS[experiment.by],
-        arms=arms,
-        off=off,
-        asked=list(questions),
-        quorum=options.quorum,
-        seed=options.seed,
-    )
-    _write_prompts(folder.path / "prompts.jsonl", prompts)
+    run = _Run(model, TASK_EXPERIMENTS[name], task_of(name, options), options)
+    folder = ResultsFolder.open(path, name, run.settings())
+    conditions, empty = run.conditions(run.detect(folder.path / "detection"))
+    _write_prompts(folder.path / "prompts.jsonl", run.prompts)
     rows = run_task(
         model,
-        task,
-        prompts,
-        asking,
+        run.task,
+        run.prompts,
+        conditions,
         folder.path / "rows.jsonl",
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
-        in_full=sum(len(everything[read]) for condition in asking for read in condition.reads),
+        in_full=sum(len(run.all_questions[read]) for condition in conditions for read in condition.reads),
         progress=options.shown,
     )
-    result = TaskResult(task, rows, questions, empty)
-    sizes = [(c.arm, c.part, c.off, len(c.neurons), c.neurons.fraction) for c in asking if c.neurons is not None]
-    frame = pd.DataFrame(sizes, columns=["arm", "part", "off", "neurons", "share of all"])
-    _write(folder, experiment, result, frame, prompts)
+    result = TaskResult(run.task, rows, run.questions, empty)
+    _write(folder, run.experiment, result, _sizes(conditions), run.prompts)
     return result, folder
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What an experiment asks, and with which neurons off; what does not go together is refused by :meth:`settings`."""
+
+    model: HookedModel
+    experiment: TaskExperiment
+    task: Task
+    options: TaskOptions
+
+    @cached_property
+    def source(self) -> Detection | Corpus:
+        """A saved detection, or the text to detect neurons on."""
+        options = self.options
+        if options.detection is not None:
+            return Detection.load(options.detection)
+        corpus = load_corpus(
+            options.corpus, sentences_per_passage=options.sentences_per_passage, limit=options.passages
+        )
+        if len(corpus) < 2:
+            raise ValueError(f"Sets need at least two languages to compare; {options.corpus} has {', '.join(corpus)}.")
+        return corpus
+
+    @cached_property
+    def detected(self) -> list[str]:
+        return self.source.languages if isinstance(self.source, Detection) else list(self.source)
+
+    @cached_property
+    def stages(self) -> Stages:
+        return Stages(self.model, understanding=self.options.understanding, generation=self.options.generation)
+
+    @cached_property
+    def all_questions(self) -> dict[str, list[Question]]:
+        """By language, of those with neurons; English needs none of its own."""
+        options = self.options
+        questions = load_questions(self.task, options.data, languages=options.languages, without=options.without)
+        place, languages = options.detection or options.corpus, ", ".join(self.detected)
+        lacking = [language for language in questions if language not in (*self.detected, ENGLISH)]
+        if lacking and options.languages is not None:
+            raise ValueError(
+                f"There is no set of neurons for {lacking[0]!r}: {place} has {languages}. Give a corpus or a detection "
+                "with that language."
+            )
+        if lacking:
+            logger.warning("Left out, as %s has no text of them: %s", place, ", ".join(lacking))
+        if len(lacking) == len(questions):
+            names = ", ".join(questions)
+            raise ValueError(
+                f"No language of the {self.task.title} data ({names}) is among those of {place} ({languages})."
+            )
+        return {language: asked for language, asked in questions.items() if language not in lacking}
+
+    @cached_property
+    def questions(self) -> dict[str, list[Question]]:
+        """Those that are asked."""
+        return {language: limited(every, self.options.limit) for language, every in self.all_questions.items()}
+
+    @cached_property
+    def prompts(self) -> dict[str, list[Prompt]]:
+        options = {"chat": self.options.chat, "max_tokens": self.options.max_tokens}
+        prompts = {
+            language: make_prompts(self.model, self.task, questions, **options)
+            for language, questions in self.questions.items()
+        }
+        require_room(self.model, prompts, self.options.max_new_tokens)
+        return prompts
+
+    @cached_property
+    def off(self) -> list[str]:
+        """The languages whose neurons are switched off."""
+        asked = [language for language in self.questions if language != ENGLISH]
+        off = list(self.options.off or asked or [language for language in self.detected if language != ENGLISH])
+        if missing := [language for language in off if language not in self.detected]:
+            raise ValueError(f"There is no set of neurons for {missing[0]!r}; there are {', '.join(self.detected)}.")
+        if idle := [language for language in asked if language not in off]:
+            raise ValueError(
+                f"{idle[0]!r} is asked, so its neurons must be among those switched off: {', '.join(off)}."
+            )
+        return off
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        arms = tuple(self.options.arms or self.experiment.arms)
+        if unknown := [arm for arm in arms if arm not in _ARMS]:
+            raise ValueError(f"There is no arm {unknown[0]!r}; there are {', '.join(_ARMS)}.")
+        return arms
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result.
+
+        Raises:
+            ValueError: for options, data or languages that do not go together.
+        """
+        model, task, options, source = self.model, self.task, self.options, self.source
+        chat = uses_chat(model, options.chat)
+        detecting = (
+            {"detection": dict(source.settings)} if isinstance(source, Detection) else _detecting(source, options)
+        )
+        return {
+            "model": str(model.cfg.model_name),
+            "dtype": str(dtype_of(model)),
+            "task": {"name": task.name, "metrics": task.metrics, "data": options.data or task.hub.path},
+            "ends": {"at": task.stop, "counted": "once the answer has begun"},
+            "questions": {language: len(questions) for language, questions in self.questions.items()},
+            "of": {language: len(questions) for language, questions in self.all_questions.items()},
+            "templates": {language: templates(task.name)[language] for language in self.prompts},
+            "chat": chat,
+            "item": self.experiment.item,
+            "off": self.off,
+            "arms": self.arms,
+            "parts": PARTS[self.experiment.by],
+            "stages": {stage: [layers.start, layers.stop - 1] for stage, layers in self.stages},
+            "found_on": detecting,
+            **{name: getattr(options, name) for name in _DECIDING},
+        }
+
+    def detect(self, path: Path) -> Detection:
+        """The saved detection, or one that is kept at ``path``."""
+        if isinstance(self.source, Detection):
+            return self.source
+        options = {"top": self.options.top, "progress": self.options.shown}
+        return load_or_run(path, Detection, detect, self.model, self.source, **options)
+
+    def conditions(self, detection: Detection) -> tuple[list[Condition], frozenset[tuple[str, str, str]]]:
+        """The original model, then every arm in every part for every language whose neurons are switched off.
+
+        A language is asked with its own neurons off, English with each language's.
+
+        Returns:
+            The conditions, and those (arm, part, language) whose sets hold no neurons, which are not run.
+        """
+        asked = tuple(self.questions)
+        sources = [SetSource(detection, language, self.options.quorum, self.options.seed) for language in self.off]
+        conditions, empty = [Condition(ORIGINAL, "", None, None, asked)], set()
+        sets = {(arm, source.language): SET_BUILDERS[arm](source) for source in sources for arm in self.arms}
+        for arm, part, language in product(self.arms, PARTS[self.experiment.by], self.off):
+            neurons = sets[arm, language]
+            neurons = neurons if part == ALL_LAYERS else self.stages.select(neurons, part)
+            if len(neurons):
+                reads = tuple(read for read in (language, ENGLISH) if read in asked)
+                conditions.append(Condition(arm, part, language, neurons, reads))
+            else:
+                empty.add((arm, part, language))
+        return conditions, frozenset(empty)
+
+
+_ARMS = (*ARMS, OVERLAP_ARMS[-1])
 _DECIDING = ("limit", "without", "quorum", "max_new_tokens", "max_tokens", "seed", "batch_size")
 
 
-def _asked(
-    model: HookedModel,
-    task: Task,
-    options: TaskOptions,
-    questions: Mapping[str, Sequence[Question]],
-    everything: Mapping[str, Sequence[Question]],
-) -> dict[str, Any]:
-    """What is recorded of the model and of its questions."""
-    return {
-        "model": str(model.cfg.model_name),
-        "dtype": str(dtype_of(model)),
-        "task": {"name": task.name, "metrics": task.metrics, "data": options.data or task.hub.path},
-        "ends": {"at": task.stop, "counted": "once the answer has begun"},
-        "questions": {language: len(asked) for language, asked in questions.items()},
-        "of": {language: len(asked) for language, asked in everything.items()},
-        "templates": {language: templates(task.name)[language] for language in questions},
-        "chat": uses_chat(model, options.chat),
-    }
+def _detecting(corpus: Corpus, options: TaskOptions) -> dict[str, Any]:
+    return {"corpus": corpus.describe(), "top": options.top}
 
 
-def _corpus(options: TaskOptions) -> Any:
-    corpus = load_corpus(options.corpus, sentences_per_passage=options.sentences_per_passage, limit=options.passages)
-    if len(corpus) < 2:
-        raise ValueError(f"Sets need at least two languages to compare; {options.corpus} has {', '.join(corpus)}.")
-    return corpus
-
-
-def _known(
-    questions: dict[str, list[Question]], detected: Sequence[str], options: TaskOptions, task: Task
-) -> dict[str, list[Question]]:
-    """Languages that there are neurons and prompts for; English needs none of its own."""
-    source = options.detection or options.corpus
-    lacking = [lang for lang in questions if lang not in detected and lang != ENGLISH]
-    if lacking and options.languages is not None:
-        raise ValueError(
-            f"There is no set of neurons for {lacking[0]!r}: {source} has {', '.join(detected)}. Give a corpus or a "
-            "detection with that language."
-        )
-    kept = {language: asked for language, asked in questions.items() if language not in lacking}
-    if lacking:
-        logger.warning("Left out, as %s has no text of them: %s", source, ", ".join(lacking))
-    if not kept:
-        raise ValueError(
-            f"No language of the {task.title} data ({', '.join(questions)}) is among those of {source} "
-            f"({', '.join(detected)})."
-        )
-    return kept
-
-
-def _off(asked: Sequence[str], detected: Sequence[str], options: TaskOptions) -> list[str]:
-    own = [language for language in asked if language != ENGLISH]
-    chosen = list(options.off or own or [language for language in detected if language != ENGLISH])
-    missing = [language for language in chosen if language not in detected]
-    if missing:
-        raise ValueError(f"There is no set of neurons for {missing[0]!r}; there are {', '.join(detected)}.")
-    idle = [language for language in own if language not in chosen]
-    if idle:
-        raise ValueError(f"{idle[0]!r} is asked, so its neurons must be among those switched off: {', '.join(chosen)}.")
-    return chosen
-
-
-def _detection(model: HookedModel, text: Any, folder: ResultsFolder, options: TaskOptions) -> Detection:
-    place = folder.path / "detection"
-    if place.exists():
-        return Detection.load(place)
-    found = detect(model, text, top=options.top, progress=options.shown)
-    found.save(place)
-    return found
+def _sizes(conditions: Sequence[Condition]) -> pd.DataFrame:
+    rows = [(c.arm, c.part, c.off, len(c.neurons), c.neurons.fraction) for c in conditions if c.neurons is not None]
+    return pd.DataFrame(rows, columns=["arm", "part", "off", "neurons", "share of all"])
 
 
 # --- what is written ---
@@ -286,7 +337,7 @@ def reading(result: TaskResult) -> list[str]:
     return [
         "English is asked with each other language's neurons off, each other language with its own off. Δ is English's "
         "change minus the others' mean change: positive where the damage is specific to them. Scores are in per cent, "
-        f"the {LIKELIHOOD} is that of the reference answer, in nats a token. Brackets are 95 % intervals (Wilson for "
+        f"the {LIKELIHOOD} is that of the reference answer, in nats per token. Brackets are 95 % intervals (Wilson for "
         "shares, else bootstrap over documents, paired across conditions); n is distinct questions; a star: q ≤ 0.05 "
         "after Benjamini and Hochberg over the cells of a table.",
         PAPER_VALUES,
@@ -311,7 +362,7 @@ def gaps(result: TaskResult) -> list[str]:
 
 
 def blocks(result: TaskResult, metric: str, *, scope: str = ALL) -> str:
-    """The table for a terminal: a block a group, a column a part."""
+    """The table for a terminal: one block per group, one column per part."""
     table = result.table(metric, scope=scope)
     text = []
     for group in GROUPS:
