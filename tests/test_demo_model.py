@@ -113,18 +113,18 @@ def test_a_grid_is_drawn_with_every_token_legible_and_kept(model, tmp_path):
 def test_the_story_of_the_demo(model, tmp_path):
     """A small run of the main job ends in sets that hit their own language, a table and a page."""
     corpus = mw.load_corpus("demo", languages=["en", "fr", "ru"], limit=26)
-    result = run_demo(model, corpus)
+    result = run_demo(model, corpus, tmp_path / "out")
     frame = result.effects.to_frame()
     for language in ("fr", "ru"):
         assert frame.loc[language].idxmax() == language
         others = frame.loc[language].drop(language).mean()
         assert frame.loc[language, language] > 4 * others
-    written = result.write(tmp_path / "out")
+    written = result.write()
     assert all(path.exists() for path in written)
     page = written[0].read_text(encoding="utf-8")
     assert page.count("Plotly.newPlot") >= 2
     assert 'src="http' not in page
-    assert mw.Detection.load(tmp_path / "out" / "detection").settings == result.detection.settings
+    assert mw.Detection.load(tmp_path / "out" / "detection").settings == result.run.detection.settings
 
 
 @pytest.mark.skipif(not NTREX.is_dir(), reason="MWORK_LENS_TEST_DATA does not name a folder with ntrex")

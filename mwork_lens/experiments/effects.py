@@ -81,7 +81,12 @@ def run_effects(
     """
     _require_languages(config, detection.languages if detection else list(corpus), corpus)
     saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
-    settings = {"model": str(model.cfg.model_name), **asdict(config), "corpus": corpus.describe(), "detection": saved}
+    settings = {
+        "model": str(model.cfg.model_name),
+        **config.of_effects(),
+        "corpus": corpus.describe(),
+        "detection": saved,
+    }
     folder = ResultsFolder.open(path, NAME, settings)
     if detection:
         folds = iter([_Fold(model, config, path, detection, corpus, progress)])

@@ -1,9 +1,10 @@
-"""The whole picture of one model on one corpus, piece by piece in a folder that resumes; a notebook shows it."""
+"""One model on one corpus, piece by piece in a folder that resumes; a notebook, or the demo's page, shows it."""
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,102 @@ from ..neurons import STAGES, NeuronSet
 from ..text import Corpus, Identifier, identifier
 from .effects import run_effects, specific_sets
 from .folder import ResultsFolder, load_or_run
-from .settings import EffectsConfig, ReportConfig
+from .settings import ReportConfig
 
 logger = logging.getLogger("mwork_lens")
 
-NAME = "report"
 EVERY = 10
 """The language ratio reads every tenth token, from the end."""
 OPENING = 12
 """Tokens of a held-out passage that a completion goes on from."""
 OWN, MATCHED = "own neurons off", "as many with equal scores off"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Neurons detected on some documents of a corpus, and the documents to measure all else on; pieces are kept."""
+
+    model: HookedModel
+    config: ReportConfig
+    """With languages for controls and stages."""
+    folder: ResultsFolder
+    detection: Detection
+    held_out: Corpus
+    progress: bool
+
+    @classmethod
+    def begin(
+        cls, name: str, model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, *, progress: bool = True
+    ):
+        """Detect neurons, unless the folder has the detection.
+
+        Raises:
+            FileExistsError: for a directory with other things in it.
+            ValueError: for a single language, a run with other settings, or if no language has specific neurons.
+        """
+        if len(corpus) < 2:
+            raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
+        train, held_out = corpus.split(config.held_out, seed=config.seed)
+        effects, settings = config.of_effects(), asdict(config)
+        rest = {key: settings[key] for key in settings if key not in effects}
+        record = {"model": str(model.cfg.model_name), "effects": effects, **rest, "corpus": corpus.describe()}
+        folder = ResultsFolder.open(path, name, record)
+        options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
+        detection = load_or_run(path / "detection", Detection, detect, model, train, **options)
+        sets = specific_sets(detection, config.quorum)
+        if not sets:
+            rule = f"top={config.top}, quorum={config.quorum}"
+            raise ValueError(f"No language has specific neurons at {rule}: lower the quorum.")
+        # English is the pivot that the others are compared with: show the controls of another language if there is one
+        others = [language for language in sets if language != "en"] or list(sets)
+        stages = config.stages or (others if model.cfg.n_layers >= len(STAGES) else ())
+        config = replace(config, controls=config.controls or others[:1], stages=stages)
+        return cls(model, config, folder, detection, held_out, progress)
+
+    @cached_property
+    def sets(self) -> dict[str, NeuronSet]:
+        """Each language's specific neurons, where it has any."""
+        return specific_sets(self.detection, self.config.quorum)
+
+    @cached_property
+    def prompts(self) -> Corpus:
+        """A few held-out passages of each language."""
+        return self.held_out.limit(self.config.prompts)
+
+    def piece(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """A result of the folder, measured if it is not there."""
+        if not (self.folder.path / name).exists():
+            logger.info("Measuring: %s", name.replace("-", " "))
+        self.folder.written.append(self.folder.path / name)
+        return load_or_run(self.folder.path / name, *arguments, **options)
+
+    @cached_property
+    def identifier(self) -> tuple[str | Identifier, str]:
+        """The identifier and "", or one that identifies no language and why."""
+        try:
+            identifier(self.config.identifier, self._languages)
+            self.labels(self.config.identifier)  # the vocabulary is identified over more languages
+        except (ValueError, ImportError) as error:
+            logger.warning("Without the languages of tokens and texts: %s", error)
+            return _no_identifier, str(error)
+        return self.config.identifier, ""
+
+    @property
+    def _languages(self) -> list[str]:
+        return list(dict.fromkeys(["en", *self.held_out]))
+
+    def labels(self, identifier: str | Identifier) -> TokenLanguages:
+        """The language of every token."""
+        return label_vocabulary(self.model, self._languages, identifier=identifier)
+
+    def ratio(self, name: str) -> LanguageRatio | None:
+        """Which language each layer speaks; None where no identifier has the languages."""
+        identifier, reason = self.identifier
+        if reason:
+            return None
+        options = {"positions": slice(None, None, -EVERY), "max_tokens": self.config.max_tokens}
+        options |= {"token_languages": self.labels(identifier), "progress": self.progress}
+        return self.piece(name, LanguageRatio, language_ratio, self.model, self.prompts, **options)
 
 
 def measure(
@@ -36,7 +123,7 @@ def measure(
     """Run what is not at ``path`` yet: detection, sets, language ratio, effects, stages, cards, completions.
 
     Neurons are detected on one part of the documents, all else is measured on the rest. What cannot be measured (e.g.
-    languages that the identifier does not know) is left out, and ``missing.json`` says why.
+    languages that the identifier does not have) is left out, and ``missing.json`` says why.
 
     Args:
         model: a hooked model with a tokenizer; it is as before afterwards.
@@ -51,22 +138,13 @@ def measure(
             a run with other settings, or if no language has specific neurons.
     """
     _require(model, corpus, config)
-    train, held_out = corpus.split(config.held_out, seed=config.seed)
-    settings = asdict(config)
-    effects = {field.name: settings.pop(field.name) for field in fields(EffectsConfig)}
-    record = {"model": str(model.cfg.model_name), "effects": effects, **settings, "corpus": corpus.describe()}
-    folder = ResultsFolder.open(path, NAME, record)
-    options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
-    found = _step(folder, "detection", Detection, detect, model, train, **options)
-    run = _Run(model, held_out, folder, _chosen(config, found, model), found, progress)
-    run.everything()
-    return folder
+    run = _Report.begin("report", model, corpus, path, config, progress=progress)
+    run.run_all()
+    return run.folder
 
 
 def _require(model: HookedModel, corpus: Corpus, config: ReportConfig) -> None:
     """Refuse what would fail after the expensive work."""
-    if len(corpus) < 2:
-        raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer, which a report needs to show texts.")
     absent = [language for language in (*config.controls, *config.stages) if language not in corpus]
@@ -76,40 +154,81 @@ def _require(model: HookedModel, corpus: Corpus, config: ReportConfig) -> None:
         identifier(config.identifier, ["en", "ru"])
 
 
-def _chosen(config: ReportConfig, found: Detection, model: HookedModel) -> ReportConfig:
-    """The config with languages for controls and stages, where it names none."""
-    sets = specific_sets(found, config.quorum)
-    if not sets:
-        rule = f"top={config.top}, quorum={config.quorum}"
-        raise ValueError(f"No language has specific neurons at {rule}: lower the quorum.")
-    others = [language for language in sets if language != "en"] or list(sets)
-    stages = config.stages or (others if model.cfg.n_layers >= len(STAGES) else ())
-    return replace(config, controls=config.controls or others[:1], stages=stages)
+class _Report(Measurement):
+    """All that a report shows."""
 
+    def run_all(self) -> None:
+        for language, neurons in self.sets.items():
+            self.piece(f"neurons/{language}", NeuronSet, lambda neurons=neurons: neurons)
+        for kind in ("specific", "active"):
+            counts = neuron_counts(self.detection, kind=kind, quorum=self.config.quorum)
+            self.folder.table(f"counts-{kind}", counts)
+        self.folder.table("overlap", overlap(self.detection, quorum=self.config.quorum))
+        reason, layers = self.identifier[1], self.model.cfg.n_layers
+        self.effects(self.ratio("language-ratio"))
+        self.cards()
+        self.completions()
+        missing = {"language-ratio": reason} if reason else {}
+        if layers < len(STAGES):
+            missing["stage-grid"] = f"{layers} layers are too few for three stages."
+        self.folder.document("missing", missing)
 
-def _step(folder: ResultsFolder, name: str, *arguments: Any, **options: Any) -> Any:
-    """A piece of the folder; says what is being made."""
-    if not (folder.path / name).exists():
-        logger.info("Measuring: %s", name.replace("-", " "))
-    folder.written.append(folder.path / name)
-    return load_or_run(folder.path / name, *arguments, **options)
+    def effects(self, ratio: LanguageRatio | None) -> None:
+        logger.info("Measuring: effects, row by row")
+        place, options = self.folder.path / "study", {"detection": self.detection, "progress": self.progress}
+        run, _ = run_effects(self.model, self.held_out, place, self.config, **options)
+        self.piece("effects", EffectMatrix, lambda: run.effects)
+        self.folder.table("effects", run.effects.to_frame())
+        self.folder.table("selectivity", run.effects.selectivity())
+        if run.grid:
+            grid = self.piece("stage-grid", StageGrid, lambda: run.grid)
+            self.folder.table("stages", grid.to_frame())
+            self.piece("workflow", Workflow, workflow, grid, ratio)
+
+    def cards(self) -> None:
+        options = {"max_tokens": self.config.max_tokens, "progress": self.progress}
+        options["token_languages"] = self.labels(self.identifier[0])
+        for language, neurons in self.sets.items():
+            shown = most_specific(self.detection, neurons, language, self.config.cards)
+            self.piece(f"cards/{language}", NeuronCards, inspect, self.model, shown, self.held_out, **options)
+
+    def completions(self) -> None:
+        parts = [self._completions(language, neurons) for language, neurons in self.sets.items()]
+        rows = tuple(row for part in parts for row in part.rows)
+        self.piece("generations", Generations, lambda: Generations(rows, parts[0].settings))
+
+    def _completions(self, language: str, neurons: NeuronSet) -> Generations:
+        config, options = self.config, {"identify": self.identifier[0], "languages": list(self.held_out)}
+        off = {OWN: neurons, MATCHED: matched_control(neurons, self.detection, seed=config.seed)}
+        prompts = {language: list(_prompt_prefixes(self.model, self.prompts[language]))}
+        options |= {"max_new_tokens": config.new_tokens, "progress": self.progress}
+        return self.piece(f"completions/{language}", Generations, generations, self.model, off, prompts, **options)
 
 
 def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[str]:
     """Sentences on what a run shows, from its own numbers: selectivity, its control, and what the layers speak."""
     selectivity, frame = effects.selectivity(), effects.to_frame()
     own = [row for row in selectivity.index if row in frame.columns]
-    most = [row for row in own if frame.loc[row].idxmax() == row]
     clear = [row for row in own if selectivity.loc[row, "low"] > 0]
     text = [
-        f"Switching off a language's own neurons ({_sizes(selectivity.loc[own, 'neurons'])}) raises that language's "
-        f"loss the most for {len(most)} of {len(own)} languages ({', '.join(most) or 'none'}). The rise is above the "
-        f"mean rise of the others, with its whole 95 % interval, for {len(clear)} ({', '.join(clear) or 'none'})."
+        f"Switching off a language's own neurons ({size_range(selectivity.loc[own, 'neurons'])} neurons) raises that "
+        f"language's loss the most for {most_raised(effects, own)}. The rise is above the mean rise of the others, "
+        f"with its whole 95 % interval, for {len(clear)} ({', '.join(clear) or 'none'})."
     ]
     text += [effects.finding(row) for row in _compared(effects)]
-    if ratio is not None and "en" in ratio.languages and set(ratio.counts) - {"en"}:
-        text.append(ratio.finding("en"))
-    return text
+    return [*text, *ratio_finding(ratio)]
+
+
+def most_raised(effects: EffectMatrix, rows: Sequence[str], of: int | None = None) -> str:
+    """Of how many languages' sets the own language's loss rises the most, and which."""
+    frame = effects.to_frame()
+    most = [row for row in rows if frame.loc[row].idxmax() == row]
+    return f"{len(most)} of {len(rows) if of is None else of} languages ({', '.join(most) or 'none'})"
+
+
+def ratio_finding(ratio: LanguageRatio | None) -> list[str]:
+    """What the layers speak, where that can be said."""
+    return [ratio.finding("en")] if ratio and "en" in ratio.languages and set(ratio.counts) - {"en"} else []
 
 
 def _compared(effects: EffectMatrix) -> list[str]:
@@ -118,96 +237,13 @@ def _compared(effects: EffectMatrix) -> list[str]:
     return [name for row in matched for name in (row.removeprefix("matched for "), row)]
 
 
-def _sizes(numbers: Any) -> str:
-    low, high = int(numbers.min()), int(numbers.max())
-    return f"{low:,} neurons" if low == high else f"{low:,} to {high:,} neurons"
+def size_range(numbers: Sequence[int]) -> str:
+    """The smallest and the largest."""
+    low, high = int(min(numbers)), int(max(numbers))
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-@dataclass(frozen=True)
-class _Run:
-    model: HookedModel
-    held_out: Corpus
-    folder: ResultsFolder
-    config: ReportConfig
-    detection: Detection
-    progress: bool
-
-    def everything(self) -> None:
-        sets = specific_sets(self.detection, self.config.quorum)
-        for language, neurons in sets.items():
-            _step(self.folder, f"neurons/{language}", NeuronSet, lambda found=neurons: found)
-        self._tables()
-        tell, missing = self._identifier()
-        ratio = None if missing else self._ratio()
-        self._effects(ratio)
-        self._cards(sets, tell)
-        self._completions(sets, tell)
-        if self.model.cfg.n_layers < len(STAGES):
-            missing["stage-grid"] = f"{self.model.cfg.n_layers} layers are too few for three stages."
-        self.folder.document("missing", missing)
-
-    def _tables(self) -> None:
-        quorum = self.config.quorum
-        for kind in ("specific", "active"):
-            self.folder.table(f"counts-{kind}", neuron_counts(self.detection, kind=kind, quorum=quorum))
-        self.folder.table("overlap", overlap(self.detection, quorum=quorum))
-
-    def _identifier(self) -> tuple[str | Identifier, dict[str, str]]:
-        """The identifier, or one that knows nothing and the reason."""
-        asked = list(dict.fromkeys(["en", *self.held_out]))
-        try:
-            identifier(self.config.identifier, asked)
-            # the vocabulary is identified over more languages
-            self._labels(self.config.identifier)
-        except (ValueError, ImportError) as error:
-            logger.warning("Without the languages of tokens and texts: %s", error)
-            return _nobody, {"language-ratio": str(error)}
-        return self.config.identifier, {}
-
-    def _labels(self, tell: str | Identifier) -> TokenLanguages:
-        asked = list(dict.fromkeys(["en", *self.held_out]))
-        return label_vocabulary(self.model, asked, identifier=tell)
-
-    def _ratio(self) -> LanguageRatio:
-        few = self.held_out.limit(self.config.prompts)
-        options = {"positions": slice(None, None, -EVERY), "max_tokens": self.config.max_tokens}
-        labels = {"token_languages": self._labels(self.config.identifier), "progress": self.progress}
-        return _step(self.folder, "language-ratio", LanguageRatio, language_ratio, self.model, few, **options, **labels)
-
-    def _effects(self, ratio: LanguageRatio | None) -> None:
-        logger.info("Measuring: effects, row by row")
-        place, options = self.folder.path / "study", {"detection": self.detection, "progress": self.progress}
-        study, _ = run_effects(self.model, self.held_out, place, self.config, **options)
-        _step(self.folder, "effects", EffectMatrix, lambda: study.effects)
-        self.folder.table("effects", study.effects.to_frame())
-        self.folder.table("selectivity", study.effects.selectivity())
-        if study.grid:
-            grid = _step(self.folder, "stage-grid", StageGrid, lambda: study.grid)
-            self.folder.table("stages", grid.to_frame())
-            _step(self.folder, "workflow", Workflow, workflow, grid, ratio)
-
-    def _cards(self, sets: Mapping[str, NeuronSet], tell: str | Identifier) -> None:
-        labels = self._labels(tell)
-        options = {"token_languages": labels, "max_tokens": self.config.max_tokens, "progress": self.progress}
-        for language, neurons in sets.items():
-            shown = characteristic(self.detection, neurons, language, self.config.cards)
-            _step(self.folder, f"cards/{language}", NeuronCards, inspect, self.model, shown, self.held_out, **options)
-
-    def _completions(self, sets: Mapping[str, NeuronSet], tell: str | Identifier) -> None:
-        found = []
-        few = self.held_out.limit(self.config.prompts)
-        writing = {"identify": tell, "languages": list(self.held_out), "max_new_tokens": self.config.new_tokens}
-        for language, neurons in sets.items():
-            off = {OWN: neurons, MATCHED: matched_control(neurons, self.detection, seed=self.config.seed)}
-            prompts = {language: list(_openings(self.model, few[language]))}
-            name = f"completions/{language}"
-            options = {**writing, "progress": self.progress}
-            found.append(_step(self.folder, name, Generations, generations, self.model, off, prompts, **options))
-        rows = tuple(row for part in found for row in part.rows)
-        _step(self.folder, "generations", Generations, lambda: Generations(rows, found[0].settings))
-
-
-def characteristic(detection: Detection, neurons: NeuronSet, language: str, number: int) -> NeuronSet:
+def most_specific(detection: Detection, neurons: NeuronSet, language: str, number: int) -> NeuronSet:
     """Of a language's neurons, those whose mean score there exceeds that of every other language by the largest factor.
 
     Of ``v`` and ``mlp`` where the set has any there, since only these write to the residual stream.
@@ -229,7 +265,7 @@ def characteristic(detection: Detection, neurons: NeuronSet, language: str, numb
     return NeuronSet.from_list(neurons.space, [place for _, place in sorted(factors, reverse=True)[:number]])
 
 
-def _openings(model: HookedModel, passages: Sequence[Any]) -> Iterator[str]:
+def _prompt_prefixes(model: HookedModel, passages: Sequence[Any]) -> Iterator[str]:
     """The first words of passages, as many tokens of each."""
     special = set(special_ids(model).tolist())
     for ids in encode(model, passages, list(map(str, range(len(passages)))), None):
@@ -237,6 +273,6 @@ def _openings(model: HookedModel, passages: Sequence[Any]) -> Iterator[str]:
         yield model.tokenizer.decode(ordinary).rstrip("\ufffd")
 
 
-def _nobody(texts: Sequence[str]) -> list[str | None]:
-    """An identifier that knows no language."""
+def _no_identifier(texts: Sequence[str]) -> list[str | None]:
+    """An identifier that identifies no language."""
     return [None] * len(texts)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -49,6 +49,10 @@ class EffectsConfig(DetectionSettings, StageSettings):
     """Share of other languages' documents that makes a neuron theirs; the quorum if None."""
     seed: Annotated[int, NO_OPTION] = 0
     """Of the division of documents."""
+
+    def of_effects(self) -> dict[str, Any]:
+        """These settings by name, without those of a larger run."""
+        return {field.name: getattr(self, field.name) for field in fields(EffectsConfig)}
 
 
 @dataclass(frozen=True)

@@ -191,9 +191,8 @@ class _Run:
         """
         model, task, options, source = self.model, self.task, self.options, self.source
         chat = uses_chat(model, options.chat)
-        detecting = (
-            {"detection": dict(source.settings)} if isinstance(source, Detection) else _detecting(source, options)
-        )
+        saved = isinstance(source, Detection)
+        detecting = {"detection": dict(source.settings)} if saved else {"corpus": source.describe(), "top": options.top}
         return {
             "model": str(model.cfg.model_name),
             "dtype": str(dtype_of(model)),
@@ -244,10 +243,6 @@ class _Run:
 
 _ARMS = (*ARMS, OVERLAP_ARMS[-1])
 _DECIDING = ("limit", "without", "quorum", "max_new_tokens", "max_tokens", "seed", "batch_size")
-
-
-def _detecting(corpus: Corpus, options: TaskOptions) -> dict[str, Any]:
-    return {"corpus": corpus.describe(), "top": options.top}
 
 
 def _sizes(conditions: Sequence[Condition]) -> pd.DataFrame:

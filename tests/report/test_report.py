@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 import mwork_lens as mw
 from mwork_lens.cli import main
-from mwork_lens.experiments.report import characteristic, measure
+from mwork_lens.experiments.report import measure, most_specific
 from mwork_lens.experiments.settings import ReportConfig
 from mwork_lens.report.notebook import execute, render
 from mwork_lens.report.page import Html, Section, write_page
@@ -110,10 +110,10 @@ def test_what_would_fail_late_is_refused_before_the_work(model, corpus, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_characteristic_neurons_are_furthest_above_every_other_language(folder):
+def test_most_specific_neurons_are_furthest_above_every_other_language(folder):
     detection = mw.Detection.load(folder / "detection")
     neurons = mw.NeuronSet.load(folder / "neurons" / "ru")
-    chosen = characteristic(detection, neurons, "ru", 2)
+    chosen = most_specific(detection, neurons, "ru", 2)
     scores = detection.mean_scores
     factors = {
         (layer, site, i): scores["ru"][site][layer, i] / max(scores[tag][site][layer, i] for tag in ("en", "fr"))
