@@ -86,6 +86,7 @@ def saved_detection(path: Path) -> Path:
 COMMAS = Reader(str, lambda _, text: split_commas(text), join_commas)
 FRACTIONS = Reader(str, fractions, join_commas)
 DETECTION = Reader(Path, lambda _, path: saved_detection(path))
+DETECTION_NAME = Reader(Path, lambda _, path: str(saved_detection(path)))
 DETECTIONS = Reader(list[Path], lambda _, paths: [saved_detection(path) for path in paths])
 LINES = Reader(Path, lines, lambda _: None)
 POSITIVE = Reader(int, at_least(1))
@@ -160,6 +161,14 @@ class DetectionSettings:
         from .detection import selection_rule
 
         selection_rule(self.top, None)
+
+
+@dataclass(frozen=True)
+class SavedDetection:
+    """A detection that is there already."""
+
+    detection: Annotated[Path | None, DETECTION] = None
+    """A folder of mwork-lens detect, instead of detecting on the corpus."""
 
 
 @dataclass(frozen=True)

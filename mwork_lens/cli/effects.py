@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..experiments.settings import EffectsConfig
-from ..settings import DETECTION, DetectionSettings, ModelSettings, OutputSettings, TextSettings, whole_numbers
+from ..settings import (
+    DetectionSettings,
+    ModelSettings,
+    OutputSettings,
+    SavedDetection,
+    TextSettings,
+    whole_numbers,
+)
 from .options import print_written, write
 
 
 @dataclass(frozen=True)
-class SetSettings:
+class SetSettings(SavedDetection):
     """Which neurons are switched off."""
 
     neurons: list[Path] | None = None
     """A saved set; repeat the option."""
-    detection: Annotated[Path | None, DETECTION] = None
-    """A folder of mwork-lens detect."""
 
     def load_detection(self) -> Any:
         """The saved detection, if any."""

@@ -106,6 +106,8 @@ def _docstrings(kind: type) -> dict[str, str]:
     bases = [_docstrings(base) for base in reversed(kind.__bases__) if base is not object]
     texts = dict(ChainMap(*bases))
     for name, group, text in _FIELD.findall(_sources(module.__file__ or "")[kind.__name__]):
+        if not (text or group):
+            raise TypeError(f"{kind.__name__}.{name} needs a docstring, and its default on the line of its name.")
         texts[name] = " ".join(text.split()) if text else _docstrings(getattr(module, group))[name]
     return texts
 

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from ..settings import (
     COMMAS,
+    DETECTION_NAME,
     FRACTIONS,
     LINES,
     NO_OPTION,
@@ -17,11 +17,11 @@ from ..settings import (
     Positive,
     Reader,
     RecipeSettings,
+    SavedDetection,
     Seeds,
     StageSettings,
     TextSettings,
     at_least,
-    saved_detection,
     whole_numbers,
 )
 
@@ -142,8 +142,7 @@ class TaskOptions:
     """Of the random neurons."""
     batch_size: Positive = 16
     """Prompts at a time."""
-    detection: Annotated[str | None, Reader(Path, lambda _, path: str(saved_detection(path)))] = None
-    """A saved detection; otherwise neurons are detected on the corpus."""
+    detection: Annotated[str | None, DETECTION_NAME] = SavedDetection.detection
     corpus: str = TextSettings.corpus
     passages: int = 40
     """Passages per language to find neurons on."""
