@@ -86,7 +86,6 @@ def saved_detection(path: Path) -> Path:
 COMMAS = Reader(str, lambda _, text: split_commas(text), join_commas)
 FRACTIONS = Reader(str, fractions, join_commas)
 DETECTION = Reader(Path, lambda _, path: saved_detection(path))
-DETECTION_NAME = Reader(Path, lambda _, path: str(saved_detection(path)))
 DETECTIONS = Reader(list[Path], lambda _, paths: [saved_detection(path) for path in paths])
 LINES = Reader(Path, lines, lambda _: None)
 POSITIVE = Reader(int, at_least(1))

@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import plots
-from ..detection import Detection, detect, other_control
+from ..detection import Detection, detect
 from ..effects import passage_nats
 from ..model import Encoded, HookedModel, dtype_of
 from ..neurons import NeuronSet
@@ -39,7 +39,7 @@ from ..tuning import (
     tune,
 )
 from .folder import ResultsFolder, load_or_run
-from .set_builders import arm_sets
+from .set_builders import SET_BUILDERS, SetSource
 from .settings import TUNED_ARMS, EnhancementConfig
 
 logger = logging.getLogger("mwork_lens")
@@ -274,20 +274,7 @@ def neurons_of(
     own = detection.specific(language, quorum=config.quorum)
     if not len(own):
         raise ValueError(f"{language!r} has no specific neurons at top={config.top}, quorum={config.quorum}.")
-    if arm == "other-neurons":
-        return _others(own, language, detection, config, seed)
-    name = {"random": "random", "matched": "matched random"}.get(arm, "specific")
-    return arm_sets(detection, language, [name], quorum=config.quorum, seed=seed)[name]
-
-
-def _others(own: NeuronSet, language: str, detection: Detection, config: EnhancementConfig, seed: int) -> NeuronSet:
-    """Of the other languages except English, the set that is nearest in size."""
-    others = [other for other in detection.languages if other not in (language, ENGLISH)]
-    sets = list(filter(len, (detection.specific(other, quorum=config.quorum) for other in others)))
-    if not sets:
-        raise ValueError(f"No language besides {language!r} and English has neurons of its own: leave out the arm.")
-    nearest = min(sets, key=lambda neurons: abs(len(neurons) - len(own)))
-    return other_control(own, nearest, seed=seed)
+    return SET_BUILDERS[arm](SetSource(detection, language, config.quorum, seed))
 
 
 def task_text(name: str, source: str | Path | None, languages: list[str], *, limit: int | None = None) -> Corpus:

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from ..settings import (
     COMMAS,
-    DETECTION_NAME,
+    DETECTION,
     FRACTIONS,
     LINES,
     NO_OPTION,
@@ -142,7 +143,7 @@ class TaskOptions:
     """Of the random neurons."""
     batch_size: Positive = 16
     """Prompts at a time."""
-    detection: Annotated[str | None, DETECTION_NAME] = SavedDetection.detection
+    detection: Annotated[str | Path | None, DETECTION] = SavedDetection.detection
     corpus: str = TextSettings.corpus
     passages: int = 40
     """Passages per language to find neurons on."""
