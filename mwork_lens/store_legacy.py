@@ -5,227 +5,130 @@ from typing import Any
 
 Cfg = Mapping[str, Any]
 Names = Sequence[str]
-_HEADER = ("kind", "format", "versions")
-_SITES = ("q", "k", "v", "mlp")
+Tree = dict[str, Any]
+
+_FIELDS = {
+    "neuron_set": "space:space masks:by_site origin",
+    "detection": "space:space counts:by_language_and_site mean_scores:by_language_and_site "
+    "screened:by_language_and_site documents settings",
+    "activations": "space:space values:values streams:streams tokens statistic settings",
+    "effect_matrix": "nats:nats tokens:by_language utf8_bytes:by_language documents folds languages settings unit",
+    "layer_sweep": "effects:effects",
+    "stage_grid": "effects:effects",
+    "workflow": "evidence:Evidence layers:tuple_values settings",
+    "generations": "rows:Generation settings",
+    "steering": "generations:generations norms stream_norm toward away layer",
+    "language_ratio": "counts:by_language chance:tensor vocabulary:tensor layers:tuple names:tuple languages:tuple "
+    "documents settings",
+    "lens_grid": "ids:tensor probabilities:tensor tokens:tuple decoded:numbered names:tuple vocabulary settings",
+    "neuron_cards": "neurons:tuples firing_rate:tensor mean:tensor magnitude:tensor strongest:tensor contexts:tuples "
+    "promoted:tensor suppressed:tensor tokens:numbered vocabulary languages:tuple settings",
+    "latent_languages": "probability:tensor rank:tensor entropy:tensor languages:tuple prompts:tuple settings",
+    "identifier_accuracy": "confusion:tensor languages:tuple names:labels settings:rest",
+    "token_languages": "labels:tensor names:labels settings:rest",
+    "neuron_delta": "space:space neurons:under old:under new:under origin",
+    "tuned": "steps:Step held_out:pairs delta:delta settings",
+    "tuning_checkpoint": "identity steps:taken measured:measured starting:under masters:masters optimiser:optimiser "
+    "best:under",
+    "enhancement_run": "run:run nats:by_domain metadata:facts",
+    "enhancement": "original:original results:results read:read settings",
+}
+"""By kind: its fields, each with the rule that makes it; without one it is as it was."""
 
 
-def upgraded_fields(kind: str, cfg: Cfg, names: Names) -> dict[str, Any]:
+def upgraded_fields(kind: str, cfg: Cfg, names: Names) -> Tree:
     """The fields of a result, out of its settings and the names of its tensors."""
-    return _UPGRADES[kind](cfg, names)
+    rules = (field.partition(":") for field in _FIELDS[kind].split())
+    return {field: _RULES[rule](cfg, names, field) if rule else cfg[field] for field, _, rule in rules}
 
 
-def _node(tag: str, inner: Any) -> dict[str, Any]:
+def _node(tag: str, inner: Any) -> Tree:
     return {"$": tag, "of": inner}
 
 
-def _tensor(*parts: str) -> dict[str, Any]:
+def _tensor(*parts: str) -> Tree:
     return _node("tensor", "/".join(parts))
 
 
-def _tuple(items: Sequence[Any]) -> dict[str, Any]:
+def _tuple(items: Iterable[Any]) -> Tree:
     return _node("tuple", list(items))
 
 
-def _by(keys: Iterable[str], value: Callable[[str], Any]) -> dict[str, Any]:
+def _made(tag: str, kind: str, cfg: Cfg, names: Names = ()) -> Tree:
+    return _node(tag, upgraded_fields(kind, cfg, names))
+
+
+def _by(keys: Iterable[str], value: Callable[[str], Any]) -> Tree:
     return {key: value(key) for key in keys}
 
 
-def _tensors(*keys: str) -> dict[str, Any]:
-    return _by(keys, _tensor)
-
-
-def _under(prefix: str, names: Names) -> dict[str, Any]:
-    """The tensors whose names begin with ``prefix/``, by the rest of their names."""
+def _under(prefix: str, names: Names) -> Tree:
     rest = [name.removeprefix(f"{prefix}/") for name in names if name.startswith(f"{prefix}/")]
     return _by(rest, lambda name: _tensor(prefix, name))
 
 
-def _by_site(pattern: str, names: Names) -> dict[str, Any]:
-    """The tensors whose names are the pattern filled with a site, by site."""
-    return {site: _tensor(pattern.format(site)) for site in _SITES if pattern.format(site) in names}
+def _by_site(pattern: str, names: Names) -> Tree:
+    return {site: _tensor(name) for site in ("q", "k", "v", "mlp") if (name := pattern.format(site)) in names}
 
 
-def _copied(cfg: Cfg, *keys: str) -> dict[str, Any]:
-    return {key: cfg[key] for key in keys}
+def _by_domain(names: Names, prefix: str = "") -> Tree:
+    """The tensors named ``domain/language`` after the prefix; domains may have a slash, languages have none."""
+    tree: Tree = {}
+    for name in (name for name in names if name.startswith(prefix)):
+        domain, _, language = name.removeprefix(prefix).rpartition("/")
+        tree.setdefault(domain, {})[language] = _tensor(name)
+    return tree
 
 
-def _tuples(cfg: Cfg, *keys: str) -> dict[str, Any]:
-    return {key: _tuple(cfg[key]) for key in keys}
-
-
-def _space(cfg: Cfg) -> dict[str, Any]:
-    return {"space": _node("NeuronSpace", cfg["space"])}
-
-
-def _numbered(pairs: Mapping[str, Any]) -> dict[str, Any]:
-    """Texts and languages of tokens, by id."""
-    return _node("mapping", [[int(key), _tuple(value)] for key, value in pairs.items()])
-
-
-def _detection(cfg: Cfg, names: Names) -> dict[str, Any]:
-    def by_language(kind: str) -> dict[str, Any]:
-        return _by(cfg["documents"], lambda language: _by_site(f"{kind}/{language}/{{}}", names))
-
-    kinds = _by(["counts", "mean_scores", "screened"], by_language)
-    return {**_space(cfg), **kinds, **_copied(cfg, "documents", "settings")}
-
-
-def _activations(cfg: Cfg, names: Names) -> dict[str, Any]:
-    languages = list(cfg["tokens"])
-    return {
-        **_space(cfg),
-        "values": _by(languages, lambda language: _by_site(f"{{}}/{language}", names)),
-        "streams": _by(languages, lambda language: _tensor("stream", language)),
-        **_copied(cfg, "tokens", "statistic", "settings"),
-    }
-
-
-def _effect_matrix(cfg: Cfg, names: Names) -> dict[str, Any]:
-    reads = list(cfg["documents"])
-    return {
-        "nats": _by(cfg["rows"], lambda off: _by(reads, lambda read: _tensor("nats", off, read))),
-        **_by(["tokens", "utf8_bytes"], lambda kind: _by(reads, lambda read: _tensor(kind, read))),
-        **_copied(cfg, "documents", "folds", "languages", "settings", "unit"),
-    }
-
-
-def _parts(cfg: Cfg, names: Names) -> dict[str, Any]:
-    return {"effects": _node("EffectMatrix", _effect_matrix(cfg, names))}
-
-
-def _generations(cfg: Cfg, names: Names = ()) -> dict[str, Any]:
-    rows = [_node("Generation", {**row, "tokens": _tuple(row["tokens"])}) for row in cfg["rows"]]
-    return {"rows": _tuple(rows), "settings": cfg["settings"]}
-
-
-def _workflow(cfg: Cfg, names: Names) -> dict[str, Any]:
-    evidence = _tuple([_node("Evidence", found) for found in cfg["evidence"]])
-    return {
-        "evidence": evidence,
-        "layers": _by(cfg["layers"], lambda s: _tuple(cfg["layers"][s])),
-        **_copied(cfg, "settings"),
-    }
-
-
-def _language_ratio(cfg: Cfg, names: Names) -> dict[str, Any]:
-    counts = _by(cfg["documents"], lambda language: _tensor("counts", language))
-    tuples = _tuples(cfg, "layers", "names", "languages")
-    return {"counts": counts, **_tensors("chance", "vocabulary"), **tuples, **_copied(cfg, "documents", "settings")}
-
-
-def _neuron_cards(cfg: Cfg, names: Names) -> dict[str, Any]:
-    return {
-        "neurons": _tuple([_tuple(neuron) for neuron in cfg["neurons"]]),
-        "contexts": _tuple([_tuple(contexts) for contexts in cfg["contexts"]]),
-        "tokens": _numbered(cfg["tokens"]),
-        **_tensors("firing_rate", "mean", "magnitude", "strongest", "promoted", "suppressed"),
-        **_tuples(cfg, "languages"),
-        **_copied(cfg, "vocabulary", "settings"),
-    }
-
-
-def _lens_grid(cfg: Cfg, names: Names) -> dict[str, Any]:
-    tuples = _tuples(cfg, "tokens", "names")
-    decoded = {"decoded": _numbered(cfg["decoded"])}
-    return {**_tensors("ids", "probabilities"), **tuples, **decoded, **_copied(cfg, "vocabulary", "settings")}
-
-
-def _labelled(languages: Sequence[str], cfg: Cfg) -> dict[str, Any]:
-    settings = {key: value for key, value in cfg.items() if key not in _HEADER}
-    return {"names": _tuple([*languages, "shared", "other"]), "settings": settings}
-
-
-def _neuron_delta(cfg: Cfg, names: Names) -> dict[str, Any]:
-    return {**_space(cfg), **_by(["neurons", "old", "new"], lambda kind: _under(kind, names)), "origin": cfg["origin"]}
-
-
-def _tuned(cfg: Cfg, names: Names) -> dict[str, Any]:
-    return {
-        "steps": _tuple([_node("Step", step) for step in cfg["steps"]]),
-        "held_out": _node("mapping", cfg["held_out"]),
-        "delta": None if cfg["space"] is None else _node("NeuronDelta", _neuron_delta(cfg, names)),
-        "settings": cfg["settings"],
-    }
-
-
-def _checkpoint(cfg: Cfg, names: Names) -> dict[str, Any]:
-    masters, best = _under("master", names), _under("best", names)
+def _optimiser(names: Names) -> Tree:
     kinds = ("step", "exp_avg", "exp_avg_sq")
-    return {
-        **_by(["identity"], cfg.__getitem__),
-        "steps": [_node("Step", step) for step in cfg["progress"]["steps"]],
-        "measured": _node("mapping", cfg["progress"]["held_out"]),
-        "starting": _under("starting", names),
-        "masters": masters,
-        "optimiser": _by(masters, lambda w: {k: _tensor(k, w) for k in kinds if f"{k}/{w}" in names}),
-        "best": best or None,
-    }
+    return _by(_under("master", names), lambda w: {k: _tensor(k, w) for k in kinds if f"{k}/{w}" in names})
 
 
-def _enhancement_run(cfg: Cfg, names: Names) -> dict[str, Any]:
-    nats: dict[str, dict[str, Any]] = {}
-    for name in names:
-        domain, read = name.rsplit("/", 1)
-        nats.setdefault(domain, {})[read] = _tensor(name)
-    return {"run": cfg["run"] and _node("Run", cfg["run"]), "nats": nats, "metadata": cfg["facts"]}
+def _run_result(cfg: Cfg, names: Names, run: Cfg | None) -> Tree:
+    name = run and f"{run['language']}_{run['arm']}_{run['documents']}_{run['rate']:g}_seed{run['seed']}"
+    name = name or "original"
+    nats = _by_domain(names, f"nats/{name}/")
+    return _node("RunResult", {"run": run and _node("Run", run), "nats": nats, "metadata": cfg["facts"][name]})
 
 
-def _enhancement(cfg: Cfg, names: Names) -> dict[str, Any]:
-    def result(name: str, run: Cfg | None) -> dict[str, Any]:
-        prefix = f"nats/{name}/"
-        run_cfg = {"run": run, "facts": cfg["facts"][name]}
-        fields = _enhancement_run(run_cfg, [key.removeprefix(prefix) for key in names if key.startswith(prefix)])
-        fields["nats"] = {d: {r: _tensor(prefix + f"{d}/{r}") for r in by} for d, by in fields["nats"].items()}
-        return _node("RunResult", fields)
-
-    def name_of(run: Cfg) -> str:
-        return f"{run['language']}_{run['arm']}_{run['documents']}_{run['rate']:g}_seed{run['seed']}"
-
-    reads = {
-        domain: _node(
-            "Passages",
-            {
-                "tokens": _by(list(names_), lambda r, d=domain: _tensor("tokens", d, r)),
-                "documents": names_,
-                "corpus": cfg["corpora"][domain],
-            },
-        )
-        for domain, names_ in cfg["documents"].items()
-    }
-    results = [result(name_of(run), run) for run in cfg["runs"]]
-    return {"original": result("original", None), "results": results, "read": reads, "settings": cfg["settings"]}
+def _read(cfg: Cfg, domain: str) -> Tree:
+    documents = cfg["documents"][domain]
+    tokens = _by(documents, lambda language: _tensor("tokens", domain, language))
+    return _node("Passages", {"tokens": tokens, "documents": documents, "corpus": cfg["corpora"][domain]})
 
 
-_UPGRADES: Mapping[str, Callable[[Cfg, Names], dict[str, Any]]] = {
-    "neuron_set": lambda cfg, names: {**_space(cfg), "masks": _by_site("{}", names), "origin": cfg["origin"]},
-    "detection": _detection,
-    "activations": _activations,
-    "effect_matrix": _effect_matrix,
-    "layer_sweep": _parts,
-    "stage_grid": _parts,
-    "workflow": _workflow,
-    "generations": _generations,
-    "steering": lambda cfg, _: {
-        "generations": _node("Generations", _generations(cfg)),
-        **_copied(cfg, "norms", "stream_norm", "toward", "away", "layer"),
-    },
-    "language_ratio": _language_ratio,
-    "lens_grid": _lens_grid,
-    "neuron_cards": _neuron_cards,
-    "latent_languages": lambda cfg, names: {
-        **_tensors("probability", "rank", "entropy"),
-        **_tuples(cfg, "languages", "prompts"),
-        **_copied(cfg, "settings"),
-    },
-    "identifier_accuracy": lambda cfg, _: {
-        **_tensors("confusion"),
-        **_tuples(cfg, "languages"),
-        **_labelled(cfg["languages"], cfg),
-    },
-    "token_languages": lambda cfg, _: {**_tensors("labels"), **_labelled(cfg["identified_over"], cfg)},
-    "neuron_delta": _neuron_delta,
-    "tuned": _tuned,
-    "tuning_checkpoint": _checkpoint,
-    "enhancement_run": _enhancement_run,
-    "enhancement": _enhancement,
+_RULES: Mapping[str, Callable[[Cfg, Names, str], Any]] = {
+    "space": lambda c, n, f: _node("NeuronSpace", c[f]),
+    "tensor": lambda c, n, f: _tensor(f),
+    "tuple": lambda c, n, f: _tuple(c[f]),
+    "tuples": lambda c, n, f: _tuple(map(_tuple, c[f])),
+    "tuple_values": lambda c, n, f: _by(c[f], lambda key: _tuple(c[f][key])),
+    "numbered": lambda c, n, f: _node("mapping", [[int(key), _tuple(value)] for key, value in c[f].items()]),
+    "pairs": lambda c, n, f: _node("mapping", c[f]),
+    "under": lambda c, n, f: _under(f, n) or None,
+    "by_site": lambda c, n, f: _by_site("{}", n),
+    "by_language": lambda c, n, f: _by(c["documents"], lambda language: _tensor(f, language)),
+    "by_language_and_site": lambda c, n, f: _by(c["documents"], lambda lang: _by_site(f"{f}/{lang}/{{}}", n)),
+    "values": lambda c, n, f: _by(c["tokens"], lambda language: _by_site(f"{{}}/{language}", n)),
+    "streams": lambda c, n, f: _by(c["tokens"], lambda language: _tensor("stream", language)),
+    "nats": lambda c, n, f: _by(c["rows"], lambda off: _by(c["documents"], lambda read: _tensor("nats", off, read))),
+    "effects": lambda c, n, f: _made("EffectMatrix", "effect_matrix", c, n),
+    "generations": lambda c, n, f: _made("Generations", "generations", c),
+    "delta": lambda c, n, f: c["space"] and _made("NeuronDelta", "neuron_delta", c, n),
+    "Evidence": lambda c, n, f: _tuple(_node("Evidence", row) for row in c[f]),
+    "Generation": lambda c, n, f: _tuple(_node("Generation", {**r, "tokens": _tuple(r["tokens"])}) for r in c[f]),
+    "Step": lambda c, n, f: _tuple(_node("Step", row) for row in c[f]),
+    "labels": lambda c, n, f: _tuple([*(c.get("identified_over") or c["languages"]), "shared", "other"]),
+    "rest": lambda c, n, f: {key: value for key, value in c.items() if key not in ("kind", "format", "versions")},
+    "taken": lambda c, n, f: _RULES["Step"](c["progress"], n, f),
+    "measured": lambda c, n, f: _node("mapping", c["progress"]["held_out"]),
+    "masters": lambda c, n, f: _under("master", n),
+    "optimiser": lambda c, n, f: _optimiser(n),
+    "run": lambda c, n, f: c[f] and _node("Run", c[f]),
+    "facts": lambda c, n, f: c["facts"],
+    "by_domain": lambda c, n, f: _by_domain(n),
+    "original": lambda c, n, f: _run_result(c, n, None),
+    "results": lambda c, n, f: [_run_result(c, n, run) for run in c["runs"]],
+    "read": lambda c, n, f: _by(c["documents"], lambda domain: _read(c, domain)),
 }
