@@ -65,7 +65,7 @@ def importance(
     hooks = score_hooks([detector(model, layer) for layer in range(space.n_layers)], running, receive)
     for _ in stream(model, batches(model, encoded), hooks, running):
         pass
-    return {site: torch.stack([scores[site] for scores in by_layer]) for site in space.widths}
+    return {site: torch.stack([scores[site] for scores in by_layer]) for site in space.widths if site in by_layer[0]}
 
 
 def detect(

@@ -27,7 +27,7 @@ from .forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, b
 from .hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
 from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance
 from .reducers import ExactSum, Reducer
-from .sites import GATE, SITES, Slices, require_sites
+from .sites import GATE, SITES, Site, Slices, add_site, remove_site, require_sites
 from .unembedding import (
     ROWS_AT_ONCE,
     all_logits,

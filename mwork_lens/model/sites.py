@@ -39,14 +39,12 @@ class Site:
     """Hook point within a block: ``[batch, pos, head, d_head]`` for attention, ``[batch, pos, d_mlp]`` else."""
     heads: Literal["query", "key_value"] | None
     """Which heads the neurons belong to (neuron = head * d_head + index); None for the feed-forward."""
-    weight: str
-    """The matrix whose columns (last axis, and heads) are the neurons: ``[head, d_model, d_head]`` or
-    ``[d_model, d_mlp]``."""
     silencing: tuple[Slices, ...]
     """What to set to zero for the same outputs as with the neuron at zero. A feed-forward neuron's row of W_out, since
     an activation function need not send 0 to 0."""
     tuning: tuple[Slices, ...]
-    """All that belongs to a neuron and may be tuned: columns that read, biases, rows that write."""
+    """All that belongs to a neuron and may be tuned: columns that read, biases, rows that write. First the matrix whose
+    width says how many neurons there are."""
     writes: bool
     """Whether its neurons add to the residual stream; those of queries and keys only steer attention's pattern."""
 
@@ -58,28 +56,47 @@ class Site:
 def _attention(letter: str, heads: Literal["query", "key_value"]) -> Site:
     matrix, bias = Slices(f"attn.W_{letter}", "head 1 index"), Slices(f"attn.b_{letter}", "head index")
     hook, both = f"attn.hook_{letter.lower()}", (matrix, bias)
-    return Site(letter.lower(), "attention", hook, heads, matrix.weight, both, both, writes=letter == "V")
+    return Site(letter.lower(), "attention", hook, heads, both, both, writes=letter == "V")
 
 
 _READ, _BIAS, _WRITE = Slices("mlp.W_in", "1 neuron"), Slices("mlp.b_in", "neuron"), Slices("mlp.W_out", "neuron 1")
 GATE = Slices("mlp.W_gate", "1 neuron")
 """Not part of a neuron as PLND defines it; tuned with it on request."""
 
-SITES: Mapping[str, Site] = MappingProxyType(
-    {
-        "q": _attention("Q", "query"),
-        "k": _attention("K", "key_value"),
-        "v": _attention("V", "key_value"),
-        "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, "mlp.W_in", (_WRITE,), (_READ, _BIAS, _WRITE), True),
-    }
-)
+_TABLE = {
+    "q": _attention("Q", "query"),
+    "k": _attention("K", "key_value"),
+    "v": _attention("V", "key_value"),
+    "mlp": Site("mlp", "feed_forward", "mlp.hook_post", None, (_WRITE,), (_READ, _BIAS, _WRITE), True),
+}
+SITES: Mapping[str, Site] = MappingProxyType(_TABLE)
+"""The sites by name; :func:`add_site` adds one."""
+
+
+def add_site(site: Site) -> None:
+    """Add a row, for this process. Scores come from a measure that gives them under the site's name.
+
+    Sets, detections and hooks then have that site; those saved without it have no neurons there. A measure that does
+    not score it finds none of its neurons active.
+
+    Raises:
+        ValueError: for a name that the table has.
+    """
+    if site.name in _TABLE:
+        raise ValueError(f"There is a site {site.name!r} already: {_TABLE[site.name]}.")
+    _TABLE[site.name] = site
+
+
+def remove_site(name: str) -> None:
+    """Take out a row that was added."""
+    del _TABLE[name]
 
 
 def require_sites(names: Any) -> tuple[str, ...]:
     """``names`` as a tuple in the table's order.
 
     Raises:
-        ValueError: if there is a name that is no site.
+        ValueError: if there is a name that is not a site.
     """
     names = (names,) if isinstance(names, str) else tuple(names)
     unknown = [name for name in names if name not in SITES]

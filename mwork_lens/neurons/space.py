@@ -1,6 +1,7 @@
 """Which neurons a model has, and the identity of its weights."""
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -172,11 +173,12 @@ def _refuse(cfg: Any) -> None:
 
 
 def _require_width(model: HookedModel, layer: int, site: str, width: int) -> None:
-    matrix = weight(model, layer, SITES[site].weight)
-    columns = matrix.shape[-1] * (matrix.shape[0] if matrix.ndim == 3 else 1)
+    matrix = SITES[site].tuning[0]
+    shape = weight(model, layer, matrix.weight).shape
+    columns = math.prod(shape[axis] for axis in matrix.neuron_axes)
     if columns != width:
         raise ValueError(
-            f"{model.cfg.model_name} has {columns} columns in {SITES[site].weight} of layer {layer} where its "
+            f"{model.cfg.model_name} has {columns} columns in {matrix.weight} of layer {layer} where its "
             f"configuration says {width}: its {site} neurons are not what they seem."
         )
 
