@@ -78,6 +78,15 @@ class DetectionsConfig:
     """A saved detection; repeat it to compare several."""
     passages: int = TaskOptions.passages
 
+    def open(
+        self, name: str, output: OutputSettings, model: ModelSettings, text: TextSettings, rule: DetectionSettings
+    ) -> tuple[Any, Any]:
+        """The results folder of an experiment, and the detections by name."""
+        from ..experiments.folder import open_detections
+
+        text = replace(text, limit=self.passages)
+        return open_detections(output.path(name), name, self.detection or (), model.load, text, rule)
+
 
 Unlimited = Annotated[TextSettings, "limit"]
 Rule = Annotated[DetectionSettings, "max_tokens"]
@@ -90,7 +99,7 @@ def overlap(
     from .. import plots
     from ..detection import comparison
 
-    folder, detections = _open("overlap", model, text, config, selection, output)
+    folder, detections = config.open("overlap", output, model, text, selection)
     table = comparison.overlap(detections, quorum=selection.quorum)
     folder.table("overlap", table)
     folder.figure("overlap", plots.overlap(table))
@@ -106,7 +115,7 @@ def neuron_counts(
     from .. import plots
     from ..detection import comparison
 
-    folder, detections = _open("neuron-counts", model, text, config, selection, output)
+    folder, detections = config.open("neuron-counts", output, model, text, selection)
     kinds: tuple[Kind, ...] = ("specific", "active")
     for kind in kinds:
         counts = comparison.neuron_counts(detections, kind=kind, quorum=selection.quorum)
@@ -117,21 +126,6 @@ def neuron_counts(
         totals["share"] = totals["neurons"] / totals["width"]
         print(f"{kind}: share of all neurons, mean over languages\n\n{totals['share'].round(4).to_string()}\n")
     print_written(folder.written)
-
-
-def _open(
-    name: str,
-    model: ModelSettings,
-    text: TextSettings,
-    config: DetectionsConfig,
-    selection: DetectionSettings,
-    output: OutputSettings,
-) -> tuple[Any, Any]:
-    """The results folder of an experiment, and the detections by name."""
-    from ..experiments.folder import open_detections
-
-    source = replace(text, limit=config.passages)
-    return open_detections(output.path(name), name, config.detection or (), model.load, source, selection)
 
 
 # --- enhancement ---

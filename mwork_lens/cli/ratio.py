@@ -12,7 +12,7 @@ from .options import print_written, write
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """What is decoded, and how its language is told."""
+    """What is decoded, and how its language is identified."""
 
     top_k: int = 10
     """Tokens that each position decodes to."""

@@ -34,8 +34,8 @@ def describe_corpus(
             and Thai the libraries jieba and pythainlp where they are installed.
 
     Returns:
-        One row a language: ``documents``, ``passages``, ``characters``, ``tokens``, ``words`` and ``distinct_words``
-        (missing without a segmenter, which ``words_by`` then names), ``vocabulary`` (entries), ``covered``,
+        One row per language: ``documents``, ``passages``, ``characters``, ``tokens``, ``words`` and ``distinct_words``
+        (NaN without a segmenter, which ``words_by`` then names), ``vocabulary`` (entries), ``covered``,
         ``coverage`` with its 95 % Wilson interval (``low``, ``high``), and ``note``.
     """
     rows = {}
@@ -93,8 +93,8 @@ def _coverage(
 
 def _occurs(words: Sequence[str] | None, texts: Sequence[str]) -> Callable[[str], bool]:
     """As a word; one that holds a space, or any where words are not segmented, as a string."""
-    known, whole = set(words or ()), "\n".join(texts).casefold()
-    return lambda word: word in known or ((words is None or " " in word) and word in whole)
+    distinct, whole = set(words or ()), "\n".join(texts).casefold()
+    return lambda word: word in distinct or ((words is None or " " in word) and word in whole)
 
 
 def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, list[list[str]]]:
@@ -109,11 +109,11 @@ def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, l
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no vocabulary {str(source)!r}.")
-    found = _word_lists(path) if path.is_dir() else _table(path)
-    kept = {language: found[language] for language in languages if found.get(language)}
-    if not kept:
-        raise ValueError(f"{path} has no words in {', '.join(languages)}; it has {', '.join(sorted(found)) or 'none'}.")
-    return kept
+    lists = _word_lists(path) if path.is_dir() else _table(path)
+    wanted = {language: lists[language] for language in languages if lists.get(language)}
+    if not wanted:
+        raise ValueError(f"{path} has no words in {', '.join(languages)}; it has {', '.join(sorted(lists)) or 'none'}.")
+    return wanted
 
 
 def _word_lists(folder: Path) -> dict[str, list[list[str]]]:
@@ -123,10 +123,10 @@ def _word_lists(folder: Path) -> dict[str, list[list[str]]]:
 
 
 def _table(path: Path) -> dict[str, list[list[str]]]:
-    found: dict[str, list[list[str]]] = {}
+    lists: dict[str, list[list[str]]] = {}
     for language, synonyms in itertools.chain(*read_rows(path, _entries)):
-        found.setdefault(language, []).append(synonyms)
-    return found
+        lists.setdefault(language, []).append(synonyms)
+    return lists
 
 
 def _entries(row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

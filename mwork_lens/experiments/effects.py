@@ -182,14 +182,14 @@ def write_effects(folder: ResultsFolder, effects: EffectMatrix) -> None:
 
 def _units(effects: EffectMatrix) -> list[Unit]:
     """Those that this corpus allows."""
-    found: list[Unit] = []
+    units: list[Unit] = []
     for unit in get_args(Unit):
         try:
             effects.per(unit)
         except ValueError:
             continue
-        found.append(unit)
-    return found
+        units.append(unit)
+    return units
 
 
 def write_grid(folder: ResultsFolder, grid: StageGrid, flow: Workflow) -> None:

@@ -79,7 +79,7 @@ class ResultsFolder:
         return cls(path, wanted, resumed, [path / SETTINGS])
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
-        """Write a table as ``NAME.csv`` (its index first) and ``NAME.json`` (one record a row)."""
+        """Write a table as ``NAME.csv`` (its index first) and ``NAME.json`` (one record per row)."""
         frame.to_csv(self.path / f"{name}.csv")
         flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
         records = [{str(column): value for column, value in row.items()} for row in flat.to_dict("records")]
@@ -122,18 +122,18 @@ def open_detections(
     Raises:
         ValueError: for detections of the same name, before the work.
     """
-    asked = {"quorum": rule.quorum, "top": rule.top}
+    settings = {"quorum": rule.quorum, "top": rule.top}
     if saved:
         names = [place.name if place.name != "detection" else place.resolve().parent.name for place in saved]
         if len(set(names)) < len(names):
             raise ValueError(f"Two detections are called {max(names, key=names.count)!r}: rename a directory.")
         detections = {key: Detection.load(place) for key, place in zip(names, saved, strict=True)}
-        settings = {"detections": {key: each.settings for key, each in detections.items()}, **asked}
-        return ResultsFolder.open(path, name, settings), detections
+        recorded = {key: each.settings for key, each in detections.items()}
+        return ResultsFolder.open(path, name, {"detections": recorded, **settings}), detections
     corpus = text.load()
     if len(corpus) < 2:
         raise ValueError(f"At least two languages are needed to compare; {text.corpus} has {', '.join(corpus)}.")
-    folder = ResultsFolder.open(path, name, {"corpus": corpus.describe(), **asked})
+    folder = ResultsFolder.open(path, name, {"corpus": corpus.describe(), **settings})
     detection = load_or_run(folder.path / "detection", Detection, lambda: detect(load_model(), corpus, top=rule.top))
     folder.written.append(folder.path / "detection")
     return folder, {detection.space.model: detection}
@@ -160,13 +160,13 @@ def _finite(content: Any) -> Any:
     return None if isinstance(number, float) and not abs(number) < float("inf") else number
 
 
-def _require_same(found: Any, wanted: Any, path: Path, name: str = "") -> None:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in dict.fromkeys([*found, *wanted]):
-            _require_same(found.get(key), wanted.get(key), path, f"{name}.{key}" if name else key)
-    elif found != wanted:
+def _require_same(saved: Any, wanted: Any, path: Path, name: str = "") -> None:
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys([*saved, *wanted]):
+            _require_same(saved.get(key), wanted.get(key), path, f"{name}.{key}" if name else key)
+    elif saved != wanted:
         raise ValueError(
-            f"{path} holds a run with {name} = {_shown(found)}, not {_shown(wanted)}: give the same settings to resume "
+            f"{path} holds a run with {name} = {_shown(saved)}, not {_shown(wanted)}: give the same settings to resume "
             "it, or another directory."
         )
 

@@ -255,10 +255,10 @@ def most_specific(detection: Detection, neurons: NeuronSet, language: str, numbe
         number: how many to keep, at most.
     """
     writing = neurons.restrict(sites=[site for site in neurons.masks if site in ("v", "mlp")])
-    chosen = writing if len(writing) else neurons
+    candidates = writing if len(writing) else neurons
     rivals = [other for other in detection.languages if other != language]
     factors = []
-    for site, mask in chosen.masks.items():
+    for site, mask in candidates.masks.items():
         other = torch.stack([detection.mean_scores[rival][site] for rival in rivals]).amax(0)
         factor = detection.mean_scores[language][site] / other.clamp_min(1e-30)
         factors += [(float(factor[layer, i]), (layer, site, i)) for layer, i in mask.nonzero().tolist()]

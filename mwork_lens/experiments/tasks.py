@@ -146,7 +146,7 @@ class _Run:
             raise ValueError(
                 f"No language of the {self.task.title} data ({names}) is among those of {place} ({languages})."
             )
-        return {language: asked for language, asked in questions.items() if language not in lacking}
+        return {language: rows for language, rows in questions.items() if language not in lacking}
 
     @cached_property
     def questions(self) -> dict[str, list[Question]]:
@@ -263,8 +263,8 @@ def _write_prompts(path: Path, prompts: Mapping[str, Sequence[Prompt]]) -> None:
             "references": prompt.question.references,
             "choices": prompt.question.choices,
         }
-        for given in prompts.values()
-        for prompt in given
+        for some in prompts.values()
+        for prompt in some
     ]
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
@@ -309,9 +309,9 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
 
 def examples(result: TaskResult, prompts: Mapping[str, Sequence[Prompt]], number: int = EXAMPLES) -> pd.DataFrame:
     """Raw outputs of a few questions under every condition, with the end of the prompt and the reference."""
-    by_key = {(p.question.language, p.question.id): p for given in prompts.values() for p in given}
-    chosen = {(lang, p.question.id) for lang, given in prompts.items() for p in given[:number]}
-    rows = [row for row in result.rows if (row["language"], row["id"]) in chosen]
+    by_key = {(p.question.language, p.question.id): p for some in prompts.values() for p in some}
+    shown = {(lang, p.question.id) for lang, some in prompts.items() for p in some[:number]}
+    rows = [row for row in result.rows if (row["language"], row["id"]) in shown]
     frame = pd.DataFrame(
         [
             {
