@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 import mwork_lens as mw
 from mwork_lens.experiments.demo import run_demo
 from mwork_lens.lens.lens_grid import LensGrid
+from mwork_lens.model import all_logits, log_normalizer, stream_states
 from mwork_lens.model.checkpoints import demo_directory
-from mwork_lens.model.unembedding import all_logits, log_normalizer, stream_states
 
 from .oracle import sequential
 

@@ -1,4 +1,4 @@
-"""Our own decoding loop: batched, with a key-value cache, and only the last position is unembedded."""
+"""A decoding loop: batched, with a key-value cache, and only the last position is unembedded."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -23,7 +23,19 @@ from .architecture import (
     wrapped_model,
 )
 from .checkpoints import source_directory
-from .forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, run_blocks, stream
+from .forward import (
+    MAX_TOKENS,
+    Encoded,
+    Plan,
+    Progress,
+    Running,
+    TokenBatch,
+    batches,
+    encode,
+    run_blocks,
+    stream,
+    stream_states,
+)
 from .hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
 from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance
 from .reducers import ExactSum, Reducer
@@ -36,7 +48,6 @@ from .unembedding import (
     finish_logits,
     label_masses,
     log_normalizer,
-    stream_states,
     token_losses,
     top_ids,
     top_tokens,

@@ -1,4 +1,4 @@
-"""What we ask of a hooked model, and what its own modules say, for both generations of TransformerLens.
+"""What a hooked model is, and what its modules say of devices, heads, scales, norms and rotation.
 
 A HookedTransformer's modules are TransformerLens's; a raw TransformerBridge's wrap those of transformers.
 """
@@ -145,13 +145,15 @@ def _norms_output_only(model: HookedModel) -> bool:
 def attention_scale(model: HookedModel, layer: int) -> float:
     """m in R = q̃ · k̃ / m."""
     attn = model.blocks[layer].attn
-    own = original(attn)
+    module = original(attn)
     # by what transformers' families call it; some multiply where others divide
-    divisors = [getattr(attn, "attn_scale", None), getattr(own, "scale_attn", None)]
-    factors = [getattr(own, name, None) for name in ("scaling", "inv_norm_factor")]
+    divisors = [getattr(attn, "attn_scale", None), getattr(module, "scale_attn", None)]
+    factors = [getattr(module, name, None) for name in ("scaling", "inv_norm_factor")]
     scales = [float(m) for m in divisors if m is not None] + [1 / float(f) for f in factors if f is not None]
     if not scales:
-        raise ValueError(f"{model.cfg.model_name}: {type(own).__name__} does not say how it scales attention scores.")
+        raise ValueError(
+            f"{model.cfg.model_name}: {type(module).__name__} does not say how it scales attention scores."
+        )
     return scales[0]
 
 
@@ -164,9 +166,9 @@ def norm_gain(model: HookedModel, norm: Any) -> Float[Tensor, " width"]:
 
 def norm_eps(norm: Any) -> float:
     """What a norm adds to the mean square inside the root."""
-    own = original(norm)
-    found = [getattr(own, name, None) for name in ("variance_epsilon", "eps")]
-    return next(float(eps) for eps in found if eps is not None)
+    module = original(norm)
+    values = [getattr(module, name, None) for name in ("variance_epsilon", "eps")]
+    return next(float(eps) for eps in values if eps is not None)
 
 
 def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
@@ -174,32 +176,32 @@ def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
     attn = model.blocks[layer].attn
     if hasattr(attn, "apply_rotary"):
         return attn.apply_rotary
-    own = original(attn)
-    apply = getattr(sys.modules[type(own).__module__], "apply_rotary_pos_emb", None)
+    module = original(attn)
+    apply = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb", None)
     rotary = getattr(wrapped_model(model).base_model, "rotary_emb", None)
-    if apply is None or (rotary is None and not hasattr(own, "embed_positions")):
-        raise ValueError(f"{model.cfg.model_name}: the rotary function of {type(own).__name__} was not found.")
+    if apply is None or (rotary is None and not hasattr(module, "embed_positions")):
+        raise ValueError(f"{model.cfg.model_name}: the rotary function of {type(module).__name__} is unknown.")
     if rotary is None:
-        return lambda x: _gptj_rotated(own, apply, x)
+        return lambda x: _gptj_rotated(module, apply, x)
     rotary = original(rotary)
     by_layer = "layer_type" in inspect.signature(rotary.forward).parameters
-    layer_type = {"layer_type": own.config.layer_types[layer]} if by_layer else {}
+    layer_type = {"layer_type": module.config.layer_types[layer]} if by_layer else {}
 
     def rotated(x: Tensor) -> Tensor:
         cosine, sine = rotary(x, torch.arange(x.shape[1], device=x.device)[None], **layer_type)
-        turned, kept = x.split([cosine.shape[-1], x.shape[-1] - cosine.shape[-1]], -1)
-        turned = rearrange(turned, "batch pos head d -> batch head pos d")
-        turned, _ = apply(turned, turned, cosine.to(x.dtype), sine.to(x.dtype))
-        return torch.cat([rearrange(turned, "batch head pos d -> batch pos head d"), kept], -1)
+        rotated_part, rest = x.split([cosine.shape[-1], x.shape[-1] - cosine.shape[-1]], -1)
+        rotated_part = rearrange(rotated_part, "batch pos head d -> batch head pos d")
+        rotated_part, _ = apply(rotated_part, rotated_part, cosine.to(x.dtype), sine.to(x.dtype))
+        return torch.cat([rearrange(rotated_part, "batch head pos d -> batch pos head d"), rest], -1)
 
     return rotated
 
 
-def _gptj_rotated(own: Any, apply: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """GPT-J and its kin keep a table of sines and cosines in each layer."""
-    sine, cosine = own.embed_positions[None, : x.shape[1]].to(x.device, x.dtype).chunk(2, -1)
-    turned, kept = x.split([2 * sine.shape[-1], x.shape[-1] - 2 * sine.shape[-1]], -1)
-    return torch.cat([apply(turned, sine, cosine), kept], -1)
+def _gptj_rotated(module: Any, apply: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """GPT-J-style models keep a table of sines and cosines in each layer."""
+    sine, cosine = module.embed_positions[None, : x.shape[1]].to(x.device, x.dtype).chunk(2, -1)
+    rotated_part, rest = x.split([2 * sine.shape[-1], x.shape[-1] - 2 * sine.shape[-1]], -1)
+    return torch.cat([apply(rotated_part, sine, cosine), rest], -1)
 
 
 class Rotary:
@@ -215,9 +217,9 @@ class Rotary:
         """Rotate every basis vector at position 1 and see where it goes."""
         basis = torch.eye(self._d_head, device=like.device, dtype=at_least_float32(like).dtype)
         images = self._rotate(torch.stack([basis, basis]))[1]
-        own = torch.arange(self._d_head, device=like.device)
-        images[own, own] = 0
-        return torch.where(images.abs().amax(-1) > 0, images.abs().argmax(-1), own)
+        itself = torch.arange(self._d_head, device=like.device)
+        images[itself, itself] = 0
+        return torch.where(images.abs().amax(-1) > 0, images.abs().argmax(-1), itself)
 
     def _rotate(self, x: Float[Tensor, "pos head d_head"]) -> Float[Tensor, "pos head d_head"]:
         return at_least_float32(self._apply(x[None])[0])
@@ -235,12 +237,12 @@ class Rotary:
         return cosine[rows], sine[rows]
 
     def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        own = torch.arange(self._d_head, device=like.device)
-        first = (own <= self.pair).to(like.dtype)
+        itself = torch.arange(self._d_head, device=like.device)
+        first = (itself <= self.pair).to(like.dtype)
         # one member of each pair at a time: its image has c at its own place and s at its partner's
         probes = repeat(torch.stack([first, 1 - first]), "which d -> pos which d", pos=positions)
         images = self._rotate(probes)
-        chosen = torch.where(first.bool(), 0, 1)
-        cosine = images[:, chosen, own]
-        sine = torch.where(own == self.pair, 0, images[:, chosen, self.pair])
+        member = torch.where(first.bool(), 0, 1)
+        cosine = images[:, member, itself]
+        sine = torch.where(itself == self.pair, 0, images[:, member, self.pair])
         return cosine, sine

@@ -302,3 +302,17 @@ def _bridge_stream(bridge: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tenso
     with bridge.hooks(fwd_hooks=[(last, lambda activation, hook: streams.append(activation))]):
         bridge.original_model.base_model(tokens, use_cache=False)
     return streams[-1]
+
+
+@torch.inference_mode()
+def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Tensor, "pos d_model"]]:
+    """The residual stream of one text at the embedding and after every layer."""
+    seen: list[Tensor] = []
+
+    def keep(activation: Tensor, hook: Any = None) -> Tensor:
+        seen.append(activation[0].clone())
+        return activation
+
+    with hooked(model, [(stream_hook(layer), keep) for layer in range(model.cfg.n_layers + 1)]):
+        run_blocks(model, ids[None].to(device_of(model)))
+    return seen

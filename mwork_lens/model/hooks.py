@@ -20,7 +20,7 @@ Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ContentPositions:
-    """Which positions of the running forward pass hold ordinary tokens; special tokens and padding are spared.
+    """Which positions of the running forward pass hold ordinary tokens; special tokens and padding are left unchanged.
 
     A context manager that watches the token ids entering ``model.embed``, in forward passes and in ``generate``::
 
@@ -46,8 +46,9 @@ class ContentPositions:
         tokens: Int[Tensor, "batch pos"] = positional[0] if positional else next(iter(named.values()))
         content = ~torch.isin(tokens, self._special.to(tokens.device))
         # generate embeds each new token alone, and without a cache then runs all of them again
-        follows = self._seen is not None and tokens.shape[1] == 1 and len(self._seen) == len(tokens)
-        self._seen = torch.cat([self._seen, content], 1) if follows else content  # pyright: ignore
+        if self._seen is not None and tokens.shape[1] == 1 and len(self._seen) == len(tokens):
+            content = torch.cat([self._seen, content], 1)
+        self._seen = content
 
     def of(self, activation: Tensor) -> Bool[Tensor, "batch pos"]:
         """The ordinary tokens among the activation's positions.
@@ -73,7 +74,7 @@ def mask_hooks(
     """Hook functions that change the masked neurons, one for each layer and site that has any.
 
     They act on every position (or on ``content``), prompt or generated, with or without a key-value cache: use them
-    as ``run_with_hooks(fwd_hooks=...)`` or ``model.hooks(...)``, beside any hooks of your own.
+    as ``run_with_hooks(fwd_hooks=...)`` or ``model.hooks(...)``, together with any hooks of your own.
     """
     return [
         (

