@@ -44,5 +44,5 @@ def test_bad_sources_name_the_remedy(tmp_path):
         mw.load_model(tmp_path / "missing")
     with pytest.raises(ValueError, match="float33"):
         mw.load_model("demo", dtype="float33")
-    with pytest.raises(ValueError, match=r"gpt3-smal.*no model"):
+    with pytest.raises(ValueError, match=r"gpt3-smal.*not a model"):
         mw.load_model("gpt3-smal")
