@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -138,7 +138,7 @@ class NeuronSpace:
         return {**{part.name: getattr(self, part.name) for part in fields(self)}, "widths": self.widths}
 
     @classmethod
-    def from_fields(cls, values: Mapping[str, Any]) -> "NeuronSpace":
+    def from_fields(cls, **values: Any) -> "NeuronSpace":
         """From what was saved; a site's width may be one number, or a list with one per layer.
 
         Raises:

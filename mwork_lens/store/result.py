@@ -1,0 +1,195 @@
+"""One directory format for every result: ``cfg.json`` says what it is, ``tensors.safetensors`` holds its arrays.
+
+``cfg.json`` has the result's kind, format, versions, SHA-256 (of itself without that entry, and of the tensors), the
+model, the hashes of its documents, and its fields as a tree (see :mod:`mwork_lens.store.tree`).
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .format_1 import upgraded_fields
+from .tree import decode, encode, fields_of, made, storable
+
+FORMAT_VERSION = 2
+CFG_NAME, TENSORS_NAME = "cfg.json", "tensors.safetensors"
+Kind = TypeVar("Kind", bound="Result")
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+
+
+def cache_directory() -> Path:
+    """Where converted models and other reusable results live: ``MWORK_LENS_CACHE``, else the user's cache."""
+    explicit = os.environ.get("MWORK_LENS_CACHE")
+    return Path(explicit or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "mwork_lens")).expanduser()
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of those that decide its numbers."""
+    return {name: version(name) for name in ("mwork_lens", "transformer-lens", "torch", "transformers", "einops")}
+
+
+def require_free(path: str | Path, *, overwrite: bool = False) -> Path:
+    """``path``; a FileExistsError unless nothing or an empty directory is there, or one result to overwrite."""
+    path = Path(path).expanduser()
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return path
+    if not overwrite:
+        raise FileExistsError(f"{path} exists already and is not an empty directory: choose another path.")
+    if not _holds_one_result(path):
+        raise FileExistsError(f"{path} holds something other than one saved result, which is not overwritten.")
+    return path
+
+
+def _holds_one_result(path: Path) -> bool:
+    try:
+        cfg, files = json.loads((path / CFG_NAME).read_bytes()), {entry.name for entry in path.iterdir()}
+        return files == {CFG_NAME, TENSORS_NAME} and {"kind", "format", "versions"} <= cfg.keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary directory next to ``path`` that takes its place only when the block ends without an error."""
+    path = require_free(path, overwrite=overwrite).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    previous = building.with_name(f"{building.name}.previous")
+    try:
+        yield building
+        building.chmod(0o755)
+        if overwrite and path.exists():  # no system call replaces a directory that holds files
+            os.replace(path, previous)
+        os.replace(building, path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        if previous.exists():
+            os.replace(previous, path)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+class Result:
+    """Base of frozen dataclasses that are saved and loaded: ``class Detection(Result, kind="detection")``."""
+
+    result_kind: ClassVar[str]
+
+    def __init_subclass__(cls, *, kind: str | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if kind is not None:
+            cls.result_kind = kind
+            storable(cls)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write to a directory that does not exist yet or is empty; an interruption leaves nothing there.
+
+        ``overwrite`` replaces a directory that holds a saved result and nothing else.
+
+        Raises:
+            FileExistsError: for a path that is not free, before anything is written.
+            TypeError: for a value that has no stored form, naming the field.
+        """
+        path = require_free(path, overwrite=overwrite)
+        arrays, tree = dict[str, Tensor](), {}
+        for name, value in fields_of(self).items():
+            try:
+                tree[name] = encode(value, arrays)
+            except (TypeError, RecursionError) as error:
+                raise TypeError(f"{name} of this {type(self).__name__} cannot be saved: {error}") from error
+        with atomic_directory(path, overwrite=overwrite) as building:
+            save_file(_unshared(arrays), building / TENSORS_NAME)
+            cfg = {"kind": self.result_kind, "format": FORMAT_VERSION, "versions": versions()}
+            cfg["sha256"] = {"tensors": _file_hash(building / TENSORS_NAME)}
+            cfg |= {**self._identity(), "fields": tree}
+            cfg["sha256"]["cfg"] = _cfg_hash(cfg)
+            text = json.dumps(cfg, indent=1, ensure_ascii=False, allow_nan=False)
+            (building / CFG_NAME).write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+
+    @classmethod
+    def load(cls: type[Kind], path: str | Path) -> Kind:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no result at ``path``.
+            ValueError: if it is of another kind or a newer format, or not what was written.
+        """
+        path, kind = Path(path).expanduser(), cls.result_kind
+        cfg, arrays = _read(path, kind)
+        try:
+            values = upgraded_fields(kind, cfg, arrays) if cfg["format"] == 1 else decode(cfg["fields"], arrays)
+            return made(cls.__name__, values)
+        except _DAMAGE as error:
+            raise ValueError(f"{path} does not hold a whole {kind!r}: {type(error).__name__}: {error}") from error
+
+    def _identity(self) -> dict[str, Any]:
+        """What the header says of model and documents; None where the result does not know."""
+        space, settings = getattr(self, "space", None), getattr(self, "settings", {})
+        name = getattr(space, "model", None) or settings.get("model")
+        fingerprint = getattr(space, "fingerprint", None)
+        model = {"name": name, "fingerprint": fingerprint and vars(fingerprint)} if isinstance(name, str) else None
+        documents = {language: list(hashes) for language, hashes in getattr(self, "documents_of", {}).items()}
+        return {"model": model, "documents": documents or None}
+
+
+def _unshared(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of those that share their memory, which the file format refuses."""
+    places = {name: array.untyped_storage().data_ptr() for name, array in arrays.items()}
+    uses = Counter(places.values())
+    return {name: array.clone() if uses[places[name]] > 1 else array for name, array in arrays.items()}
+
+
+def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and arrays of a result, checked against its hashes."""
+    cfg_path, tensors_path = path / CFG_NAME, path / TENSORS_NAME
+    for file, state in ((cfg_path, "holds no saved result"), (tensors_path, "is not whole")):
+        if not file.is_file():
+            raise FileNotFoundError(f"{path} {state}: {file.name} is missing there.")
+    try:
+        cfg = json.loads(cfg_path.read_text(encoding="utf-8", errors="surrogatepass"))
+        saved_kind, number = cfg["kind"], cfg["format"]
+    except _DAMAGE as error:
+        raise ValueError(f"{cfg_path} is damaged: {type(error).__name__}: {error}") from error
+    matrix_of_1 = (number, saved_kind) == (1, "effect_matrix") and kind in ("layer_sweep", "stage_grid")
+    if saved_kind != kind and not matrix_of_1:
+        raise ValueError(f"{path} holds a {saved_kind!r}, not a {kind!r}.")
+    if number not in (1, FORMAT_VERSION):
+        raise ValueError(f"{path} is damaged, or of a newer mwork_lens (format {number!r}): upgrade to read it.")
+    if number == FORMAT_VERSION:
+        _require_hashes(cfg, cfg_path, tensors_path)
+    try:
+        return cfg, load_file(tensors_path)
+    except SafetensorError as error:
+        raise ValueError(f"{tensors_path} is damaged or cut short: {error}") from error
+
+
+def _require_hashes(cfg: Mapping[str, Any], cfg_path: Path, tensors_path: Path) -> None:
+    try:
+        cfg_matches = cfg["sha256"]["cfg"] == _cfg_hash(cfg)
+        tensors_match = cfg["sha256"]["tensors"] == _file_hash(tensors_path)
+    except _DAMAGE as error:
+        raise ValueError(f"{cfg_path} is damaged: it does not hold the hashes of its content.") from error
+    if not (cfg_matches and tensors_match):
+        path = tensors_path if cfg_matches else cfg_path
+        raise ValueError(f"{path} is not what was written: it was changed or cut short (its SHA-256 differs).")
+
+
+def _cfg_hash(cfg: Mapping[str, Any]) -> str:
+    hashed = {**cfg, "sha256": {"tensors": cfg["sha256"]["tensors"]}}
+    return hashlib.sha256(json.dumps(hashed, separators=(",", ":")).encode()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
