@@ -123,8 +123,12 @@ class Estimate:
         return float(self.interval[1])
 
     def verdict(self) -> Verdict:
-        """Where :attr:`interval` lies: above zero, below, or at it; not measurable on one document."""
+        """Where :attr:`interval` lies."""
         return verdict(self.low, self.high)
+
+    def cells(self, name: str, prefix: str = "") -> dict[str, float]:
+        """A number with its interval, in columns of a table: the name, and low and high with their prefix."""
+        return {name: float(self.value), f"{prefix}low": self.low, f"{prefix}high": self.high}
 
     @cached_property
     def p(self) -> float:

@@ -40,7 +40,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
     documents: Mapping[str, Sequence[str]]
     """By language: the document of each passage."""
     folds: Mapping[str, Sequence[int]]
-    """By language: which detection's sets each passage was measured with (see :func:`pool`); 0 where there is one."""
+    """By language: which detection's sets each passage was measured with; 0 where there is one."""
     languages: Mapping[str, str | None]
     """Whose neurons each row switches off, where the row has a language."""
     settings: Mapping[str, Any]
@@ -76,7 +76,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
             raise ValueError(f"unit={unit!r}: it must be one of {', '.join(get_args(Unit))}.")
         if unit == "byte" and not all(lengths.all() for lengths in self.utf8_bytes.values()):
             raise ValueError("unit='byte': some documents were given as token ids, which have no bytes.")
-        if unit == "passage" and not self._paired:
+        if unit == "passage" and not self.settings["corpus"]["parallel"]:
             raise ValueError("unit='passage' compares parallel passages, and this corpus is not parallel.")
         return replace(self, unit=unit)
 
@@ -91,9 +91,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
             raise ValueError(f"There is no fold {number}; there are {self._fold_numbers}.")
         return replace(
             self,
-            nats={
-                off: {read: x[:, numbers[read]] for read, x in by_read.items()} for off, by_read in self.nats.items()
-            },
+            nats={off: {r: x[:, numbers[r]] for r, x in by_read.items()} for off, by_read in self.nats.items()},
             tokens={read: x[numbers[read]] for read, x in self.tokens.items()},
             utf8_bytes={read: x[numbers[read]] for read, x in self.utf8_bytes.items()},
             documents={read: [names[i] for i in numbers[read]] for read, names in self.documents.items()},
@@ -113,24 +111,26 @@ class EffectMatrix(Result, kind="effect_matrix"):
             raise ValueError(
                 f"There is no {unknown or 'row and language'} among {self.rows} read in {list(self.tokens)}."
             )
+        by_read = {
+            field: {read: getattr(self, field)[read] for read in reads}
+            for field in ("tokens", "utf8_bytes", "documents", "folds")
+        }
         corpus = self.settings["corpus"]
-        passages = {read: corpus["passages"][read] for read in reads}
+        corpus = {**corpus, "passages": {read: corpus["passages"][read] for read in reads}}
         sets = {name: self.settings["sets"][name] for name in rows}
         return replace(
             self,
+            **by_read,
             nats={off: {read: self.nats[off][read] for read in reads} for off in (BASELINE, *rows)},
-            tokens={read: self.tokens[read] for read in reads},
-            utf8_bytes={read: self.utf8_bytes[read] for read in reads},
-            documents={read: self.documents[read] for read in reads},
-            folds={read: self.folds[read] for read in reads},
             languages={name: self.languages[name] for name in rows},
-            settings={**self.settings, "corpus": {**corpus, "passages": passages}, "sets": sets},
+            settings={**self.settings, "corpus": corpus, "sets": sets},
         )
 
     def to_frame(self) -> pd.DataFrame:
         """Rise of each language's loss (columns) when a set is off (rows), in nats per ``unit``."""
+        sizes = {read: float(self._sizes(read).sum()) for read in self.tokens}
         rises = {
-            off: {read: self._rises(off, read).mean(0).sum() / float(self._sizes(read).sum()) for read in self.tokens}
+            off: {read: self._rises(off, read).mean(0).sum() / size for read, size in sizes.items()}
             for off in self.rows
         }
         return pd.DataFrame.from_dict(rises, orient="index", columns=list(self.tokens)).rename_axis("off")
@@ -148,12 +148,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Bootstrap over documents, and over draws where a row has several (Rao and Wu's form, since they are few). p is
         of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
         """
-        rows = []
-        for off, read in product(self.rows, self.tokens):
-            rise = self._rise(off, read)
-            numbers = {"rise": float(rise.value), "low": rise.low, "high": rise.high, "p": rise.p}
-            rows.append({"off": off, "read": read, **numbers})
-        frame = pd.DataFrame(rows)
+        cells = [(off, read, self._rise(off, read)) for off, read in product(self.rows, self.tokens)]
+        frame = pd.DataFrame(
+            [{"off": off, "read": read, **rise.cells("rise"), "p": rise.p} for off, read, rise in cells]
+        )
         return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy()))
 
     def selectivity(self, among: Among = "others") -> pd.DataFrame:
@@ -176,7 +174,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         if not rows:
             return pd.DataFrame()
         frame = pd.DataFrame(rows).set_index("off")
-        frame.insert(frame.columns.get_loc("p") + 1, "p_adjusted", benjamini_hochberg(frame["p"].to_numpy()))  # pyright: ignore
+        frame["p_adjusted"] = benjamini_hochberg(frame["p"].to_numpy())
         return frame
 
     def by_fold(self, among: Among = "others") -> pd.DataFrame:
@@ -192,20 +190,21 @@ class EffectMatrix(Result, kind="effect_matrix"):
         """
         if off not in self.rows:
             raise ValueError(f"There is no row {off!r}; there are {', '.join(self.rows)}.")
-        done, shown = "tuned" if self.tuned else "off", f"+.{self.decimals}f"
+        done, shown, unit = "tuned" if self.tuned else "off", f"+.{self.decimals}f", UNITS[self.unit]
         if self.languages[off] not in self.tokens:
             rises = ", ".join(f"{read} {rise:{shown}}" for read, rise in self.to_frame().loc[off].items())
-            return f"{off} {done}: the loss changes by {rises} {UNITS[self.unit]}."
+            return f"{off} {done}: the loss changes by {rises} {unit}."
         row = self.selectivity(among).loc[off]
         own, others = row["language"], self._others(row["language"], among)
         sentence = f"{off} {done} ({row['neurons']:,.0f} neurons): the loss of {own} changes by {row['own']:{shown}}"
         if not others:
-            return f"{sentence} {UNITS[self.unit]}."
-        sentence += f", that of {', '.join(others)} by {row['others']:{shown}} {UNITS[self.unit]} on average"
-        if np.isnan(row["low"]):
-            return f"{sentence}: a difference of {row['difference']:{shown}}, without an interval on a single document."
-        sentence += f": a difference of {row['difference']:{shown}} ({row['low']:{shown}} to {row['high']:{shown}})"
+            return f"{sentence} {unit}."
+        sentence += f", that of {', '.join(others)} by {row['others']:{shown}} {unit} on average"
+        sentence += f": a difference of {row['difference']:{shown}}"
         side = verdict(row["low"], row["high"])
+        if side == "not measurable":
+            return f"{sentence}, without an interval on a single document."
+        sentence += f" ({row['low']:{shown}} to {row['high']:{shown}})"
         if self.tuned:
             return f"{sentence}; {_TUNED_VERDICTS[side].format(own)}."
         times = "" if np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
@@ -213,24 +212,22 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     def passages(self) -> pd.DataFrame:
         """One row per passage, set and draw: off, draw, read, fold, document, nats, tokens, utf8_bytes."""
-        frames = [
-            pd.DataFrame(
-                {
-                    "off": off,
-                    "draw": draw,
-                    "read": read,
-                    "fold": list(self.folds[read]),
-                    "document": list(self.documents[read]),
-                    "nats": nats.tolist(),
-                    "tokens": self.tokens[read].tolist(),
-                    "utf8_bytes": self.utf8_bytes[read].tolist(),
-                }
-            )
+        columns = ["off", "draw", "read", "fold", "document", "nats", "tokens", "utf8_bytes"]
+        rows = [
+            (off, draw, read, *passage)
             for off, by_language in self.nats.items()
             for read, draws in by_language.items()
-            for draw, nats in enumerate(draws)
+            for draw, nats in enumerate(draws.tolist())
+            for passage in zip(
+                self.folds[read],
+                self.documents[read],
+                nats,
+                self.tokens[read].tolist(),
+                self.utf8_bytes[read].tolist(),
+                strict=True,
+            )
         ]
-        return pd.concat(frames, ignore_index=True)
+        return pd.DataFrame(rows, columns=columns)
 
     def difference(self, off: str, among: Among = "others") -> Estimate:
         """Own rise minus the others' mean rise, to average or compare over rows; ``value, draws = …`` works.
@@ -238,9 +235,9 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: for a row without a language of the corpus, or a language without such others.
         """
-        own = self.languages.get(off)
-        others = self._others(own, among) if own in self.tokens else []  # pyright: ignore[reportArgumentType]
-        if own is None or not others:
+        own = str(self.languages.get(off))
+        others = self._others(own, among) if own in self.tokens else []
+        if not others:
             raise ValueError(f"The row {off!r} (language {own!r}) has no own language and others to compare.")
         return self._rise(off, own) - self._mean_rise(off, others)
 
@@ -248,42 +245,31 @@ class EffectMatrix(Result, kind="effect_matrix"):
         """How many documents a statistic of these languages (all by default) rests on."""
         return min(len(set(self.documents[read])) for read in reads or self.documents)
 
-    # --- what the numbers are made of ---
-
     def _selectivity(self, off: str, own: str | None, among: Among) -> dict[str, Any]:
-        own, others = str(own), self._others(str(own), among)
-        origins = self.settings["sets"][off]
-        row: dict[str, Any] = {
-            "off": off,
-            "language": own,
-            "kind": origins[0]["origin"].get("kind"),
-            "neurons": float(np.mean([origin["neurons"] for origin in origins])),
-            "own": float((rise := self._rise(off, own)).value),
-        }
-        names = ["others", "others_low", "others_high", "difference", "low", "high", "p"]
-        row |= dict.fromkeys([*names, "ratio", "ratio_low", "ratio_high"], float("nan"))
-        if not others:
-            return row
-        mean = self._mean_rise(off, others)
+        own, made_of = str(own), self.settings["sets"][off]
+        others, rise = self._others(own, among), self._rise(off, own)
+        mean = self._mean_rise(off, others) if others else Estimate.nan()
         difference = rise - mean
         mean = replace(mean, documents=difference.documents)
-        row |= {"others": float(mean.value), "others_low": mean.low, "others_high": mean.high}
-        row |= {"difference": float(difference.value), "low": difference.low, "high": difference.high}
-        row["p"] = difference.p
-        if mean.low > 0:
-            ratio = rise / mean
-            row |= {"ratio": float(ratio.value), "ratio_low": ratio.low, "ratio_high": ratio.high}
-        return row
+        ratio = rise / mean if mean.verdict() == "above" else Estimate.nan()
+        return {
+            "off": off,
+            "language": own,
+            "kind": made_of[0]["origin"].get("kind"),
+            "neurons": float(np.mean([one["neurons"] for one in made_of])),
+            "own": float(rise.value),
+            **mean.cells("others", "others_"),
+            **difference.cells("difference"),
+            "p": difference.p,
+            "p_adjusted": np.nan,
+            **ratio.cells("ratio", "ratio_"),
+        }
 
     def _others(self, own: str, among: Among) -> list[str]:
         others = [read for read in self.tokens if read != own]
         if among == "others":
             return others
         return [read for read in others if share_a_script(own, read) == (among == "same_script")]
-
-    @property
-    def _paired(self) -> bool:
-        return bool(self.settings["corpus"]["parallel"])
 
     @property
     def _fold_numbers(self) -> list[int]:
@@ -295,7 +281,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     @cached_property
     def _resampling(self) -> Resampling:
-        return Resampling.of(self.documents, paired=self._paired)
+        return Resampling.of(self.documents, paired=bool(self.settings["corpus"]["parallel"]))
 
     @cached_property
     def _total_sizes(self) -> dict[str, Estimate]:
@@ -313,8 +299,6 @@ class EffectMatrix(Result, kind="effect_matrix"):
         """The mean over languages, each weighing the same."""
         return Estimate.mean([self._rise(off, read) for read in reads])
 
-    # --- showing and keeping ---
-
     def __repr__(self) -> str:
         return f"EffectMatrix(rise in {UNITS[self.unit]})\n{self.to_frame().round(3).to_string()}"
 
@@ -322,72 +306,63 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return f"<p>Rise of loss, {UNITS[self.unit]} (off × read)</p>" + self.to_frame().round(3).to_html()
 
 
-# --- several matrices as one ---
+def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = False) -> EffectMatrix:
+    """One matrix of several, each measured on its own documents with sets from a detection of its own: its folds.
 
-
-def pool(folds: Sequence[EffectMatrix]) -> EffectMatrix:
-    """One matrix of several, each measured on its own documents with sets from a detection of its own.
+    Args:
+        matrices: one per fold.
+        common_rows: whether to take only the rows that every matrix has, as a set may have neurons in one detection
+            and none in another.
 
     Raises:
-        ValueError: for none, or matrices whose rows, draws, languages or units differ.
+        ValueError: for none, matrices whose rows, draws, languages or units differ, or no row in common.
     """
-    if not folds:
+    if not matrices:
         raise ValueError("There is no effect matrix to pool.")
-    first = folds[0]
-    for other in folds[1:]:
-        for what, ours, theirs in zip(("rows", "languages", "unit"), _shape(first), _shape(other), strict=True):
-            if ours != theirs:
-                raise ValueError(f"These effect matrices cannot be pooled: {what} {ours} and {theirs}.")
-    corpora = [fold.settings["corpus"] for fold in folds]
+    if common_rows:
+        common = [row for row in matrices[0].rows if all(row in matrix.rows for matrix in matrices)]
+        matrices = [matrix.select(common) for matrix in matrices]
+    first = matrices[0]
+    draws = [{off: len(next(iter(of.values()))) for off, of in matrix.nats.items()} for matrix in matrices]
+    shapes = [
+        {"rows": rows, "languages": list(matrix.tokens), "unit": matrix.unit}
+        for matrix, rows in zip(matrices, draws, strict=True)
+    ]
+    for what, ours in shapes[0].items():
+        for other in shapes:
+            if other[what] != ours:
+                raise ValueError(f"These effect matrices cannot be pooled: {what} {ours} and {other[what]}.")
+    corpora = [matrix.settings["corpus"] for matrix in matrices]
     passages = {read: sum(corpus["passages"][read] for corpus in corpora) for read in first.tokens}
-    corpus = {**corpora[0], "hash": [c["hash"] for c in corpora], "passages": passages}
-    sets = {off: [one for fold in folds for one in fold.settings["sets"][off]] for off in first.rows}
+    corpus = {**corpora[0], "hash": [corpus["hash"] for corpus in corpora], "passages": passages}
+    sets = {off: [one for matrix in matrices for one in matrix.settings["sets"][off]] for off in first.rows}
     return replace(
         first,
-        nats={o: {r: torch.cat([f.nats[o][r] for f in folds], 1) for r in first.tokens} for o in first.nats},
-        tokens={read: torch.cat([fold.tokens[read] for fold in folds]) for read in first.tokens},
-        utf8_bytes={read: torch.cat([fold.utf8_bytes[read] for fold in folds]) for read in first.tokens},
-        documents={read: [name for fold in folds for name in fold.documents[read]] for read in first.tokens},
-        folds={read: [i for i, f in enumerate(folds) for _ in f.documents[read]] for read in first.tokens},
+        nats={off: {r: torch.cat([m.nats[off][r] for m in matrices], 1) for r in first.tokens} for off in first.nats},
+        tokens={read: torch.cat([matrix.tokens[read] for matrix in matrices]) for read in first.tokens},
+        utf8_bytes={read: torch.cat([matrix.utf8_bytes[read] for matrix in matrices]) for read in first.tokens},
+        documents={read: [name for matrix in matrices for name in matrix.documents[read]] for read in first.tokens},
+        folds={read: [i for i, m in enumerate(matrices) for _ in m.documents[read]] for read in first.tokens},
         settings={**first.settings, "corpus": corpus, "sets": sets},
     )
 
 
-def pool_common(folds: Sequence[EffectMatrix]) -> EffectMatrix:
-    """As :func:`pool`, of the rows that every fold has: a set may have neurons in one detection and none in another.
-
-    Raises:
-        ValueError: for no row in common, or as :func:`pool`.
-    """
-    common = [row for row in folds[0].rows if all(row in fold.rows for fold in folds)] if folds else []
-    return pool([fold.select(common) for fold in folds])
-
-
-def beside(parts: Sequence[EffectMatrix]) -> EffectMatrix:
+def concat_rows(matrices: Sequence[EffectMatrix]) -> EffectMatrix:
     """One matrix of several with other rows, measured on the same documents.
 
     Raises:
         ValueError: for none, other documents, or a row that is in two.
     """
-    if not parts:
+    if not matrices:
         raise ValueError("There is no effect matrix to join.")
-    first, rows = parts[0], [row for part in parts for row in part.rows]
-    if len(set(rows)) < len(rows) or any(_documents(part) != _documents(first) for part in parts):
+    first, rows = matrices[0], [row for matrix in matrices for row in matrix.rows]
+    documents = [{read: list(names) for read, names in matrix.documents.items()} for matrix in matrices]
+    if len(set(rows)) < len(rows) or any(other != documents[0] for other in documents):
         raise ValueError(f"These effect matrices cannot be joined: rows {rows}, or other documents.")
-    sets = {row: made_of for part in parts for row, made_of in part.settings["sets"].items()}
+    sets = {row: made_of for matrix in matrices for row, made_of in matrix.settings["sets"].items()}
     return replace(
         first,
-        nats={off: by_read for part in parts for off, by_read in part.nats.items()},
-        languages={row: language for part in parts for row, language in part.languages.items()},
+        nats={off: by_read for matrix in matrices for off, by_read in matrix.nats.items()},
+        languages={row: language for matrix in matrices for row, language in matrix.languages.items()},
         settings={**first.settings, "sets": sets},
     )
-
-
-def _shape(matrix: EffectMatrix) -> tuple[dict[str, int], list[str], str]:
-    """What matrices must have in common: rows with their draws, languages, unit."""
-    draws = {off: len(next(iter(by_read.values()))) for off, by_read in matrix.nats.items()}
-    return draws, list(matrix.tokens), matrix.unit
-
-
-def _documents(matrix: EffectMatrix) -> dict[str, list[str]]:
-    return {read: list(names) for read, names in matrix.documents.items()}

@@ -14,26 +14,17 @@ from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
 from ..statistics import Estimate
 from ..store import Result
 from ..text import Document
-from .ablating import effect_matrix
-from .matrix import EffectMatrix, pool_common
+from .losses import effect_matrix
+from .matrix import EffectMatrix, concat_passages
 
 Side = Literal["first", "last"]
 SIDES: tuple[Side, ...] = ("first", "last")
 MEAN = "mean"
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of an effect matrix whose sets are parts of languages' sets; its string is the row's name."""
-
-    language: str
-    part: str
-    """E.g. ``understanding``, ``first 4`` (layers), or how the set was made."""
-    equal: bool = False
-    """Whether the language's parts were cut to equally many neurons."""
-
-    def __str__(self) -> str:
-        return f"{self.language} {self.part}{' (equal)' if self.equal else ''}"
+def row_name(language: str, part: str, equal: bool = False) -> str:
+    """The row of a part (``understanding``, ``first 4`` layers), maybe cut to as many neurons as the others have."""
+    return f"{language} {part}{' (equal)' if equal else ''}"
 
 
 @dataclass(frozen=True)
@@ -48,18 +39,11 @@ class PartEffects(Result):
 
 
 def _checked(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Document]]) -> dict[str, NeuronSet]:
-    """Each set as that of the language it is named after.
-
-    Raises:
-        ValueError: for a set of a language that the corpus lacks, or without neurons.
-    """
+    """Each set as that of the language it is named after; refuses one without text or neurons."""
     for language, neurons in sets.items():
         if language not in corpus or not len(neurons):
             raise ValueError(f"The set {language!r} needs neurons ({len(neurons)}) and text ({', '.join(corpus)}).")
     return {name: NeuronSet(of.space, of.masks, {**of.origin, "language": name}) for name, of in sets.items()}
-
-
-# --- how many first layers understand, and how many last ones generate ---
 
 
 @dataclass(frozen=True)
@@ -84,7 +68,7 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
     @cached_property
     def depths(self) -> list[int]:
         """The numbers of layers that were tried, apart from all."""
-        rows = {depth: _swept(self.languages[0], "first", depth) for depth in range(1, self.n_layers)}
+        rows = {depth: row_name(self.languages[0], f"first {depth}") for depth in range(1, self.n_layers)}
         return [depth for depth, row in rows.items() if row in self.effects.nats]
 
     def to_frame(self) -> pd.DataFrame:
@@ -96,11 +80,9 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         """
         rows = []
         for language, side, depth in product([*self.languages, MEAN], SIDES, [*self.depths, self.n_layers]):
-            row: dict[str, Any] = {"language": language, "side": side, "layers": depth}
-            for name in ("difference", "excess"):
-                estimate = getattr(self, f"_{name}")(language, side, depth)
-                row |= {name: float(estimate.value), f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-            rows.append(row)
+            difference, excess = self._difference(language, side, depth), self._excess(language, side, depth)
+            cells = {**difference.cells("difference", "difference_"), **excess.cells("excess", "excess_")}
+            rows.append({"language": language, "side": side, "layers": depth, **cells})
         return pd.DataFrame(rows)
 
     def choice(self) -> tuple[int, int]:
@@ -146,10 +128,9 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         return Stages(model, understanding=first, generation=last)
 
     def _difference(self, language: str, side: Side, depth: int) -> Estimate:
-        """Of a language, or their mean."""
         side = side if depth < self.n_layers else "first"
         languages = self.languages if language == MEAN else [language]
-        return self.mean_difference([_swept(name, side, depth) for name in languages])
+        return self.mean_difference([row_name(name, f"{side} {depth}") for name in languages])
 
     def _excess(self, language: str, side: Side, depth: int) -> Estimate:
         even = self._difference(language, side, self.n_layers) * (depth / self.n_layers)
@@ -160,10 +141,6 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
-
-
-def _swept(language: str, side: Side, depth: int) -> str:
-    return str(Row(language, f"{side} {depth}"))
 
 
 def layer_sweep(
@@ -195,13 +172,10 @@ def layer_sweep(
     rows: dict[str, NeuronSet] = {}
     for language, neurons in _checked(sets, corpus).items():
         for depth in numbers:
-            rows[_swept(language, "first", depth)] = neurons.restrict(layers=range(depth))
-            rows[_swept(language, "last", depth)] = neurons.restrict(layers=range(n_layers - depth, n_layers))
-        rows[_swept(language, "first", n_layers)] = neurons
+            rows[row_name(language, f"first {depth}")] = neurons.restrict(layers=range(depth))
+            rows[row_name(language, f"last {depth}")] = neurons.restrict(layers=range(n_layers - depth, n_layers))
+        rows[row_name(language, f"first {n_layers}")] = neurons
     return LayerSweep(effect_matrix(model, rows, corpus, **options))
-
-
-# --- what each stage does ---
 
 
 @dataclass(frozen=True)
@@ -236,7 +210,7 @@ class StageGrid(PartEffects, kind="stage_grid"):
         table = self.effects.selectivity()
         rows = []
         for language, part in product(self.languages, MWORK_PARTS):
-            name = str(Row(language, part, equal))
+            name = row_name(language, part, equal)
             cells = table.loc[name].to_dict() if name in table.index else {"neurons": 0}
             rows.append({**cells, "language": language, "part": part})
         columns = ["language", "part", *(c for c in table.columns if c not in ("language", "kind"))]
@@ -249,12 +223,10 @@ class StageGrid(PartEffects, kind="stage_grid"):
             equal: as in :meth:`to_frame`.
             without: languages left out; English is the pivot of the hypothesis.
         """
-        means = {part: self.difference([part], equal=equal, without=without) for part in MWORK_PARTS}
-        rows = [
-            {"part": part, "difference": float(mean.value), "low": mean.low, "high": mean.high}
-            for part, mean in means.items()
-        ]
-        return pd.DataFrame(rows).set_index("part")
+        means = {
+            part: self.difference([part], equal=equal, without=without).cells("difference") for part in MWORK_PARTS
+        }
+        return pd.DataFrame.from_dict(means, orient="index").rename_axis("part")
 
     def difference(self, parts: Sequence[str], *, equal: bool = False, without: Sequence[str] = ("en",)) -> Estimate:
         """Own rise minus the others', mean over these parts and over languages; NaN if none has neurons there."""
@@ -262,9 +234,8 @@ class StageGrid(PartEffects, kind="stage_grid"):
         return self.mean_difference(rows) if rows else Estimate.nan()
 
     def _rows(self, parts: Sequence[str], *, equal: bool, without: Sequence[str] = ()) -> list[str]:
-        """The names of those that were measured."""
         languages = [language for language in self.languages if language not in without]
-        names = [str(Row(language, part, equal)) for part, language in product(parts, languages)]
+        names = [row_name(language, part, equal) for part, language in product(parts, languages)]
         return [name for name in names if name in self.effects.nats]
 
     def __repr__(self) -> str:
@@ -306,11 +277,11 @@ def stage_grid(
     rows: dict[str, NeuronSet | list[NeuronSet]] = {}
     for language, neurons in _checked(sets, corpus).items():
         parts = {name: part for name, part in stages.split(neurons).items() if len(part)}
-        rows |= {str(Row(language, name)): part for name, part in parts.items()}
+        rows |= {row_name(language, name): part for name, part in parts.items()}
         if equal:
             least = min(map(len, parts.values()))
             for name, part in parts.items():
-                rows[str(Row(language, name, True))] = [cut_to_size(part, least, seed=seed) for seed in range(draws)]
+                rows[row_name(language, name, True)] = [cut_to_size(part, least, seed=seed) for seed in range(draws)]
     effects = effect_matrix(model, rows, corpus, **options)
     limits = {stage: [layers.start, layers.stop] for stage, layers in stages}
     settings = {**effects.settings, "stages": {"languages": list(sets), **limits}}
@@ -318,8 +289,5 @@ def stage_grid(
 
 
 def pool_grids(grids: Sequence[StageGrid]) -> StageGrid:
-    """One grid of several, each with the sets of a detection of its own, measured on documents of its own.
-
-    A part that has no neurons in one of them has no row.
-    """
-    return StageGrid(pool_common([grid.effects for grid in grids]))
+    """One grid of several folds; a part without neurons in one of them has no row."""
+    return StageGrid(concat_passages([grid.effects for grid in grids], common_rows=True))

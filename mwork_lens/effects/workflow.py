@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import pandas as pd
 
 from ..lens import LanguageRatio
+from ..statistics import Estimate
 from ..statistics import verdict as interval_verdict
 from ..store import Result, storable
 from .parts import StageGrid
@@ -19,6 +19,7 @@ _SAYS: Mapping[str, Verdict] = {
     "below": "not supported",
     "not measurable": "not measured",
 }
+UNMEASURED = Estimate.nan().cells("value")
 TASK_PARTS = ("task_solving attention", "task_solving feed_forward")
 
 
@@ -86,7 +87,7 @@ def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str 
     evidence = (
         *_of_layers(grid, "understanding", "turns a query in any language into a common form", pivot),
         _of_pivot(grid, ratio, pivot),
-        _unmeasured("task_solving", "attention reasons, feed-forward recalls", "score on tasks"),
+        _evidence("task_solving", "attention reasons, feed-forward recalls", "score on tasks", UNMEASURED),
         *_of_layers(grid, "generation", "puts the answer back into the query's language", pivot),
     )
     layers = {stage: (layers.start, layers.stop - 1) for stage, layers in grid.layers.items()}
@@ -100,22 +101,20 @@ def _of_layers(grid: StageGrid, stage: str, claim: str, pivot: str) -> list[Evid
     equal = grid.difference([stage], equal=True, without=[pivot])
     task = grid.difference(TASK_PARTS, equal=True, without=[pivot])
     compared = {f"language’s neurons off: {unit}": whole, f"… minus as many task-solving ones’: {unit}": equal - task}
-    return [
-        Evidence(stage, claim, measure, float(estimate.value), estimate.low, estimate.high, _SAYS[estimate.verdict()])
-        for measure, estimate in compared.items()
-    ]
+    return [_evidence(stage, claim, measure, estimate.cells("value")) for measure, estimate in compared.items()]
 
 
 def _of_pivot(grid: StageGrid, ratio: LanguageRatio | None, pivot: str) -> Evidence:
-    claim, measure = f"works in {pivot}", f"share of tokens decoding to {pivot}, above chance"
-    if ratio is None:
-        return _unmeasured("task_solving", claim, measure)
-    # the lens counts the embedding as layer 0
-    layers = [layer + 1 for layer in grid.layers["task_solving"] if layer + 1 in ratio.layers]
-    mean = ratio.verdict(pivot, layers).loc["mean"]
-    value, low, high = (float(mean[name]) for name in ("lift", "low", "high"))
-    return Evidence("task_solving", claim, measure, value, low, high, _SAYS[interval_verdict(low, high)])
+    numbers = UNMEASURED
+    if ratio is not None:
+        # the lens counts the embedding as layer 0
+        layers = [layer + 1 for layer in grid.layers["task_solving"] if layer + 1 in ratio.layers]
+        mean = ratio.verdict(pivot, layers).loc["mean"]
+        numbers = {"value": float(mean["lift"]), "low": float(mean["low"]), "high": float(mean["high"])}
+    measure = f"share of tokens decoding to {pivot}, above chance"
+    return _evidence("task_solving", f"works in {pivot}", measure, numbers)
 
 
-def _unmeasured(stage: str, claim: str, measure: str) -> Evidence:
-    return Evidence(stage, claim, measure, np.nan, np.nan, np.nan, "not measured")
+def _evidence(stage: str, claim: str, measure: str, numbers: Mapping[str, float]) -> Evidence:
+    side = interval_verdict(numbers["low"], numbers["high"])
+    return Evidence(stage, claim, measure, **numbers, verdict=_SAYS[side])

@@ -17,9 +17,9 @@ from ..effects import (
     StageGrid,
     Unit,
     Workflow,
-    beside,
+    concat_passages,
+    concat_rows,
     effect_matrix,
-    pool_common,
     pool_grids,
     stage_grid,
     workflow,
@@ -65,7 +65,7 @@ def run_effects(
     detection: Detection | None = None,
     progress: bool = True,
 ) -> tuple[EffectsRun, ResultsFolder]:
-    """Run what is not at ``path`` yet, one piece per fold and kind, and pool the folds.
+    """Run what is not at ``path`` yet, one piece per fold and kind, and put the folds together.
 
     Args:
         model: a hooked model; it is as before afterwards.
@@ -93,7 +93,7 @@ def run_effects(
     else:
         folds = _detected(model, corpus, path, config, progress)
     effects, grids = zip(*((fold.effects(), fold.grid()) for fold in folds), strict=True)
-    return EffectsRun(pool_common(effects), pool_grids(grids) if config.stages else None), folder
+    return EffectsRun(concat_passages(effects, common_rows=True), pool_grids(grids) if config.stages else None), folder
 
 
 def _detected(
@@ -138,7 +138,7 @@ class _Fold:
             self.run(f"effects/{name}", EffectMatrix, effect_matrix, self.model, row, self.read)
             for name, row in rows.items()
         ]
-        return beside(pieces)
+        return concat_rows(pieces)
 
     def grid(self) -> StageGrid | None:
         config = self.config

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..effects import TUNED, Change, EffectMatrix, losses_under
+from ..effects import TUNED, EffectMatrix, Intervention, losses_with
 from ..model import MAX_TOKENS, HookedModel
 from ..store import Result, storable
 from ..text import Document
@@ -108,12 +108,12 @@ def tuning_effects(
     rows = {name: [delta] if isinstance(delta, NeuronDelta) else list(delta) for name, delta in deltas.items()}
     if not rows or not all(rows.values()):
         raise ValueError(f"deltas={dict(deltas)}: name at least one delta, and give each row at least one.")
-    changes = {name: [_change(model, delta) for delta in draws] for name, draws in rows.items()}
+    interventions = {name: [_intervention(model, delta) for delta in draws] for name, draws in rows.items()}
     reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
-    return losses_under(model, changes, corpus, mode=TUNED, **reading)
+    return losses_with(model, interventions, corpus, mode=TUNED, **reading)
 
 
-def _change(model: HookedModel, delta: NeuronDelta) -> Change:
+def _intervention(model: HookedModel, delta: NeuronDelta) -> Intervention:
     space, neurons = delta.space, len(delta)
     origin = {"neurons": neurons, "fraction": neurons / space.total, "model": space.model}
-    return Change(delta.applied(model), {**origin, "origin": dict(delta.origin.get("set", {}))})
+    return Intervention(delta.applied(model), {**origin, "origin": dict(delta.origin.get("set", {}))})

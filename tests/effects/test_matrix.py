@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from mwork_lens.effects.losses import PassageLosses, passage_nats
 
 import mwork_lens as mw
-from mwork_lens.effects.loss import PassageLosses, passage_nats
 from mwork_lens.model.forward import Encoded, encode, stream
 from mwork_lens.text.corpora import as_corpus
 
@@ -30,7 +30,7 @@ def test_nats_are_the_models_own_loss(family, monkeypatch):
     monkeypatch.setattr("mwork_lens.model.unembedding.LOSS_TOKENS_AT_ONCE", 7)
     model = tiny(family)
     encoded = encode(model, CORPUS["en"], list("abcd"), 512)
-    nats, counted = passage_nats(model, encoded, batch_size=3)
+    nats, counted = passage_nats(model, encoded)
     for ids, found, number in zip(encoded, nats, counted, strict=True):
         loss = model(ids[None], return_type="loss").item()
         assert number == len(ids) - 1
@@ -143,12 +143,12 @@ def test_parts_of_a_matrix_are_joined_again():
     model = tiny("llama")
     effects = mw.effect_matrix(model, sets(model), CORPUS, progress=False)
     halves = [effects.select([row]) for row in effects.rows]
-    assert mw.effects.beside(halves).intervals.equals(effects.intervals)
+    assert mw.effects.concat_rows(halves).intervals.equals(effects.intervals)
     assert list(effects.select(languages=["fr"]).to_frame().columns) == ["fr"]
     with pytest.raises(ValueError, match="th"):
         effects.select(languages=["th"])
     with pytest.raises(ValueError, match="cannot be joined"):
-        mw.effects.beside([effects, effects])
+        mw.effects.concat_rows([effects, effects])
 
 
 def test_draws_are_averaged_and_widen_the_interval():
@@ -177,7 +177,7 @@ def test_cells_are_marked_by_false_discoveries():
 
 def test_folds_are_pooled_and_shown_apart():
     first, second = made_up(own=0.5, fold=1), made_up(own=0.9, fold=2, seed=1)
-    both = mw.effects.pool([first, second])
+    both = mw.effects.concat_passages([first, second])
     assert both.to_frame().loc["de", "de"] == pytest.approx(0.7)
     apart = both.by_fold()
     assert list(apart["own"]) == pytest.approx([0.5, 0.9])
@@ -185,7 +185,7 @@ def test_folds_are_pooled_and_shown_apart():
     with pytest.raises(ValueError, match="no fold 2"):
         both.fold(2)
     with pytest.raises(ValueError, match="languages"):
-        mw.effects.pool([first, made_up(languages=("en",), fold=2)])
+        mw.effects.concat_passages([first, made_up(languages=("en",), fold=2)])
 
 
 def test_folded_effects_detect_on_the_other_documents():

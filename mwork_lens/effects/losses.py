@@ -1,0 +1,260 @@
+"""Next-token loss by language, of the model as it is and with sets of neurons off; no passage's logits are held."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..detection import Detection, detect
+from ..model import MAX_TOKENS, Encoded, HookedModel, Mode, Plan, Reducer, TokenBatch, batches, stream, token_losses
+from ..neurons import NeuronSet, ablate
+from ..text import Document, as_corpus
+from .matrix import BASELINE, EffectMatrix, concat_passages
+
+Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
+"""What to switch off, by name: a set, or several draws of a control whose mean effect counts."""
+
+
+@dataclass(frozen=True)
+class PassageLosses(Reducer, kind="passage_losses"):
+    """Loss of each passage of a plan. A passage is in one batch, so that merging adds zeros."""
+
+    nats: dict[str, Float[Tensor, " _"]]
+    """By language: summed negative log-likelihood of each passage."""
+    tokens: dict[str, Int[Tensor, " _"]]
+    """By language: the tokens of each passage that count."""
+
+    @classmethod
+    def empty(cls, plan: Plan) -> "PassageLosses":
+        """Of no batch."""
+        passages = plan.encoded.documents.items()
+        nats = {language: torch.zeros(number, dtype=torch.float64) for language, number in passages}
+        tokens = {language: torch.zeros(number, dtype=torch.int64) for language, number in passages}
+        return cls(**Reducer.start(plan), nats=nats, tokens=tokens)
+
+    @classmethod
+    def of(cls, model: HookedModel, plan: Plan, *, progress: tqdm | None = None) -> "PassageLosses":
+        """Of all batches of a plan."""
+        losses = cls.empty(plan)
+        for batch, states in stream(model, plan, progress=progress):
+            losses.update(model, batch, states)
+        return losses
+
+    def update(self, model: HookedModel, batch: TokenBatch, states: Float[Tensor, "batch pos d_model"]) -> None:
+        """Add a batch, whose residual stream after the last block is ``states``; a ValueError if it is in already."""
+        self.claim(batch)
+        rows = list(batch.rows)
+        self.nats[batch.language][rows], self.tokens[batch.language][rows] = _losses(model, batch, states)
+
+
+def language_losses(
+    model: HookedModel, corpus: Mapping[str, Sequence[Document]], *, max_tokens: int = MAX_TOKENS
+) -> pd.DataFrame:
+    """Next-token loss of the model as it is, one row per language: passages, tokens that count, nats_per_token.
+
+    Raises:
+        ValueError: for empty documents, before the work.
+    """
+    losses = PassageLosses.of(model, Encoded.of(model, corpus, max_tokens).plan())
+    tokens = {language: int(counts.sum()) for language, counts in losses.tokens.items()}
+    columns = {
+        "passages": {language: len(nats) for language, nats in losses.nats.items()},
+        "tokens": tokens,
+        "nats_per_token": {language: float(nats.sum() / tokens[language]) for language, nats in losses.nats.items()},
+    }
+    return pd.DataFrame(columns).rename_axis("language")
+
+
+def passage_nats(
+    model: HookedModel, encoded: Sequence[Int[Tensor, " _"]], *, skip: Sequence[int] | None = None
+) -> tuple[Float[Tensor, " passage"], Int[Tensor, " passage"]]:
+    """Summed negative log-likelihood of each passage's ordinary tokens, and how many these are.
+
+    A token counts if it is neither special nor the passage's first (which nothing predicts), nor among the first
+    ``skip`` tokens of its passage, e.g. those of a prompt.
+    """
+    nats = torch.zeros(len(encoded), dtype=torch.float64)
+    tokens = torch.zeros(len(encoded), dtype=torch.int64)
+    for batch, states in stream(model, batches(model, encoded)):
+        rows = list(batch.rows)
+        nats[rows], tokens[rows] = _losses(model, batch, states, [skip[row] for row in rows] if skip else None)
+    return nats, tokens
+
+
+@torch.inference_mode()
+def _losses(
+    model: HookedModel,
+    batch: TokenBatch,
+    states: Float[Tensor, "batch pos d_model"],
+    skip: Sequence[int] | None = None,
+) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:
+    counts = batch.content[:, 1:]
+    if skip is not None:
+        positions = torch.arange(1, batch.tokens.shape[1], device=counts.device)
+        counts = counts & (positions >= torch.tensor(skip, device=counts.device)[:, None])
+    by_token = token_losses(model, states[:, :-1][counts], batch.tokens[:, 1:][counts]).double().cpu()
+    nats = torch.zeros(len(counts), dtype=torch.float64)
+    return nats.index_add_(0, counts.nonzero()[:, 0].cpu(), by_token), counts.sum(1).cpu()
+
+
+# --- under interventions ---
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """Something that is done to a model for a while."""
+
+    context: AbstractContextManager[Any]
+    """In it the model is changed; afterwards it is as before."""
+    made_of: Mapping[str, Any]
+    """What is recorded of it: neurons (their number), fraction, model, and the origin of the set."""
+
+
+def effect_matrix(
+    model: HookedModel,
+    sets: Sets,
+    corpus: Mapping[str, Sequence[Document]],
+    *,
+    mode: Mode = "zero",
+    batch_size: int | None = None,
+    max_tokens: int = MAX_TOKENS,
+    progress: bool = True,
+    **options: Any,
+) -> EffectMatrix:
+    """Loss of every language with each set of neurons off, and with none off.
+
+    Args:
+        model: a hooked model; it is as before afterwards.
+        sets: what to switch off, by a name of your choice; a list of sets is one row, e.g. a control drawn with
+            several seeds, whose mean effect counts. A row's language is its name where that is a language of the
+            corpus, else the one recorded in the set.
+        corpus: held-out documents by language.
+        mode: how neurons are switched off.
+        batch_size: documents at a time; None fills a token budget.
+        max_tokens: longer documents are cut there, with a warning.
+        progress: whether to show a bar.
+        options: those of :meth:`NeuronSet.hooks` for the mode, e.g. ``values=``.
+
+    Raises:
+        ValueError: for no sets, a set of a model with other sizes, or empty documents, before the work.
+    """
+    if not sets:
+        raise ValueError("sets is empty: name at least one set of neurons to switch off.")
+    if BASELINE in sets:
+        raise ValueError(f"{BASELINE!r} is the row with nothing off: give that set another name.")
+    interventions: dict[str, list[Intervention]] = {}
+    for name, draws in sets.items():
+        if not isinstance(draws, NeuronSet) and not draws:
+            raise ValueError(f"The row {name!r} has no set to switch off.")
+        interventions[name] = [
+            Intervention(
+                ablate(model, one, mode, **options),
+                {"neurons": len(one), "fraction": one.fraction, "model": one.space.model, "origin": dict(one.origin)},
+            )
+            for one in ([draws] if isinstance(draws, NeuronSet) else draws)
+        ]
+    reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
+    return losses_with(model, interventions, corpus, mode=mode, **reading)
+
+
+def losses_with(
+    model: HookedModel,
+    interventions: Mapping[str, Sequence[Intervention]],
+    corpus: Mapping[str, Sequence[Document]],
+    *,
+    mode: str,
+    batch_size: int | None,
+    max_tokens: int,
+    progress: bool,
+) -> EffectMatrix:
+    """Loss of every language without an intervention and with each; several of one name are its draws."""
+    encoded = Encoded.of(model, corpus, max_tokens)
+    plan, corpus = encoded.plan(batch_size), encoded.corpus
+    rows = {BASELINE: [Intervention(nullcontext(), {})], **interventions}
+    total = sum(map(len, rows.values())) * sum(encoded.documents.values())
+    with tqdm(total=total, unit="doc", disable=not progress) as bar:
+
+        def measure(name: str, intervention: Intervention) -> PassageLosses:
+            bar.set_description(f"{mode}: {name}")
+            with intervention.context:
+                return PassageLosses.of(model, plan, progress=bar)
+
+        losses = {name: [measure(name, each) for each in draws] for name, draws in rows.items()}
+    made_of = {name: [dict(each.made_of) for each in draws] for name, draws in interventions.items()}
+    return EffectMatrix(
+        nats={
+            name: {read: torch.stack([each.nats[read] for each in draws]) for read in corpus}
+            for name, draws in losses.items()
+        },
+        tokens=losses[BASELINE][0].tokens,
+        utf8_bytes={read: _utf8_bytes(model, corpus[read], encoded[read], max_tokens) for read in corpus},
+        documents=corpus.documents,
+        folds={read: [0] * len(corpus[read]) for read in corpus},
+        languages={
+            name: name if name in corpus else draws[0]["origin"].get("language") for name, draws in made_of.items()
+        },
+        settings={
+            "model": str(model.cfg.model_name),
+            "mode": mode,
+            "max_tokens": max_tokens,
+            "corpus": corpus.describe(),
+            "sets": made_of,
+        },
+    )
+
+
+def _utf8_bytes(
+    model: HookedModel, texts: Sequence[Document], encoded: Sequence[Int[Tensor, " _"]], max_tokens: int
+) -> Int[Tensor, " passage"]:
+    """The length of what was read: of the whole text, or of the tokens that were left of it; 0 for token ids."""
+    lengths = []
+    for text, ids in zip(texts, encoded, strict=True):
+        if isinstance(text, str) and len(ids) >= min(max_tokens, model.cfg.n_ctx):
+            text = model.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+        lengths.append(len(text.encode()) if isinstance(text, str) else 0)
+    return torch.tensor(lengths)
+
+
+def folded_effects(
+    model: HookedModel,
+    corpus: Mapping[str, Sequence[Document]],
+    build: Callable[[Detection], Sets],
+    *,
+    folds: int = 2,
+    passages: int | None = None,
+    seed: int = 0,
+    detection: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> EffectMatrix:
+    """The effect matrix for a claim about languages' sets, and not about one set each: detection is run again.
+
+    The documents are divided into folds. For each fold, sets come from a detection on all other folds' documents and
+    are switched off on those of the fold. :meth:`EffectMatrix.by_fold` shows the folds apart.
+
+    Args:
+        model: a hooked model; it is as before afterwards.
+        corpus: documents by language.
+        build: from a detection, the sets to switch off; the same names each time.
+        folds: how many, at least two.
+        passages: at most this many held-out passages per language in each fold; all if None.
+        seed: of the division.
+        detection: options for :func:`detect`.
+        options: passed on to :func:`effect_matrix`.
+
+    Raises:
+        ValueError: as :func:`detect` and :func:`effect_matrix`; for too few documents; if ``build`` names other sets
+            for another fold.
+    """
+    detecting = {"progress": options.get("progress", True), **(detection or {})}
+    matrices = []
+    for train, held_out in as_corpus(corpus).folds(folds, seed=seed):
+        sets = build(detect(model, train, **detecting))
+        evaluated = held_out if passages is None else held_out.limit(passages)
+        matrices.append(effect_matrix(model, sets, evaluated, **options))
+    return concat_passages(matrices)
