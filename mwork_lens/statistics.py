@@ -34,9 +34,7 @@ class Estimate:
     """
 
     value: Values
-    """Of all documents."""
     draws: Float[np.ndarray, "resample *shape"]
-    """Of each resample."""
     leave_one_out: Float[np.ndarray, "document *shape"]
     """Without each document in turn; ``value`` for a document that the statistic does not rest on."""
     documents: int
@@ -62,9 +60,12 @@ class Estimate:
 
     def map(self, function: Callable[..., Values], *others: "Estimate | Values") -> "Estimate":
         """A function of this and other statistics, which may have an axis of resamples or documents in front."""
-        parts = zip(*(_parts(each) for each in (self, *others)), strict=True)
-        value, draws, leave_one_out = (function(*each) for each in parts)
-        documents = min(each.documents for each in (self, *others) if isinstance(each, Estimate))
+        every = (self, *others)
+        value, draws, leave_one_out = (
+            function(*(getattr(each, part) if isinstance(each, Estimate) else each for each in every))
+            for part in ("value", "draws", "leave_one_out")
+        )
+        documents = min(each.documents for each in every if isinstance(each, Estimate))
         return Estimate(value, np.asarray(draws), np.asarray(leave_one_out), documents)
 
     def __add__(self, other: "Estimate | Values") -> "Estimate":
@@ -80,7 +81,7 @@ class Estimate:
 
     def __truediv__(self, other: "Estimate | Values") -> "Estimate":
         """NaN where it divides by zero."""
-        return self.map(_divide, other)
+        return self.map(lambda a, b: np.divide(a, np.where(np.equal(b, 0), np.nan, b)), other)
 
     def __iter__(self):
         return iter((self.value, self.draws))
@@ -146,14 +147,6 @@ class Estimate:
         return float(2 * t.sf(abs(self.value) / error, self.documents - 1))
 
 
-def _parts(each: Estimate | Values) -> tuple[Values, Values, Values]:
-    return (each.value, each.draws, each.leave_one_out) if isinstance(each, Estimate) else (each, each, each)
-
-
-def _divide(numerator: Values, denominator: Values) -> Values:
-    return np.divide(numerator, np.where(np.equal(denominator, 0), np.nan, denominator))
-
-
 @dataclass(frozen=True, eq=False)
 class Resampling:
     """Resamples of whole documents, and all documents but one: what sums and means over passages are estimated with."""
@@ -169,14 +162,7 @@ class Resampling:
     def of(
         cls, documents: Mapping[str, Sequence[str]], *, paired: bool, resamples: int = RESAMPLES, seed: int = 0
     ) -> "Resampling":
-        """Of a corpus.
-
-        Args:
-            documents: the document of each passage, by language.
-            paired: whether the documents are the same in every language and are drawn together.
-            resamples: how many resamples.
-            seed: of the random draws.
-        """
+        """Of the document of each passage; with ``paired``, languages share theirs, which are drawn together."""
         generator = np.random.default_rng(seed)
         drawn: dict[tuple[str, ...], np.ndarray] = {}
         numbers: dict[tuple[str, str], int] = {}
@@ -196,11 +182,11 @@ class Resampling:
     def total(self, language: str, values: Float[np.ndarray, "passage *shape"]) -> Estimate:
         """The sum over a language's passages."""
         passages, *shape = values.shape
-        drawn = self.weights[language] @ values.reshape(passages, -1)
+        drawn = (self.weights[language] @ values.reshape(passages, -1)).reshape(-1, *shape)
         of_document = np.zeros((self.documents, *shape))
         np.add.at(of_document, self.positions[language], values)
-        total, documents = values.sum(0), len(set(self.positions[language].tolist()))
-        return Estimate(total, drawn.reshape(-1, *shape), total - of_document, documents)
+        total = values.sum(0)
+        return Estimate(total, drawn, total - of_document, len(set(self.positions[language].tolist())))
 
     def mean_total(self, language: str, values: Float[np.ndarray, "draw passage"], seed: Sequence[int]) -> Estimate:
         """The mean of several sums, e.g. under each of several controls drawn at random.
@@ -227,10 +213,9 @@ class Resampling:
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """p values adjusted for how many they are (Benjamini and Hochberg 1995).
+    """p values adjusted for how many they are (Benjamini and Hochberg 1995); NaN stays NaN and does not count.
 
-    Of the tests whose adjusted value is at most 0.05, on average at most 5 % are false. NaN stays NaN and
-    does not count.
+    Of the tests whose adjusted value is at most 0.05, on average at most 5 % are false.
     """
     p = np.asarray(p, dtype=float)
     adjusted = np.full(len(p), np.nan)
@@ -242,7 +227,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
     return adjusted
 
 
-def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson score interval of a proportion; NaN if there are no trials.
 
     Raises:
@@ -254,5 +239,5 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, fl
         return float("nan"), float("nan")
     from scipy.stats import binomtest
 
-    interval = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    interval = binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)

@@ -148,9 +148,9 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Bootstrap over documents, and over draws where a row has several (Rao and Wu's form, since they are few). p is
         of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
         """
-        cells = [(off, read, self._rise(off, read)) for off, read in product(self.rows, self.tokens)]
         frame = pd.DataFrame(
-            [{"off": off, "read": read, **rise.cells("rise"), "p": rise.p} for off, read, rise in cells]
+            {"off": off, "read": read, **(rise := self._rise(off, read)).cells("rise"), "p": rise.p}
+            for off, read in product(self.rows, self.tokens)
         )
         return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy()))
 
@@ -323,15 +323,17 @@ def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = Fal
         common = [row for row in matrices[0].rows if all(row in matrix.rows for matrix in matrices)]
         matrices = [matrix.select(common) for matrix in matrices]
     first = matrices[0]
-    draws = [{off: len(next(iter(of.values()))) for off, of in matrix.nats.items()} for matrix in matrices]
     shapes = [
-        {"rows": rows, "languages": list(matrix.tokens), "unit": matrix.unit}
-        for matrix, rows in zip(matrices, draws, strict=True)
+        {
+            "rows": {off: len(next(iter(by_read.values()))) for off, by_read in matrix.nats.items()},
+            "languages": list(matrix.tokens),
+            "unit": matrix.unit,
+        }
+        for matrix in matrices
     ]
-    for what, ours in shapes[0].items():
-        for other in shapes:
-            if other[what] != ours:
-                raise ValueError(f"These effect matrices cannot be pooled: {what} {ours} and {other[what]}.")
+    for other, (what, ours) in product(shapes, shapes[0].items()):
+        if other[what] != ours:
+            raise ValueError(f"These effect matrices cannot be pooled: {what} {ours} and {other[what]}.")
     corpora = [matrix.settings["corpus"] for matrix in matrices]
     passages = {read: sum(corpus["passages"][read] for corpus in corpora) for read in first.tokens}
     corpus = {**corpora[0], "hash": [corpus["hash"] for corpus in corpora], "passages": passages}

@@ -204,8 +204,7 @@ class StageGrid(PartEffects, kind="stage_grid"):
     def to_frame(self, *, equal: bool = False) -> pd.DataFrame:
         """One row per language and part, in the columns of :meth:`EffectMatrix.selectivity`; NaN without neurons.
 
-        Args:
-            equal: whether each language's parts are cut to the size of the smallest that has any neurons.
+        With ``equal``, each language's parts are cut to the size of the smallest that has any neurons.
         """
         table = self.effects.selectivity()
         rows = []
@@ -213,20 +212,17 @@ class StageGrid(PartEffects, kind="stage_grid"):
             name = row_name(language, part, equal)
             cells = table.loc[name].to_dict() if name in table.index else {"neurons": 0}
             rows.append({**cells, "language": language, "part": part})
-        columns = ["language", "part", *(c for c in table.columns if c not in ("language", "kind"))]
+        columns = ["language", "part", *table.columns.difference(["language", "kind"], sort=False)]
         return pd.DataFrame(rows, columns=columns)
 
     def means(self, *, equal: bool = False, without: Sequence[str] = ("en",)) -> pd.DataFrame:
         """One row per part: own rise minus the others' mean rise, mean over languages, with its 95 % interval.
 
-        Args:
-            equal: as in :meth:`to_frame`.
-            without: languages left out; English is the pivot of the hypothesis.
+        ``equal`` is as in :meth:`to_frame`; ``without`` are languages left out: English is the hypothesis's pivot.
         """
-        means = {
-            part: self.difference([part], equal=equal, without=without).cells("difference") for part in MWORK_PARTS
-        }
-        return pd.DataFrame.from_dict(means, orient="index").rename_axis("part")
+        means = {part: self.difference([part], equal=equal, without=without) for part in MWORK_PARTS}
+        rows = {part: mean.cells("difference") for part, mean in means.items()}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
     def difference(self, parts: Sequence[str], *, equal: bool = False, without: Sequence[str] = ("en",)) -> Estimate:
         """Own rise minus the others', mean over these parts and over languages; NaN if none has neurons there."""

@@ -13,12 +13,7 @@ from ..store import Result, storable
 from .parts import StageGrid
 
 Verdict = Literal["supported", "not supported", "not measured"]
-_SAYS: Mapping[str, Verdict] = {
-    "above": "supported",
-    "at": "not supported",
-    "below": "not supported",
-    "not measurable": "not measured",
-}
+_VERDICTS: Mapping[str, Verdict] = {"above": "supported", "not measurable": "not measured"}
 UNMEASURED = Estimate.nan().cells("value")
 TASK_PARTS = ("task_solving attention", "task_solving feed_forward")
 
@@ -117,4 +112,4 @@ def _of_pivot(grid: StageGrid, ratio: LanguageRatio | None, pivot: str) -> Evide
 
 def _evidence(stage: str, claim: str, measure: str, numbers: Mapping[str, float]) -> Evidence:
     side = interval_verdict(numbers["low"], numbers["high"])
-    return Evidence(stage, claim, measure, **numbers, verdict=_SAYS[side])
+    return Evidence(stage, claim, measure, **numbers, verdict=_VERDICTS.get(side, "not supported"))

@@ -16,6 +16,7 @@ from ..generation import Generations, generations
 from ..lens import LanguageRatio, NeuronCards, TokenLanguages, inspect, label_vocabulary, language_ratio
 from ..model import HookedModel, encode, special_ids
 from ..neurons import STAGES, NeuronSet
+from ..statistics import verdict
 from ..text import Corpus, Identifier, identifier
 from .effects import run_effects, specific_sets
 from .folder import ResultsFolder, load_or_run
@@ -209,7 +210,7 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     """Sentences on what a run shows, from its own numbers: selectivity, its control, and what the layers speak."""
     selectivity, frame = effects.selectivity(), effects.to_frame()
     own = [row for row in selectivity.index if row in frame.columns]
-    clear = [row for row in own if selectivity.loc[row, "low"] > 0]
+    clear = [row for row in own if verdict(*selectivity.loc[row, ["low", "high"]]) == "above"]
     text = [
         f"Switching off a language's own neurons ({size_range(selectivity.loc[own, 'neurons'])} neurons) raises that "
         f"language's loss the most for {most_raised(effects, own)}. The rise is above the mean rise of the others, "

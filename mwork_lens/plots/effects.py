@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..effects import UNITS, Among, EffectMatrix
+from ..statistics import verdict
 from .style import colour, error_bars, finish, groups, heat, table_axes
 
 FALSE_DISCOVERIES = 0.05
@@ -131,5 +132,5 @@ def _ratios(rows: pd.DataFrame, name: str) -> go.Scatter:
 
 
 def _is_labelled(row: Mapping[Any, Any]) -> bool:
-    clear = not np.isnan(row["ratio"]) and row["low"] > 0
+    clear = not np.isnan(row["ratio"]) and verdict(row["low"], row["high"]) == "above"
     return bool(clear and not str(row["kind"]).startswith(UNLABELLED))

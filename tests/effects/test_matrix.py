@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mwork_lens.effects.losses import PassageLosses, passage_nats
 
 import mwork_lens as mw
+from mwork_lens.effects.losses import PassageLosses, passage_nats
 from mwork_lens.model.forward import Encoded, encode, stream
 from mwork_lens.text.corpora import as_corpus
 

@@ -2,9 +2,9 @@ import json
 
 import pytest
 import torch
-from mwork_lens.effects import passage_nats
 
 import mwork_lens as mw
+from mwork_lens.effects import passage_nats
 from mwork_lens.generation.completions import generate
 from mwork_lens.tasks.answering import read_prompts
 from mwork_lens.tasks.prompts import Prompt
