@@ -201,12 +201,6 @@ class Resampling:
         counts = np.random.default_rng(seed).multinomial(draws - 1, np.full(draws, 1 / draws), size=len(by_draw))
         return replace(total, draws=(by_draw * (counts / (draws - 1))).sum(1))
 
-    def ratio(
-        self, language: str, numerators: Float[np.ndarray, " passage"], denominators: Float[np.ndarray, " passage"]
-    ) -> Estimate:
-        """A sum over a language's passages divided by another, e.g. nats per token."""
-        return self.total(language, numerators) / self.total(language, denominators)
-
     def mean(self, language: str, values: Float[np.ndarray, "passage *shape"]) -> Estimate:
         """The mean over a language's passages."""
         return self.total(language, values) / self.total(language, np.ones((len(values), *[1] * (values.ndim - 1))))

@@ -82,11 +82,12 @@ def test_every_statistic_is_what_it_is_of_the_resampled_passages(first, second, 
     corpus = {"x": first, "y": second}
     documents = {language: [name for name, _, _ in rows] for language, rows in corpus.items()}
     resampling = Resampling.of(documents, paired=paired, resamples=7)
-    x, y = (
-        resampling.ratio(language, *np.array([row[1:] for row in rows], dtype=float).T)
-        for language, rows in corpus.items()
-    )
-    found = x - y
+
+    def ratio(language):
+        values, sizes = np.array([row[1:] for row in corpus[language]], dtype=float).T
+        return resampling.total(language, values) / resampling.total(language, sizes)
+
+    found = ratio("x") - ratio("y")
     assert found.value == pytest.approx(ratio_of(first) - ratio_of(second))
     assert found.documents == min(len(set(names)) for names in documents.values())
     for resample in range(7):
