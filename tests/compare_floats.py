@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -293,13 +294,20 @@ def write(path: Path, demo: bool) -> None:
 # --- comparing ---
 
 
+def worded_as_before(text: str) -> str:
+    """A sentence as version 0.1 worded it."""
+    return re.sub(r"\bnats per (?=token|UTF-8 byte|passage)", "nats a ", text)
+
+
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and text by where it is."""
+    """Every number and text by where it is; texts as before, and contexts of equal activations in one order."""
+    if isinstance(value, list) and all(isinstance(item, dict) and "before" in item for item in value):
+        value = sorted(value, key=json.dumps)
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(item, f"{name}/{key}")
     else:
-        yield name, value
+        yield name, worded_as_before(value) if isinstance(value, str) else value
 
 
 def distance(a: Any, b: Any) -> tuple[float, float]:

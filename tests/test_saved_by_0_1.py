@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import re
 import shutil
 from io import StringIO
 from pathlib import Path
@@ -18,6 +17,7 @@ import mwork_lens as mw
 from mwork_lens.cli import main
 
 from . import analyses
+from .compare_floats import worded_as_before
 from .saved.kinds import FOLDER, KINDS, facts
 from .saved.make import COMMANDS, TASK_OPTIONS, no_picture
 
@@ -38,11 +38,6 @@ def require_same(found, expected, where="", stored=False):
     else:
         found = worded_as_before(found) if isinstance(found, str) else found
         assert found == expected or (found != found and expected != expected), where
-
-
-def worded_as_before(text):
-    """Sentences as version 0.1 worded them."""
-    return re.sub(r"\bnats per (?=token|UTF-8 byte|passage)", "nats a ", text)
 
 
 @pytest.mark.parametrize("kind", KINDS)

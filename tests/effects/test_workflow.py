@@ -1,0 +1,38 @@
+import pandas as pd
+import pytest
+
+import mwork_lens as mw
+
+from .conftest import CORPUS, STAGES
+
+
+def test_the_workflow_says_what_the_grid_says(grid, tmp_path):
+    flow = mw.workflow(grid)
+    stages = [found.stage for found in flow.evidence]
+    assert stages == ["understanding"] * 2 + ["task_solving"] * 2 + ["generation"] * 2
+    whole, beyond = flow.of("generation")
+    means = grid.means().loc["generation"]
+    assert (whole.value, whole.low, whole.high) == pytest.approx(tuple(means))
+    equal = grid.means(equal=True)["difference"]
+    task = equal[["task_solving attention", "task_solving feed_forward"]].mean()
+    assert beyond.value == pytest.approx(equal["generation"] - task)
+    assert whole.verdict == ("supported" if whole.low > 0 else "not supported")
+    assert {found.verdict for found in flow.of("task_solving")} == {"not measured"}
+    flow.save(tmp_path / "flow")
+    pd.testing.assert_frame_equal(mw.Workflow.load(tmp_path / "flow").to_frame(), flow.to_frame())
+    text = " ".join(note.text or "" for note in mw.plots.workflow(flow).layout.annotations)
+    assert text.count(whole.verdict) >= 1
+    assert "layers 3 to 4" in text
+
+
+def test_a_single_document_supports_no_claim(model, sets):
+    one = {language: texts[:1] for language, texts in CORPUS.items()}
+    flow = mw.workflow(mw.stage_grid(model, sets, one, mw.Stages(model, **STAGES), progress=False))
+    assert {found.verdict for found in flow.evidence} == {"not measured"}
+    assert not any("nan" in (note.text or "") for note in mw.plots.workflow(flow).layout.annotations)
+
+
+def test_parts_of_other_sizes_support_no_claim(model, sets):
+    grid = mw.stage_grid(model, sets, CORPUS, mw.Stages(model, **STAGES), equal=False, progress=False)
+    with pytest.raises(ValueError, match="equal=True"):
+        mw.workflow(grid)
