@@ -1,15 +1,17 @@
 """Text in: corpora, their files, languages and words."""
 
-from .corpora import Corpus, Document, as_corpus, load_corpus, spread
+from .corpora import Corpus, as_corpus, load_corpus, spread
 from .languages import (
     OTHER,
     SHARED,
     Identifier,
     expected_scripts,
     identifier,
+    is_spaced,
     main_script,
+    normalized,
     require_language,
     share_a_script,
+    word_segmenter,
 )
-from .readers import hub_errors, language_of, read_rows, suffix_of
-from .words import is_spaced, normalized, word_segmenter
+from .readers import Document, hub_errors, language_of, read_rows, suffix_of

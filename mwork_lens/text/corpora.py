@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import langcodes
@@ -18,20 +17,16 @@ import torch
 from torch import Tensor
 
 from .languages import Labels, expected_scripts, main_script, require_language
-from .readers import SUFFIXES, language_of, read_files, read_folder, read_hub
-
-Document = str | Tensor
-"""One text; or its token ids as a 1-D tensor, used as given (nothing is prepended)."""
+from .readers import SUFFIXES, Document, Passages, language_of, read_files, read_folder, read_hub
 
 FEW_PASSAGES = 20
 
 
 @dataclass(frozen=True)
 class Corpus(Mapping[str, list[Document]]):
-    """Passages by language. A mapping, language -> list of texts, that knows where each passage comes from."""
+    """A mapping, language -> list of passages, that knows where each passage comes from."""
 
     texts: Mapping[str, tuple[Document, ...]]
-    """Passages by language."""
     documents: Mapping[str, tuple[str, ...]]
     """The document that each passage was taken from; a split never divides a document."""
     parallel: bool
@@ -42,9 +37,11 @@ class Corpus(Mapping[str, list[Document]]):
     """A name for each passage, e.g. ``fr/baking-bread/0``, for messages and tables."""
 
     def __post_init__(self) -> None:
-        numbered = {language: zip(names, _turns(names), strict=True) for language, names in self.documents.items()}
-        ids = {lang: tuple(f"{lang}/{name}/{turn}" for name, turn in pairs) for lang, pairs in numbered.items()}
-        object.__setattr__(self, "ids", MappingProxyType(ids))
+        ids = {
+            language: tuple(f"{language}/{name}/{turn}" for turn, name in zip(_turns(names), names, strict=True))
+            for language, names in self.documents.items()
+        }
+        object.__setattr__(self, "ids", ids)
 
     def __getitem__(self, language: str) -> list[Document]:
         try:
@@ -80,18 +77,13 @@ class Corpus(Mapping[str, list[Document]]):
         return Corpus(texts, documents, self.parallel, self.source, self.labels)
 
     def limit(self, passages: int) -> "Corpus":
-        """At most this many passages per language, taken from as many documents as possible (in order).
-
-        Raises:
-            ValueError: for fewer than one.
-        """
+        """At most this many (at least one) per language, taken from as many documents as possible, in order."""
         return self.select({language: spread(names, passages) for language, names in self.documents.items()})
 
     def divide(self, sizes: Mapping[str, int], *, seed: int = 0) -> dict[str, "Corpus"]:
         """Parts with these numbers of passages per language, no two with a document in common.
 
-        Here, in :meth:`split` and in :meth:`folds` a document is in the same part in every language where the corpus is
-        parallel, so that no part holds a translation of another's passage.
+        As in :meth:`split` and :meth:`folds`, a document of a parallel corpus is in the same part in every language.
 
         Raises:
             ValueError: if a language has too few passages.
@@ -101,18 +93,14 @@ class Corpus(Mapping[str, list[Document]]):
         return {name: self._part(parts, i).limit(size) for i, (name, size) in enumerate(sizes.items())}
 
     def split(self, held_out: float = 0.25, *, seed: int = 0) -> tuple["Corpus", "Corpus"]:
-        """Split into a part to work with and a held-out part, by whole documents (see :meth:`divide`).
-
-        Args:
-            held_out: share of the passages to hold out, above 0 and below 1.
-            seed: another one gives another split.
+        """Split into a part to work with and one with about this share of the passages, by whole documents.
 
         Raises:
             ValueError: for a share outside (0, 1), or a language with fewer than two documents.
         """
         if not 0 < held_out < 1:
             raise ValueError(f"held_out={held_out} is not a share between 0 and 1.")
-        parts = self._deal(lambda documents: _by_share(documents, held_out), seed, "a held-out part")
+        parts = self._deal(lambda documents: _by_share(documents, held_out), seed, "a held-out part", least=2)
         return self._part(parts, 0), self._part(parts, 1)
 
     def folds(self, number: int = 2, *, seed: int = 0) -> list[tuple["Corpus", "Corpus"]]:
@@ -123,17 +111,17 @@ class Corpus(Mapping[str, list[Document]]):
         """
         if number < 2:
             raise ValueError(f"{number} folds: there must be at least two.")
-        folds = self._deal(lambda documents: _evenly(documents, number), seed, f"{number} folds")
+        folds = self._deal(lambda documents: _evenly(documents, number), seed, f"{number} folds", least=number)
         return [(self._part(folds, fold, inside=False), self._part(folds, fold)) for fold in range(number)]
 
-    def _deal(self, deal: "Deal", seed: int, what: str) -> dict[str, list[int | None]]:
+    def _deal(self, deal: "Deal", seed: int, what: str, least: int = 1) -> dict[str, list[int | None]]:
         """By language, the part of each passage: whole documents, dealt out in random order."""
         parts = {}
         for language, names in self.documents.items():
             sizes = Counter(names)
             order = list(sizes)
             random.Random(seed).shuffle(order)
-            part_of = deal({name: sizes[name] for name in order})
+            part_of = deal({name: sizes[name] for name in order}) if len(order) >= least else None
             if part_of is None:
                 count = f"{len(names)} passages of {len(order)} document{'s' * (len(order) != 1)}"
                 raise ValueError(f"{language!r} has {count}, too few for {what}.")
@@ -146,13 +134,12 @@ class Corpus(Mapping[str, list[Document]]):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per passage: language, document, passage id, characters (token ids where it is a tensor)."""
-        return pd.DataFrame(
-            [
-                {"language": language, "document": document, "passage": name, "length": len(text)}
-                for language, texts in self.texts.items()
-                for document, name, text in zip(self.documents[language], self.ids[language], texts, strict=True)
-            ]
-        )
+        rows = [
+            (language, document, name, len(text))
+            for language, texts in self.texts.items()
+            for document, name, text in zip(self.documents[language], self.ids[language], texts, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["language", "document", "passage", "length"])
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{language} {len(texts)}" for language, texts in self.texts.items())
@@ -166,11 +153,7 @@ def _turns(names: Sequence[str]) -> list[int]:
 
 
 def spread(documents: Sequence[str], number: int | None) -> list[int]:
-    """Positions of ``number`` passages (None: all), from as many of their documents as possible, in order.
-
-    Raises:
-        ValueError: for a number below 1.
-    """
+    """Positions of ``number`` passages (None: all), from as many of their documents as possible, in order."""
     if number is not None and number < 1:
         raise ValueError(f"limit={number}: it must be at least 1.")
     order = sorted((turn, i) for i, turn in enumerate(_turns(documents)))
@@ -194,10 +177,8 @@ def _in_turn(documents: Mapping[str, int], sizes: Sequence[int]) -> dict[str, in
     return part_of
 
 
-def _by_share(documents: Mapping[str, int], held_out: float) -> dict[str, int] | None:
+def _by_share(documents: Mapping[str, int], held_out: float) -> dict[str, int]:
     """The first documents to part 1, which is held out; at least one to each part."""
-    if len(documents) < 2:
-        return None
     part_of, held, total = dict.fromkeys(documents, 0), 0, sum(documents.values())
     for name in list(documents)[:-1]:
         if held and held + documents[name] / 2 > held_out * total:
@@ -207,10 +188,8 @@ def _by_share(documents: Mapping[str, int], held_out: float) -> dict[str, int] |
     return part_of
 
 
-def _evenly(documents: Mapping[str, int], number: int) -> dict[str, int] | None:
+def _evenly(documents: Mapping[str, int], number: int) -> dict[str, int]:
     """Each document to the part with the fewest passages."""
-    if len(documents) < number:
-        return None
     sizes, part_of = [0] * number, {}
     for name, size in documents.items():
         part_of[name] = sizes.index(min(sizes))
@@ -235,13 +214,11 @@ def load_corpus(
         source: ``"demo"`` (parallel text in en de fr es zh ru th, written for this package); a dict of lists;
             a folder with one file per language; one such file; or a hub data set with one configuration per language.
             In a folder the last part of a file's name before its suffix is the language: ``fr.txt``,
-            ``news.fr.jsonl.gz`` and ``newstest2019-ref.fra.txt`` are French (ISO 639-3 codes count, and a region
-            may be left out where only one is there). ``.txt`` files have one passage per line, the others a column
-            ``text`` and, optionally, ``document``. A file DOCUMENT_IDS.tsv next to ``.txt`` files names the
-            document of each line, the same in every language: the corpus is parallel then.
+            ``news.fr.jsonl.gz`` and ``newstest2019-ref.fra.txt`` are French (a region may be left out where only one
+            is there). ``.txt`` files have one passage per line, the others a column ``text`` and, optionally,
+            ``document``. DOCUMENT_IDS.tsv next to ``.txt`` files names the document of each line in every language.
         languages: BCP 47 tags to keep, in this order; all that are there if None.
-        sentences_per_passage: neighbouring lines or rows joined into one passage, never across documents (where none
-            are named, the file is one running text and each passage its own document).
+        sentences_per_passage: neighbouring lines or rows joined into one passage, never across documents.
         limit: at most this many passages per language, spread over the documents.
         parallel: whether passage i is the same content in every language; decided by document ids if None.
         labels: ``"free"`` for groups that are not languages (dialects, domains, scripts).
@@ -252,21 +229,23 @@ def load_corpus(
         FileNotFoundError: if there is no such file or folder.
         ValueError: for an unknown language, an empty corpus, an empty document, or a malformed file (with line).
     """
-    wanted = None if languages is None else [_label(language, labels) for language in languages]
+    wanted = None if languages is None else [require_language(language, labels) for language in languages]
     if wanted is not None and not wanted:
         raise ValueError("languages is empty: name at least one, e.g. languages=['en', 'fr'].")
     if sentences_per_passage < 1 or (limit is not None and limit < 1):
         raise ValueError(f"{sentences_per_passage=} and {limit=} must be at least 1.")
     rows, name = _read(source, wanted, labels, text_field, split)
-    lacking = [language for language in wanted or () if language not in rows]
-    if lacking:
-        raise ValueError(f"{name} has no {lacking[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
+    for language in wanted or ():
+        if language not in rows:
+            raise ValueError(f"{name} has no {language!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
     if parallel is None and isinstance(source, Corpus):
         parallel = source.parallel
-    selected = {language: rows[language] for language in wanted or rows}
-    corpus = _assemble(selected, name, labels, parallel, sentences_per_passage)
+    corpus = _assemble(
+        {language: rows[language] for language in wanted or rows}, name, labels, parallel, sentences_per_passage
+    )
     corpus = corpus if limit is None else corpus.limit(limit)
-    _warn(corpus)
+    for problem in _problems(corpus):
+        warnings.warn(problem, stacklevel=2)
     return corpus
 
 
@@ -278,22 +257,15 @@ def as_corpus(corpus: Mapping[str, Sequence[Document]]) -> Corpus:
     return _assemble(_from_dict(corpus), "given", "bcp47" if valid else "free", None)
 
 
-Passages = Sequence[tuple[str | None, Document]]
-"""(document id, or None where there is none; text) of each passage, in order."""
-
-
-def _label(language: str, labels: Labels) -> str:
-    return language if labels == "free" else require_language(language)
-
-
 def _read(
     source: Any, wanted: list[str] | None, labels: Labels, text_field: str, split: str
 ) -> tuple[Mapping[str, Passages], str]:
+    """The passages of any source by language, and its name."""
     if isinstance(source, Corpus):
         rows = {name: list(zip(source.documents[name], texts, strict=True)) for name, texts in source.texts.items()}
         return rows, source.source
     if isinstance(source, Mapping):
-        rows = {_label(language, labels): passages for language, passages in _from_dict(source).items()}
+        rows = {require_language(language, labels): passages for language, passages in _from_dict(source).items()}
         if len(rows) < len(source):
             raise ValueError(f"Of {', '.join(source)}, several are the same language: {', '.join(rows)} remain.")
         return rows, "given"
@@ -327,8 +299,9 @@ def _assemble(
         if not passages:
             raise ValueError(f"The corpus {name!r} has no documents in {language!r}.")
         for i, (_, text) in enumerate(passages):
-            _require_document(text, language, i)
-    rows = {language: _join(passages, sentences, _between(language, labels)) for language, passages in rows.items()}
+            if fault := _fault(text):
+                raise ValueError(f"Document {i} of {language!r} is {fault}.")
+    rows = {language: _join(passages, sentences, language, labels) for language, passages in rows.items()}
     documents = {
         language: tuple(str(i) if document is None else document for i, (document, _) in enumerate(passages))
         for language, passages in rows.items()
@@ -342,59 +315,44 @@ def _assemble(
     return Corpus(texts, documents, parallel, name, labels)
 
 
-def _require_document(text: Any, language: str, i: int) -> None:
-    problem = None
+def _fault(text: Any) -> str | None:
+    """Why it is not a document."""
     if isinstance(text, Tensor):
-        if text.ndim != 1 or text.dtype not in (torch.int64, torch.int32) or not len(text):
-            shape = f"a tensor of shape {tuple(text.shape)} and {text.dtype}"
-            problem = f"{shape}; token ids must be a non-empty 1-D integer tensor"
-    elif not isinstance(text, str):
-        problem = f"a {type(text).__name__}, not a string or a tensor of ids"
-    elif not text.strip():
-        problem = "empty"
-    if problem:
-        raise ValueError(f"Document {i} of {language!r} is {problem}.")
+        if text.ndim == 1 and text.dtype in (torch.int64, torch.int32) and len(text):
+            return None
+        shape = f"a tensor of shape {tuple(text.shape)} and {text.dtype}"
+        return f"{shape}; token ids must be a non-empty 1-D integer tensor"
+    if not isinstance(text, str):
+        return f"a {type(text).__name__}, not a string or a tensor of ids"
+    return None if text.strip() else "empty"
 
 
-def _between(language: str, labels: Labels) -> str:
-    """What stands between two sentences: nothing in Chinese and Japanese, else a space."""
-    scripts = frozenset() if labels == "free" else expected_scripts(language)
-    return "" if scripts and scripts <= {"Hani", "Hira", "Kana"} else " "
-
-
-def _join(rows: Passages, sentences: int, between: str) -> Passages:
+def _join(rows: Passages, sentences: int, language: str, labels: Labels) -> Passages:
     """Join neighbours of one document; rows that name no document are one running text."""
     if sentences == 1:
         return rows
-    by_document: dict[str | None, list[Document]] = {}
+    unspaced = labels != "free" and expected_scripts(language) <= {"Hani", "Hira", "Kana"}
+    by_document: dict[str | None, list[Any]] = defaultdict(list)
     for document, text in rows:
-        by_document.setdefault(document, []).append(text)
+        by_document[document].append(text)
     return [
-        (document, _joined(parts[start : start + sentences], between))
+        (document, torch.cat(part) if isinstance(part[0], Tensor) else ("" if unspaced else " ").join(part))
         for document, parts in by_document.items()
-        for start in range(0, len(parts), sentences)
+        for part in (parts[start : start + sentences] for start in range(0, len(parts), sentences))
     ]
 
 
-def _joined(parts: Sequence[Document], between: str) -> Document:
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    return torch.cat(tensors) if tensors else between.join(part for part in parts if isinstance(part, str))
-
-
-def _warn(corpus: Corpus) -> None:
-    problems = []
+def _problems(corpus: Corpus) -> Iterator[str]:
+    """What a user should know of a corpus."""
     counts = {language: len(texts) for language, texts in corpus.texts.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{language} {n}" for language, n in counts.items())
-        problems.append(f"The languages have unequal numbers of passages: {listed}.")
+        yield f"The languages have unequal numbers of passages: {listed}."
     fewest = min(counts, key=lambda language: counts[language])
     if counts[fewest] < FEW_PASSAGES:
-        unstable = f"sets found on fewer than {FEW_PASSAGES} are unstable"
-        problems.append(f"{fewest!r} has only {counts[fewest]} passages; {unstable}.")
+        yield f"{fewest!r} has only {counts[fewest]} passages; sets found on fewer than {FEW_PASSAGES} are unstable."
     for language, texts in corpus.texts.items() if corpus.labels != "free" else ():
         script = main_script(" ".join(text for text in texts[:200] if isinstance(text, str)))
         if script and language != "und" and script not in expected_scripts(language):
             usual = "/".join(sorted(expected_scripts(language)))
-            problems.append(f"The text of {language!r} is mostly in {script}, not in {usual}.")
-    for problem in problems:
-        warnings.warn(problem, stacklevel=3)
+            yield f"The text of {language!r} is mostly in {script}, not in {usual}."

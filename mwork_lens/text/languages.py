@@ -1,5 +1,8 @@
-"""Language tags (BCP 47), the scripts that text is written in, and identifiers of texts' and tokens' languages."""
+"""Language tags (BCP 47), the scripts and words of text, and identifiers of texts' and tokens' languages."""
 
+import logging
+import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -11,10 +14,8 @@ import regex
 Labels = Literal["bcp47", "free"]
 
 Identifier = Callable[[Sequence[str]], Sequence[str | None]]
-"""Texts, or single tokens, in; the language of each out, or None where it cannot be told.
-
-It may also answer ``"shared"`` for a text that is about as likely in several languages (``die``, ``no``, ``son``).
-"""
+"""From texts or single tokens to the language of each: None where it is unclear, ``"shared"`` where several are about
+as likely (``die``, ``no``, ``son``)."""
 
 OTHER, SHARED = "other", "shared"
 """What has no language: digits, punctuation, fragments, other languages; what several languages have in common."""
@@ -23,18 +24,14 @@ SHARED_RATIO = 0.9
 """Lingua: the runner-up's confidence over the best one's from which a text counts as shared."""
 
 CONFIDENCE = 0.3
-"""Lingua: the confidence (of 1, over all candidates) below which a text has no language.
-
-Of 26,257 tokens of NTREX-128 in ten languages 1.1 % lie below, and 36 % of these would be named rightly.
-"""
+"""Lingua: the confidence (of 1, over all candidates) below which a text has no language. Of 26,257 tokens of NTREX-128
+in ten languages 1.1 % lie below, and 36 % of these would be named rightly."""
 
 
-def require_language(tag: str) -> str:
-    """``tag`` in its standard form, e.g. ``zh`` for ``zho`` or ``ru-Latn`` for ``ru-latn``.
-
-    Raises:
-        ValueError: if it is not a BCP 47 language tag.
-    """
+def require_language(tag: str, labels: Labels = "bcp47") -> str:
+    """``tag`` in its standard form, e.g. ``zh`` for ``zho``; ValueError if it is not one (a free label may be any)."""
+    if labels == "free":
+        return tag
     if not (tag and langcodes.tag_is_valid(tag)):
         raise ValueError(
             f"{tag!r} is not a language tag (BCP 47, e.g. fr, ceb, zh-Hant, ru-Latn). "
@@ -46,12 +43,7 @@ def require_language(tag: str) -> str:
 def expected_scripts(tag: str) -> frozenset[str]:
     """The ISO 15924 scripts that text in this language is usually written in (several for Japanese, Korean)."""
     script = langcodes.get(tag).maximize().script or ""
-    several = {
-        "Hans": {"Hani"},
-        "Hant": {"Hani"},
-        "Jpan": {"Hani", "Hira", "Kana"},
-        "Kore": {"Hang", "Hani"},
-    }
+    several = {"Hans": {"Hani"}, "Hant": {"Hani"}, "Jpan": {"Hani", "Hira", "Kana"}, "Kore": {"Hang", "Hani"}}
     return frozenset(several.get(script, {script}))
 
 
@@ -61,36 +53,83 @@ def share_a_script(one: str, other: str) -> bool:
     return bool((scripts[0] & scripts[1]) - {""})
 
 
-_SCRIPTS = regex.findall(
-    r"\w+",
+_SCRIPTS = (
     "Latn Cyrl Grek Arab Hebr Deva Beng Guru Gujr Orya Taml Telu Knda Mlym Sinh Thai Laoo Tibt Mymr Geor Armn Hang "
-    "Hani Hira Kana Ethi Khmr Mong Thaa Syrc Tfng Nkoo Cher Vaii Olck",
+    "Hani Hira Kana Ethi Khmr Mong Thaa Syrc Tfng Nkoo Cher Vaii Olck"
 )
-
-
-@cache
-def _pattern(script: str) -> regex.Pattern[str]:
-    return regex.compile(rf"\p{{Script={script}}}")
 
 
 def main_script(text: str) -> str | None:
     """The ISO 15924 script of most of the letters in ``text``; None where it has no letters."""
-    counts = Counter({script: len(_pattern(script).findall(text)) for script in _SCRIPTS})
+    counts = Counter({script: len(regex.findall(rf"\p{{Script={script}}}", text)) for script in _SCRIPTS.split()})
     script, count = counts.most_common(1)[0]
     return script if count else None
 
 
-# --- identifiers ----------------------------------------------------------------------------------
+# --- words ---
+
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
+_SEGMENTS = regex.compile(rf"(?={_UNSPACED})\X|(?:(?!{_UNSPACED})[^\s])+")
+_WORDS = regex.compile(r"\p{L}[\p{L}\p{M}\p{Nd}'’\-]*")
+_UNSPACED_SCRIPTS = {"Hani", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
+_ARTICLES = {
+    "en": "a an the",
+    "de": "ein eine einen einem eines einer der die das den dem des",
+    "es": "un una unos unas el la los las",
+    "fr": "un une des le la les l'",
+}
+
+
+def normalized(text: str, language: str) -> list[str]:
+    """What stands between spaces, and every character of scripts without, but no punctuation, case and articles.
+
+    SQuAD's and MLQA's normalisation, with the mixed segmentation of MLQA's scorer (Lewis et al. 2020).
+    """
+    plain = regex.sub(r"[\p{P}\p{S}\p{Cf}]", " ", unicodedata.normalize("NFKC", text).casefold())
+    articles = _ARTICLES.get(langcodes.get(language).language or "", "").split()
+    return [word for word in _SEGMENTS.findall(plain) if word not in articles]
+
+
+def is_spaced(language: str) -> bool:
+    """Whether the language's usual script puts spaces between words."""
+    return not expected_scripts(language) & _UNSPACED_SCRIPTS
+
+
+@cache
+def word_segmenter(language: str) -> Callable[[str], list[str]]:
+    """A function from a text to its words: letters between spaces; jieba for Chinese, PyThaiNLP for Thai (offline).
+
+    Raises:
+        ImportError: for a language without spaces, where its library is not installed or none is known.
+    """
+    if is_spaced(language):
+        return _WORDS.findall
+    base = langcodes.get(language).language
+    if base not in ("zh", "th"):
+        raise ImportError(f"Words of {language!r} are not separated by spaces, and no segmenter for it is known here.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of these libraries' own age
+            if base == "zh":
+                import jieba  # pyright: ignore[reportMissingImports]
+
+                jieba.setLogLevel(logging.WARNING)
+                cut = jieba.cut
+            else:
+                from pythainlp import word_tokenize as cut  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(f"Words of {language!r} need a segmenter: pip install 'mwork_lens[tasks]'.") from error
+    return lambda text: [word for word in cut(text) if _WORDS.match(word)]
+
+
+# --- identifiers ---
 
 
 def identifier(name: str | Identifier, languages: Sequence[str]) -> Identifier:
-    """A function from texts to their languages, chosen among ``languages`` only.
+    """A function from texts to their languages among the candidates ``languages``, by these very BCP 47 tags.
 
-    Args:
-        name: ``"lingua"`` (n-gram models, restricted to the candidates: the best on single tokens), ``"script"``
-            (Unicode script alone, for candidates that no two share one; no dependency), ``"cld3"`` (the paper's), or
-            a function of your own, which is returned as it is.
-        languages: the candidates, as BCP 47 tags; answers use these very tags.
+    ``"lingua"`` has n-gram models of the candidates (the best on single tokens), ``"script"`` goes by Unicode script
+    alone, ``"cld3"`` is the paper's; a function is returned as it is.
 
     Raises:
         ValueError: for an unknown name, no or repeated candidates, or one that the identifier does not know.
@@ -120,16 +159,13 @@ def _lingua(tags: Mapping[str, str]) -> Identifier:
     spare = [languages[tag] for tag in ("en", "ru") if languages[tag] not in label_of][: 2 - len(label_of)]
     detector = LanguageDetectorBuilder.from_languages(*label_of, *spare).build()
 
-    def label(confidences: Any) -> str | None:
-        best, second = confidences[0], confidences[1]
+    def label(confidences: Sequence[Any]) -> str | None:
+        best, second = confidences[:2]
         if best.value < CONFIDENCE or best.language not in label_of:
             return None
         return SHARED if second.value >= SHARED_RATIO * best.value else label_of[best.language]
 
-    def identify(texts: Sequence[str]) -> list[str | None]:
-        return list(map(label, detector.compute_language_confidence_values_in_parallel(list(texts))))
-
-    return identify
+    return lambda texts: list(map(label, detector.compute_language_confidence_values_in_parallel(list(texts))))
 
 
 def _cld3(tags: Mapping[str, str]) -> Identifier:
@@ -137,7 +173,7 @@ def _cld3(tags: Mapping[str, str]) -> Identifier:
         from gcld3 import NNetLanguageIdentifier
     except ImportError as error:
         raise ImportError("Identifying languages with 'cld3' needs cld3-py: pip install 'mwork_lens[lid]'.") from error
-    label_of = _match("cld3", {require_language(code): code for code in _CLD3}, tags)
+    label_of = _match("cld3", {require_language(code): code for code in _CLD3.split()}, tags)
     detector = NNetLanguageIdentifier(0, 2000)
 
     def identify(texts: Sequence[str]) -> list[str | None]:
@@ -157,11 +193,7 @@ def _script(tags: Mapping[str, str]) -> Identifier:
                 "does not distinguish them. Use 'lingua', or leave one out."
             )
         by_script[written] = label
-
-    def identify(texts: Sequence[str]) -> list[str | None]:
-        return [_only(scripts, text) for text in texts]
-
-    return identify
+    return lambda texts: [_only(scripts, text) for text in texts]
 
 
 def _only(scripts: Mapping[str, frozenset[str]], text: str) -> str | None:
@@ -170,7 +202,7 @@ def _only(scripts: Mapping[str, frozenset[str]], text: str) -> str | None:
     fit = [label for label, written in scripts.items() if main in written]
     if len(fit) > 1:
         shared = frozenset.union(*(scripts[label] for label in fit))
-        used = {script for script in shared if _pattern(script).search(text)}
+        used = {script for script in shared if regex.search(rf"\p{{Script={script}}}", text)}
         fit = [label for label in fit if used <= scripts[label]]
     return fit[0] if len(fit) == 1 else None
 
@@ -190,16 +222,11 @@ def _match(name: str, codes: Mapping[str, Any], tags: Mapping[str, str]) -> dict
     return label_of
 
 
-_IDENTIFIERS: Mapping[str, Callable[[Mapping[str, str]], Identifier]] = {
-    "lingua": _lingua,
-    "script": _script,
-    "cld3": _cld3,
-}
+_IDENTIFIERS = {"lingua": _lingua, "script": _script, "cld3": _cld3}
 
-_CLD3 = regex.findall(
-    r"\S+",
+_CLD3 = (
     "af am ar bg bg-Latn bn bs ca ceb co cs cy da de el el-Latn en eo es et eu fa fi fil fr fy ga gd gl gu ha haw hi "
     "hi-Latn hmn hr ht hu hy id ig is it iw ja ja-Latn jv ka kk km kn ko ku ky la lb lo lt lv mg mi mk ml mn mr ms mt "
     "my ne nl no ny pa pl ps pt ro ru ru-Latn sd si sk sl sm sn so sq sr st su sv sw ta te tg th tr uk ur uz vi xh yi "
-    "yo zh zh-Latn zu",
+    "yo zh zh-Latn zu"
 )

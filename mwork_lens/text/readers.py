@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,16 +14,17 @@ from typing import Any, TypeVar
 
 import langcodes
 import regex
+from torch import Tensor
 
 from .languages import Labels, require_language
-
-logger = logging.getLogger("mwork_lens")
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
 DOCUMENT_IDS = "DOCUMENT_IDS.tsv"
 
-Rows = list[tuple[str | None, str]]
-"""(document id, or None where the file names none; text) of each passage, in order."""
+Document = str | Tensor
+"""One text; or its token ids as a 1-D tensor, to which nothing is prepended."""
+Passages = Sequence[tuple[str | None, Document]]
+"""(document id, or None where there is none; text) of each passage, in order."""
 Parsed = TypeVar("Parsed")
 
 
@@ -32,11 +34,7 @@ def suffix_of(path: Path) -> str:
 
 
 def language_of(path: Path, labels: Labels = "bcp47", among: Sequence[str] | None = None) -> str | None:
-    """The language that a file's name ends in, or None; a script or region in the name is kept.
-
-    ``among`` names the languages that there can be: then it is the last part of the name that is one of them
-    (``en`` in ``x_csqa.en.dev.jsonl``).
-    """
+    """The language that a file's name ends in, or the last part of it that is ``among`` languages; or None."""
     stem = path.name.removesuffix(".gz").removesuffix(suffix_of(path))
     if among is not None:
         return next((part for part in reversed(regex.split("[._]", stem)) if part in among), None)
@@ -53,14 +51,8 @@ def read_rows(
     """What ``parse`` makes of each row of a file: of a dict by column, with texts as they are in the file.
 
     Rows are the lines of a ``.txt`` or ``.jsonl`` (there blank ones are skipped), those of a ``.csv`` or ``.tsv`` after
-    its header, the items of a ``.json`` list; all also with ``.gz``. In a ``.tsv`` quotes mean nothing, in a ``.csv``
-    they may hold commas and line ends. (``datasets`` would read "NA" as NaN, "2019-01-01" as a time and "007" as 7.)
-
-    Args:
-        path: of the file.
-        parse: raises ValueError, KeyError, TypeError or AttributeError for a malformed row.
-        field: what the column of a ``.txt`` is called, and one that a table must have.
-        columns: of a ``.tsv`` without a header.
+    its header (or of a ``.tsv`` with these ``columns``), the items of a ``.json`` list; all also with ``.gz``. The
+    column of a ``.txt`` is ``field``, and a table must have it. (``datasets`` would read "NA" as NaN, "007" as 7.)
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -119,7 +111,7 @@ def _table(rows: Iterator[list[str]], field: str | None) -> Iterator[dict[str, s
         yield dict(zip(columns, row, strict=True))
 
 
-def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str) -> dict[str, Rows]:
+def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str) -> dict[str, Passages]:
     """The files of a folder that are named after a wanted language; others are named in the log and skipped."""
     by_language: dict[str, Path] = {}
     skipped = []
@@ -132,10 +124,11 @@ def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text
         else:
             by_language[language] = path
     if skipped:
-        logger.warning("Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped))
+        logging.getLogger("mwork_lens").warning(
+            "Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped)
+        )
     if not by_language:
-        kinds = ", ".join(SUFFIXES)
-        raise ValueError(f"{folder} has no file named after a language ({kinds}; e.g. fr.txt or news.fr.jsonl).")
+        raise ValueError(f"{folder} has no file named after a language ({', '.join(SUFFIXES)}; e.g. fr.txt).")
     if labels != "free":
         by_language = _without_lone_regions(by_language, wanted or [])
     selected = {language: path for language, path in by_language.items() if wanted is None or language in wanted}
@@ -145,23 +138,17 @@ def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text
 
 def _without_lone_regions(by_language: dict[str, Path], wanted: Sequence[str]) -> dict[str, Path]:
     """``zh-CN`` counts as ``zh`` where no other file is Chinese, unless it is wanted by its full name."""
-    tags = {tag: langcodes.get(tag) for tag in by_language}
-    bases = [tag.language for tag in tags.values()]
-
-    def short(tag: str) -> str:
-        parts = tags[tag]
-        lone = parts.territory and not parts.script and bases.count(parts.language) == 1 and tag not in wanted
-        return (lone and parts.language) or tag
-
-    return {short(tag): path for tag, path in by_language.items()}
+    bases = Counter(langcodes.get(tag).language for tag in by_language)
+    short = {}
+    for tag, path in by_language.items():
+        parts = langcodes.get(tag)
+        lone = parts.territory and not parts.script and bases[parts.language] == 1 and tag not in wanted
+        short[(lone and parts.language) or tag] = path
+    return short
 
 
-def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> dict[str, Rows]:
-    """One file per language; ``ids`` names the document of each of their lines.
-
-    Raises:
-        ValueError: for a malformed file, with its line.
-    """
+def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> dict[str, Passages]:
+    """One file per language; the file ``ids`` names the document of each of their lines."""
     parse = partial(_passage, text_field)
     rows = {language: read_rows(path, parse, field=text_field) for language, path in paths.items()}
     if ids is None:
@@ -181,7 +168,7 @@ def _passage(text_field: str, row: Any) -> tuple[str | None, str]:
     return None if document is None else str(document), row[text_field]
 
 
-def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: str) -> dict[str, Rows]:
+def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: str) -> dict[str, Passages]:
     """A data set of the Hugging Face hub with one configuration per language."""
     from datasets import get_dataset_config_names, load_dataset
 

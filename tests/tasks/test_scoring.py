@@ -5,7 +5,7 @@ import pytest
 from mwork_lens.tasks.catalogue import TASKS
 from mwork_lens.tasks.scoring import as_number, final_number
 from mwork_lens.tasks.task import Answer, Question, load_questions
-from mwork_lens.text.words import segments, word_segmenter
+from mwork_lens.text.languages import normalized, word_segmenter
 
 
 def asked(language, *references, choices=()):
@@ -43,8 +43,8 @@ def test_the_best_reference_counts():
 
 
 def test_segments_of_mixed_text():
-    assert segments("2012年 iPhone 手机") == ["2012", "年", "iPhone", "手", "机"]
-    assert segments("แมวกิน") == ["แ", "ม", "ว", "กิ", "น"]
+    assert normalized("2012年 iPhone 手机", "zh") == ["2012", "年", "iphone", "手", "机"]
+    assert normalized("แมวกิน", "th") == ["แ", "ม", "ว", "กิ", "น"]
 
 
 @pytest.mark.parametrize(
