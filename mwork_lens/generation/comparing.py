@@ -10,19 +10,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..effects import passage_nats
+from ..effects import BASELINE, passage_nats
 from ..model import ForwardHook, HookedModel, encode, hooked
 from ..neurons import NeuronSet, ablate
 from ..statistics import wilson
 from ..store import Result, storable
 from ..text import Identifier, as_corpus, identifier
-from .completions import Completion, generate
-
-BASELINE = "baseline"
-Intervention = NeuronSet | Sequence[ForwardHook]
-"""A set to switch off, or hooks, e.g. ``french.hooks("set", values=means, language="zh")``."""
-
-NGRAM = 3
+from .completions import generate
 
 
 @storable
@@ -49,7 +43,7 @@ class Generation:
     @property
     def repetition(self) -> float:
         """Share of the token trigrams that occurred before in the same completion; NaN below three tokens."""
-        grams = list(zip(*(self.tokens[i:] for i in range(NGRAM)), strict=False))
+        grams = list(zip(self.tokens, self.tokens[1:], self.tokens[2:], strict=False))
         return 1 - len(set(grams)) / len(grams) if grams else np.nan
 
 
@@ -68,40 +62,27 @@ class Generations(Result, kind="generations"):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per completion; ``tokens`` counts the new ones; nats per token are under the untouched model."""
-        return pd.DataFrame(
-            [
-                {
-                    "condition": row.condition,
-                    "prompt_language": row.prompt_language,
-                    "prompt": row.prompt,
-                    "text": row.text,
-                    "identified": row.identified,
-                    "faithful": row.identified == row.prompt_language,
-                    "repetition": row.repetition,
-                    "tokens": len(row.tokens),
-                    "stopped": row.stopped,
-                    "nats_per_token": row.nats / row.counted if row.counted else np.nan,
-                }
-                for row in self.rows
-            ]
-        )
+        rows = [
+            {**vars(row), "faithful": row.identified == row.prompt_language, "repetition": row.repetition}
+            | {"tokens": len(row.tokens), "nats_per_token": row.nats / row.counted if row.counted else np.nan}
+            for row in self.rows
+        ]
+        columns = ["condition", "prompt_language", "prompt", "text", "identified", "faithful", "repetition", "tokens"]
+        return pd.DataFrame(rows, columns=[*columns, "stopped", "nats_per_token"])
 
     def summary(self, language: str | None = None) -> pd.DataFrame:
         """One row per intervention and prompt language: the share of completions in a language, and their quality.
 
-        Args:
-            language: which language's share; by default the prompt's own (fidelity). ``low`` and ``high`` are its 95 %
-                Wilson interval. Repetition, tokens and nats per token are means over completions; a repetitive text
-                is likely, so nats per token alone do not show fluency.
+        The share is that of ``language``, by default of the prompt's (fidelity), with its 95 % Wilson interval (low,
+        high). The rest are means over completions; nats per token alone do not show fluency, as repetition is likely.
         """
         rows = []
-        frame = self.to_frame()
-        for condition, read in dict.fromkeys((row.condition, row.prompt_language) for row in self.rows):
-            part = frame[(frame["condition"] == condition) & (frame["prompt_language"] == read)]
+        groups: Any = self.to_frame().groupby(["condition", "prompt_language"], sort=False)
+        for (condition, read), part in groups:
             hits = list(part["identified"]).count(language or read)
             low, high = wilson(hits, len(part))
-            measured = part[["repetition", "tokens", "nats_per_token"]].mean()
             share = {"completions": len(part), "share": hits / len(part), "low": low, "high": high}
+            measured = part[["repetition", "tokens", "nats_per_token"]].mean()
             rows.append({"condition": condition, "prompt_language": read, **share, **measured})
         return pd.DataFrame(rows)
 
@@ -131,7 +112,7 @@ class Generations(Result, kind="generations"):
 
 def generations(
     model: HookedModel,
-    interventions: Mapping[str, Intervention],
+    interventions: Mapping[str, NeuronSet | Sequence[ForwardHook]],
     prompts: Mapping[str, Sequence[str]],
     *,
     identify: str | Identifier = "lingua",
@@ -143,7 +124,8 @@ def generations(
 
     Args:
         model: a hooked model; it is as before afterwards.
-        interventions: sets to switch off, or hooks, by a name of your choice.
+        interventions: sets to switch off, or hooks such as ``french.hooks("set", values=means, language="zh")``, by a
+            name of your choice.
         prompts: by language.
         identify: ``"lingua"``, ``"script"``, ``"cld3"`` or a function from texts to languages.
         languages: between which it chooses; those of the prompts by default.
@@ -161,12 +143,21 @@ def generations(
     contexts: dict[str, contextlib.AbstractContextManager[HookedModel]] = {BASELINE: hooked(model, [])}
     for name, change in interventions.items():
         contexts[name] = ablate(model, change) if isinstance(change, NeuronSet) else hooked(model, change)
-    flat = [(language, text) for language in corpus for text in corpus[language]]
-    completions: dict[str, list[Completion]] = {}
+    flat: list[tuple[str, Any]] = [(language, text) for language in corpus for text in corpus[language]]
+    texts = [text for _, text in flat]
+    encoded = encode(model, texts, texts, None)
+    rows: list[Generation] = []
     for name, context in tqdm(contexts.items(), desc="generating", disable=not progress):
         with context:
-            completions[name] = generate(model, [text for _, text in flat], **options)
-    rows = [row for name, texts in completions.items() for row in _rows(model, name, flat, texts, identify_texts)]
+            completions = generate(model, texts, **options)
+        new = [torch.tensor(completion.tokens, dtype=torch.long) for completion in completions]
+        whole = [torch.cat(pair) for pair in zip(encoded, new, strict=True)]
+        nats, counted = passage_nats(model, whole, skip=[len(ids) for ids in encoded])
+        identified = identify_texts([completion.text for completion in completions])
+        rows += [
+            Generation(name, language, text, c.text, c.tokens, c.stopped, label, float(n), int(count))
+            for (language, text), c, label, n, count in zip(flat, completions, identified, nats, counted, strict=True)
+        ]
     settings = {
         "model": str(model.cfg.model_name),
         "identify": identify if isinstance(identify, str) else getattr(identify, "__name__", "custom"),
@@ -179,22 +170,3 @@ def generations(
         },
     }
     return Generations(tuple(rows), settings)
-
-
-def _rows(
-    model: HookedModel,
-    name: str,
-    prompts: Sequence[tuple[str, Any]],
-    completions: Sequence[Completion],
-    identify_texts: Identifier,
-) -> list[Generation]:
-    encoded = encode(model, [text for _, text in prompts], [text for _, text in prompts], None)
-    whole = [
-        torch.cat([ids, torch.tensor(c.tokens, dtype=torch.long)]) for ids, c in zip(encoded, completions, strict=True)
-    ]
-    nats, counted = passage_nats(model, whole, skip=[len(ids) for ids in encoded])
-    identified = identify_texts([completion.text for completion in completions])
-    return [
-        Generation(name, language, text, c.text, c.tokens, c.stopped, label, float(n), int(count))
-        for (language, text), c, label, n, count in zip(prompts, completions, identified, nats, counted, strict=True)
-    ]

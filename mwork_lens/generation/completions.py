@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..model import HookedModel, device_of, encode
@@ -14,6 +16,8 @@ from ..text import Document
 from .decoding import Decoder, decoder
 
 BATCH_SIZE = 16
+Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
+"""From logits and the prompts' numbers to the next token of each."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,10 @@ def generate(
     Raises:
         ValueError: for options out of range, or a prompt that leaves no room in the model's context.
     """
-    _require_options(max_new_tokens, temperature, top_p, batch_size)
+    if max_new_tokens < 1 or batch_size < 1:
+        raise ValueError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"{temperature=} must be 0 or more, and {top_p=} in (0, 1].")
     names = [f"prompt {i}" for i in range(len(prompts))]
     encoded = encode(model, prompts, names, None) if prompts else []
     for ids, name in zip(encoded, names, strict=True):
@@ -80,16 +87,6 @@ def generate(
         logits = reader.advance(*left_padded(batch, device_of(model)))
         completions |= dict(zip(rows, continue_from(reader, logits, batch, rows, rule, pick), strict=True))
     return [completions[i] for i in range(len(prompts))]
-
-
-def _require_options(max_new_tokens: int, temperature: float, top_p: float, batch_size: int) -> None:
-    if max_new_tokens < 1 or batch_size < 1:
-        raise ValueError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"{temperature=} must be 0 or more, and {top_p=} in (0, 1].")
-
-
-# --- where a completion ends ---
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def continue_from(
     prompts: Sequence[Int[Tensor, " _"]],
     names: Sequence[int],
     rule: StopRule,
-    pick: "Pick",
+    pick: Pick,
 ) -> list[Completion]:
     """Completions of prompts that ``reader`` has read: ``logits`` are of what follows them."""
     new: list[list[int]] = [[] for _ in prompts]
@@ -165,21 +162,11 @@ def continue_from(
 
 
 def left_padded(
-    prompts: Sequence[Int[Tensor, " _"]], device: torch.device
+    prompts: list[Int[Tensor, " _"]], device: torch.device
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Tokens and their mask, so that every prompt ends at the last position."""
-    longest = max(map(len, prompts))
-    tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for row, ids in enumerate(prompts):
-        tokens[row, longest - len(ids) :] = ids
-        mask[row, longest - len(ids) :] = 1
-    return tokens.to(device), mask.to(device)
-
-
-# --- choosing a token ---
-
-Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
+    padded = partial(pad_sequence, batch_first=True, padding_side="left")
+    return padded(prompts).to(device), padded([torch.ones_like(ids) for ids in prompts]).to(device)
 
 
 def picker(temperature: float, top_p: float, seed: int) -> Pick:
@@ -193,10 +180,8 @@ def picker(temperature: float, top_p: float, seed: int) -> Pick:
         for name in names:
             if name not in generators:
                 generators[name] = torch.Generator().manual_seed(seed * 1_000_003 + name)
-        return [
-            int(torch.multinomial(row, 1, generator=generators[name]))
-            for row, name in zip(probabilities, names, strict=True)
-        ]
+        draws = zip(probabilities, names, strict=True)
+        return [int(torch.multinomial(row, 1, generator=generators[name])) for row, name in draws]
 
     return sample
 

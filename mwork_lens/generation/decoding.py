@@ -1,7 +1,7 @@
 """Step-by-step decoding with a key-value cache; finished prompts leave the batch."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +23,6 @@ class Decoder(Protocol):
 
     def select_rows(self, rows: Int[Tensor, " row"]) -> None:
         """Continue with these prompts only."""
-        ...
 
 
 def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decoder:
@@ -42,39 +41,30 @@ def new_cache(model: Any, batch: int) -> Any:
 
 def cache_rows(cache: Any, rows: Int[Tensor, " row"], *, frozen: bool = False) -> Any:
     """A cache with these rows of ``cache``, one of them as often as it is named; a frozen one does not grow."""
-    entries = [
-        replace(
-            entry,
-            past_keys=entry.past_keys[rows.to(entry.past_keys.device)],
-            past_values=entry.past_values[rows.to(entry.past_values.device)],
-            frozen=frozen,
-        )
-        for entry in cache.entries
-    ]
-    mask = cache.previous_attention_mask
-    return replace(cache, entries=entries, previous_attention_mask=mask[rows.to(mask.device)], frozen=frozen)
+    return _combined([cache], lambda tensors: tensors[0][rows.to(tensors[0].device)], frozen=frozen)
 
 
 def concat_caches(caches: Sequence[Any]) -> Any:
     """One cache with the rows of several, the shorter ones padded on the left."""
-    if len(caches) == 1:
-        return caches[0]
     longest = max(cache.previous_attention_mask.shape[1] for cache in caches)
 
     def padded(tensor: Tensor) -> Tensor:
         # positions are the second axis
         return pad(tensor, (*[0] * (2 * tensor.ndim - 4), longest - tensor.shape[1], 0))
 
-    entries = [
-        replace(
-            same[0],
-            past_keys=torch.cat([padded(entry.past_keys) for entry in same]),
-            past_values=torch.cat([padded(entry.past_values) for entry in same]),
-        )
-        for same in zip(*(cache.entries for cache in caches), strict=True)
-    ]
-    mask = torch.cat([padded(cache.previous_attention_mask) for cache in caches])
-    return replace(caches[0], entries=entries, previous_attention_mask=mask)
+    return caches[0] if len(caches) == 1 else _combined(caches, lambda tensors: torch.cat([*map(padded, tensors)]))
+
+
+def _combined(caches: Sequence[Any], combine: Callable[[list[Tensor]], Tensor], **options: Any) -> Any:
+    """One cache, of whose tensors each is combined from those of several caches."""
+
+    def one(parts: Sequence[Any], *names: str, **others: Any) -> Any:
+        tensors = {name: combine([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], **tensors, **others, **options)
+
+    layers = zip(*(cache.entries for cache in caches), strict=True)
+    entries = [one(same, "past_keys", "past_values") for same in layers]
+    return one(caches, "previous_attention_mask", entries=entries)
 
 
 @dataclass
@@ -86,8 +76,8 @@ class Cached:
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         """See :class:`Decoder`."""
-        options = {"stop_at_layer": self.model.cfg.n_layers, "attention_mask": mask}
-        stream = self.model(tokens, past_kv_cache=self.cache, **options)
+        depth = self.model.cfg.n_layers
+        stream = self.model(tokens, past_kv_cache=self.cache, stop_at_layer=depth, attention_mask=mask)
         return all_logits(self.model, stream[:, -1])
 
     def select_rows(self, rows: Int[Tensor, " row"]) -> None:

@@ -25,8 +25,7 @@ class Steering(Result, kind="steering"):
 
     generations: Generations
     norms: Mapping[str, float]
-    """By intervention: root mean square over the prompts' ordinary tokens of how much it moves the residual stream
-    after block ``layer``."""
+    """By intervention: how far it moves the stream after block ``layer``, root mean square over ordinary tokens."""
     stream_norm: float
     """Root mean square norm of the untouched stream there."""
     toward: str
@@ -53,12 +52,7 @@ class Steering(Result, kind="steering"):
 def mean_difference(means: Activations, *, toward: str, away: str, layer: int, norm: float) -> list[ForwardHook]:
     """A hook that adds the direction from one language's mean to another's, after block ``layer``, at every position.
 
-    Args:
-        means: what :func:`collect_means` gave.
-        toward: the language to steer into.
-        away: the language to steer out of.
-        layer: which block, from 0.
-        norm: Euclidean norm of what is added.
+    ``means`` are those of :func:`collect_means`, ``norm`` is the Euclidean norm of what is added.
 
     Raises:
         ValueError: for a language without means, or a layer that is not there.
@@ -80,9 +74,9 @@ def mean_difference(means: Activations, *, toward: str, away: str, layer: int, n
 def stream_changes(
     model: HookedModel, interventions: Mapping[str, Sequence[ForwardHook]], prompts: Sequence[str], layer: int
 ) -> dict[str, float]:
-    """How much each intervention moves the residual stream after block ``layer``, and under ``baseline`` its own norm.
+    """How far each intervention moves the residual stream after block ``layer``, and as ``baseline`` the stream's norm.
 
-    Both are root mean squares over the ordinary tokens of the prompts of a Euclidean norm.
+    Both are Euclidean norms' root mean squares over the ordinary tokens of the prompts.
     """
     encoded = encode(model, prompts, list(prompts), None)
 
@@ -98,10 +92,8 @@ def stream_changes(
         return torch.cat([after_block.pop()[batch.content].double().cpu() for batch, _ in passes])
 
     untouched = streams([])
-    changes = {name: streams(hooks) - untouched for name, hooks in interventions.items()}
-    return {
-        name: float(change.square().sum(-1).mean().sqrt()) for name, change in {BASELINE: untouched, **changes}.items()
-    }
+    changes = {BASELINE: untouched, **{name: streams(hooks) - untouched for name, hooks in interventions.items()}}
+    return {name: float(change.square().sum(-1).mean().sqrt()) for name, change in changes.items()}
 
 
 def steer(
@@ -127,17 +119,15 @@ def steer(
 
     Args:
         model: a hooked model; it is as before afterwards.
-        sets: each language's neurons; those of ``toward`` and ``away`` are used.
-        means: what :func:`collect_means` gave.
+        sets: by language, at least ``toward`` and ``away``.
+        means: those of :func:`collect_means`.
         prompts: in the language ``away``.
         toward: the language to steer into.
-        away: the language of the prompts.
+        away: the language to steer out of.
         factors: for ``scale``.
         layer: where the direction is added and strength is measured; by default two thirds of the way up.
-        identify: as in :func:`generations`.
-        languages: between which the identifier chooses; those with means by default.
+        identify, languages, options: as in :func:`generations`; by default between the languages with means.
         progress: whether to show a bar.
-        options: passed on to :func:`generate`.
 
     Raises:
         ValueError: for a language without a set or means, or a set that is empty or does not act up to ``layer``.
@@ -152,21 +142,14 @@ def steer(
     by_neurons |= {f"scale ×{factor:g}": sets[toward].hooks("scale", factor=factor) for factor in factors}
     norms = stream_changes(model, by_neurons, prompts, layer)
     stream_norm = norms.pop(BASELINE)
-    for name in by_neurons:
-        if not norms[name]:
+    for name, norm in norms.items():
+        if not norm:
             raise ValueError(f"{name!r} does not move the stream up to block {layer}: choose a higher layer=.")
+    equal = {f"direction as {name}": norm for name, norm in norms.items()}
     directions = {
-        f"direction as {name}": mean_difference(means, toward=toward, away=away, layer=layer, norm=norms[name])
-        for name in by_neurons
+        name: mean_difference(means, toward=toward, away=away, layer=layer, norm=norm) for name, norm in equal.items()
     }
-    texts = generations(
-        model,
-        {**by_neurons, **directions},
-        {away: list(prompts)},
-        identify=identify,
-        languages=languages or list(means.values),
-        progress=progress,
-        **options,
-    )
-    all_norms = {BASELINE: 0.0, **norms, **{f"direction as {name}": norm for name, norm in norms.items()}}
-    return Steering(texts, all_norms, stream_norm, toward, away, layer)
+    interventions: dict[str, Sequence[ForwardHook]] = {**by_neurons, **directions}
+    options |= {"identify": identify, "languages": languages or list(means.values), "progress": progress}
+    texts = generations(model, interventions, {away: list(prompts)}, **options)
+    return Steering(texts, {BASELINE: 0.0, **norms, **equal}, stream_norm, toward, away, layer)

@@ -111,7 +111,7 @@ def _table(rows: Iterator[list[str]], field: str | None) -> Iterator[dict[str, s
         yield dict(zip(columns, row, strict=True))
 
 
-def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str) -> dict[str, Passages]:
+def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str) -> Mapping[str, Passages]:
     """The files of a folder that are named after a wanted language; others are named in the log and skipped."""
     by_language: dict[str, Path] = {}
     skipped = []
@@ -147,7 +147,7 @@ def _without_lone_regions(by_language: dict[str, Path], wanted: Sequence[str]) -
     return short
 
 
-def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> dict[str, Passages]:
+def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> Mapping[str, Passages]:
     """One file per language; the file ``ids`` names the document of each of their lines."""
     parse = partial(_passage, text_field)
     rows = {language: read_rows(path, parse, field=text_field) for language, path in paths.items()}
@@ -168,7 +168,7 @@ def _passage(text_field: str, row: Any) -> tuple[str | None, str]:
     return None if document is None else str(document), row[text_field]
 
 
-def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: str) -> dict[str, Passages]:
+def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: str) -> Mapping[str, Passages]:
     """A data set of the Hugging Face hub with one configuration per language."""
     from datasets import get_dataset_config_names, load_dataset
 
