@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_high
@@ -39,18 +40,11 @@ TUNING_METHODS = ("neurons", "all parameters, same loop", "all parameters, plain
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What methods cost."""
+class Benchmark:
+    """Times and peak memory by method and length."""
 
     rows: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
-
-
-# --- detection ---
-
-
-class Benchmark(Costs):
-    """Times and peak memory by method and length."""
 
     def to_frame(self) -> pd.DataFrame:
         """One row per length and method: seconds per document, its ratio to the bare forward pass, MB above that pass.
@@ -76,18 +70,9 @@ def benchmark(
 ) -> Benchmark:
     """Time one document of each language at each length; the median over repeats and languages is reported.
 
-    Methods are interleaved so that load on the machine affects all of them equally. On each of these documents the
-    active neurons are compared with those of exact scores of every neuron. What depends on weights only (a measure's
-    set-up, once per run) is done before the clock starts.
-
-    Args:
-        model: a hooked model.
-        corpus: texts by language; each language's are joined until they are long enough.
-        lengths: tokens per document.
-        parallel_up_to: longest document on which the paper's form is run; it and exact scores of every neuron run once.
-        top: the fraction that decides which neurons are refined.
-        repeats: runs of each.
-        progress: whether to show a bar.
+    Methods are interleaved so that load on the machine affects all of them equally; the paper's form (up to
+    ``parallel_up_to`` tokens) and exact scores of every neuron run once. On each of these documents the active neurons
+    are compared with those of exact scores. What depends on weights only is done before the clock starts.
 
     Raises:
         ValueError: for a length above the model's context, or too little text.
@@ -103,15 +88,13 @@ def benchmark(
     for length in tqdm(lengths, unit="length", disable=not progress):
         trial = _Trial(model, measures, [ids[:length] for ids in joined.values()], Selection(top=top))
         rows += trial.rows(repeats, with_parallel=length <= parallel_up_to)
-    settings = {**_machine(model), "top": top, "repeats": repeats, "corpus": corpus.describe()}
-    return Benchmark(rows, settings)
+    return Benchmark(rows, {**_machine(model), "top": top, "repeats": repeats, "corpus": corpus.describe()})
 
 
 def joined_text(model: HookedModel, texts: Sequence[Document], language: str, needed: int) -> Int[Tensor, " pos"]:
     """Texts end to end as token ids, at least ``needed`` of them."""
-    parts = encode(model, texts, [language] * len(texts), model.cfg.n_ctx)
-    # one start token only, where there is one
-    ids = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
+    first, *others = encode(model, texts, [language] * len(texts), model.cfg.n_ctx)
+    ids = torch.cat([first, *(ids[1:] for ids in others)])  # one start token only, where there is one
     if len(ids) < needed:
         raise ValueError(f"The {language!r} text has {len(ids)} tokens, too few for a document of {needed}.")
     return ids
@@ -119,8 +102,6 @@ def joined_text(model: HookedModel, texts: Sequence[Document], language: str, ne
 
 @dataclass(frozen=True)
 class _Trial:
-    """Every method on the same documents."""
-
     model: HookedModel
     measures: Mapping[str, Sequence[Sequence[LayerMeasure]]]
     documents: Sequence[Int[Tensor, " pos"]]
@@ -132,9 +113,12 @@ class _Trial:
         if with_parallel:
             once["parallel"] = self.run("parallel", screen=False)
         number = len(self.documents)
-        costs = {**measured(runs, repeats * number), **measured(once, number)}
-        costs["sequential"] = self.one_by_one()
-        forward, as_dense = costs["forward"], self.as_dense([name for name in costs if name in self.measures])
+        costs = {**measured(runs, repeats * number), **measured(once, number), "sequential": self.one_by_one()}
+        forward, exactly = costs["forward"], {name: self.active(name, screen=False) for name in ("stream", "structure")}
+        as_dense = {}
+        for name in (name for name in self.measures if name in costs):
+            mask, dense = self.active(name), exactly["stream" if name == "stream" else "structure"]
+            as_dense[name] = ((mask & dense).sum() / mask.sum()).item()
         return [
             {
                 "tokens": len(self.documents[0]),
@@ -149,26 +133,17 @@ class _Trial:
 
     def run(self, measure: str | None = None, *, screen: bool = True, receive: Receive = lambda *_: None) -> "Run":
         """Score one document after another; without a measure the forward pass alone."""
-        layers, selection = self.measures[measure] if measure else [], self.selection if screen else None
+        layers, running = self.measures[measure] if measure else [], Running()
+        hooks = score_hooks(layers, running, receive, self.selection if screen else None)
 
         def run(number: int, clock: Clock) -> None:
             clock.tick()
-            ids, running = self.documents[number % len(self.documents)], Running()
-            hooks = score_hooks(layers, running, receive, selection)
-            for _ in stream(self.model, batches(self.model, [ids]), hooks, running):
+            documents = [self.documents[number % len(self.documents)]]
+            for _ in stream(self.model, batches(self.model, documents), hooks, running):
                 pass
             clock.tick()
 
         return run
-
-    def as_dense(self, names: Sequence[str]) -> dict[str, float]:
-        """By method: the share of its active neurons that are active by exact scores (the paper's: of structures)."""
-        exactly = {name: self.active(name, screen=False) for name in ("stream", "structure")}
-        shares = {}
-        for name in names:
-            mask, truth = self.active(name), exactly["stream" if name == "stream" else "structure"]
-            shares[name] = ((mask & truth).sum() / mask.sum()).item()
-        return shares
 
     def active(self, measure: str, *, screen: bool = True) -> Tensor:
         """Active neurons of every document, end to end."""
@@ -195,11 +170,12 @@ class _Trial:
         return Cost(clock.seconds[0] / SEQUENTIAL_SAMPLE * space.total)
 
 
-# --- tuning ---
-
-
-class TuningCost(Costs):
+@dataclass(frozen=True)
+class TuningCost:
     """Times, memory and optimiser state by method."""
+
+    rows: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per method: seconds per step, peak MB above the loaded model, MB of optimiser state, entries."""
@@ -216,16 +192,8 @@ def tuning_cost(
 ) -> TuningCost:
     """Take a few steps on one document with a random ``fraction`` of the neurons, and with all parameters.
 
-    All parameters are tuned twice: by the same loop (tied embeddings once, logits a few positions at a time), and as
-    one would write it down: the model's own loss and a fused ``torch.optim.AdamW``. The median of the steps after the
-    first counts. The model's weights are put back, from a copy that counts as loaded.
-
-    Args:
-        model: a hooked model.
-        document: token ids.
-        fraction: of all neurons.
-        steps: of each method.
-        seed: of the neurons.
+    All parameters are tuned twice: by the same loop, and by the model's own loss and a fused ``torch.optim.AdamW``. The
+    median of the steps after the first counts. The weights are put back, from a copy that counts as loaded.
 
     Raises:
         ValueError: for a fraction that holds no neuron, or fewer than two steps.
@@ -236,13 +204,11 @@ def tuning_cost(
     neurons = cut_to_size(everything, round(fraction * len(everything)), seed=seed)
     options: dict[str, Any] = {"batch_size": 1, "steps": steps, "max_tokens": len(document), "progress": False}
 
-    def by_loop(trained: Any) -> Run:
-        def run(_: int, clock: Clock) -> Mapping[str, Any]:
-            return tune(model, trained, [document], **options, callbacks=[lambda step: clock.tick()]).settings
+    def by_loop(trained: Any, _: int, clock: Clock) -> Mapping[str, Any]:
+        return tune(model, trained, [document], **options, callbacks=[lambda step: clock.tick()]).settings
 
-        return run
-
-    runs = [by_loop(neurons), by_loop("all"), lambda _, clock: _tune_plainly(model, document, steps, clock)]
+    plainly = partial(_tune_plainly, model, document, steps)
+    runs: Sequence[Run] = [partial(by_loop, neurons), partial(by_loop, "all"), plainly]
     with kept_weights(model):
         costs = measured(dict(zip(TUNING_METHODS, runs, strict=True)))
     rows = [
@@ -259,7 +225,7 @@ def tuning_cost(
     return TuningCost(rows, {**_machine(model), **sizes})
 
 
-def _tune_plainly(model: HookedModel, document: Tensor, steps: int, clock: "Clock") -> dict[str, int]:
+def _tune_plainly(model: HookedModel, document: Tensor, steps: int, _: int, clock: "Clock") -> dict[str, int]:
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=2e-6, weight_decay=0.0, fused=True)
     ids = document[None].to(parameters[0].device)
@@ -269,14 +235,8 @@ def _tune_plainly(model: HookedModel, document: Tensor, steps: int, clock: "Cloc
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         clock.tick()
-    state = [value for values in optimiser.state.values() for value in values.values()]
-    return {
-        "optimiser_bytes": sum(value.numel() * value.element_size() for value in state),
-        "trained_entries": sum(parameter.numel() for parameter in parameters),
-    }
-
-
-# --- measuring ---
+    state = sum(value.nbytes for values in optimiser.state.values() for value in values.values())
+    return {"optimiser_bytes": state, "trained_entries": sum(parameter.numel() for parameter in parameters)}
 
 
 def _machine(model: HookedModel) -> dict[str, Any]:
@@ -295,25 +255,30 @@ class Cost:
 
 
 class Clock:
-    """Takes the time at each tick, on CUDA when the device is done."""
+    """Takes the time at each tick, on CUDA by events: when the device has done what was asked of it before."""
 
     def __init__(self) -> None:
-        self.ticks: list[float] = []
+        self.ticks: list[Any] = []
 
     def tick(self) -> None:
         """Take the time."""
         if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        self.ticks.append(time.perf_counter())
+            self.ticks.append(torch.cuda.Event(enable_timing=True))
+            self.ticks[-1].record()
+        else:
+            self.ticks.append(time.perf_counter())
 
     @property
     def seconds(self) -> list[float]:
         """From each tick to the next."""
-        return [end - start for start, end in pairwise(self.ticks)]
+        if not torch.cuda.is_initialized():
+            return [end - start for start, end in pairwise(self.ticks)]
+        self.ticks[-1].synchronize()
+        return [start.elapsed_time(end) / 1000 for start, end in pairwise(self.ticks)]
 
 
 Run = Callable[[int, Clock], Any]
-"""Something to measure, told how often it ran before."""
+"""Something to measure, from how often it ran before."""
 
 
 def measured(runs: Mapping[str, Run], rounds: int = 0) -> dict[str, Cost]:
@@ -321,50 +286,44 @@ def measured(runs: Mapping[str, Run], rounds: int = 0) -> dict[str, Cost]:
 
     With rounds, a first run that compiles what has to be compiled is not counted.
     """
-    peaks, results, seconds = {}, {}, {}
+    memory, seconds = {}, {}
     for name, run in runs.items():
         if rounds:
             run(0, Clock())
-        gc.collect()
-        with PeakMemory() as peaks[name]:
-            results[name] = run(0, clock := Clock())
+        memory[name] = _with_peak_memory(run, clock := Clock())
         seconds[name] = [] if rounds else clock.seconds
     for number in range(rounds):
         for name, run in runs.items():
             run(number, clock := Clock())
             seconds[name] += clock.seconds
-    return {
-        name: Cost(median_high(seconds[name]), peak.megabytes, peak.before, results[name])
-        for name, peak in peaks.items()
-    }
+    return {name: Cost(median_high(seconds[name]), *memory[name]) for name in runs}
 
 
-class PeakMemory:
-    """The highest memory of this process (CPU, sampled, Linux only) or of CUDA's allocator within the block."""
+def _with_peak_memory(run: Run, clock: Clock) -> tuple[float, float, Any]:
+    """The highest memory of this process (CPU, sampled, Linux only) or of CUDA's allocator, that before, the result."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        before, result = torch.cuda.memory_allocated() / 2**20, run(0, clock)
+        return torch.cuda.max_memory_allocated() / 2**20, before, result
+    before = peak = _resident_megabytes()
+    done = threading.Event()
 
-    megabytes = before = math.nan
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, _resident_megabytes())
 
-    def __enter__(self) -> "PeakMemory":
-        self._stop, self._cuda = threading.Event(), torch.cuda.is_initialized()
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
-        self.before = self.megabytes = self._in_use()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        result = run(0, clock)
+    finally:
+        done.set()
+        thread.join()
+    return peak, before, result
 
-    def _in_use(self) -> float:
-        if self._cuda:
-            return torch.cuda.memory_allocated() / 2**20
-        statm = Path("/proc/self/statm")
-        return int(statm.read_text().split()[1]) * 4096 / 2**20 if statm.exists() else math.nan
 
-    def _watch(self) -> None:
-        while not (self._cuda or self._stop.wait(0.002)):
-            self.megabytes = max(self.megabytes, self._in_use())
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._cuda:
-            self.megabytes = torch.cuda.max_memory_allocated() / 2**20
+def _resident_megabytes() -> float:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * 4096 / 2**20 if statm.exists() else math.nan

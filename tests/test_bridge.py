@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 
-from mwork_lens.detection.detection import importance
+from mwork_lens.detection import importance
 from mwork_lens.model.forward import run_blocks
 from mwork_lens.model.hooks import hooked
 from mwork_lens.model.sites import SITES

@@ -13,4 +13,5 @@ from .controls import (
     top_control,
     with_controls,
 )
-from .detection import Detection, detect, importance, selection_rule
+from .detecting import detect, importance, selection_rule
+from .detection import Detection

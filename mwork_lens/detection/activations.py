@@ -35,7 +35,6 @@ from ..neurons import NeuronSpace
 from ..store import Result
 from ..text import Document, as_corpus
 
-STREAM = "stream"
 Statistic = Literal["mean", "sample"]
 
 
@@ -88,13 +87,12 @@ class Activations(Result, kind="activations"):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per language, layer and site: root mean square of the values over neurons."""
-        rows = [
+        return pd.DataFrame(
             {"language": language, "layer": layer, "site": site, "rms": float(row.square().mean().sqrt())}
             for language, by_site in self.values.items()
             for site, values in by_site.items()
             for layer, row in enumerate(values)
-        ]
-        return pd.DataFrame(rows)
+        )
 
     def __repr__(self) -> str:
         tokens = ", ".join(f"{language} {number:,}" for language, number in self.tokens.items())
@@ -124,18 +122,15 @@ def collect_means(
     encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model)
     plan = encoded.plan(batch_size)
     sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
-    accumulate_activations(model, plan, sums, progress="means of" if progress else None)
+    accumulate_activations(model, space, plan, sums, progress="means of" if progress else None)
     settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
+    means = {language: part.sums.value() / part.tokens for language, part in sums.items()}
     tokens = {language: int(part.tokens) for language, part in sums.items()}
-    return _activations(model, {language: part.means() for language, part in sums.items()}, tokens, "mean", settings)
+    return _activations(space, dtype_of(model), means, tokens, "mean", settings)
 
 
 def collect_samples(
-    model: HookedModel,
-    corpus: Mapping[str, Sequence[Document]],
-    *,
-    seed: int = 0,
-    max_tokens: int = MAX_TOKENS,
+    model: HookedModel, corpus: Mapping[str, Sequence[Document]], *, seed: int = 0, max_tokens: int = MAX_TOKENS
 ) -> Activations:
     """The activations of all neurons at one token of one document, drawn at random for each language.
 
@@ -145,105 +140,89 @@ def collect_samples(
     Raises:
         ValueError: for empty documents or weights that are not finite.
     """
-    corpus, draw = as_corpus(corpus), random.Random(seed)
+    corpus, draw, space = as_corpus(corpus), random.Random(seed), NeuronSpace.of(model)
     rows = {language: draw.randrange(len(documents)) for language, documents in corpus.items()}
     names = {language: corpus.ids[language][row] for language, row in rows.items()}
-    reader, values = _Reader(NeuronSpace.of(model)), {}
+    reader, values = _Reader(space), {}
     for language, row in rows.items():
         (batch,) = batches(model, encode(model, [corpus[language][row]], [names[language]], max_tokens))
-        for _ in stream(model, [_at_one_token(batch, draw)], reader.hooks(), reader.running):
+        # one of the ordinary tokens as all the content
+        position = draw.choice(batch.content[0].nonzero().flatten().tolist())
+        content = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)[None] == position
+        for _ in stream(model, [replace(batch, content=content)], reader.hooks(), reader.running):
             values[language] = reader.taken()
     settings = {"seed": seed, "max_tokens": max_tokens, "corpus": corpus.describe(), "documents": names}
-    return _activations(model, values, dict.fromkeys(rows, 1), "sample", settings)
+    return _activations(space, dtype_of(model), values, dict.fromkeys(rows, 1), "sample", settings)
 
 
-def _at_one_token(batch: TokenBatch, draw: random.Random) -> TokenBatch:
-    """A batch of one document with one of its ordinary tokens, drawn at random, as all its content."""
-    position = draw.choice(batch.content[0].nonzero().flatten().tolist())
-    return replace(batch, content=torch.arange(batch.tokens.shape[1], device=batch.tokens.device)[None] == position)
+def _activations(
+    space: NeuronSpace,
+    dtype: torch.dtype,
+    values: Mapping[str, Float[Tensor, "layer all"]],
+    tokens: Mapping[str, int],
+    statistic: Statistic,
+    settings: Mapping[str, Any],
+) -> Activations:
+    by_language, streams = {}, {}
+    for language, rows in values.items():
+        *sites, of_stream = rows.to(wide_dtype(dtype)).split([*space.widths.values(), space.d_model], -1)
+        by_language[language] = {site: part.contiguous() for site, part in zip(space.widths, sites, strict=True)}
+        streams[language] = of_stream.contiguous()
+    return Activations(space, by_language, streams, tokens, statistic, settings)
 
 
 class _Reader:
-    """Sums over the content of the running batch, of each site's activations and of the stream after each block."""
+    """Sums over the content of the running batch, by layer: every site's activations, then the stream after it."""
 
     def __init__(self, space: NeuronSpace) -> None:
-        self.space, self.running = space, Running()
-        self.sums: dict[tuple[str, int], Float[Tensor, " neuron"]] = {}
+        self.running, self.layers = Running(), range(space.n_layers)
+        self.points = [*(SITES[site].hook_name for site in space.widths), "blocks.{}.hook_resid_post".format]
+        self.sums: dict[tuple[int, int], Float[Tensor, " _"]] = {}
 
     def hooks(self) -> list[ForwardHook]:
-        points = {site: SITES[site].hook_name for site in self.space.widths}
-        points[STREAM] = "blocks.{}.hook_resid_post".format
-        return [
-            (point(layer), partial(self._read, name, layer))
-            for name, point in points.items()
-            for layer in range(self.space.n_layers)
-        ]
+        points = list(enumerate(self.points))
+        return [(point(layer), partial(self._read, (layer, i))) for layer in self.layers for i, point in points]
 
-    def _read(self, name: str, layer: int, activation: Tensor, hook: Any = None) -> Tensor:
+    def _read(self, place: tuple[int, int], activation: Tensor, hook: Any = None) -> Tensor:
         wide = at_least_float32(activation.flatten(2).flatten(0, 1))
-        self.sums[name, layer] = (self.running.batch.content.flatten().to(wide) @ wide).double().cpu()
+        self.sums[place] = self.running.batch.content.flatten().to(wide) @ wide
         return activation
 
-    def taken(self) -> dict[str, Float[Tensor, "layer _"]]:
-        """The sums by site and for the stream, once the batch is through."""
-        names = [*self.space.widths, STREAM]
-        return {name: torch.stack([self.sums[name, i] for i in range(self.space.n_layers)]) for name in names}
+    def taken(self) -> Float[Tensor, "layer all"]:
+        """The sums, once the batch is through."""
+        layers = [torch.cat([self.sums[layer, i] for i in range(len(self.points))]) for layer in self.layers]
+        return torch.stack(layers).double().cpu()
 
 
 @dataclass(frozen=True)
 class ActivationSums(Reducer, kind="activation_sums"):
-    """What one language's ordinary tokens add up to, by site and for the stream."""
+    """What one language's ordinary tokens add up to, by layer: every site's neurons, then the stream."""
 
-    sums: dict[str, ExactSum]
+    sums: ExactSum
     tokens: Int[Tensor, ""]
 
     @classmethod
     def empty(cls, space: NeuronSpace, plan: Plan, language: str) -> "ActivationSums":
         """Of no tokens."""
-        widths = {**space.widths, STREAM: space.d_model}
-        sums = {name: ExactSum.zeros(space.n_layers, width) for name, width in widths.items()}
+        sums = ExactSum.zeros(space.n_layers, sum(space.widths.values()) + space.d_model)
         return cls(**Reducer.start(plan, language), sums=sums, tokens=torch.tensor(0))
 
-    def update(self, batch: TokenBatch, sums: Mapping[str, Float[Tensor, "layer _"]]) -> None:
-        """Add a batch.
-
-        Raises:
-            ValueError: if it is in already, or of another language.
-            OverflowError: if a sum reaches 7e13.
-        """
+    def update(self, batch: TokenBatch, sums: Float[Tensor, "layer all"]) -> None:
+        """Add a batch; refused where :meth:`claim` or :meth:`ExactSum.add` refuses."""
         self.claim(batch)
         self.tokens.add_(batch.content.sum().cpu())
-        for name, values in sums.items():
-            self.sums[name].add(ExactSum.of(values[None]))
-
-    def means(self) -> dict[str, Float[Tensor, "layer _"]]:
-        """Mean activations."""
-        return {name: total.value() / self.tokens for name, total in self.sums.items()}
+        self.sums.add(ExactSum.of(sums[None]))
 
 
 def accumulate_activations(
     model: HookedModel,
+    space: NeuronSpace,
     batches: Plan | Iterable[TokenBatch],
     sums: Mapping[str, ActivationSums],
     *,
     progress: Progress = None,
 ) -> None:
     """Add the activations of batches of a plan to the sums of their languages."""
-    reader = _Reader(NeuronSpace.of(model))
+    reader = _Reader(space)
     for batch, _ in stream(model, batches, reader.hooks(), reader.running, progress=progress):
         sums[batch.language].update(batch, reader.taken())
-
-
-def _activations(
-    model: HookedModel,
-    values: Mapping[str, Mapping[str, Float[Tensor, "layer _"]]],
-    tokens: Mapping[str, int],
-    statistic: Statistic,
-    settings: Mapping[str, Any],
-) -> Activations:
-    dtype = wide_dtype(dtype_of(model))
-    by_language = {
-        language: {name: rows.to(dtype) for name, rows in by_name.items()} for language, by_name in values.items()
-    }
-    streams = {language: by_name.pop(STREAM) for language, by_name in by_language.items()}
-    return Activations(NeuronSpace.of(model), by_language, streams, tokens, statistic, settings)

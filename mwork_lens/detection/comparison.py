@@ -89,30 +89,24 @@ def neuron_counts(
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: it must be one of {', '.join(get_args(Kind))}.")
-    rows = []
-    for name, detection in _by_name(detections).items():
-        for language in detection.languages:
-            neurons = (
-                detection.active(language, quorum=quorum)
-                if kind == "active"
-                else detection.specific(language, against=against, quorum=quorum, against_quorum=against_quorum)
-            )
-            rows += [
-                {
-                    "detection": name,
-                    "model": detection.space.model,
-                    "language": language,
-                    "layer": layer,
-                    "site": site,
-                    "structure": SITES[site].structure,
-                    "neurons": int(number),
-                    "width": mask.shape[1],
-                    "share": int(number) / mask.shape[1],
-                }
-                for site, mask in neurons.masks.items()
-                for layer, number in enumerate(mask.sum(-1))
-            ]
-    return pd.DataFrame(rows)
+    options = {"quorum": quorum} | ({} if kind == "active" else {"against": against, "against_quorum": against_quorum})
+    return pd.DataFrame(
+        {
+            "detection": name,
+            "model": detection.space.model,
+            "language": language,
+            "layer": layer,
+            "site": site,
+            "structure": SITES[site].structure,
+            "neurons": number,
+            "width": mask.shape[1],
+            "share": number / mask.shape[1],
+        }
+        for name, detection in _by_name(detections).items()
+        for language in detection.languages
+        for site, mask in getattr(detection, kind)(language, **options).masks.items()
+        for layer, number in enumerate(mask.sum(-1).tolist())
+    )
 
 
 def overlap(

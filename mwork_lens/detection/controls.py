@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..neurons import NeuronSet
-from .detection import Detection
+from .detection import Detection, require_language
 
 NEAREST = 4
 """Free neurons among which a matched one is drawn."""
@@ -50,14 +50,16 @@ def matched_control(
         ValueError: if the set names no language and none is given, or too few neurons are left.
     """
     language = _language(neurons, detection, language)
-    specific, generator = _any_specific(neurons, detection), np.random.default_rng(seed)
+    specific, generator = NeuronSet.empty(neurons.space), np.random.default_rng(seed)
+    for other in detection.languages if len(detection.languages) > 1 else ():
+        specific = specific | _specific(neurons, detection, other)
     masks, gaps = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}, []
     for site, layer, row in _layers(neurons):
         free = ~row & ~specific.masks[site][layer]
         free = free if free.sum() >= row.sum() else ~row
         _require_enough(free, int(row.sum()), layer, site)
         logs = np.log(detection.mean_scores[language][site][layer].double().numpy() + 1e-300)
-        nearest = _match(row, free.nonzero().flatten().numpy(), logs, generator)
+        nearest = _match(row, free, logs, generator)
         masks[site][layer, nearest] = True
         gaps += [*logs[nearest], *-logs[row.numpy()]]
     from_specific = len(NeuronSet(neurons.space, masks) & specific)
@@ -79,7 +81,7 @@ def shared_control(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -
     neurons.space.require_compatible(detection.space)
     pool = ~NeuronSet.empty(detection.space)
     for language in detection.languages:
-        pool = pool & detection.active(language, quorum=_quorum(neurons))
+        pool = pool & detection.active(language, quorum=neurons.origin.get("quorum", 0.9))
     return _draw_from(pool - neurons, neurons, seed, "shared")
 
 
@@ -117,13 +119,10 @@ def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, N
     first, *_ = sets.values()
     for neurons in sets.values():
         first.space.require_compatible(neurons.space)
-    sizes = [_sizes(neurons) for neurons in sets.values()]
-    least = {site: torch.stack([size[site] for size in sizes]).amin(0) for site in first.masks}
+    least = {site: torch.stack([_sizes(neurons)[site] for neurons in sets.values()]).amin(0) for site in first.masks}
     generator, how = np.random.default_rng(seed), {"cut_to_equal": list(sets), "seed": seed}
-    return {
-        name: NeuronSet(neurons.space, _drawn(neurons, least, generator), {**neurons.origin, **how})
-        for name, neurons in sets.items()
-    }
+    masks = {name: _drawn(neurons, least, generator) for name, neurons in sets.items()}
+    return {name: NeuronSet(first.space, masks[name], {**sets[name].origin, **how}) for name in sets}
 
 
 def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> dict[str, NeuronSet]:
@@ -142,7 +141,12 @@ def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> 
         controls["top en"] = top_control(neurons, detection, seed=seed)
     others = [_specific(neurons, detection, other) for other in detection.languages if other not in (language, "en")]
     if others:
-        fullest = max(others, key=lambda other: _places_filled(neurons, other - neurons))
+        sizes = _sizes(neurons)
+
+        def places_filled(other: NeuronSet) -> int:
+            return sum(int(size.minimum(sizes[site]).sum()) for site, size in _sizes(other - neurons).items())
+
+        fullest = max(others, key=places_filled)
         controls[f"specific {fullest.origin['language']}"] = other_control(neurons, fullest, seed=seed)
     return controls
 
@@ -197,7 +201,6 @@ def cut_to_size(neurons: NeuronSet, size: int, *, seed: int = 0) -> NeuronSet:
 
 
 def _layers(neurons: NeuronSet) -> Iterator[tuple[str, int, Bool[Tensor, " neuron"]]]:
-    """Site, layer and mask of each layer and site."""
     for site, mask in neurons.masks.items():
         for layer, row in enumerate(mask):
             yield site, layer, row
@@ -207,27 +210,15 @@ def _language(neurons: NeuronSet, detection: Detection, language: str | None) ->
     language = language or neurons.origin.get("language")
     if language is None:
         raise ValueError("The set does not say whose neurons it holds: give language=.")
-    if language not in detection.documents:
-        raise ValueError(f"Nothing was detected for {language!r}; there are {', '.join(detection.languages)}.")
+    require_language(detection, language)
     neurons.space.require_compatible(detection.space)
     return language
 
 
-def _quorum(neurons: NeuronSet) -> float:
-    return neurons.origin.get("quorum", 0.9)
-
-
 def _specific(neurons: NeuronSet, detection: Detection, language: str) -> NeuronSet:
     """A language's specific neurons at the quorums that a set was made with."""
-    against_quorum = neurons.origin.get("against_quorum")
-    return detection.specific(language, quorum=_quorum(neurons), against_quorum=against_quorum)
-
-
-def _any_specific(neurons: NeuronSet, detection: Detection) -> NeuronSet:
-    union = NeuronSet.empty(neurons.space)
-    for language in detection.languages if len(detection.languages) > 1 else ():
-        union = union | _specific(neurons, detection, language)
-    return union
+    quorum, against_quorum = neurons.origin.get("quorum", 0.9), neurons.origin.get("against_quorum")
+    return detection.specific(language, quorum=quorum, against_quorum=against_quorum)
 
 
 def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:
@@ -236,14 +227,7 @@ def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:
 
 
 def _sizes(neurons: NeuronSet) -> dict[str, Int[Tensor, " layer"]]:
-    """Neurons in each layer, by site."""
     return {site: mask.sum(-1) for site, mask in neurons.masks.items()}
-
-
-def _places_filled(neurons: NeuronSet, pool: NeuronSet) -> int:
-    """How many neurons a control of ``neurons`` would have that is drawn from ``pool``."""
-    available = _sizes(pool)
-    return sum(int(size.minimum(available[site]).sum()) for site, size in _sizes(neurons).items())
 
 
 def _draw_from(pool: NeuronSet, neurons: NeuronSet, seed: int, kind: str) -> NeuronSet:
@@ -269,29 +253,20 @@ def _drawn(
 
 
 def _random_part(mask: Bool[Tensor, " _"], size: int, generator: np.random.Generator) -> Bool[Tensor, " _"]:
-    """``size`` of a mask's members, drawn at random, or all that there are."""
     members, part = mask.nonzero().flatten().numpy(), torch.zeros_like(mask)
     part[generator.choice(members, size=min(size, len(members)), replace=False)] = True
     return part
 
 
-def _require_enough(free: Bool[Tensor, " neuron"], needed: int, layer: int, site: str) -> None:
-    if free.sum() < needed:
-        raise ValueError(
-            f"Layer {layer} has {int(free.sum())} other {site} neurons, too few for a control of {needed}."
-        )
+def _require_enough(free: Tensor, needed: int, layer: int, site: str) -> None:
+    if (number := int(free.sum())) < needed:
+        raise ValueError(f"Layer {layer} has {number} other {site} neurons, too few for a control of {needed}.")
 
 
-def _match(
-    members: Bool[Tensor, " neuron"],
-    candidates: Int[np.ndarray, " candidate"],
-    logs: Float[np.ndarray, " neuron"],
-    generator: np.random.Generator,
-) -> list[int]:
-    free = list(candidates[np.argsort(logs[candidates], kind="stable")])
-    matches = []
+def _match(members: Tensor, candidates: Tensor, logs: np.ndarray, generator: np.random.Generator) -> list[int]:
+    numbers, matches = candidates.nonzero().flatten().numpy(), []
+    free = list(numbers[np.argsort(logs[numbers], kind="stable")])
     for member in generator.permutation(members.nonzero().flatten().numpy()):
-        distance = np.abs(logs[free] - logs[member])
-        near = np.argsort(distance, kind="stable")[:NEAREST]
+        near = np.argsort(np.abs(logs[free] - logs[member]), kind="stable")[:NEAREST]
         matches.append(int(free.pop(int(generator.choice(near)))))
     return matches

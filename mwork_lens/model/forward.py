@@ -4,10 +4,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +19,6 @@ from .hooks import ForwardHook, hooked
 
 MAX_TOKENS = 512
 """Where documents are cut by default."""
-
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 
 
@@ -50,21 +48,21 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
 
     corpus: Corpus
     ids: Mapping[str, Sequence[Int[Tensor, " _"]]]
-    """Token ids of each document on the CPU, cut at the limit, by language."""
+    """On the CPU, cut at the limit."""
     special: Int[Tensor, " id"]
     """Token ids that are never scored."""
-    tokens_per_batch: int
-    """What fills a batch where no batch size is given."""
+    device: torch.device
+    """Where the model is, which decides how many tokens fill a batch."""
 
     @classmethod
     def of(
         cls, model: HookedModel, corpus: Mapping[str, Sequence[Document]], max_tokens: int | None = MAX_TOKENS
     ) -> "Encoded":
-        """The documents of a corpus, or of any dict of lists; what :func:`encode` refuses is refused here."""
+        """The documents of a corpus, or of any dict of lists; refused where :func:`encode` refuses."""
         corpus, ids = as_corpus(corpus), {}
         for language, documents in corpus.items():
             ids[language] = encode(model, documents, corpus.ids[language], max_tokens)
-        return cls(corpus, ids, special_ids(model), _tokens_per_batch(model))
+        return cls(corpus, ids, special_ids(model), device_of(model))
 
     def __getitem__(self, language: str) -> Sequence[Int[Tensor, " _"]]:
         return self.ids[language]
@@ -99,17 +97,13 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
         Raises:
             ValueError: for a batch size below 1.
         """
-        groups = tuple(
-            (language, rows)
-            for language, ids in self.items()
-            for rows in _groups(ids, self.tokens_per_batch, batch_size)
-        )
-        return Plan(self, groups)
+        groups = {language: _groups(ids, self.device, batch_size) for language, ids in self.items()}
+        return Plan(self, tuple((language, rows) for language, group in groups.items() for rows in group))
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The batches of a whole corpus, fixed before any of them runs: whoever takes a batch gets the same one."""
+    """The batches of a whole corpus, fixed before any of them runs."""
 
     encoded: Encoded
     groups: Sequence[tuple[str, Sequence[int]]]
@@ -125,10 +119,6 @@ class Plan:
         """One of the batches, on the CPU."""
         language, rows = self.groups[number]
         return replace(_batch(self.encoded[language], rows, self.encoded.special), language=language, number=number)
-
-    def of(self, language: str) -> Bool[Tensor, " batch"]:
-        """Which batches hold documents of a language."""
-        return torch.tensor([name == language for name, _ in self.groups])
 
     @cached_property
     def hash(self) -> str:
@@ -153,16 +143,16 @@ def encode(
     encoded, cut = [], []
     for document, name in zip(documents, names, strict=True):
         ids = _ids(model, document, name)
-        if len(ids) > limit and max_tokens is None:
-            raise ValueError(
-                f"Document {name} has {len(ids)} tokens, more than the context of {limit} of {model.cfg.model_name}."
-            )
         if len(ids) > limit:
             cut.append((len(ids), name))
-        ids = ids[:limit]
-        if torch.isin(ids, special).all():
+        if torch.isin(ids[:limit], special).all():
             raise ValueError(f"Document {name} has no token besides special ones.")
-        encoded.append(ids)
+        encoded.append(ids[:limit])
+    if cut and max_tokens is None:
+        number, name = cut[0]
+        raise ValueError(
+            f"Document {name} has {number} tokens, more than the context of {limit} of {model.cfg.model_name}."
+        )
     if cut:
         longest, name = max(cut)
         warnings.warn(
@@ -194,22 +184,17 @@ def batches(
 ) -> Iterator[TokenBatch]:
     """Batches, on the model's device, of documents that belong to no corpus; divided as by :meth:`Encoded.plan`."""
     special, device = special_ids(model), device_of(model)
-    for rows in _groups(encoded, _tokens_per_batch(model), batch_size):
+    for rows in _groups(encoded, device, batch_size):
         yield _batch(encoded, rows, special).to(device)
 
 
-def _tokens_per_batch(model: HookedModel) -> int:
-    return TOKENS_PER_BATCH.get(device_of(model).type, TOKENS_PER_BATCH["cuda"])
-
-
-def _groups(encoded: Sequence[Tensor], tokens_per_batch: int, batch_size: int | None) -> list[tuple[int, ...]]:
-    """Documents in order of length, dealt into batches."""
+def _groups(encoded: Sequence[Tensor], device: torch.device, batch_size: int | None) -> list[tuple[int, ...]]:
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    groups: list[list[int]] = []
+    groups, budget = [], TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
     for row in sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), row)):
         size = len(groups[-1]) if groups else 0
-        full = size == batch_size if batch_size else (size + 1) * len(encoded[row]) > tokens_per_batch
+        full = size == batch_size if batch_size else (size + 1) * len(encoded[row]) > budget
         if not size or full:
             groups.append([])
         groups[-1].append(row)
@@ -233,7 +218,7 @@ class Running:
 
 
 Progress = tqdm | str | None
-"""A bar to move on, or what the pass does, for a bar of its own; None shows nothing."""
+"""A bar to move on, or what a new one says of the pass; None shows nothing."""
 
 
 def stream(
@@ -244,36 +229,24 @@ def stream(
     *,
     progress: Progress = None,
 ) -> Iterator[tuple[TokenBatch, Float[Tensor, "batch pos d_model"]]]:
-    """One forward pass over batches, through the blocks alone.
+    """One forward pass over batches, through the blocks alone: each batch, and the stream after the last block.
 
-    Args:
-        model: a hooked model.
-        batches: a plan, or some batches of one.
-        hooks: see the activations while a batch runs; in place only then, so that nothing remains of them whatever
-            happens between two batches.
-        running: told of each batch before it runs, so that hooks can read it.
-        progress: a bar to move on by the documents of each batch, or what to call one of its own.
-
-    Yields:
-        Each batch, on the model's device, when it is through, and the residual stream after the last block.
+    The hooks are in place only while a batch runs, so that nothing remains of them whatever happens between two. They
+    read the batch from ``running``.
     """
     device, running = device_of(model), running or Running()
-    with _bar(batches, progress) as bar:
+    total = sum(batches.encoded.documents.values()) if isinstance(batches, Plan) else None
+    description = progress if isinstance(progress, str) else None
+    new_bar = tqdm(total=total, unit="doc", desc=description, disable=description is None)
+    with nullcontext(progress) if isinstance(progress, tqdm) else new_bar as bar:
         for batch in batches:
             running.batch = batch = batch.to(device)
-            if isinstance(progress, str):
-                bar.set_description(f"{progress} {batch.language}")
+            if description:
+                bar.set_description(f"{description} {batch.language}")
             with torch.inference_mode(), hooked(model, hooks):
                 states = run_blocks(model, batch.tokens)
             yield batch, states
             bar.update(len(batch.rows))
-
-
-def _bar(batches: Plan | Iterable[TokenBatch], progress: Progress) -> AbstractContextManager[tqdm]:
-    if isinstance(progress, tqdm):
-        return nullcontext(progress)
-    total = sum(batches.encoded.documents.values()) if isinstance(batches, Plan) else None
-    return tqdm(total=total, unit="doc", desc=progress, disable=progress is None)
 
 
 def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -282,26 +255,20 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
     Raises:
         ValueError: if it is not finite (broken weights, or an overflow in half precision).
     """
-    stream = _bridge_stream(model, tokens) if wrapped_model(model) else _stream(model, tokens)
-    if not torch.isfinite(stream).all():
+    wrapped, states = wrapped_model(model), []
+    if wrapped:
+        # a raw bridge takes stop_at_layer=n_layers for the whole model, so run what is below the unembedding
+        last = stream_hook(model.cfg.n_layers)
+        with model.hooks(fwd_hooks=[(last, lambda activation, hook: states.append(activation))]):
+            wrapped.base_model(tokens, use_cache=False)
+    else:
+        states.append(model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right"))
+    if not torch.isfinite(states[-1]).all():
         raise ValueError(
             f"The residual stream of {model.cfg.model_name} is not finite: its weights hold NaN or infinite values, "
-            f"or {stream.dtype} overflows."
+            f"or {states[-1].dtype} overflows."
         )
-    return stream
-
-
-def _stream(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    return model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right")
-
-
-def _bridge_stream(bridge: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """A raw bridge takes ``stop_at_layer=n_layers`` for the whole model, so run what is below the unembedding."""
-    streams: list[Tensor] = []
-    last = stream_hook(bridge.cfg.n_layers)
-    with bridge.hooks(fwd_hooks=[(last, lambda activation, hook: streams.append(activation))]):
-        bridge.original_model.base_model(tokens, use_cache=False)
-    return streams[-1]
+    return states[-1]
 
 
 @torch.inference_mode()
@@ -309,7 +276,7 @@ def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Te
     """The residual stream of one text at the embedding and after every layer."""
     seen: list[Tensor] = []
 
-    def keep(activation: Tensor, hook: Any = None) -> Tensor:
+    def keep(activation: Tensor, hook: object = None) -> Tensor:
         seen.append(activation[0].clone())
         return activation
 

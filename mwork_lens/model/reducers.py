@@ -1,5 +1,6 @@
 """What the batches of a plan add up to, the same to the last bit however they were dealt out and merged."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import EllipsisType
@@ -40,12 +41,7 @@ class ExactSum:
 
     @classmethod
     def of(cls, addends: Float[Tensor, "row *shape"]) -> "ExactSum":
-        """The sums over the first axis.
-
-        Raises:
-            ValueError: for NaN.
-            OverflowError: for infinite addends, or some of 2³⁷ (1.4e11) or more.
-        """
+        """The sums over the first axis; NaN (ValueError) and 2³⁷ (1.4e11) or more (OverflowError) are refused."""
         sums = cls.zeros(*addends.shape[1:])
         for rows in addends.split(ROWS_AT_ONCE):
             _require_in_range(rows)
@@ -57,11 +53,7 @@ class ExactSum:
         return sums
 
     def add(self, other: "ExactSum", at: int | EllipsisType = ...) -> None:
-        """Add other sums to these, or to those of one index.
-
-        Raises:
-            OverflowError: for a sum of 2⁴⁶ (7e13) or more; nothing is added then.
-        """
+        """Add other sums to these, or to those of one index; at 2⁴⁶ (7e13) OverflowError, and nothing is added."""
         low = self.low[at] + other.low
         high = self.high[at] + other.high + (low >> FRACTION)
         if high.numel() and not -LIMIT < int(high.min()) <= int(high.max()) < LIMIT:
@@ -74,12 +66,10 @@ class ExactSum:
 
 
 def _require_in_range(addends: Tensor) -> None:
-    if not addends.numel():
-        return
-    low, high = addends.aminmax()
-    if low.isnan():
+    low, high = map(float, addends.aminmax()) if addends.numel() else (0.0, 0.0)
+    if math.isnan(low):
         raise ValueError("NaN cannot be summed: what the model computes is not finite.")
-    if not -LARGEST < float(low) <= float(high) < LARGEST:
+    if not -LARGEST < low <= high < LARGEST:
         raise OverflowError(f"Addends from {low:.1e} to {high:.1e} are too large to be summed exactly.")
 
 
@@ -87,7 +77,7 @@ def _require_in_range(addends: Tensor) -> None:
 class Reducer(Result):
     """What some batches of a plan add up to, in one language or in all.
 
-    Batches of the plan may be dealt over several reducers in any way and merged in any order. Other fields are
+    Batches may be dealt over several reducers in any way and merged in any order. Fields of subclasses are tensors of
     integers, or have an ``add`` (as exact sums do), or are dicts of these.
     """
 
@@ -100,26 +90,17 @@ class Reducer(Result):
 
     @staticmethod
     def start(plan: Plan, language: str = "") -> dict[str, Any]:
-        """The fields above for a reducer that no batch is in yet."""
+        """These fields for a reducer that no batch is in yet."""
         return {"plan": plan.hash, "language": language, "batches": torch.zeros(len(plan), dtype=torch.bool)}
 
     def claim(self, batch: TokenBatch) -> None:
-        """Mark a batch as one that is in this reducer.
-
-        Raises:
-            ValueError: if it is already, or is of another language.
-        """
+        """Mark a batch as one that is in this reducer; ValueError if it is already, or is of another language."""
         mask = torch.zeros_like(self.batches)
         mask[batch.number] = True
         self._claim(self.plan, batch.language if self.language else "", mask)
 
     def merge(self, other: "Reducer") -> None:
-        """Take in what another reducer holds.
-
-        Raises:
-            ValueError: if it is of another plan or language, or a batch is in both.
-            OverflowError: if a sum does not fit its words any more.
-        """
+        """Add what another reducer holds; ValueError if it is of another plan or language, or a batch is in both."""
         self._claim(other.plan, other.language, other.batches)
         for field in fields(self):
             if field.name not in Reducer.__dataclass_fields__:

@@ -7,7 +7,7 @@ from operator import attrgetter
 import pytest
 import torch
 
-from mwork_lens.detection.detection import importance
+from mwork_lens.detection import importance
 from mwork_lens.measures.plnd.attention import KEYS, PATTERN, QUERIES, Attention, Coefficients, Geometry
 from mwork_lens.measures.plnd.compiled import is_cpu_float32
 from mwork_lens.measures.plnd.published import parallel

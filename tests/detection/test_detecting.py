@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mwork_lens as mw
-from mwork_lens.detection.accumulate import CountsByLayer, CountsOverModel, DetectionCounts, accumulate
 from mwork_lens.detection.activations import ActivationSums, accumulate_activations
+from mwork_lens.detection.detecting import BatchCounts, DetectionCounts, accumulate
 from mwork_lens.measures import Selection, exact
 from mwork_lens.model import Encoded
 from mwork_lens.neurons import NeuronSpace
@@ -24,15 +24,15 @@ SPACE, PLAN = NeuronSpace.of(MODEL), Encoded.of(MODEL, CORPUS).plan(2)
 
 
 def detect_by_layer(batches, counts):
-    accumulate(MODEL, exact(), batches, counts, CountsByLayer(Selection(top=0.3), screen=True))
+    accumulate(MODEL, exact(), batches, counts, BatchCounts(Selection(top=0.3), screen=True))
 
 
 def detect_over_model(batches, counts):
-    accumulate(MODEL, exact(), batches, counts, CountsOverModel(Selection(top=0.3)))
+    accumulate(MODEL, exact(), batches, counts, BatchCounts(Selection(top=0.3), "model"))
 
 
 def activations(batches, sums):
-    accumulate_activations(MODEL, batches, sums)
+    accumulate_activations(MODEL, SPACE, batches, sums)
 
 
 RUNS = {detect_by_layer: DetectionCounts, detect_over_model: DetectionCounts, activations: ActivationSums}
@@ -81,7 +81,7 @@ def test_any_deal_of_the_batches_and_any_order_of_merging_gives_the_same_bits(in
             reducer.merge(other[language])
     assert same(parts[0], in_order[run])
     for language, reducer in parts[0].items():
-        assert torch.equal(reducer.batches, PLAN.of(language))
+        assert reducer.batches.tolist() == [name == language for name, _ in PLAN.groups]
 
 
 def go_on(folder, threads):
@@ -122,6 +122,7 @@ def test_a_detection_is_what_its_reducers_hold(in_order, scope):
     for language, counts in in_order[detect_by_layer if scope == "layer" else detect_over_model].items():
         assert same(dict(detection.counts[language]), counts.counts)
         assert same(dict(detection.screened[language]), counts.screened)
+        assert same(dict(detection.sums[language]), counts.sums)
         assert same(dict(detection.mean_scores[language]), counts.means(len(CORPUS[language]), torch.float32))
 
 

@@ -1,0 +1,274 @@
+"""Any measure streamed over documents: on how many documents each neuron is active, and its mean score."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
+from ..model import (
+    MAX_TOKENS,
+    SITES,
+    Encoded,
+    ExactSum,
+    ForwardHook,
+    HookedModel,
+    Plan,
+    Progress,
+    Reducer,
+    Running,
+    TokenBatch,
+    at_least_float32,
+    batches,
+    dtype_of,
+    encode,
+    stream,
+    stream_before,
+    wide_dtype,
+)
+from ..neurons import NeuronSpace
+from ..text import Document
+from .detection import Detection
+
+Scope = Literal["layer", "model"]
+Scores = Literal["screened", "exact"]
+
+RELATIVE = ("v", "mlp")
+"""Sites whose scores compare over layers relative to the rms of the stream that they add to. Scores of other sites are
+changes of an attention pattern, which compare as they are."""
+
+LayerCounts = tuple[Int[Tensor, " neuron"], Int[Tensor, " neuron"], ExactSum]
+"""Of one batch, layer and site: documents on which a neuron is active, those whose score is an estimate, the sums."""
+
+
+@dataclass(frozen=True)
+class DetectionCounts(Reducer, kind="detection_counts"):
+    """What one language's documents add up to, by site, as ``[layer, neuron]``."""
+
+    counts: dict[str, Int[Tensor, "layer _"]]
+    """Documents on which a neuron was active."""
+    screened: dict[str, Int[Tensor, "layer _"]]
+    """Documents whose score is an estimate."""
+    sums: dict[str, ExactSum]
+    """Scores, summed over documents."""
+
+    @classmethod
+    def empty(cls, space: NeuronSpace, plan: Plan, language: str) -> "DetectionCounts":
+        """Of no documents."""
+        sums = {site: ExactSum.zeros(space.n_layers, width) for site, width in space.widths.items()}
+        counts, screened = ({site: total.high.int() for site, total in sums.items()} for _ in range(2))
+        return cls(**Reducer.start(plan, language), counts=counts, screened=screened, sums=sums)
+
+    def update(self, batch: TokenBatch, layers: Mapping[tuple[str, int], LayerCounts]) -> None:
+        """Add a batch, by site and layer; refused where :meth:`claim` or :meth:`ExactSum.add` refuses."""
+        self.claim(batch)
+        for (site, layer), (counts, screened, sums) in layers.items():
+            self.counts[site][layer] += counts
+            self.screened[site][layer] += screened
+            self.sums[site].add(sums, layer)
+
+    def means(self, documents: int, dtype: torch.dtype) -> dict[str, Float[Tensor, "layer _"]]:
+        """Mean scores."""
+        return {site: (total.value() / documents).to(dtype) for site, total in self.sums.items()}
+
+
+class BatchCounts:
+    """Counts of the running batch by layer and site; scores are dropped once they are counted.
+
+    With scope ``model`` that is after the last layer, where the cut of a document is known, and every score is exact.
+    """
+
+    def __init__(self, selection: Selection, scope: Scope = "layer", *, screen: bool = False) -> None:
+        if scope == "model" and selection.threshold is not None:
+            raise ValueError(
+                f"threshold={selection.threshold} is the same for every layer: scope='model' takes top instead."
+            )
+        self.selection, self.scope, self.running = selection, scope, Running()
+        self.screen = selection if screen and scope == "layer" and selection.top != 1 else None
+        self.layers: dict[tuple[str, int], LayerCounts] = {}
+        self.scores: dict[str, dict[int, Float[Tensor, "batch _"]]] = {}
+        self.rms: dict[str, dict[int, Float[Tensor, " batch"]]] = {}
+
+    def hooks(self, model: HookedModel, measure: Measure) -> list[ForwardHook]:
+        """Hook functions that score every layer, and read the streams whose rms is needed."""
+        layers = range(model.cfg.n_layers)
+        streams = [
+            (stream_before(model, layer, SITES[site].structure), partial(self._read, site, layer))
+            for site in (RELATIVE if self.scope == "model" else ())
+            for layer in layers
+        ]
+        measures = [measure(model, layer) for layer in layers]
+        return [*score_hooks(measures, self.running, self._receive, self.screen), *streams]
+
+    def _read(self, site: str, layer: int, activation: Tensor, hook: object = None) -> Tensor:
+        content = self.running.batch.content
+        squares = at_least_float32(activation).square().mean(-1) * content
+        self.rms.setdefault(site, {})[layer] = (squares.sum(-1) / content.sum(-1)).sqrt()
+        return activation
+
+    def _receive(self, layer: int, scores: SiteScores, exact: SiteMasks | None) -> None:
+        for site, values in scores.items():
+            if self.scope == "model":
+                self.scores.setdefault(site, {})[layer] = values
+            else:
+                mask = None if exact is None else exact[site]
+                self._count(site, layer, values, self.selection.active(values), mask)
+
+    def _count(self, site: str, layer: int, scores: Tensor, active: Tensor, exact: Tensor | None) -> None:
+        counts = active.sum(0).to("cpu", torch.int32)
+        screened = torch.zeros_like(counts) if exact is None else (~exact).sum(0).to("cpu", torch.int32)
+        self.layers[site, layer] = counts, screened, ExactSum.of(scores)
+
+    def taken(self) -> dict[tuple[str, int], LayerCounts]:
+        """The counts, once the batch is through; the next ones begin at nothing."""
+        for site, by_layer in self.scores.items():
+            numbers = sorted(by_layer)
+            comparable = scores = torch.stack([by_layer[number] for number in numbers], 1)
+            if site in RELATIVE:
+                comparable = scores / torch.stack([self.rms[site][number] for number in numbers], 1)[..., None]
+            active = self.selection.active(comparable.flatten(1)).view_as(scores)
+            for i, number in enumerate(numbers):
+                self._count(site, number, scores[:, i], active[:, i], None)
+        layers, self.layers, self.scores = self.layers, {}, {}
+        return layers
+
+
+@torch.inference_mode()
+def accumulate(
+    model: HookedModel,
+    measure: Measure,
+    batches: Plan | Iterable[TokenBatch],
+    counts: Mapping[str, DetectionCounts],
+    batch_counts: BatchCounts,
+    *,
+    progress: Progress = None,
+) -> None:
+    """Add the scores of batches of a plan to the counts of their languages."""
+    hooks = batch_counts.hooks(model, measure)
+    for batch, _ in stream(model, batches, hooks, batch_counts.running, progress=progress):
+        counts[batch.language].update(batch, batch_counts.taken())
+
+
+def detect(
+    model: HookedModel,
+    corpus: Mapping[str, Sequence[Document]],
+    *,
+    top: float = 0.2,
+    threshold: float | None = None,
+    formulation: str | Measure = "exact",
+    scope: Scope = "layer",
+    measure: Where = "stream",
+    scores: Scores = "screened",
+    batch_size: int | None = None,
+    max_tokens: int = MAX_TOKENS,
+    progress: bool = True,
+) -> Detection:
+    """On how many documents of each language each neuron is active, and its mean score.
+
+    Args:
+        model: a hooked model.
+        corpus: documents by language: a :class:`Corpus` or any dict of lists.
+        top: a neuron is active on a document if its score is among the ⌊top · width⌋ highest of its layer and site
+            (at least one).
+        threshold: instead of ``top``: active if the score is at least this (the paper's ε).
+        formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation), ``"released"`` (what the authors'
+            code computes; ``measure`` does not matter) or a :class:`Measure`.
+        scope: ``"layer"``, or ``"model"``: the top fraction of a site over all layers, so that how many neurons a
+            layer has is a result and not a setting. There ``v`` and ``mlp`` are compared as shares of the residual
+            stream (score over its rms at that layer), and every score is computed exactly.
+        measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
+        scores: ``"exact"`` computes every score exactly. ``"screened"`` does so on a CPU in single or half precision,
+            where it costs least; elsewhere it computes exactly what decides which neurons are active, up to a margin
+            from experience (``measures/selection.py``), while mean scores of neurons far from the cut may rest on a
+            second-order estimate (``Detection.screened`` tells on how many documents).
+        batch_size: documents at a time; None fills a token budget. Results do not depend on it.
+        max_tokens: longer documents are cut there, with a warning.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for options out of range, empty documents or weights that are not finite, before the work.
+    """
+    for name, value, values in (("scores", scores, Scores), ("scope", scope, Scope)):
+        if value not in get_args(values):
+            raise ValueError(f"{name}={value!r}: it must be one of {', '.join(get_args(values))}.")
+    batch_counts = BatchCounts(selection_rule(top, threshold), scope, screen=scores == "screened")
+    space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)
+    encoded = Encoded.of(model, corpus, max_tokens)
+    plan, documents, dtype = encoded.plan(batch_size), encoded.documents, dtype_of(model)
+    counts = {language: DetectionCounts.empty(space, plan, language) for language in encoded}
+    accumulate(model, detector, plan, counts, batch_counts, progress="detecting" if progress else None)
+    settings = {
+        **{key: value for key, value in asdict(batch_counts.selection).items() if value is not None},
+        "scope": scope,
+        "scores": "screened" if batch_counts.screen else "exact",
+        "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
+        **({"measure": measure} if formulation in ("exact", "paper") else {}),
+        "max_tokens": max_tokens,
+        "dtype": str(dtype),
+        "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
+        "corpus": encoded.corpus.describe(),
+    }
+    return Detection(
+        space=space,
+        counts={language: part.counts for language, part in counts.items()},
+        mean_scores={language: part.means(documents[language], wide_dtype(dtype)) for language, part in counts.items()},
+        screened={language: part.screened for language, part in counts.items()},
+        documents=documents,
+        settings=settings,
+        documents_of=encoded.hashes,
+        sums={language: part.sums for language, part in counts.items()},
+    )
+
+
+def importance(
+    model: HookedModel,
+    document: Document,
+    *,
+    formulation: str | Measure = "exact",
+    measure: Where = "stream",
+    max_tokens: int = MAX_TOKENS,
+) -> dict[str, Float[Tensor, "layer _"]]:
+    """How much each neuron matters for one document: every neuron, exactly.
+
+    Args:
+        model: a hooked model.
+        document: a text, or its token ids as a 1-D tensor.
+        formulation: as for :func:`detect`.
+        measure: as for :func:`detect`.
+        max_tokens: a longer document is cut there, with a warning.
+
+    Returns:
+        By site, ``[layer, neuron]``: ‖change‖_F / √positions over the positions of ordinary tokens, in the model's
+        dtype or float32 if that is wider.
+    """
+    space, detector, running = NeuronSpace.of(model), _detector(formulation, measure), Running()
+    encoded = encode(model, [document], ["given"], max_tokens)
+    by_site: dict[str, dict[int, Tensor]] = {site: {} for site in space.widths}
+
+    def receive(layer: int, scores: SiteScores, _: SiteMasks | None) -> None:
+        for site, values in scores.items():
+            by_site[site][layer] = values[0].cpu()
+
+    hooks = score_hooks([detector(model, layer) for layer in range(space.n_layers)], running, receive)
+    for _ in stream(model, batches(model, encoded), hooks, running):
+        pass
+    layers = range(space.n_layers)
+    return {site: torch.stack([scores[layer] for layer in layers]) for site, scores in by_site.items() if scores}
+
+
+def _detector(formulation: str | Measure, measure: Where) -> Measure:
+    if not isinstance(formulation, str):
+        return formulation
+    if formulation not in FORMULATIONS:
+        raise ValueError(f"formulation={formulation!r}: it must be {', '.join(map(repr, FORMULATIONS))} or a Measure.")
+    return FORMULATIONS[formulation](measure)
+
+
+def selection_rule(top: float, threshold: float | None) -> Selection:
+    """``threshold`` if given, else ``top``; refuses values out of range."""
+    return Selection(top=top) if threshold is None else Selection(threshold=threshold)
