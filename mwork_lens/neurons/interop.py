@@ -1,8 +1,9 @@
 """Neuron sets out of other people's files: of the paper's released code, and of LAPE. Nothing in them is executed."""
 
 import ast
+import contextlib
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,19 @@ RELEASED_LINES = ("mlp", "mlp", "q", "k", "v")
 def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, language: str | None = None) -> NeuronSet:
     """A set that the paper's released code wrote: five lines, each a printed dict from layer to a set of indices.
 
-    W_up and W_down name the same neuron; the set has those of either list. With grouped heads that code lists keys and
-    values by the query heads' coordinates and switches off ``index // group`` of them: so does the set, which thus
-    repeats what was switched off, and not what was meant.
+    How that code differs from this package (``formulation="released"`` gives its scores):
+
+    * Feed-forward scores: there the sum of \\|x·W_up\\|, without gate and W_down; here the norm of what switching the
+      neuron off changes. V: there the sum of \\|attention output\\| by query heads; here that norm, by key-value heads.
+    * Q and K: there one list for both, after rotation and not scaled; here each its own, before norm and rotation.
+    * K and V of grouped heads: there a query-head index ``// group``, mostly another neuron; here the head's own.
+    * There a document that runs out of memory is left out silently; here an error names it.
+    * English's neurons: there those that five languages share; here as ``against`` says.
+    * Switching off: there weights are zeroed in place and stay so; here hooks, after which every logit is as before.
+    * Results: there printed dicts, read with ``eval``; here safetensors and JSON with model, corpus and settings.
+
+    The set has the neurons of W_up's or W_down's list, and of keys and values ``index // group``: what that code
+    switched off, not what was meant.
 
     Args:
         path: of the text file.
@@ -31,15 +42,15 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
     Raises:
         ValueError: for a file of another form (with the line), or neurons that the model does not have.
     """
-    space = _space(model)
+    space = model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     if len(lines) != len(RELEASED_LINES):
         raise ValueError(f"{path} has {len(lines)} lines, not {len(RELEASED_LINES)} (up, down, q, k and v).")
-    found: list[tuple[int, str, int]] = []
+    neurons: list[tuple[int, str, int]] = []
     for number, (site, line) in enumerate(zip(RELEASED_LINES, lines, strict=True), start=1):
         group = space.n_heads // space.n_key_value_heads if site in ("k", "v") else 1
-        found += [(layer, site, index // group) for layer, index in _printed(line, f"{path}, line {number}")]
-    return NeuronSet.from_list(space, found, kind="released", source=Path(path).name, **_named(language))
+        neurons += [(layer, site, index // group) for layer, index in _printed(line, f"{path}, line {number}")]
+    return NeuronSet.from_list(space, neurons, kind="released", source=Path(path).name, language=language)
 
 
 def load_lape(path: str | Path, model: HookedModel | NeuronSpace, languages: Sequence[str]) -> dict[str, NeuronSet]:
@@ -53,7 +64,7 @@ def load_lape(path: str | Path, model: HookedModel | NeuronSpace, languages: Seq
     Raises:
         ValueError: for a file of another form or another number of languages, or neurons that the model lacks.
     """
-    space, languages = _space(model), list(languages)
+    space = model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
     try:
         lists: Any = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
@@ -65,31 +76,21 @@ def load_lape(path: str | Path, model: HookedModel | NeuronSpace, languages: Seq
     for language, layers in zip(languages, lists, strict=True):
         if len(layers) != space.n_layers:
             raise ValueError(f"{path} is of a model with {len(layers)} layers; {space.model} has {space.n_layers}.")
-        found = [(layer, "mlp", int(i)) for layer, indices in enumerate(layers) for i in indices]
-        sets[language] = NeuronSet.from_list(space, found, kind="LAPE", source=Path(path).name, language=language)
+        neurons = [(layer, "mlp", int(i)) for layer, indices in enumerate(layers) for i in indices]
+        sets[language] = NeuronSet.from_list(space, neurons, kind="LAPE", source=Path(path).name, language=language)
     return sets
 
 
-def _space(model: HookedModel | NeuronSpace) -> NeuronSpace:
-    return model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
-
-
-def _named(language: str | None) -> dict[str, str]:
-    return {} if language is None else {"language": language}
-
-
-def _printed(line: str, where: str) -> Iterator[tuple[int, int]]:
+def _printed(line: str, where: str) -> list[tuple[int, int]]:
     """(layer, index) pairs out of a printed dict."""
-    try:
+    by_layer: Any = None
+    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         by_layer = ast.literal_eval(line.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"{where} is no printed dict from layer to indices: {line[:60]!r}") from error
-    if not isinstance(by_layer, Mapping) or not all(map(_indices, by_layer.items())):
-        raise ValueError(f"{where} is no printed dict from layer to indices: {line[:60]!r}")
-    return ((layer, index) for layer, found in by_layer.items() for index in found)
+    if not isinstance(by_layer, dict) or not all(map(_are_numbers, by_layer, by_layer.values())):
+        raise ValueError(f"{where} is not a printed dict from layer to indices: {line[:60]!r}")
+    return [(layer, index) for layer, indices in by_layer.items() for index in indices]
 
 
-def _indices(item: tuple[Any, Any]) -> bool:
-    layer, found = item
-    listed = isinstance(found, set | list | tuple)
-    return listed and all(isinstance(number, int) and number >= 0 for number in (layer, *found))
+def _are_numbers(layer: Any, indices: Any) -> bool:
+    listed = isinstance(indices, set | list | tuple)
+    return listed and all(isinstance(number, int) and number >= 0 for number in (layer, *indices))

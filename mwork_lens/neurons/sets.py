@@ -1,9 +1,11 @@
-"""Sets of a model's neurons, and switching them off."""
+"""Sets of a model's neurons with their history, and switching them off."""
 
-import contextlib
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from html import escape
+from operator import and_, or_, xor
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -24,9 +26,79 @@ from ..model import (
     mask_hooks,
     require_sites,
 )
-from ..store import Result
-from .origin import Operation, Origin
-from .space import NeuronSpace, described_widths
+from ..store import Result, storable
+from .space import NeuronSpace
+
+Operation = Literal["and", "or", "xor", "minus", "not"]
+
+
+@storable
+@dataclass(frozen=True, eq=False)
+class Origin(Mapping[str, Any]):
+    """The history of a set. Also a mapping of what is recorded: ``origin["quorum"]``, ``dict(origin)``.
+
+    The result of set algebra records its ``operation`` and the ``operands``' origins (in the mapping
+    ``{"minus": [name, name]}``).
+    """
+
+    language: str | None = None
+    """Whose neurons they are."""
+    kind: str | None = None
+    """How they were selected, e.g. ``specific``."""
+    against: Sequence[str] | None = None
+    """The languages whose neurons were taken out."""
+    against_kind: str | None = None
+    quorum: float | int | None = None
+    """Share of the language's documents on which a neuron is active."""
+    against_quorum: float | int | None = None
+    seed: int | None = None
+    operation: Operation | None = None
+    operands: tuple["Origin | str", ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else, e.g. ``top``, ``layers``, ``source``."""
+
+    def __or__(self, record: Mapping[str, Any]) -> "Origin":
+        """This origin with further entries, or other ones."""
+        more = {**self.more, **record}
+        typed = {name: more.pop(name) for name in _TYPED if name in more}
+        for word in (word for word in get_args(Operation) if word in more):
+            names = more.pop(word)
+            typed |= {"operation": word, "operands": (names,) if word == "not" else tuple(names)}
+        return replace(self, **typed, more=more)
+
+    @cached_property
+    def _record(self) -> dict[str, Any]:
+        typed = {name: value for name in _TYPED if (value := getattr(self, name)) is not None}
+        names = self._operand_names
+        algebra = {self.operation: names[0] if self.operation == "not" else names} if self.operation else {}
+        return {**typed, **algebra, **self.more}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._record[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._record)
+
+    def __len__(self) -> int:
+        return len(self._record)
+
+    @property
+    def _operand_names(self) -> list[str]:
+        return [operand if isinstance(operand, str) else operand.name for operand in self.operands]
+
+    @property
+    def name(self) -> str:
+        """A short name for a set of this origin."""
+        if self.language is not None:
+            name = f"{self.language} {self.kind or ''}".strip()
+            return f"{name} (against {', '.join(self.against)})" if self.against else name
+        if self.operation is None:
+            return self.kind or "neurons"
+        names = self._operand_names
+        return f"not {names[0]}" if self.operation == "not" else f"({f' {self.operation} '.join(names)})"
+
+
+_TYPED = ("language", "kind", "against", "against_kind", "quorum", "against_quorum", "seed")
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -56,18 +128,15 @@ class NeuronSet(Result, kind="neuron_set"):
         """
         expected = {site: (space.n_layers, width) for site, width in space.widths.items()}
         shapes = {site: tuple(mask.shape) for site, mask in masks.items()}
-        if any(expected.get(site) != shape for site, shape in shapes.items()):
+        if not shapes.items() <= expected.items():
             raise ValueError(f"Masks of shapes {shapes} do not fit {space.model}, which has {expected}.")
-        empty = {site: torch.zeros(shape, dtype=torch.bool) for site, shape in expected.items() if site not in masks}
-        copies = {site: mask.detach().to("cpu", torch.bool, copy=True) for site, mask in masks.items()} | empty
-        object.__setattr__(self, "space", space)
-        object.__setattr__(self, "masks", MappingProxyType({site: copies[site] for site in expected}))
-        object.__setattr__(self, "origin", Origin.of(origin))
+        whole = {site: masks.get(site, torch.zeros(shape)) for site, shape in expected.items()}
+        copies = {site: mask.detach().to("cpu", torch.bool, copy=True) for site, mask in whole.items()}
+        origin = origin if isinstance(origin, Origin) else Origin() | origin
+        vars(self).update(space=space, masks=MappingProxyType(copies), origin=origin)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NeuronSet, (self.space, dict(self.masks), self.origin)
-
-    # --- making ---
 
     @classmethod
     def empty(cls, space: NeuronSpace, **origin: Any) -> "NeuronSet":
@@ -83,20 +152,13 @@ class NeuronSet(Result, kind="neuron_set"):
         """
         masks = {site: mask.clone() for site, mask in cls.empty(space).masks.items()}
         for layer, site, neuron in neurons:
-            width = space.widths.get(site, 0)
-            if not (0 <= layer < space.n_layers and 0 <= neuron < width):
-                raise ValueError(
-                    f"{space.model} has no neuron ({layer}, {site!r}, {neuron}): it has {space.n_layers} layers with "
-                    f"{described_widths(space)}."
-                )
+            if not (0 <= layer < space.n_layers and 0 <= neuron < space.widths.get(site, 0)):
+                sizes = space.described_sizes
+                raise ValueError(f"{space.model} has no neuron ({layer}, {site!r}, {neuron}): it has {sizes}.")
             masks[site][layer, neuron] = True
         return cls(space, masks, origin)
 
-    # --- algebra ---
-
-    def _combine(
-        self, other: "NeuronSet", operation: Callable[[Tensor, Tensor], Tensor], name: Operation
-    ) -> "NeuronSet":
+    def _combine(self, other: "NeuronSet", name: Operation, operation: Callable[..., Tensor]) -> "NeuronSet":
         if not isinstance(other, NeuronSet):
             return NotImplemented
         self.space.require_compatible(other.space)
@@ -104,16 +166,16 @@ class NeuronSet(Result, kind="neuron_set"):
         return NeuronSet(self.space, masks, Origin(operation=name, operands=(self.origin, other.origin)))
 
     def __and__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combine(other, operator.and_, "and")
+        return self._combine(other, "and", and_)
 
     def __or__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combine(other, operator.or_, "or")
+        return self._combine(other, "or", or_)
 
     def __xor__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combine(other, operator.xor, "xor")
+        return self._combine(other, "xor", xor)
 
     def __sub__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combine(other, lambda a, b: a & ~b, "minus")
+        return self._combine(other, "minus", lambda a, b: a & ~b)
 
     def __invert__(self) -> "NeuronSet":
         masks = {site: ~mask for site, mask in self.masks.items()}
@@ -123,8 +185,6 @@ class NeuronSet(Result, kind="neuron_set"):
         if not isinstance(other, NeuronSet):
             return NotImplemented
         return self.space == other.space and all(torch.equal(m, other.masks[s]) for s, m in self.masks.items())
-
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __len__(self) -> int:
         return sum(int(mask.sum()) for mask in self.masks.values())
@@ -136,19 +196,15 @@ class NeuronSet(Result, kind="neuron_set"):
 
     def restrict(self, *, layers: Iterable[int] | None = None, sites: str | Iterable[str] | None = None) -> "NeuronSet":
         """The part in some layers and sites, e.g. ``restrict(layers=range(0, 8), sites=["mlp"])``."""
-        kept = torch.ones(self.space.n_layers, dtype=torch.bool)
-        if layers is not None:
-            chosen = list(layers)
-            outside = [layer for layer in chosen if not 0 <= layer < self.space.n_layers]
-            if outside:
-                raise ValueError(f"{self.space.model} has layers 0 to {self.space.n_layers - 1}, not {outside[0]}.")
-            kept = torch.isin(torch.arange(self.space.n_layers), torch.tensor(chosen, dtype=torch.long))
-        kept_sites = require_sites(SITES if sites is None else sites)
-        masks = {site: mask & kept[:, None] & (site in kept_sites) for site, mask in self.masks.items()}
-        places = {"layers": kept.nonzero().flatten().tolist(), "sites": list(kept_sites)}
+        n_layers = self.space.n_layers
+        layers = list(range(n_layers) if layers is None else layers)
+        sites = require_sites(SITES if sites is None else sites)
+        if outside := [layer for layer in layers if not 0 <= layer < n_layers]:
+            raise ValueError(f"{self.space.model} has layers 0 to {n_layers - 1}, not {outside[0]}.")
+        inside = torch.isin(torch.arange(n_layers), torch.tensor(layers, dtype=torch.long))
+        masks = {site: mask & inside[:, None] & (site in sites) for site, mask in self.masks.items()}
+        places = {"layers": inside.nonzero().flatten().tolist(), "sites": list(sites)}
         return NeuronSet(self.space, masks, self.origin | places)
-
-    # --- looking ---
 
     @property
     def fraction(self) -> float:
@@ -160,12 +216,9 @@ class NeuronSet(Result, kind="neuron_set"):
         return pd.DataFrame({site: mask.sum(-1).tolist() for site, mask in self.masks.items()}).rename_axis("layer")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a neuron: layer, site, structure, neuron, head (missing in the feed-forward), index in it."""
-        rows = [
-            (layer, site, SITES[site].structure, neuron)
-            for site, mask in self.masks.items()
-            for layer, neuron in mask.nonzero().tolist()
-        ]
+        """One row per neuron: layer, site, structure, neuron, head (NA in the feed-forward), index in it."""
+        places = [(layer, site, index) for site, mask in self.masks.items() for layer, index in mask.nonzero().tolist()]
+        rows = [(layer, site, SITES[site].structure, index) for layer, site, index in places]
         frame = pd.DataFrame(rows, columns=["layer", "site", "structure", "neuron"])
         in_head = frame["structure"] == "attention"
         frame["head"] = (frame["neuron"] // self.space.d_head).where(in_head).astype("Int64")
@@ -176,11 +229,7 @@ class NeuronSet(Result, kind="neuron_set"):
         return f"NeuronSet({self.origin.name}: {len(self):,} neurons, {self.fraction:.2%} of {self.space.model})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         return f"<p>{escape(repr(self))}</p>{self.counts().T.to_html()}"
-
-    # --- using ---
 
     def hooks(
         self,
@@ -207,22 +256,20 @@ class NeuronSet(Result, kind="neuron_set"):
             ValueError: for an unknown mode, options that it lacks or has no use for, or values of another model.
         """
         change = change_of(mode, factor, values is not None)
-        held = None if values is None else self._held(mode, values, language)
-        return mask_hooks(self.masks, change, held, None if positions == "all" else positions)
-
-    def _held(self, mode: Mode, values: Any, language: str | None) -> Mapping[str, Tensor]:
-        if not isinstance(values, Mapping):
+        if values is not None and not isinstance(values, Mapping):
             self.space.require_compatible(values.space)
-            return values.held(mode, language, self.origin.language)
+            values = values.held(mode, language, self.origin.language)
+        elif values is not None:
+            self._require_fitting(values, mode, language)
+        return mask_hooks(self.masks, change, values, None if positions == "all" else positions)
+
+    def _require_fitting(self, values: Mapping[str, Tensor], mode: Mode, language: str | None) -> None:
         if mode != "set" or language is not None:
             raise ValueError(f"mode={mode!r} with {language=} takes its values from collect_means, not from tensors.")
-        return {site: self._fitting(site, values.get(site)) for site, mask in self.masks.items() if mask.any()}
-
-    def _fitting(self, site: str, values: Tensor | None) -> Tensor:
-        found, expected = None if values is None else tuple(values.shape), tuple(self.masks[site].shape)
-        if values is None or found != expected:
-            raise ValueError(f"values of {site} have shape {found}, where {self.space.model} has {expected}.")
-        return values
+        for site, mask in self.masks.items():
+            shape, expected = tuple(values[site].shape) if site in values else None, tuple(mask.shape)
+            if mask.any() and shape != expected:
+                raise ValueError(f"values of {site} have shape {shape}, where {self.space.model} has {expected}.")
 
 
 def ablate(
@@ -232,7 +279,7 @@ def ablate(
     *,
     positions: Positions = "all",
     **options: Any,
-) -> contextlib.AbstractContextManager[HookedModel]:
+) -> AbstractContextManager[HookedModel]:
     """``model`` with an intervention on the set, in forward passes and in ``generate``; restored on any exit.
 
     Args:
@@ -248,15 +295,12 @@ def ablate(
     neurons.space.require_compatible(NeuronSpace.of(model))
     if positions not in get_args(Positions):
         raise ValueError(f"positions={positions!r}: it must be one of {', '.join(get_args(Positions))}.")
-    if positions == "all":
-        return hooked(model, neurons.hooks(mode, **options))
-    content = ContentPositions(model)
-    return _together(content, hooked(model, neurons.hooks(mode, positions=content, **options)))
+    content = None if positions == "all" else ContentPositions(model)
+    hooks = neurons.hooks(mode, positions=content or "all", **options)
 
+    @contextmanager
+    def switched() -> Iterator[HookedModel]:
+        with content or nullcontext(), hooked(model, hooks):
+            yield model
 
-@contextlib.contextmanager
-def _together(
-    watching: ContentPositions, hooks: contextlib.AbstractContextManager[HookedModel]
-) -> Iterator[HookedModel]:
-    with watching, hooks as model:
-        yield model
+    return switched()

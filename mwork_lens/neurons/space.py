@@ -5,6 +5,8 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,25 +35,28 @@ class Fingerprint:
         """Computed from the weights: about as costly as reading them once."""
         names = ("attn.W_V", "attn.W_O", *(("mlp.W_in", "mlp.W_out") if has_feed_forward(model.cfg) else ()))
         matrices = [weight(model, layer, name).detach() for name in names for layer in range(model.cfg.n_layers)]
-        exact = [_bit_sum(matrix) for matrix in matrices]
-        narrow = matrices[0].dtype == torch.bfloat16
-        rounded = exact if narrow else [_bit_sum(matrix.to(torch.bfloat16)) for matrix in matrices]
-        return cls(str(matrices[0].dtype).removeprefix("torch."), _shortened(exact), _shortened(rounded))
+        dtype, exact = matrices[0].dtype, _hash_of_bits(matrices)
+        rounded = exact if dtype == torch.bfloat16 else _hash_of_bits(x.to(torch.bfloat16) for x in matrices)
+        return cls(str(dtype).removeprefix("torch."), exact, rounded)
 
     def agrees(self, other: "Fingerprint") -> bool:
         """Whether both are of the same weights; in different dtypes, of the same once they are rounded."""
         return self.exact == other.exact if self.dtype == other.dtype else self.rounded == other.rounded
 
 
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+def _hash_of_bits(matrices: Iterable[torch.Tensor]) -> str:
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [int(matrix.view(integers[matrix.element_size()]).sum(dtype=torch.int64)) for matrix in matrices]
+    return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
 
 
-def _bit_sum(matrix: torch.Tensor) -> int:
-    return int(matrix.view(_INTEGERS[matrix.element_size()]).sum(dtype=torch.int64))
-
-
-def _shortened(sums: Iterable[int]) -> str:
-    return hashlib.sha256(repr(list(sums)).encode()).hexdigest()[:16]
+_WITHOUT_COLUMNS = {
+    "num_experts": "is a mixture of experts: its feed-forward neurons differ from token to token",
+    "load_in_4bit": "has 4-bit weights, which have no columns: load it in float or bfloat16",
+    "ungroup_grouped_query_attention": "has its key and value heads widened to the query heads: "
+    "call model.set_ungroup_grouped_query_attention(False)",
+}
+"""What is wrong with a model's neurons, by the option of its configuration."""
 
 
 @storable
@@ -75,56 +80,50 @@ class NeuronSpace:
 
     @classmethod
     def of(cls, model: HookedModel, *, fingerprint: bool = False) -> "NeuronSpace":
-        """Read from a hooked model; each site's width is checked against the weights of every layer.
-
-        Args:
-            model: a hooked model.
-            fingerprint: whether to compute it, for results that are kept.
+        """Read from a hooked model; ``fingerprint`` is for results that are saved.
 
         Raises:
             ValueError: for what would be silently wrong: mixture-of-experts, quantised weights, key and value
-                heads widened to the query heads, or widths that differ from the weights'.
+                heads widened to the query heads, or widths that differ from the weights' in some layer.
         """
         cfg = model.cfg
-        _refuse(cfg)
+        for option, reason in _WITHOUT_COLUMNS.items():
+            if getattr(cfg, option, None):
+                raise ValueError(f"{cfg.model_name} {reason}.")
         space = cls(
             model=str(cfg.model_name),
-            n_layers=cfg.n_layers,
-            d_model=cfg.d_model,
-            n_heads=cfg.n_heads,
+            **{name: getattr(cfg, name) for name in ("n_layers", "d_model", "n_heads", "d_head")},
             n_key_value_heads=key_value_heads(cfg),
-            d_head=cfg.d_head,
             d_mlp=cfg.d_mlp if has_feed_forward(cfg) else 0,
             processing=weight_processing(model),
             fingerprint=Fingerprint.of(model) if fingerprint else None,
         )
-        for site, width in space.widths.items():
-            for layer in range(space.n_layers):
-                _require_width(model, layer, site, width)
+        _require_widths(model, space)
         return space
 
     @property
     def widths(self) -> dict[str, int]:
         """Neurons in each layer, by site."""
         heads = {"query": self.n_heads, "key_value": self.n_key_value_heads}
-        all_sites = {
-            name: heads[site.heads] * self.d_head if site.heads else self.d_mlp for name, site in SITES.items()
-        }
-        return {name: width for name, width in all_sites.items() if width}
+        widths = {name: heads[site.heads] * self.d_head if site.heads else self.d_mlp for name, site in SITES.items()}
+        return {name: width for name, width in widths.items() if width}
 
     @property
     def total(self) -> int:
         """All neurons of the model."""
         return self.n_layers * sum(self.widths.values())
 
+    @property
+    def described_sizes(self) -> str:
+        """For messages, e.g. ``2 layers, q 32, k 16, v 16, mlp 20``."""
+        return ", ".join([f"{self.n_layers} layers", *(f"{site} {width}" for site, width in self.widths.items())])
+
     def require_compatible(self, other: "NeuronSpace") -> None:
         """Refuse a space of other sizes; warn where only the name, the weight processing or the weights differ."""
         ours, theirs = (replace(space, model="", processing="") for space in (self, other))
         if ours != theirs:
-            raise ValueError(
-                f"The neurons of {self.model} ({self.n_layers} layers, {described_widths(self)}) do not fit "
-                f"{other.model} ({other.n_layers} layers, {described_widths(other)})."
-            )
+            other_model = f"{other.model} ({other.described_sizes})"
+            raise ValueError(f"The neurons of {self.model} ({self.described_sizes}) do not fit {other_model}.")
         if (self.model, self.processing) != (other.model, other.processing):
             names = f"{self.model} ({self.processing})", f"{other.model} ({other.processing})"
         elif self.fingerprint and other.fingerprint and not self.fingerprint.agrees(other.fingerprint):
@@ -138,49 +137,27 @@ class NeuronSpace:
         return {**{part.name: getattr(self, part.name) for part in fields(self)}, "widths": self.widths}
 
     @classmethod
-    def from_fields(cls, **values: Any) -> "NeuronSpace":
-        """From what was saved; a site's width may be one number, or a list with one per layer.
-
-        Raises:
-            ValueError: for widths that differ by layer, or other ones than the sizes give.
-        """
-        space = cls(**{name: value for name, value in values.items() if name != "widths"})
-        for site, width in values.get("widths", {}).items():
-            if set(width if isinstance(width, list) else [width]) != {space.widths.get(site)}:
-                raise ValueError(
-                    f"{space.model} has {site} neurons of widths {width}, where its sizes give "
-                    f"{space.widths.get(site)} in every layer: other widths are not supported."
-                )
+    def from_fields(cls, *, widths: Any = MappingProxyType({}), **sizes: Any) -> "NeuronSpace":
+        """From what was saved; a site's width may be one number, or a list with one per layer, all the same."""
+        space = cls(**sizes)
+        for site, width in widths.items():
+            expected = space.widths.get(site)
+            if set(width if isinstance(width, list) else [width]) != {expected}:
+                reason = f"where its sizes give {expected} in every layer: other widths are not supported."
+                raise ValueError(f"{space.model} has {site} neurons of widths {width}, {reason}")
         return space
 
 
-def described_widths(space: NeuronSpace) -> str:
-    """For messages."""
-    return ", ".join(f"{site} {width}" for site, width in space.widths.items())
-
-
-def _refuse(cfg: Any) -> None:
-    name = cfg.model_name
-    if getattr(cfg, "num_experts", None):
-        raise ValueError(f"{name} is a mixture of experts: its feed-forward neurons differ from token to token.")
-    if getattr(cfg, "load_in_4bit", False):
-        raise ValueError(f"{name} has 4-bit weights, which have no columns: load it in float or bfloat16.")
-    if getattr(cfg, "ungroup_grouped_query_attention", False):
-        raise ValueError(
-            f"{name} has its key and value heads widened to the query heads: "
-            "call model.set_ungroup_grouped_query_attention(False)."
-        )
-
-
-def _require_width(model: HookedModel, layer: int, site: str, width: int) -> None:
-    matrix = SITES[site].tuning[0]
-    shape = weight(model, layer, matrix.weight).shape
-    columns = math.prod(shape[axis] for axis in matrix.neuron_axes)
-    if columns != width:
-        raise ValueError(
-            f"{model.cfg.model_name} has {columns} columns in {matrix.weight} of layer {layer} where its "
-            f"configuration says {width}: its {site} neurons are not what they seem."
-        )
+def _require_widths(model: HookedModel, space: NeuronSpace) -> None:
+    for (site, width), layer in product(space.widths.items(), range(space.n_layers)):
+        matrix = SITES[site].tuning[0]
+        shape = weight(model, layer, matrix.weight).shape
+        columns = math.prod(shape[axis] for axis in matrix.neuron_axes)
+        if columns != width:
+            raise ValueError(
+                f"{space.model} has {columns} columns in {matrix.weight} of layer {layer} where its configuration says "
+                f"{width}: its {site} neurons are not what they seem."
+            )
 
 
 def weight_processing(model: HookedModel) -> str:

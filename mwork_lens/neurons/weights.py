@@ -27,8 +27,9 @@ class Entries:
     neurons: Int[Tensor, " neuron"] | None = None
 
     @cached_property
-    def _index(self) -> tuple[Tensor, ...]:
-        assert self.neurons is not None
+    def _index(self) -> tuple[Any, ...]:
+        if self.neurons is None:
+            return (...,)
         sizes = [self.parameter.shape[axis] for axis in self.axes]
         return torch.unravel_index(self.neurons.to(self.parameter.device), sizes)
 
@@ -37,26 +38,19 @@ class Entries:
 
     def read(self, like_parameter: Tensor) -> Tensor:
         """A copy of these entries of the parameter, or of its gradient: ``[neuron, d_model]``, a bias ``[neuron]``."""
-        return like_parameter.clone() if self.neurons is None else self._by_neuron(like_parameter)[self._index]
+        return self._by_neuron(like_parameter)[self._index].clone()
 
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
         """Set these entries and no other; rounds to the parameter's dtype."""
-        values = values.to(self.parameter)
-        if self.neurons is None:
-            self.parameter.copy_(values)
-        else:
-            self._by_neuron(self.parameter.data)[self._index] = values
+        self._by_neuron(self.parameter.data)[self._index] = values.to(self.parameter)
 
 
 def selected_entries(model: HookedModel, neurons: NeuronSet, *, gate: bool = False) -> list[Entries]:
-    """What ``neurons`` own: one for each layer and weight that holds any of them.
+    """What belongs to ``neurons``, and with ``gate`` columns of W_gate: one for each layer and weight that holds any.
 
-    Columns of W_Q, W_K, W_V and W_in, rows of W_out, and biases where the model has them; ``gate`` adds columns of
-    W_gate. A bias that is zero in every layer is one that TransformerLens added.
-
-    Raises:
-        ValueError: for no neurons, a set of a model with other sizes, quantised weights, or a gate where none is.
+    A bias that is zero in every layer is one that TransformerLens added. Refuses a set without neurons or of other
+    sizes, quantised weights, and a gate where the model has none.
     """
     if not len(neurons):
         raise ValueError(f"{neurons!r} holds no neurons: there is nothing to change.")
@@ -71,11 +65,15 @@ def silencing_entries(model: HookedModel, neurons: NeuronSet) -> list[Entries]:
 
 def _entries(model: HookedModel, neurons: NeuronSet, pieces: Mapping[str, Sequence[Slices]]) -> list[Entries]:
     neurons.space.require_compatible(NeuronSpace.of(model))
+
+    def exists(piece: Slices) -> bool:
+        shown = (_shown(model, layer, piece) for layer in range(model.cfg.n_layers))
+        return not piece.is_bias or any(bias is not None and bool(bias.any()) for bias in shown)
+
     return [
         entries_of(model, layer, piece, row.nonzero().flatten())
         for site, mask in neurons.masks.items()
-        for piece in pieces[site]
-        if not piece.is_bias or _is_real(model, piece)
+        for piece in filter(exists, pieces[site])
         for layer, row in enumerate(mask)
         if row.any()
     ]
@@ -83,16 +81,22 @@ def _entries(model: HookedModel, neurons: NeuronSet, pieces: Mapping[str, Sequen
 
 def entries_of(model: HookedModel, layer: int, piece: Slices, neurons: Int[Tensor, " neuron"]) -> Entries:
     """The entries of ``neurons`` in one weight of one layer."""
-    name = f"blocks.{layer}.{piece.weight}"
+    name, of_model = f"blocks.{layer}.{piece.weight}", model.cfg.model_name
     shown = _shown(model, layer, piece)
     if shown is None:
-        raise ValueError(f"{model.cfg.model_name} has no {name}.")
+        raise ValueError(f"{of_model} has no {name}.")
     if not shown.is_floating_point():
-        raise ValueError(f"{name} of {model.cfg.model_name} is {shown.dtype}: quantised weights cannot be changed.")
+        raise ValueError(f"{name} of {of_model} is {shown.dtype}: quantised weights cannot be changed.")
     if isinstance(shown, Parameter):
         return Entries(name, shown, piece.neuron_axes, neurons)
-    parameter, axis = _behind(model, layer, piece, shown)
-    return Entries(name, parameter, (axis,), neurons)
+    module, leaf = piece.weight.split(".")
+    # a bridge shows the weight of a linear map reshaped, which it calls e.g. q behind W_Q
+    linear: Any = getattr(getattr(model.blocks[layer], module), leaf[2:].lower())
+    parameter = linear.bias if piece.is_bias else linear.weight
+    if not isinstance(parameter, Parameter) or parameter.data_ptr() != shown.data_ptr():
+        raise ValueError(f"{name} of {of_model} is a copy: changing it would not reach the model.")
+    # there the neurons of all heads are on one axis
+    return Entries(name, parameter, (parameter.stride().index(shown.stride(piece.neuron_axes[-1])),), neurons)
 
 
 def _shown(model: HookedModel, layer: int, piece: Slices) -> Tensor | None:
@@ -100,24 +104,6 @@ def _shown(model: HookedModel, layer: int, piece: Slices) -> Tensor | None:
         return weight(model, layer, piece.weight)
     except AttributeError:
         return None
-
-
-def _is_real(model: HookedModel, piece: Slices) -> bool:
-    shown = (_shown(model, layer, piece) for layer in range(model.cfg.n_layers))
-    return any(bias is not None and bool(bias.any()) for bias in shown)
-
-
-def _behind(model: HookedModel, layer: int, piece: Slices, shown: Tensor) -> tuple[Parameter, int]:
-    """The parameter that a bridge shows reshaped, and on which of its axes the neurons are (in one row: all heads)."""
-    module, leaf = piece.weight.split(".")
-    # as a bridge calls the linear map behind a weight that it shows, e.g. q behind W_Q
-    linear: Any = getattr(getattr(model.blocks[layer], module), leaf[2:].lower())
-    parameter = linear.bias if piece.is_bias else linear.weight
-    if not isinstance(parameter, Parameter) or parameter.data_ptr() != shown.data_ptr():
-        raise ValueError(
-            f"blocks.{layer}.{piece.weight} of {model.cfg.model_name} is a copy: changing it would not reach the model."
-        )
-    return parameter, parameter.stride().index(shown.stride(piece.neuron_axes[-1]))
 
 
 @contextlib.contextmanager
@@ -131,11 +117,11 @@ def edit_weights(model: HookedModel, neurons: NeuronSet) -> Iterator[HookedModel
     Raises:
         ValueError: if the set is of a model with other sizes, or a weight is a copy that edits would not reach.
     """
-    kept = [(entries, entries.read(entries.parameter.detach())) for entries in silencing_entries(model, neurons)]
+    stored = [(entries, entries.read(entries.parameter.detach())) for entries in silencing_entries(model, neurons)]
     try:
-        for entries, own in kept:
-            entries.write(torch.zeros_like(own))
+        for entries, values in stored:
+            entries.write(torch.zeros_like(values))
         yield model
     finally:
-        for entries, own in kept:
-            entries.write(own)
+        for entries, values in stored:
+            entries.write(values)

@@ -30,10 +30,12 @@ def test_a_set_of_the_released_code(released):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("__import__('os').system('true')", "line 2 is no printed dict"),
-        ("{0: {1, 'a'}}", "line 2 is no printed dict"),
-        ("{0: 3}", "line 2 is no printed dict"),
-        ("[1, 2]", "line 2 is no printed dict"),
+        ("__import__('os').system('true')", "line 2 is not a printed dict"),
+        ("{0: {1, 'a'}}", "line 2 is not a printed dict"),
+        ("{0: 3}", "line 2 is not a printed dict"),
+        ("[1, 2]", "line 2 is not a printed dict"),
+        ("{0: {[1]}}", "line 2 is not a printed dict"),
+        ("{'a': set()}", "line 2 is not a printed dict"),
         ("{0: {20}}", r"no neuron \(0, 'mlp', 20\)"),
         ("{2: {0}}", r"no neuron \(2, 'mlp', 0\)"),
     ],

@@ -297,4 +297,4 @@ def test_history_of_set_algebra_is_saved_whole(tmp_path):
     assert dict(origin) == {"minus": ["(fr specific and not random)", "fr specific"]}
     assert origin.operands[1].quorum == 0.9
     assert origin.operands[0].operands[0] == french.origin
-    assert Origin.of(dict(origin)) == origin
+    assert (Origin() | dict(origin)) == origin
