@@ -1,4 +1,4 @@
-"""A batch of prompts read once: the likelihood of given answers, and the model's own answer."""
+"""A batch of prompts read once: the likelihood of reference answers, and what the model writes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..effects import passage_nats
 from ..generation import (
@@ -121,15 +122,12 @@ def _answer_nats(model: Any, cache: Any, last: Tensor, prompts: Sequence[Prompt]
     """Each answer goes on from its prompt's row of the cache, which stays as it is."""
     owners = [row for row, prompt in enumerate(prompts) for _ in prompt.continuations]
     answers = [answer for prompt in prompts for answer in prompt.continuations]
-    longest = max(map(len, answers))
-    targets = torch.zeros(len(answers), longest, dtype=torch.long)
-    real = torch.zeros(targets.shape, dtype=torch.bool)
-    for row, answer in enumerate(answers):
-        targets[row, : len(answer)] = answer
-        real[row, : len(answer)] = True
-    rows = torch.tensor(owners, device=last.device)
-    targets, real, streams = targets.to(last.device), real.to(last.device), last[rows][:, None]
-    if longest > 1:
+    lengths = torch.tensor([len(answer) for answer in answers])
+    targets = pad_sequence(answers, batch_first=True)
+    real = (torch.arange(targets.shape[1]) < lengths[:, None]).to(last.device)
+    rows, targets = torch.tensor(owners, device=last.device), targets.to(last.device)
+    streams = last[rows][:, None]
+    if targets.shape[1] > 1:
         new = model(
             targets[:, :-1],
             stop_at_layer=model.cfg.n_layers,

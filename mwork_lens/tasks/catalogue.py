@@ -1,9 +1,113 @@
-"""The four tasks of the paper."""
+"""The four tasks of the paper: their questions, and how answers are scored."""
 
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping
+from decimal import Decimal
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import Any
 
-from .scoring import answer_overlap, right_choice, right_number, summary_overlap
-from .task import Hub, Question, Row, Task
+import langcodes
+import regex
+
+from ..text import normalized
+from .task import Answer, Hub, Question, Row, Task
+
+DECIMAL_COMMA = {"de", "es", "fr", "ru", "it", "pt", "nl", "vi", "pl", "id", "tr", "el"}
+_NUMBER = regex.compile(r"[-−]?\p{Nd}(?:[\p{Nd}.,٫٬'’\u00a0\u202f]*\p{Nd})?")
+
+
+def answer_overlap(question: Question, answer: Answer) -> Mapping[str, float]:
+    """Exact match, and F1 of the segments in common; the best over the references."""
+    output = normalized(answer.output, question.language)
+    expected = [normalized(reference, question.language) for reference in question.references]
+    return {
+        "F1": max(_f1(output, words) for words in expected),
+        "exact match": max(float(output == words) for words in expected),
+    }
+
+
+def _f1(output: list[str], expected: list[str]) -> float:
+    if not output or not expected:
+        return float(output == expected)
+    common = sum((Counter(output) & Counter(expected)).values())
+    return 2 * common / (len(output) + len(expected))
+
+
+def right_number(question: Question, answer: Answer) -> Mapping[str, float]:
+    """Whether the number after ``####``, else the last one, is the right one."""
+    expected = as_number(question.references[0], question.language)
+    number = final_number(answer.output, question.language, cut=answer.cut)
+    return {"accuracy": float(number is not None and number == expected)}
+
+
+def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | None:
+    """The first number after the last ``####``, else the last number of the text; None where there is none.
+
+    Args:
+        text: an answer.
+        language: decides what ``2.125`` is.
+        cut: the token limit ended the text, so a number that touches its end may lack digits and does not count.
+    """
+    before, marked, after = text.rpartition("####")
+    part = after if marked else before + after
+    matches = [match for match in _NUMBER.finditer(part) if not (cut and match.end() == len(part))]
+    if not matches:
+        return final_number(before, language) if marked else None
+    return as_number(_without_range(part, matches[0 if marked else -1]), language)
+
+
+def _without_range(text: str, match: regex.Match[str]) -> str:
+    """A dash after a digit, letter or bracket is not a minus: ``10-5``."""
+    number = match.group()
+    before = text[match.start() - 1 : match.start()]
+    return number[1:] if number[0] in "-−" and (before.isalnum() or before in tuple(")]")) else number
+
+
+def as_number(text: str, language: str) -> Decimal | None:
+    """``2,125``, ``٢١``, ``1 234,5`` as a number; None for anything else.
+
+    Groups of exactly three digits after a comma are thousands in every language; after a point they are where the
+    language writes decimals with a comma.
+    """
+    plain = "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in text.strip().replace("−", "-"))
+    plain = regex.sub(r"['’\u00a0\u202f٬]", "", plain).replace("٫", ".")
+    if regex.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", plain):
+        plain = plain.replace(",", "")
+    elif (langcodes.get(language).language or "") in DECIMAL_COMMA and regex.fullmatch(
+        r"-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?", plain
+    ):
+        plain = plain.replace(".", "").replace(",", ".")
+    return Decimal(plain) if regex.fullmatch(r"-?\d+(\.\d+)?", plain) else None
+
+
+def right_choice(question: Question, answer: Answer) -> Mapping[str, float]:
+    """Whether the likeliest option is the right one."""
+    return {"accuracy": float(answer.output == question.references[0])}
+
+
+def summary_overlap(question: Question, answer: Answer) -> Mapping[str, float]:
+    """ROUGE (F measure) by the library ``rouge_score``, on characters where words are not separated.
+
+    Raises:
+        ImportError: without the extra ``tasks``.
+    """
+    by_reference = [_rouge().score(reference, answer.output) for reference in question.references]
+    names = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
+    return {name: max(float(scores[key].fmeasure) for scores in by_reference) for name, key in names.items()}
+
+
+@cache
+def _rouge() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise ImportError("Scoring summaries needs rouge-score: pip install 'mwork_lens[tasks]'.") from error
+    # articles stay, as in ROUGE
+    tokenizer = SimpleNamespace(tokenize=partial(normalized, language="und"))
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=tokenizer)
+
 
 PARQUET = "refs/convert/parquet"
 

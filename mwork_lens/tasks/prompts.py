@@ -34,7 +34,7 @@ def templates(name: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def uses_chat(model: HookedModel, chat: bool | None) -> bool:
-    """Whether prompts go through the tokenizer's chat template: as asked, by default where it has one.
+    """Whether prompts go through the tokenizer's chat template: as ``chat`` says, by default where it has one.
 
     Raises:
         ValueError: for a model without a tokenizer, or ``chat=True`` without a template.
@@ -57,16 +57,12 @@ def make_prompts(
 ) -> list[Prompt]:
     """Fill the task's template in each question's language.
 
-    Args:
-        model: whose tokenizer is used.
-        task: which.
-        questions: of any of its languages.
-        chat: whether to go through the chat template; where there is one by default.
-        max_tokens: longer prompts lose the end of the field that the task allows to be cut (an article).
+    With ``chat`` it goes through the chat template, where there is one by default. Prompts longer than ``max_tokens``
+    lose the end of the field that the task allows to be cut (an article).
 
     Raises:
-        ValueError: for a language without a prompt, a prompt longer than the context, or no template where one is
-            asked for.
+        ValueError: for a language without a prompt, a prompt longer than the context, or no chat template
+            for ``chat=True``.
     """
     words, by_chat = templates(task.name), uses_chat(model, chat)
     lacking = sorted({q.language for q in questions} - set(words))
@@ -78,35 +74,37 @@ def make_prompts(
 def _prompt(
     model: HookedModel, task: Task, question: Question, words: Mapping[str, str], chat: bool, max_tokens: int | None
 ) -> Prompt:
-    text = _text(model, words["prompt"].format_map(question.fields), chat)
-    ids = _encode(model, text, chat, question.id)
+    fields = dict(question.fields)
+    text, ids = _filled(model, words["prompt"], fields, chat, question.id)
     if max_tokens is not None and task.cut and len(ids) > max_tokens:
-        shorter = _cut(model, question.fields[task.cut], len(ids) - max_tokens)
-        text = _text(model, words["prompt"].format_map({**question.fields, task.cut: shorter}), chat)
-        ids = _encode(model, text, chat, question.id)
+        tokens = _ordinary_ids(model, fields[task.cut])
+        left = tokens[: max(1, len(tokens) - (len(ids) - max_tokens))]
+        fields[task.cut] = model.tokenizer.decode(left, skip_special_tokens=True)
+        text, ids = _filled(model, words["prompt"], fields, chat, question.id)
     between = "" if chat else words["between"]
     reference = words["reference"].format(answer=question.references[0])
     answers = [between + answer for answer in (reference, *question.choices)]
     return Prompt(question, text, ids, tuple(_after(model, text, ids, answer, chat) for answer in answers))
 
 
-def _text(model: HookedModel, prompt: str, chat: bool) -> str:
-    if not chat:
-        return prompt
-    turns = [{"role": "user", "content": prompt}]
-    return model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+def _filled(
+    model: HookedModel, template: str, fields: Mapping[str, str], chat: bool, name: str
+) -> tuple[str, Int[Tensor, " pos"]]:
+    text = template.format_map(fields)
+    if chat:
+        turns = [{"role": "user", "content": text}]
+        text = model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text, _encode(model, text, chat, name)
 
 
 def _encode(model: HookedModel, text: str, chat: bool, name: str) -> Int[Tensor, " pos"]:
     """A template writes the first token itself; elsewhere the model's tokenizer decides."""
-    document: Any = torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"]) if chat else text
+    document: Any = torch.tensor(_ordinary_ids(model, text)) if chat else text
     return encode(model, [document], [name], None)[0]
 
 
-def _cut(model: HookedModel, text: str, tokens: int) -> str:
-    """``text`` without its last ``tokens`` tokens (at least one is left)."""
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return model.tokenizer.decode(ids[: max(1, len(ids) - tokens)], skip_special_tokens=True)
+def _ordinary_ids(model: HookedModel, text: str) -> list[int]:
+    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _after(model: HookedModel, text: str, ids: Tensor, answer: str, chat: bool) -> Int[Tensor, " new"]:
@@ -114,4 +112,4 @@ def _after(model: HookedModel, text: str, ids: Tensor, answer: str, chat: bool) 
     whole = _encode(model, text + answer, chat, "an answer")
     if len(whole) > len(ids) and torch.equal(whole[: len(ids)], ids):
         return whole[len(ids) :]
-    return torch.tensor(model.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    return torch.tensor(_ordinary_ids(model, answer))

@@ -21,6 +21,8 @@ from .task import Answer, Task
 logger = logging.getLogger("mwork_lens")
 
 BATCH_SIZE = 16
+KEY = ("arm", "part", "off", "language", "id")
+"""The columns that say which question was asked under which condition."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,6 @@ class Condition:
     """Whose neurons they are (or stand for)."""
     neurons: NeuronSet | None
     reads: tuple[str, ...]
-
-
-Key = tuple[str, str, str | None, str, str]
 
 
 def run_task(
@@ -76,14 +75,19 @@ def run_task(
         (and of each option).
     """
     require_room(model, prompts, max_new_tokens)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
     path = Path(path)
     rows = _read_rows(path)
-    batched = {language: _batches(of_language, batch_size) for language, of_language in prompts.items()}
+    batched: dict[str, list[list[Prompt]]] = {}
+    for language, of_language in prompts.items():
+        ordered = sorted(of_language, key=lambda prompt: len(prompt.ids))
+        batched[language] = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     work = [(condition, batch) for condition in conditions for read in condition.reads for batch in batched[read]]
     left = [(condition, batch) for condition, batch in work if not all(_key(condition, p) in rows for p in batch)]
     total, answers = (sum(len(batch) for _, batch in each) for each in (work, left))
     bar = tqdm(total=total, initial=total - answers, disable=not progress)
-    start, first = time.perf_counter(), True
+    start, logged = time.perf_counter(), False
     with path.open("a", encoding="utf-8") as file, bar:
         for condition in conditions:
             todo = [batch for other, batch in left if other is condition]
@@ -97,11 +101,9 @@ def run_task(
                     file.flush()
                     rows |= {_key(condition, prompt): row for prompt, row in zip(batch, answered, strict=True)}
                     bar.update(len(batch))
-                    if first:
-                        _log_estimate(
-                            [batch for _, batch in left], time.perf_counter() - start, max_new_tokens, in_full
-                        )
-                        first = False
+                    if not logged:
+                        seconds, logged = time.perf_counter() - start, True
+                        _log_estimate([batch for _, batch in left], seconds, max_new_tokens, in_full)
     return [rows[_key(condition, prompt)] for condition, batch in work for prompt in batch]
 
 
@@ -120,14 +122,7 @@ def require_room(model: HookedModel, prompts: Mapping[str, Sequence[Prompt]], ma
             )
 
 
-def _batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
-    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-
-
-def _key(condition: Condition, prompt: Prompt) -> Key:
+def _key(condition: Condition, prompt: Prompt) -> tuple[str | None, ...]:
     return condition.arm, condition.part, condition.off, prompt.question.language, prompt.question.id
 
 
@@ -135,7 +130,7 @@ def _to_write(batch: Sequence[Prompt], max_new_tokens: int) -> int:
     return 0 if batch[0].question.choices else max_new_tokens
 
 
-def _read_rows(path: Path) -> dict[Key, dict[str, Any]]:
+def _read_rows(path: Path) -> dict[tuple[str | None, ...], dict[str, Any]]:
     """The whole lines of a file; one that was cut off by the end of its process is dropped from it."""
     if not path.exists():
         return {}
@@ -146,7 +141,7 @@ def _read_rows(path: Path) -> dict[Key, dict[str, Any]]:
     try:
         # not splitlines: an answer may hold U+2028 or another of its line ends
         rows = [json.loads(line) for line in whole.split("\n")[:-1]]
-        return {tuple(row[name] for name in ("arm", "part", "off", "language", "id")): row for row in rows}
+        return {tuple(row[name] for name in KEY): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a file of answers ({error}): give another directory.") from error
 
@@ -173,11 +168,7 @@ def _row(task: Task, condition: Condition, prompt: Prompt, reading: Reading) -> 
         stopped = reading.completion.stopped
         answer = Answer(reading.completion.text, cut=stopped == "length")
     row = {
-        "arm": condition.arm,
-        "part": condition.part,
-        "off": condition.off,
-        "language": question.language,
-        "id": question.id,
+        **dict(zip(KEY, _key(condition, prompt), strict=True)),
         "document": question.document,
         "output": answer.output,
         "stopped": stopped,

@@ -1,7 +1,7 @@
 """What a task is (questions, a prompt, a score: plain data and functions), and its questions from files or the hub."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,29 +158,27 @@ def _local_rows(task: Task, source: Path, wanted: list[str] | None) -> dict[str,
     if lacking or not by_language:
         listed = f"it has {', '.join(by_language)}" if by_language else f"no name there has a language ({SUFFIXES})"
         raise ValueError(f"{task.title} in {source} has no {lacking[0] if lacking else 'question'!r}; {listed}.")
-    paths = {language: by_language[language] for language in wanted or by_language}
-    return {language: (path.name, list(_rows(path, task.columns))) for language, path in paths.items()}
-
-
-def _rows(path: Path, columns: Sequence[str]) -> Iterable[Row]:
-    if suffix_of(path) == ".json":
-        return itertools.chain(*read_rows(path, _squad_rows))
-    return read_rows(path, lambda row: row, columns=columns)
+    rows: dict[str, tuple[str, Sequence[Row]]] = {}
+    for language in wanted or by_language:
+        path = by_language[language]
+        if suffix_of(path) == ".json":
+            rows[language] = path.name, list(itertools.chain(*read_rows(path, _squad_rows)))
+        else:
+            rows[language] = path.name, list(read_rows(path, lambda row: row, columns=task.columns))
+    return rows
 
 
 def _squad_rows(content: Any) -> list[Row]:
     """SQuAD's nested JSON as the hub's flat rows, with the number of each paragraph."""
     paragraphs = [paragraph for article in content["data"] for paragraph in article["paragraphs"]]
-    return [
-        {
-            **{key: value for key, value in row.items() if key != "answers"},
-            **({"answers": {"text": [answer["text"] for answer in row["answers"]]}} if "answers" in row else {}),
-            "context": paragraph["context"],
-            "paragraph": number,
-        }
-        for number, paragraph in enumerate(paragraphs)
-        for row in paragraph["qas"]
-    ]
+    rows = []
+    for number, paragraph in enumerate(paragraphs):
+        for question in paragraph["qas"]:
+            row = {**question, "context": paragraph["context"], "paragraph": number}
+            if "answers" in question:
+                row["answers"] = {"text": [answer["text"] for answer in question["answers"]]}
+            rows.append(row)
+    return rows
 
 
 def _hub_rows(task: Task, wanted: list[str] | None) -> dict[str, tuple[str, Sequence[Row]]]:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mwork_lens.tasks.catalogue import TASKS
-from mwork_lens.tasks.scoring import as_number, final_number
+from mwork_lens.tasks.catalogue import as_number, final_number
 from mwork_lens.tasks.task import Answer, Question, load_questions
 from mwork_lens.text.languages import normalized, word_segmenter
 
