@@ -50,31 +50,24 @@ def read_prompts(
 
     On a HookedTransformer the prompts run once, and everything else goes on from their key-value cache; on a raw
     bridge prompts run again with each continuation.
-
-    Raises:
-        ValueError: if the residual stream is not finite.
     """
-    read = _in_full if wrapped_model(model) else _from_cache
-    nats, written = read(model, prompts, max_new_tokens, stop)
+    if wrapped_model(model):
+        ids = [prompt.ids for prompt in prompts]
+        options = {"max_new_tokens": max_new_tokens, "stop": stop, "batch_size": len(ids)}
+        written = generate(model, ids, **options) if max_new_tokens else []
+        whole = [torch.cat([prompt.ids, answer]) for prompt in prompts for answer in prompt.continuations]
+        skip = [len(prompt.ids) for prompt in prompts for _ in prompt.continuations]
+        nats = _by_prompt(passage_nats(model, whole, skip=skip)[0], prompts)
+    else:
+        nats, written = _from_cache(model, prompts, max_new_tokens, stop)
     completions = written or [None] * len(prompts)
     return [Reading(completion, tuple(values)) for completion, values in zip(completions, nats, strict=True)]
 
 
-Answers = tuple[list[list[float]], list[Completion]]
-"""By prompt: nats of its continuations, and what was written where anything was to be."""
-
-
-def _in_full(model: HookedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Answers:
-    ids = [prompt.ids for prompt in prompts]
-    written = []
-    if max_new_tokens:
-        written = generate(model, ids, max_new_tokens=max_new_tokens, stop=stop, batch_size=len(ids))
-    whole = [torch.cat([prompt.ids, answer]) for prompt in prompts for answer in prompt.continuations]
-    nats, _ = passage_nats(model, whole, skip=[len(prompt.ids) for prompt in prompts for _ in prompt.continuations])
-    return _by_prompt(nats, prompts), written
-
-
-def _from_cache(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]) -> Answers:
+def _from_cache(
+    model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]
+) -> tuple[list[list[float]], list[Completion]]:
+    """By prompt: nats of its continuations, and what was written where anything was to be."""
     order, nats, caches, last = _read(model, prompts)
     weighed = [values for _, values in sorted(zip(order, nats, strict=True))]
     if not max_new_tokens:

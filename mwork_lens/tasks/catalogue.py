@@ -45,24 +45,18 @@ def right_number(question: Question, answer: Answer) -> Mapping[str, float]:
 def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | None:
     """The first number after the last ``####``, else the last number of the text; None where there is none.
 
-    Args:
-        text: an answer.
-        language: decides what ``2.125`` is.
-        cut: the token limit ended the text, so a number that touches its end may lack digits and does not count.
+    With ``cut`` the token limit ended the text: a number that touches its end may lack digits and does not count.
     """
     before, marked, after = text.rpartition("####")
     part = after if marked else before + after
     matches = [match for match in _NUMBER.finditer(part) if not (cut and match.end() == len(part))]
     if not matches:
         return final_number(before, language) if marked else None
-    return as_number(_without_range(part, matches[0 if marked else -1]), language)
-
-
-def _without_range(text: str, match: regex.Match[str]) -> str:
-    """A dash after a digit, letter or bracket is not a minus: ``10-5``."""
-    number = match.group()
-    before = text[match.start() - 1 : match.start()]
-    return number[1:] if number[0] in "-−" and (before.isalnum() or before in tuple(")]")) else number
+    match = matches[0 if marked else -1]
+    number, preceding = match.group(), part[match.start() - 1 : match.start()]
+    # a dash after a digit, letter or bracket is not a minus: 10-5
+    no_minus = preceding.isalnum() or preceding in tuple(")]")
+    return as_number(number.lstrip("-−") if no_minus else number, language)
 
 
 def as_number(text: str, language: str) -> Decimal | None:
@@ -88,11 +82,7 @@ def right_choice(question: Question, answer: Answer) -> Mapping[str, float]:
 
 
 def summary_overlap(question: Question, answer: Answer) -> Mapping[str, float]:
-    """ROUGE (F measure) by the library ``rouge_score``, on characters where words are not separated.
-
-    Raises:
-        ImportError: without the extra ``tasks``.
-    """
+    """ROUGE (F measure) by the library ``rouge_score``, on characters where words are not separated."""
     by_reference = [_rouge().score(reference, answer.output) for reference in question.references]
     names = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
     return {name: max(float(scores[key].fmeasure) for scores in by_reference) for name, key in names.items()}

@@ -34,11 +34,7 @@ def templates(name: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def uses_chat(model: HookedModel, chat: bool | None) -> bool:
-    """Whether prompts go through the tokenizer's chat template: as ``chat`` says, by default where it has one.
-
-    Raises:
-        ValueError: for a model without a tokenizer, or ``chat=True`` without a template.
-    """
+    """Whether prompts go through the tokenizer's chat template: as ``chat`` says, by default where it has one."""
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer, which tasks need.")
     has_template = bool(getattr(model.tokenizer, "chat_template", None))
@@ -59,10 +55,6 @@ def make_prompts(
 
     With ``chat`` it goes through the chat template, where there is one by default. Prompts longer than ``max_tokens``
     lose the end of the field that the task allows to be cut (an article).
-
-    Raises:
-        ValueError: for a language without a prompt, a prompt longer than the context, or no chat template
-            for ``chat=True``.
     """
     words, by_chat = templates(task.name), uses_chat(model, chat)
     lacking = sorted({q.language for q in questions} - set(words))

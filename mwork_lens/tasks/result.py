@@ -198,20 +198,16 @@ class TaskResult:
             cell |= {"score": float(self._mean(values).value), "low": low, "high": high}
         if arm == ORIGINAL or status == NOT_MEASURABLE:
             return cell
-        changes = [self._mean({n: values[n] - original[n] for n in values}) for _, values, original in parts]
-        relatives = [
-            c.value / self._above(metric, original) for c, (_, _, original) in zip(changes, parts, strict=True)
-        ]
+        changes, relatives = [], []
+        for _, values, original in parts:
+            changes.append(self._mean({name: values[name] - original[name] for name in values}))
+            chance = self.chance.get(metric)  # the log-likelihood has none
+            above = self._mean({n: x - chance[n] for n, x in original.items()}).value if chance else np.nan
+            relatives.append(changes[-1].value / float(above))
         change, relative = changes[0], relatives[0]
         if len(parts) == 2:
             change, relative = change - changes[1], relative - relatives[1]
         return {**cell, **change.cells("change", "change_"), "relative": relative, "p": change.p}
-
-    def _above(self, metric: str, original: Values) -> float:
-        """The original score above chance; NaN for the log-likelihood."""
-        if metric == LIKELIHOOD:
-            return np.nan
-        return float(self._mean({name: x - self.chance[metric][name] for name, x in original.items()}).value)
 
     def _distinct(self, languages: Sequence[str], key: str) -> int:
         """How many questions (``id``) or documents: a parallel one counts once, in however many languages."""

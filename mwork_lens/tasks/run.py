@@ -54,21 +54,7 @@ def run_task(
     """Ask every condition's questions; each answer is a line of ``path``, and those that are there are not asked again.
 
     Batches are the same whatever was asked before, so that a resumed run ends with the rows of one that was not
-    interrupted.
-
-    Args:
-        model: a hooked model; it is as before afterwards.
-        task: which.
-        prompts: by language, as :func:`make_prompts` gives them.
-        conditions: what is off, in turn.
-        path: a JSONL file; new, or left by an interrupted run.
-        max_new_tokens: after which a written answer ends.
-        batch_size: prompts at a time.
-        in_full: how many answers a run without a limit would take, for the estimate of its time.
-        progress: whether to show a bar.
-
-    Raises:
-        ValueError: for a prompt that leaves no room for its answers, or a file of something else.
+    interrupted. ``in_full`` is how many answers a run without a limit would take, for the estimate of its time.
 
     Returns:
         The rows: arm, part, off, language, id, document, output, stopped, scores, nats and tokens of the reference
@@ -108,11 +94,7 @@ def run_task(
 
 
 def require_room(model: HookedModel, prompts: Mapping[str, Sequence[Prompt]], max_new_tokens: int) -> None:
-    """Refuse a prompt that does not fit into the model's context together with its answers.
-
-    Raises:
-        ValueError: with the question's id.
-    """
+    """Refuse a prompt that does not fit into the model's context together with its answers."""
     for prompt in itertools.chain(*prompts.values()):
         answer = max(_to_write([prompt], max_new_tokens), *map(len, prompt.continuations))
         if len(prompt.ids) + answer > model.cfg.n_ctx:

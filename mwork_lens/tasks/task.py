@@ -122,11 +122,7 @@ def load_questions(
 
 
 def limited(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """At most ``limit`` questions, from as many documents as possible, in order.
-
-    Raises:
-        ValueError: for a limit below 1.
-    """
+    """At most ``limit`` questions, from as many documents as possible, in order."""
     return [questions[place] for place in spread([question.document for question in questions], limit)]
 
 
