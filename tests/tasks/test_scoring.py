@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from mwork_lens.tasks.catalogue import TASKS
-from mwork_lens.tasks.catalogue import as_number, final_number
+from mwork_lens.tasks.catalogue import TASKS, as_number, final_number
 from mwork_lens.tasks.task import Answer, Question, load_questions
 from mwork_lens.text.languages import normalized, word_segmenter
 
