@@ -255,7 +255,7 @@ class Cost:
 
 
 class Clock:
-    """Takes the time at each tick, on CUDA by events: when the device has done what was asked of it before."""
+    """Takes the time at each tick, on CUDA by events: when the device has reached it."""
 
     def __init__(self) -> None:
         self.ticks: list[Any] = []

@@ -10,18 +10,16 @@ from .tiny import tiny, tokens
 
 def test_a_benchmark_compares_every_method_at_every_length():
     corpus = {language: [tokens(30, seed)] for seed, language in enumerate(("en", "fr"))}
-    found = benchmark(tiny("gemma3"), corpus, lengths=[8, 16], parallel_up_to=8, repeats=1, progress=False)
-    frame = found.to_frame().set_index(["tokens", "method"])
+    costs = benchmark(tiny("gemma3"), corpus, lengths=[8, 16], parallel_up_to=8, repeats=1, progress=False)
+    frame = costs.to_frame().set_index(["tokens", "method"])
     assert set(frame.loc[8].index) == set(METHODS)
     assert set(METHODS) - set(frame.loc[16].index) == {"paper's parallel form"}
     assert frame["as_dense"].notna().sum() == 5  # both of ours, and the paper's at the shorter length
     assert (frame["as_dense"].loc[8].loc[["ours (measure='structure')", "ours (change in the stream)"]] == 1).all()
     assert frame["as_dense"].loc[8].loc["paper's parallel form"] < 1
-    drawn = mw.plots.benchmark(found)
+    drawn = mw.plots.benchmark(costs)
     assert {trace.name for trace in drawn.data} == set(METHODS)
-    assert all(
-        y >= 1 or y != y for trace in drawn.data if trace.xaxis == "x2" for y in trace.y
-    )  # memory, or none known
+    assert all(y >= 1 or y != y for trace in drawn.data if trace.xaxis == "x2" for y in trace.y)  # memory, or NaN
     forward = frame.xs("bare forward", level="method")["seconds"]
     torch.testing.assert_close(
         torch.tensor(frame["ratio"].to_numpy()),

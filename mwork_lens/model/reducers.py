@@ -17,7 +17,7 @@ UNIT, FRACTION = 16, 54
 """The high word of a sum counts 2⁻¹⁶, its low word 2⁻⁵⁴ of these."""
 
 ROWS_AT_ONCE, LARGEST, LIMIT = 256, 2.0**37, 2**62
-"""So many addends of less than ``LARGEST`` fit 64-bit words beside a sum whose high word is below ``LIMIT``."""
+"""So many addends of less than ``LARGEST`` fit 64-bit words together with a sum whose high word is below ``LIMIT``."""
 
 
 @storable

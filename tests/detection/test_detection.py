@@ -24,9 +24,9 @@ def test_screening_selects_what_the_exact_scores_select(family, options):
     dense = mw.detect(model, documents, **options, scores="exact", **QUIET)
     for site, counts in dense.counts["en"].items():
         assert torch.equal(screened.counts["en"][site], counts)
-        known = screened.screened["en"][site] == 0
+        exact = screened.screened["en"][site] == 0
         means = screened.mean_scores["en"][site]
-        torch.testing.assert_close(means[known], dense.mean_scores["en"][site][known])
+        torch.testing.assert_close(means[exact], dense.mean_scores["en"][site][exact])
         assert dense.screened["en"][site].sum() == 0
     assert family == "olmo2" or screened.screened["en"]["q"].sum() > 0
 
@@ -39,12 +39,12 @@ def test_single_precision_selects_what_the_exact_scores_select(family, compiled,
         monkeypatch.setattr("mwork_lens.measures.plnd.queries_keys.supports", lambda attention: False)
     model = tiny(family, torch.float32)
     documents = {"en": [tokens(45, 2), tokens(30, 3)], "fr": [tokens(1), tokens(2)]}
-    found = mw.detect(model, documents, **QUIET)
+    screened = mw.detect(model, documents, **QUIET)
     dense = mw.detect(model, documents, scores="exact", **QUIET)
     for site, counts in dense.counts["en"].items():
-        assert torch.equal(found.counts["en"][site], counts)
+        assert torch.equal(screened.counts["en"][site], counts)
         for language in documents:
-            assert found.mean_scores[language][site].isfinite().all()
+            assert screened.mean_scores[language][site].isfinite().all()
             assert dense.mean_scores[language][site].isfinite().all()
 
 
@@ -54,10 +54,10 @@ def test_order_and_batching_change_nothing(order, batch_size):
     model = tiny("gemma3")
     expected = mw.detect(model, {"en": DOCUMENTS["en"]}, batch_size=1, **QUIET)
     shuffled = {"en": [DOCUMENTS["en"][i] for i in order]}
-    found = mw.detect(model, shuffled, batch_size=batch_size, **QUIET)
+    screened = mw.detect(model, shuffled, batch_size=batch_size, **QUIET)
     for site, counts in expected.counts["en"].items():
-        assert torch.equal(found.counts["en"][site], counts)
-        torch.testing.assert_close(found.mean_scores["en"][site], expected.mean_scores["en"][site])
+        assert torch.equal(screened.counts["en"][site], counts)
+        torch.testing.assert_close(screened.mean_scores["en"][site], expected.mean_scores["en"][site])
 
 
 def test_counts_are_the_top_of_each_document():
@@ -112,8 +112,8 @@ def test_sets_follow_their_definitions():
         "en": active["fr"] & ~active["en"],
     }
     for against, mask in expected.items():
-        found = detection.specific("fr", against=against, quorum=0.5)
-        assert torch.equal(found.masks["mlp"], mask)
+        specific = detection.specific("fr", against=against, quorum=0.5)
+        assert torch.equal(specific.masks["mlp"], mask)
     assert detection.specific("fr", against="shared").origin["against_kind"] == "shared"
     stricter = detection.specific("fr", quorum=0.5, against_quorum=0.25)
     assert len(stricter - detection.specific("fr", quorum=0.5)) == 0
