@@ -1,11 +1,10 @@
 """The masked-gradient loop: next-token loss, gradients and optimiser state for a set's own entries only."""
 
-import contextlib
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import InitVar, asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -18,19 +17,16 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, encode
 from ..neurons import NeuronSet, NeuronSpace, selected_entries
 from ..text import Document
-from .checkpoint import Checkpoint, checkpoints_in
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
 from .recipe import Layout, Recipe, accumulate_gradient, predicted
-from .result import Step, Tuned
+from .result import Checkpoint, Step, Tuned, checkpoints_in
 
 TOKENS_AT_ONCE = 1024
 """Tokens of a micro-batch whose size is not given: backward keeps every activation, so fewer than in scoring."""
 
 FEW_CHANGED = 0.1
 """Below this share of changed entries a run is said to have changed nearly nothing."""
-
-Rows = list[Int[Tensor, " _"]]
 
 
 class Diverged(ValueError):
@@ -108,112 +104,105 @@ def tune(
         raise ValueError(f"patience={patience} needs held_out documents and evaluate_every.")
     if neurons == "all" and checkpoint is not None:
         raise ValueError(f"checkpoint={str(checkpoint)!r}: only the tuning of a set can be checkpointed, not of all.")
-    parts, ties = _parts(model, neurons, gate)
-    rows, measured = recipe.rows(model, texts), _held_out(model, held_out, max_tokens)
-    folder = Path(checkpoint) if checkpoint else None
-    schedule = _Schedule(measured, evaluate_every, patience, folder, checkpoint_every, callbacks)
-    run = _Run(model, neurons, parts, ties, recipe, rows, schedule)
-    run.resume()
+    if not isinstance(neurons, NeuronSet) and neurons != "all":
+        raise ValueError(f"neurons={neurons!r}: give a NeuronSet, or 'all'.")
+    measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
+    if held_out and not any(predicted(model, row) for row in measured):
+        raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
+    selected, folder = neurons if isinstance(neurons, NeuronSet) else None, Path(checkpoint) if checkpoint else None
+    run = _Run(
+        model, selected, recipe, texts, measured, evaluate_every, patience, folder, checkpoint_every, callbacks
+    )  # fmt: skip
     return run.run(progress)
 
 
-def _parts(model: HookedModel, neurons: NeuronSet | str, gate: bool) -> tuple[list[MaskedParameter], list[TiedWeights]]:
-    if isinstance(neurons, NeuronSet):
-        return [MaskedParameter(entries) for entries in selected_entries(model, neurons, gate=gate)], []
-    if neurons != "all":
-        raise ValueError(f"neurons={neurons!r}: give a NeuronSet, or 'all'.")
-    return whole_model(model)
+@dataclass(eq=False)
+class _Run:
+    """One run: its settings, and where it stands."""
 
-
-def _held_out(model: HookedModel, texts: Sequence[Document], max_tokens: int) -> Rows:
-    rows = encode(model, texts, [f"held-out {i}" for i in range(len(texts))], max_tokens)
-    if texts and not any(predicted(model, row) for row in rows):
-        raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
-    return rows
-
-
-@dataclass(frozen=True)
-class _Schedule:
-    """What is measured, written and reported on the way; none of it changes a step."""
-
-    held_out: Rows
+    model: HookedModel
+    neurons: NeuronSet | None
+    recipe: Recipe
+    texts: InitVar[Sequence[Document]]
+    held_out: list[Int[Tensor, " _"]]
     evaluate_every: int | None
     patience: int | None
-    checkpoint: Path | None
+    folder: Path | None
     checkpoint_every: int
     callbacks: Sequence[Callable[[Step], object]]
+    steps: list[Step] = field(default_factory=list)
+    measured: dict[int, float] = field(default_factory=dict)
+    best: dict[str, Tensor] | None = None
+    starting: dict[str, Tensor] = field(default_factory=dict)
 
-
-class _Run:
-    """The state of one run."""
-
-    def __init__(
-        self,
-        model: HookedModel,
-        neurons: NeuronSet | str,
-        parts: list[MaskedParameter],
-        ties: list[TiedWeights],
-        recipe: Recipe,
-        rows: Rows,
-        schedule: _Schedule,
-    ) -> None:
-        self.model, self.parts, self.ties, self.recipe, self.rows = model, parts, ties, recipe, rows
-        self.schedule, self.neurons = schedule, neurons if isinstance(neurons, NeuronSet) else None
-        self.total = recipe.total_steps(len(rows))
-        self.masters = {part.name: part.master for part in parts}
-        self.optimiser = torch.optim.AdamW(
-            self.masters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+    def __post_init__(self, texts: Sequence[Document]) -> None:
+        self.ties: list[TiedWeights] = []
+        if self.neurons is None:
+            self.parts, self.ties = whole_model(self.model)
+        else:
+            entries = selected_entries(self.model, self.neurons, gate=self.recipe.gate)
+            self.parts = [MaskedParameter(part) for part in entries]
+            self.starting = {part.name: part.read().cpu() for part in self.parts}
+        self.rows = self.recipe.rows(self.model, texts)
+        self.total = self.recipe.total_steps(len(self.rows))
+        self.masters = {part.name: part.master for part in self.parts}
+        rates = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
+        self.optimiser = torch.optim.AdamW(self.masters.values(), **rates)
         self.identity = {
-            "model": str(model.cfg.model_name),
-            "recipe": asdict(recipe),
+            "model": str(self.model.cfg.model_name),
+            "recipe": asdict(self.recipe),
             "neurons": "all" if self.neurons is None else _digest(self.neurons.masks.values()),
-            "texts": _digest(rows),
-            "held_out": _digest(schedule.held_out),
+            "texts": _digest(self.rows),
+            "held_out": _digest(self.held_out),
         }
-        self.steps: list[Step] = []
-        self.measured: dict[int, float] = {}
-        self.best: dict[str, Tensor] | None = None
-        self.starting = {} if self.neurons is None else {part.name: part.read().cpu() for part in parts}
-
-    def resume(self) -> None:
-        """Go on from the last checkpoint where there is one."""
-        folder = self.schedule.checkpoint
-        last = None if folder is None else Checkpoint.resume(folder, self.parts, self.optimiser, self.identity)
+        last = (
+            None if self.folder is None else Checkpoint.resume(self.folder, self.parts, self.optimiser, self.identity)
+        )
         if last is not None:
             self.steps, self.measured, self.starting = list(last.steps), dict(last.measured), dict(last.starting)
             self.best = None if last.best is None else dict(last.best)
 
     def save(self) -> None:
         """Write a checkpoint where one is wanted."""
-        if self.schedule.checkpoint is not None:
+        if self.folder is not None:
             state = {name: self.optimiser.state.get(master, {}) for name, master in self.masters.items()}
-            Checkpoint(
-                self.identity, self.steps, self.measured, self.starting, self.masters, state, self.best
-            ).write(self.schedule.checkpoint)  # fmt: skip
+            progress = self.steps, self.measured, self.starting, self.masters, state, self.best
+            Checkpoint(self.identity, *progress).write(self.folder)
 
     def run(self, progress: bool) -> Tuned:
-        """Take the steps that are left."""
-        schedule = self.schedule
+        """Take the steps that are left; after an error or interruption a set's weights are those from before."""
         bar = tqdm(total=self.total, initial=len(self.steps), unit="step", desc="tuning", disable=not progress)
-        with bar, self.restore_on_error(), training(self.model, self.parts, self.ties):
-            self.measure()
-            while len(self.steps) < self.total and not self.out_of_patience():
-                loss, tokens, norm = self.gradient()
-                # these weights have just given a finite loss and gradient: only such ones are kept
-                if len(self.steps) % schedule.checkpoint_every == 0:
-                    self.save()
-                rate = self.update(len(self.steps))
-                self.steps.append(Step(len(self.steps) + 1, loss, tokens, rate, norm))
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}")
-                every = schedule.evaluate_every
-                if len(self.steps) == self.total or (every and len(self.steps) % every == 0):
-                    self.measure()
-                for callback in schedule.callbacks:
-                    callback(self.steps[-1])
-            self.save()
+        try:
+            with bar, training(self.model, self.parts, self.ties):
+                self.measure()
+                while len(self.steps) < self.total and not self.out_of_patience():
+                    self.step()
+                    bar.update()
+                    bar.set_postfix(loss=f"{self.steps[-1].loss:.3f}")
+                self.save()
+        except BaseException:
+            for part in self.parts if self.starting else ():
+                part.entries.write(self.starting[part.name])
+            raise
         return self.result()
+
+    def step(self) -> None:
+        """One step of AdamW on the masters, rounded into the model, with what is due before and after it."""
+        loss, tokens, norm = self.gradient()
+        # these weights have just given a finite loss and gradient: only such ones are saved
+        if len(self.steps) % self.checkpoint_every == 0:
+            self.save()
+        rate = self.recipe.rate(len(self.steps), self.total)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.write()
+        self.steps.append(Step(len(self.steps) + 1, loss, tokens, rate, norm))
+        if len(self.steps) == self.total or (self.evaluate_every and len(self.steps) % self.evaluate_every == 0):
+            self.measure()
+        for callback in self.callbacks:
+            callback(self.steps[-1])
 
     def gradient(self) -> tuple[float, int, float]:
         """Of the next step: loss in nats per token, tokens, and the gradient's norm before clipping."""
@@ -235,33 +224,12 @@ class _Run:
             self.fail(f"the norm of the gradient is {norm}.")
         return nats / tokens, tokens, norm
 
-    @contextlib.contextmanager
-    def restore_on_error(self) -> Iterator[None]:
-        """An error or an interruption leaves a set's weights as they were before, so that the same call goes on."""
-        try:
-            yield
-        except BaseException:
-            for part in self.parts if self.starting else ():
-                part.entries.write(self.starting[part.name])
-            raise
-
     def fail(self, reason: str) -> NoReturn:
         """Raise Diverged: loss or gradient is not finite."""
         state = " The model's weights are those from before tuning." if self.starting else ""
-        folder = self.schedule.checkpoint
-        if folder is not None and checkpoints_in(folder):
-            state += f" The last good checkpoint is in {folder}."
+        if self.folder is not None and checkpoints_in(self.folder):
+            state += f" The last good checkpoint is in {self.folder}."
         raise Diverged(f"Tuning stopped at step {len(self.steps) + 1} of {self.total}, {reason}{state}")
-
-    def update(self, step: int) -> float:
-        """One step of AdamW on the masters, rounded into the model."""
-        rate = self.recipe.rate(step, self.total)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.write()
-        return rate
 
     def write(self) -> None:
         """The masters into the model."""
@@ -269,29 +237,29 @@ class _Run:
             part.write()
 
     def measure(self) -> None:
-        """Held-out loss, unless it was measured already; with ``patience`` the best weights are kept aside."""
-        if not self.schedule.held_out or len(self.steps) in self.measured:
+        """Held-out loss, unless it was measured already; with ``patience`` the best weights are copied."""
+        if not self.held_out or len(self.steps) in self.measured:
             return
         try:
-            nats, tokens = passage_nats(self.model, self.schedule.held_out)
+            nats, tokens = passage_nats(self.model, self.held_out)
         except ValueError as error:
             self.fail(f"on the held-out documents: {error}")
         loss = float(nats.sum() / tokens.sum())
         if not math.isfinite(loss):
             self.fail(f"on the held-out documents: the loss is {loss}.")
-        if self.schedule.patience is not None and loss < min(self.measured.values(), default=math.inf):
+        if self.patience is not None and loss < min(self.measured.values(), default=math.inf):
             self.best = {name: master.detach().clone() for name, master in self.masters.items()}
         self.measured[len(self.steps)] = loss
 
     def out_of_patience(self) -> bool:
         """Whether the last ``patience`` measurements brought no new best."""
-        losses, patience = list(self.measured.values()), self.schedule.patience
-        return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
+        losses, last = list(self.measured.values()), self.patience
+        return last is not None and len(losses) > last and min(losses[-last:]) >= min(losses[:-last])
 
     def result(self) -> Tuned:
         """What the run did; with ``patience`` the model gets the best weights."""
         kept_step = len(self.steps)
-        if self.schedule.patience is not None and self.best is not None:
+        if self.patience is not None and self.best is not None:
             kept_step = min(self.measured, key=lambda step: self.measured[step])
             for name, values in self.best.items():
                 self.masters[name].data.copy_(values)
@@ -304,14 +272,11 @@ class _Run:
         settings = {**self.identity, **size, "kept_step": kept_step, "device": str(self.parts[0].master.device)}
         tuned = Tuned(tuple(self.steps), dict(self.measured), self.delta(), settings)
         if tuned.changed < FEW_CHANGED:
-            warnings.warn(f"Nearly nothing changed: {tuned.summary()} {self.remedy()}", stacklevel=4)
+            dtype = self.parts[0].parameter.dtype
+            rounding = f", or tune in float32: {dtype} rounds small changes away" if dtype.itemsize < 4 else ""
+            advice = f"Raise learning_rate or steps{rounding}."
+            warnings.warn(f"Nearly nothing changed: {tuned.summary()} {advice}", stacklevel=4)
         return tuned
-
-    def remedy(self) -> str:
-        """What to do where nearly nothing changed."""
-        dtype = self.parts[0].parameter.dtype
-        rounding = f", or tune in float32: {dtype} rounds small changes away" if dtype.itemsize < 4 else ""
-        return f"Raise learning_rate or steps{rounding}."
 
     def delta(self) -> NeuronDelta | None:
         """Old and new values of the selected entries."""
