@@ -80,29 +80,24 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
     def entries(self, model: HookedModel) -> list[Entries]:
         """Where the delta's weights lie in ``model``."""
-        places = {name: name.split(".", 2) for name in self.neurons}
-        return [
-            entries_of(model, int(layer), _PIECES[weight], self.neurons[name])
-            for name, (_, layer, weight) in places.items()
-        ]
+        places = [(name.split(".", 2), neurons) for name, neurons in self.neurons.items()]
+        return [entries_of(model, int(layer), _PIECES[weight], neurons) for (_, layer, weight), neurons in places]
 
     def collisions(self, other: "NeuronDelta") -> pd.DataFrame:
         """Neurons that both change, one row each: weight, neuron, and the cosine between the two changes."""
         rows = []
         for name in (name for name in self.neurons if name in other.neurons):
             ours, theirs = _common(self, other, name)
-            changes = zip(_change(self, name)[ours], _change(other, name)[theirs], strict=True)
-            cosines = [torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in changes]
-            neurons = self.neurons[name][ours].tolist()
-            rows += [{"weight": name, "neuron": n, "cosine": c} for n, c in zip(neurons, cosines, strict=True)]
+            neurons, changes = (
+                self.neurons[name][ours].tolist(),
+                (_change(self, name)[ours], _change(other, name)[theirs]),
+            )
+            for neuron, one, another in zip(neurons, *changes, strict=True):
+                rows.append((name, neuron, torch.cosine_similarity(one.flatten(), another.flatten(), dim=0).item()))
         return pd.DataFrame(rows, columns=["weight", "neuron", "cosine"])
 
     def merge(self, other: "NeuronDelta", *, collide: Collide = "refuse") -> "NeuronDelta":
-        """Both changes in one, e.g. of two languages; :meth:`collisions` says beforehand where they meet.
-
-        Args:
-            other: made from the same weights.
-            collide: for neurons that both change, ``"refuse"``, or ``"add"`` the two changes up.
+        """Both changes in one, e.g. of two languages; neurons that both change are refused, or their changes add up.
 
         Raises:
             ValueError: for collisions that are not to be added, deltas of other models, or of other old values.
@@ -117,16 +112,25 @@ class NeuronDelta(Result, kind="neuron_delta"):
                 f"{len(shared)} neurons are changed by both, the first {first['neuron']} of {first['weight']}: "
                 "collide='add' adds the changes up."
             )
-        names = dict.fromkeys((*self.neurons, *other.neurons))
-        merged = {name: _merged(self, other, name) for name in names}
+        merged = {name: _merged(self, other, name) for name in {**self.neurons, **other.neurons}}
         origin = {"merged": [dict(self.origin), dict(other.origin)], "collisions": len(shared)}
         neurons, old, new = ({name: parts[i] for name, parts in merged.items()} for i in range(3))
         return NeuronDelta(self.space, neurons, old, new, origin)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per weight: neurons, entries, how many changed, largest, mean absolute and mean relative change."""
-        by_layer = sorted(self.neurons, key=lambda name: (int(name.split(".")[1]), name))
-        return pd.DataFrame([_summary(self, name) for name in by_layer])
+        rows = []
+        for name in sorted(self.neurons, key=lambda name: (int(name.split(".")[1]), name)):
+            old, change = self.old[name].double(), _change(self, name).abs()
+            sizes = {"neurons": len(self.neurons[name]), "entries": old.numel()}
+            changes = {
+                "changed": int((self.old[name] != self.new[name]).sum()),
+                "largest_change": change.max().item(),
+                "mean_change": change.mean().item(),
+                "relative_change": (change.sum() / old.abs().sum()).item(),
+            }
+            rows.append({"weight": name, **sizes, **changes})
+        return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
         entries = sum(values.numel() for values in self.old.values())
@@ -168,31 +172,15 @@ def _merged(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Tensor, Tensor, 
     """Neurons, old and new values of one weight of the merged delta."""
     parts = [delta for delta in (a, b) if name in delta.neurons]
     neurons = torch.cat([delta.neurons[name] for delta in parts]).unique()
+    places = [torch.isin(neurons, delta.neurons[name]) for delta in parts]
     old = parts[0].old[name].new_empty(len(neurons), *parts[0].old[name].shape[1:])
-    for delta in parts:
-        old[torch.isin(neurons, delta.neurons[name])] = delta.old[name]
-    for delta in parts:
-        if not torch.equal(old[torch.isin(neurons, delta.neurons[name])], delta.old[name]):
-            raise ValueError(f"The two deltas were made from other values of {name}: they are of different models.")
     new = old.clone()
-    for delta in parts:
-        new[torch.isin(neurons, delta.neurons[name])] = delta.new[name]
+    for delta, place in zip(parts, places, strict=True):
+        old[place], new[place] = delta.old[name], delta.new[name]
+    if not torch.equal(old[places[0]], parts[0].old[name]):
+        raise ValueError(f"The two deltas were made from other values of {name}: they are of different models.")
     ours, theirs = _common(a, b, name)
     if ours.any():
         both = a.old[name][ours].double() + _change(a, name)[ours] + _change(b, name)[theirs]
         new[torch.isin(neurons, a.neurons[name][ours])] = both.to(new.dtype)
     return neurons, old, new
-
-
-def _summary(delta: NeuronDelta, name: str) -> dict[str, Any]:
-    old = delta.old[name].double()
-    change = _change(delta, name).abs()
-    return {
-        "weight": name,
-        "neurons": len(delta.neurons[name]),
-        "entries": old.numel(),
-        "changed": int((delta.old[name] != delta.new[name]).sum()),
-        "largest_change": change.max().item(),
-        "mean_change": change.mean().item(),
-        "relative_change": (change.sum() / old.abs().sum()).item(),
-    }

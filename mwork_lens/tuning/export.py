@@ -1,7 +1,7 @@
 """A changed model as a Hugging Face directory, read back and compared before it counts as written."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,12 @@ Places = tuple[str, tuple[Int[Tensor, " _"], ...]]
 
 
 def export_tuned(
-    model: HookedModel,
-    delta: NeuronDelta,
-    path: str | Path,
-    *,
-    source: Source,
-    tokenizer: Any = None,
+    model: HookedModel, delta: NeuronDelta, path: str | Path, *, source: Source, tokenizer: Any = None
 ) -> Path:
     """Write the tuned model as a directory that transformers loads; the delta itself goes there too, in ``delta/``.
 
-    The delta is written into transformers' own weights, wherever these keep the entries (fused projections too), saved
-    and read back. The entries must then hold the delta's new values bit for bit, and the logits be those of ``model``
-    to 1e-4 of their standard deviation, or nothing is left at ``path``.
+    The delta is written into transformers' own weights (fused projections too), saved and read back. The entries must
+    then hold the new values bit for bit, and the logits be those of ``model``, or nothing is left at ``path``.
 
     Args:
         model: the tuned model.
@@ -55,21 +49,11 @@ def export_tuned(
 
 
 def export_edited(
-    model: HookedModel,
-    neurons: NeuronSet,
-    path: str | Path,
-    *,
-    source: Source,
-    tokenizer: Any = None,
+    model: HookedModel, neurons: NeuronSet, path: str | Path, *, source: Source, tokenizer: Any = None
 ) -> Path:
     """As :func:`export_tuned`, with the set's neurons switched off instead; the set goes there too, in ``neurons/``.
 
-    Args:
-        model: the hooked model that ``source`` was loaded as; unchanged.
-        neurons: the set to switch off.
-        path: a directory that does not exist yet or is empty.
-        source: see :func:`export_tuned`.
-        tokenizer: see :func:`export_tuned`.
+    ``model`` is the hooked model that ``source`` was loaded as; it is unchanged.
 
     Raises:
         FileExistsError: if ``path`` is taken.
@@ -98,17 +82,12 @@ def _export(
     from transformers import AutoTokenizer, PreTrainedModel
 
     dtype = next(iter(delta.new.values())).dtype
-    load: Callable[[torch.dtype], Any]
-    if isinstance(source, PreTrainedModel):
-        if tokenizer is None:
-            raise ValueError(f"{type(source).__name__} comes without a tokenizer: give tokenizer=.")
-        load = lambda dtype: copy.deepcopy(source).to(dtype)  # noqa: E731  # pyright: ignore
-    else:
-        directory = source_directory(source)
-        load = lambda dtype: _read(directory, dtype)  # noqa: E731
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(directory)
-    places = _places(delta, load, tokenizer)
-    theirs = load(dtype)
+    if isinstance(source, PreTrainedModel) and tokenizer is None:
+        raise ValueError(f"{type(source).__name__} comes without a tokenizer: give tokenizer=.")
+    original = source if isinstance(source, PreTrainedModel) else source_directory(source)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(original)
+    places = _places(delta, original, tokenizer)
+    theirs = _load(original, dtype)
     _require_values(theirs, places, delta.old, f"{source!s:.60} does not hold the delta's old values")
     parameters = dict(theirs.named_parameters())
     for name, (parameter, index) in places.items():
@@ -116,7 +95,7 @@ def _export(
     with atomic_directory(path) as building:
         theirs.save_pretrained(building)
         tokenizer.save_pretrained(building)
-        read_back = _read(building, dtype)
+        read_back = _load(building, dtype)
         _require_values(read_back, places, delta.new, "what was written does not hold the delta's new values")
         _require_same_logits(model, read_back)
         for name, result in results.items():
@@ -124,40 +103,43 @@ def _export(
     return Path(path)
 
 
-def _read(directory: str | Path, dtype: torch.dtype) -> Any:
+def _load(source: str | Path | nn.Module, dtype: torch.dtype) -> Any:
+    """A transformers model from its directory, or a copy of one."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
+    if isinstance(source, nn.Module):
+        return copy.deepcopy(source).to(dtype)
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="eager").eval()
 
 
-def _places(delta: NeuronDelta, load: Callable[[torch.dtype], Any], tokenizer: Any) -> dict[str, Places]:
+def _places(delta: NeuronDelta, source: Any, tokenizer: Any) -> dict[str, Places]:
     """Where the transformers model keeps the delta's entries, whatever it calls and fuses its weights.
 
     Every weight is filled with the number of its parameter, then with its rows' and its columns' numbers, and read
     through a bridge, which knows the architecture. (Three passes, because float32 is exact up to 2²⁴ only.)
     """
-    names = [name for name, _ in load(torch.float32).named_parameters()]
+    names: list[str] = []
     marks: dict[str, list[Tensor]] = {name: [] for name in delta.neurons}
     for axis in (None, 0, 1):
-        marked = load(torch.float32)
+        marked = _load(source, torch.float32)
+        names = [name for name, _ in marked.named_parameters()]
         for number, parameter in enumerate(marked.parameters()):
             _mark(parameter.data, number, axis)
         for entries in delta.entries(bridge_on(marked, tokenizer)):
             read = entries.read(entries.parameter.detach())
             marks[entries.name].append(read.round().long().flatten().cpu())
-    places = {}
-    for name, (number, *index) in marks.items():
-        is_bias = ".b_" in name
-        places[name] = (names[int(number[0])], tuple(index[:1] if is_bias else index))
-    return places
+    return {
+        name: (names[int(number[0])], tuple(index[:1] if ".b_" in name else index))
+        for name, (number, *index) in marks.items()
+    }
 
 
 def _mark(values: Tensor, number: int, axis: int | None) -> None:
     if axis is None:
         values.fill_(number)
     elif axis < values.ndim:
-        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-        values.copy_(torch.arange(values.shape[axis], device=values.device).view(shape).expand(values.shape))
+        numbers = torch.arange(values.shape[axis], device=values.device)
+        values.transpose(axis, -1).copy_(numbers)
 
 
 def _require_values(theirs: Any, places: Mapping[str, Places], expected: Mapping[str, Tensor], problem: str) -> None:

@@ -67,10 +67,7 @@ class TiedWeights:
 
 @contextlib.contextmanager
 def training(model: HookedModel, parts: Sequence[MaskedParameter], ties: Sequence[TiedWeights] = ()) -> Iterator[None]:
-    """Gradients for these parts only, on any exit as before; with nothing selected before a layer backward stops there.
-
-    Everything else needs no gradient, so autograd neither computes nor stores it.
-    """
+    """Gradients for these parts only, on any exit as before; backward stops below the lowest layer that has any."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     collectors = [(part.parameter, None if part.in_place else part.collect) for part in parts]
     collectors += [(tie.embedding, tie.collect) for tie in ties]
@@ -92,27 +89,25 @@ def training(model: HookedModel, parts: Sequence[MaskedParameter], ties: Sequenc
 
 
 def whole_model(model: HookedModel) -> tuple[list[MaskedParameter], list[TiedWeights]]:
-    """Every parameter that a checkpoint has: not the zero biases that TransformerLens adds, tied matrices once.
-
-    Raises:
-        ValueError: for quantised weights.
-    """
+    """Every parameter that a checkpoint has: not the zero biases that TransformerLens adds, tied matrices once."""
     named = dict(model.named_parameters())
     for name, parameter in named.items():
         if not parameter.is_floating_point():
-            dtype = parameter.dtype
-            raise ValueError(f"{name} of {model.cfg.model_name} is {dtype}: quantised weights cannot be tuned.")
-    real = {_kind(name) for name, p in named.items() if not _maybe_added(name) or bool(p.any())}
+            kind = f"{name} of {model.cfg.model_name} is {parameter.dtype}"
+            raise ValueError(f"{kind}: quantised weights cannot be tuned.")
+    # W_Q of every layer is one kind; TransformerLens adds biases, b_Q or _b_Q, that are zero in all layers
+    kinds = {name: re.sub(r"^blocks\.\d+\.", "", name) for name in named}
+    real = {kind for name, kind in kinds.items() if not re.search(r"(^|\.)_*b_[^.]*$", name) or named[name].any()}
     scale = _tied_scale(named)
     embedding = named["embed.W_E"] if scale is None else named.pop("embed.W_E")
-    parts = {name: MaskedParameter(Entries(name, p)) for name, p in named.items() if _kind(name) in real}
+    parts = {name: MaskedParameter(Entries(name, p)) for name, p in named.items() if kinds[name] in real}
     ties = [] if scale is None else [TiedWeights(embedding, parts["unembed.W_U"], scale)]
     return list(parts.values()), ties
 
 
 @contextlib.contextmanager
 def kept_weights(model: HookedModel) -> Iterator[None]:
-    """Every parameter is bit-identical again on any exit; a copy of all of them waits in the CPU's memory."""
+    """Every parameter is bit-identical again on any exit; copies are in the CPU's memory."""
     copies = [(parameter, parameter.detach().to("cpu", copy=True)) for parameter in model.parameters()]
     try:
         yield
@@ -120,14 +115,6 @@ def kept_weights(model: HookedModel) -> Iterator[None]:
         with torch.no_grad():
             for parameter, values in copies:
                 parameter.copy_(values)
-
-
-def _kind(name: str) -> str:
-    return re.sub(r"^blocks\.\d+\.", "", name)
-
-
-def _maybe_added(name: str) -> bool:
-    return name.rsplit(".", 1)[-1].lstrip("_").startswith("b_")
 
 
 def _tied_scale(named: dict[str, Parameter]) -> float | None:
