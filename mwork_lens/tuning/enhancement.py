@@ -1,6 +1,6 @@
 """What tuning a language's neurons does to every language: losses of the original model and after each run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -98,17 +98,10 @@ class Enhancement(Result, kind="enhancement"):
     def matrix(
         self, domain: str = HELD_OUT, *, rate: Rate = "own", documents: int | None = None, against: str = ORIGINAL
     ) -> EffectMatrix:
-        """Change of every language's loss (columns) after tuning each arm (rows), below zero where tuning helped.
+        """Change of every language's loss (columns) after tuning each arm (rows, ``sw specific``), its draws are seeds.
 
-        Its draws are seeds: intervals are by bootstrap over documents and seeds; ``selectivity()`` compares the change
-        of the tuned language with the mean change of the others. Rows are named ``sw specific``.
-
-        Args:
-            domain: ``"held-out"`` or the name of another.
-            rate: each arm's own learning rate, or the paper's.
-            documents: how many passages were tuned on; the most if None.
-            against: ``"original"``, or an arm: changes are then those beyond the same seed of that arm, and it has no
-                row of its own.
+        At each arm's own learning rate or the paper's, on this many passages (the most if None), compared with the
+        original model, or ``against`` the same seed of an arm, which then has no row.
 
         Raises:
             ValueError: for a domain, rate, number of documents or arm that was not measured.
@@ -123,15 +116,18 @@ class Enhancement(Result, kind="enhancement"):
         for (language, arm), draws in by_arm.items():
             if arm == against:
                 continue
-            other = None if against == ORIGINAL else by_arm.get((language, against))
-            if other is None and against != ORIGINAL:
-                raise ValueError(f"There is no arm {against!r} of {language!r} to compare with.")
-            row = _row(language, arm)
-            nats[row] = {read: _draws(draws, other, domain, read, base[read]) for read in passages.tokens}
+            row = f"{language} {arm}"
+            nats[row] = {read: _stacked(draws, domain, read) for read in passages.tokens}
+            if against != ORIGINAL:
+                if (language, against) not in by_arm:
+                    raise ValueError(f"There is no arm {against!r} of {language!r} to compare with.")
+                other = by_arm[language, against]
+                nats[row] = {r: values - _stacked(other, domain, r) + base[r] for r, values in nats[row].items()}
             languages[row] = language
-            origins = [{"kind": arm, **vars(result.run)} for result in draws]
-            neurons = [result.metadata["neurons"] or 0 for result in draws]
-            sets[row] = [{"neurons": n, "origin": origin} for n, origin in zip(neurons, origins, strict=True)]
+            sets[row] = [
+                {"neurons": result.metadata["neurons"] or 0, "origin": {"kind": arm, **vars(result.run)}}
+                for result in draws
+            ]
         settings = {"model": self.settings["model"], "mode": TUNED, "corpus": passages.corpus}
         return EffectMatrix(
             nats=nats,
@@ -161,14 +157,12 @@ class Enhancement(Result, kind="enhancement"):
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        """One row per domain, rate, number of passages, tuned language, arm and language read.
-
-        Change of loss against the original model with its 95 % interval, low and high, in nats per token.
-        """
+        """One row per domain, rate, number of passages, tuned language, arm and language read: change of loss against
+        the original model in nats per token, with its 95 % interval (low, high)."""
         frames = []
-        places: Iterable[tuple[str, Rate, int]] = product(self.read, RATES, self.design["documents"])
+        places: Iterator[tuple[str, Rate, int]] = product(self.read, RATES, self.design["documents"])
         for domain, rate, documents in places:
-            arms = {_row(*key): key for key in self._by_arm(rate, documents)}
+            arms = {" ".join(key): key for key in self._by_arm(rate, documents)}
             if not arms:
                 continue
             matrix = self.matrix(domain, rate=rate, documents=documents)
@@ -192,7 +186,7 @@ class Enhancement(Result, kind="enhancement"):
         if not len(table):
             return table
         table["neurons"] = table["neurons"].where(table["neurons"] > 0)  # NaN where all parameters are tuned
-        rates = {_row(*key): self._rate(*key, rate) for key in self._by_arm(rate, documents)}
+        rates = {" ".join(key): self._rate(*key, rate) for key in self._by_arm(rate, documents)}
         table = table[["neurons", "own", "others", "difference", "low", "high"]]
         english = frame["en"].reindex(table.index) if "en" in frame else float("nan")
         return table.assign(english=english, learning_rate=table.index.map(rates)).rename_axis("tuned")
@@ -203,43 +197,33 @@ class Enhancement(Result, kind="enhancement"):
         return [self._finding(language, rate) for language in self.design["languages"] for rate in rates]
 
     def _finding(self, language: str, rate: Rate) -> str:
-        cells = self.matrix(rate=rate).intervals.set_index(["off", "read"])
         arms = [arm for tuned, arm in self._by_arm(rate) if tuned == language]
-        of = {arm: cells.loc[(_row(language, arm), language)] for arm in arms}
-        listed = "; ".join(f"{arm} {c['rise']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f})" for arm, c in of.items())
-        sentence = (
+        cells = {arm: self._cell(language, arm, rate) for arm in arms}
+        listed = "; ".join(f"{arm} {c['rise']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f})" for arm, c in cells.items())
+        sentences = [
             f"{language}, {max(self.design['documents'])} passages, {rate} rate: change of its held-out loss in nats "
             f"per token, with 95 % intervals: {listed}."
-        )
-        compared = [self._against(language, rate, arm) for arm in ("random", "matched", "all") if arm in of]
-        return " ".join([sentence, *(compared if "specific" in of else []), *self._edges(language, rate, of)])
-
-    def _edges(self, language: str, rate: Rate, arms: Iterable[str]) -> list[str]:
-        """Whose rate might have been better beyond those that were tried."""
+        ]
+        for arm in ("random", "matched", "all") if "specific" in arms else ():
+            if arm in arms:
+                rise, *ends = self._cell(language, "specific", rate, arm)[["rise", "low", "high"]]
+                side = _VERDICTS.get(verdict(*ends), "not told apart from")
+                sentences.append(f"Its own neurons are {side} {arm} ({rise:+.4f}, {ends[0]:+.4f} to {ends[1]:+.4f}).")
         tried, own = self.design["rates"], self.settings["own_rates"][language]
-        if rate != "own" or len(tried) < 2:
-            return []
-        edges = [f"{arm} ({own[arm]:g})" for arm in arms if own[arm] in (min(tried), max(tried))]
-        sentence = "The lowest or highest rate tried was best for {}: one beyond it may be better still."
-        return [sentence.format(", ".join(edges))] if edges else []
+        edges = [f"{arm} ({own[arm]:g})" for arm in arms if rate == "own" and own[arm] in (min(tried), max(tried))]
+        if edges and len(tried) > 1:
+            best = f"The lowest or highest rate tried was best for {', '.join(edges)}"
+            sentences.append(f"{best}: one beyond it may be better still.")
+        return " ".join(sentences)
 
-    def _against(self, language: str, rate: Rate, arm: str) -> str:
-        cells = self.matrix(rate=rate, against=arm).intervals.set_index(["off", "read"])
-        cell = cells.loc[(_row(language, "specific"), language)]
-        side = _VERDICTS.get(verdict(cell["low"], cell["high"]), "not told apart from")
-        return f"Its own neurons are {side} {arm} ({cell['rise']:+.4f}, {cell['low']:+.4f} to {cell['high']:+.4f})."
+    def _cell(self, language: str, arm: str, rate: Rate, against: str = ORIGINAL) -> pd.Series:
+        """Change of a language's own held-out loss, with its interval."""
+        cells = self.matrix(rate=rate, against=against).intervals.set_index(["off", "read"])
+        return cells.loc[(f"{language} {arm}", language)]
 
     def __repr__(self) -> str:
         return f"Enhancement({len(self.results)} runs)\n" + "\n".join(self.findings())
 
 
-def _row(language: str, arm: str) -> str:
-    return f"{language} {arm}"
-
-
-def _draws(
-    results: Sequence[RunResult], other: Sequence[RunResult] | None, domain: str, language: str, base: Tensor
-) -> Tensor:
-    """``[seed, passage]``: losses, or what they are above another arm's with the same seed, on top of ``base``."""
-    nats, *others = (torch.stack([r.nats[domain][language] for r in each]) for each in (results, other) if each)
-    return nats - others[0] + base if others else nats
+def _stacked(results: Sequence[RunResult], domain: str, language: str) -> Float[Tensor, "seed passage"]:
+    return torch.stack([result.nats[domain][language] for result in results])

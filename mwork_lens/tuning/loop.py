@@ -60,10 +60,9 @@ def tune(
 ) -> Tuned:
     """Tune only the weights of some neurons, in place; every other entry of every weight stays bit-identical.
 
-    Next-token loss with AdamW. Gradients are masked as they arrive and the rest is freed at once; optimiser state,
-    clipping and weight decay know the selected entries only; backward stops below the lowest layer that holds any.
-    Half-precision weights are rounded from float32 masters of the selected entries. Defaults are the paper's recipe
-    (section 5.1), which at 400 texts is 13 steps and moves no weight by more than about 1.5e-5.
+    Next-token loss with AdamW; optimiser state, clipping and weight decay know the selected entries only, and
+    half-precision weights are rounded from float32 masters of these. Defaults are the paper's recipe (section 5.1),
+    which at 400 texts is 13 steps and moves no weight by more than about 1.5e-5.
 
     Args:
         model: a hooked model; changed in place (``result.delta.revert(model)`` takes it back).
@@ -146,8 +145,8 @@ class _Run:
         self.rows = self.recipe.rows(self.model, texts)
         self.total = self.recipe.total_steps(len(self.rows))
         self.masters = {part.name: part.master for part in self.parts}
-        rates = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
-        self.optimiser = torch.optim.AdamW(self.masters.values(), **rates)
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
+        self.optimiser = torch.optim.AdamW(self.masters.values(), lr=rate, weight_decay=decay)
         self.identity = {
             "model": str(self.model.cfg.model_name),
             "recipe": asdict(self.recipe),

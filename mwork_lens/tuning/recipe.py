@@ -63,11 +63,7 @@ class Recipe(RecipeSettings):
         return torch.randperm(rows, generator=generator)
 
     def rows(self, model: HookedModel, texts: Sequence[Document]) -> list[Int[Tensor, " _"]]:
-        """Token ids to train on: one row per text, or (packed) all texts end to end and cut into equal rows.
-
-        Raises:
-            ValueError: for no texts, or a row in which no token is predicted.
-        """
+        """Token ids to train on; a ValueError for no texts, or for a row in which no token is predicted."""
         if not texts:
             raise ValueError("There are no texts to train on.")
         names, packed = [str(i) for i in range(len(texts))], self.layout == "packed"
@@ -90,17 +86,16 @@ def predicted(model: HookedModel, row: Int[Tensor, " pos"]) -> int:
 def accumulate_gradient(model: HookedModel, batch: TokenBatch, tokens: int) -> float:
     """Summed nats of the batch's tokens; adds the gradient of nats / ``tokens`` to what requires one.
 
-    Backward runs in two parts, first through the unembedding, a few positions at a time, then through the blocks: the
-    same gradient, but never the logits of the whole batch.
+    Backward runs through the unembedding a few positions at a time, then through the blocks: the same gradient.
     """
     counted = batch.content[:, 1:]
     hidden = run_blocks(model, batch.tokens)[:, :-1][counted]
     targets = batch.tokens[:, 1:][counted]
     gradients, total = [], 0.0
-    pairs = zip(hidden.detach().split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True)
-    for part, part_targets in pairs:
-        leaf = part.requires_grad_()
-        nats = functional.cross_entropy(differentiable_logits(model, leaf), part_targets, reduction="sum")
+    parts = (values.split(POSITIONS_AT_ONCE) for values in (hidden.detach(), targets))
+    for leaf, leaf_targets in zip(*parts, strict=True):
+        leaf.requires_grad_()
+        nats = functional.cross_entropy(differentiable_logits(model, leaf), leaf_targets, reduction="sum")
         (nats / tokens).backward()
         assert leaf.grad is not None
         gradients.append(leaf.grad)

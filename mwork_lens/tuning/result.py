@@ -135,19 +135,14 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
     def _require_same(self, path: Path, parts: Sequence[MaskedParameter], identity: Mapping[str, Any]) -> None:
         """Refuse other settings, and weights that are neither those before tuning nor those of the checkpoint."""
         for key, value in identity.items():
-            if self.identity.get(key) != value:
-                raise ValueError(
-                    f"{path} was written by a run with {key}={self.identity.get(key)!r}, not {value!r}: choose another "
-                    "folder, or the same settings to go on with it."
-                )
+            if (before := self.identity.get(key)) != value:
+                advice = "choose another folder, or the same settings to go on with it"
+                raise ValueError(f"{path} was written by a run with {key}={before!r}, not {value!r}: {advice}.")
         for part in parts:
-            current = part.read().cpu()
-            reached = self.masters[part.name].to(current.dtype)
-            if not any(torch.equal(current, values) for values in (self.starting[part.name], reached)):
-                raise ValueError(
-                    f"{path} goes on from other weights than the model has (first in {part.name}): give it the model "
-                    "that the run started from."
-                )
+            current, starting = part.read().cpu(), self.starting[part.name]
+            if not torch.equal(current, starting) and not torch.equal(current, self.masters[part.name].to(current)):
+                problem = f"{path} goes on from other weights than the model has (first in {part.name})"
+                raise ValueError(f"{problem}: give it the model that the run started from.")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
