@@ -1,6 +1,8 @@
 """Inspect neurons: what they read on a corpus, and what they write through the unembedding."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,21 +15,35 @@ from ..model import (
     ROWS_AT_ONCE,
     SITES,
     Encoded,
+    ExactSum,
+    ForwardHook,
     HookedModel,
+    Plan,
+    Reducer,
+    Running,
+    TokenBatch,
     final_norm,
     key_value_heads,
     post_norm,
+    stream,
     top_ids,
     weight,
 )
 from ..neurons import NeuronSet, NeuronSpace
+from ..store import storable
 from ..text import Document, Identifier
-from .activation_examples import Activity, Place, Places, fires, follow
 from .neuron_cards import Neuron, NeuronCards, sign_of
 from .vocabulary import TokenLanguages, label_vocabulary, require_top_k, token_texts
 
 BROKEN = "\ufffd"
 """What a part of a character decodes to."""
+
+GATE = "mlp.hook_pre"
+"""What the feed-forward's nonlinearity reads: a neuron fires where this is above zero."""
+
+Place = tuple[int, str]
+Places = Mapping[Place, Int[Tensor, " _"]]
+"""The neurons to follow, by layer and site; one after the other they are an axis ``neuron``."""
 
 
 def inspect(
@@ -73,26 +89,38 @@ def inspect(
     if contexts < 1 or window < 0:
         raise ValueError(f"{contexts=} or {window=} is out of range.")
     encoded = Encoded.of(model, corpus, max_tokens)
-    languages = tuple(encoded)
+    languages, plan = tuple(encoded), encoded.plan(batch_size)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
-    places = _places(neurons)
-    activity = follow(model, places, encoded.plan(batch_size), contexts=contexts, progress=progress)
+    places = {
+        (layer, site): mask[layer].nonzero().flatten()
+        for layer in range(neurons.space.n_layers)
+        for site, mask in neurons.masks.items()
+        if mask[layer].any()
+    }
+    activity = follow(model, places, plan, contexts=contexts, progress=progress)
     promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
-    space, described = neurons.space, {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
+    space, positions = neurons.space, activity.positions[:, None]
+    fire = torch.tensor([_fires(model, site) for (_, site), of_site in places.items() for _ in of_site])
     return NeuronCards(
         neurons=tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist()),
-        firing_rate=_firing_rate(model, places, activity),
-        mean=(activity.total.value() / activity.positions[:, None]).t(),
-        magnitude=(activity.magnitude.value() / activity.positions[:, None]).t(),
+        firing_rate=torch.where(fire, activity.fired.double() / positions, torch.nan).t(),
+        mean=(activity.total.value() / positions).t(),
+        magnitude=(activity.magnitude.value() / positions).t(),
         strongest=activity.strongest.values,
-        contexts=tuple(_contexts(model, rows, encoded, window) for rows in activity.strongest.where),
+        contexts=tuple(_contexts(model, rows, plan, window) for rows in activity.strongest.where),
         promoted=promoted,
         suppressed=suppressed,
         tokens=_tokens(model, labels, torch.cat([promoted, suppressed])),
         vocabulary=labels.shares(),
         languages=languages,
-        settings={"model": space.model, "processing": space.processing, "origin": dict(neurons.origin), **described}
-        | dict(labels.settings),
+        settings={
+            "model": space.model,
+            "processing": space.processing,
+            "origin": dict(neurons.origin),
+            "max_tokens": max_tokens,
+            "corpus": encoded.corpus.describe(),
+            **labels.settings,
+        },
     )
 
 
@@ -105,43 +133,116 @@ def _as_set(model: HookedModel, neurons: NeuronSet | Iterable[Neuron]) -> Neuron
     return neuron_set
 
 
-def _places(neurons: NeuronSet) -> Places:
-    return {
-        (layer, site): mask[layer].nonzero().flatten()
-        for layer in range(neurons.space.n_layers)
-        for site, mask in neurons.masks.items()
-        if mask[layer].any()
-    }
-
-
 # --- what they read -------------------------------------------------------------------------------
 
 
-def _firing_rate(model: HookedModel, places: Places, activity: Activity) -> Float[Tensor, "neuron language"]:
-    """NaN for neurons that do not fire."""
-    fire = torch.tensor([fires(model, site) for (_, site), neurons in places.items() for _ in neurons])
-    rate = activity.fired.double() / activity.positions[:, None]
-    return torch.where(fire, rate, torch.nan).t()
+@storable
+@dataclass(frozen=True)
+class Strongest:
+    """The activations of largest absolute value of each neuron."""
+
+    values: Float[Tensor, "neuron rank"]
+    """With their sign, strongest first."""
+    where: Int[Tensor, "neuron rank 3"]
+    """Batch of the plan, passage and position of each; -1 where there are fewer."""
+
+    def add(self, other: "Strongest") -> None:
+        """Take in those of other batches; of equally strong ones the plan's earlier batch comes first."""
+        values, where = torch.cat([self.values, other.values], 1), torch.cat([self.where, other.where], 1)
+        batch = where[..., 0]
+        order = batch.argsort(dim=1, stable=True)
+        weakness = torch.where(batch < 0, 1, -values.abs()).gather(1, order)
+        order = order.gather(1, weakness.argsort(dim=1, stable=True))[:, : self.values.shape[1]]
+        self.values.copy_(values.gather(1, order))
+        self.where.copy_(where.gather(1, order[..., None].expand(-1, -1, 3)))
 
 
-def _contexts(
-    model: HookedModel, places: Int[Tensor, "rank 3"], encoded: Encoded, window: int
-) -> tuple[dict[str, Any], ...]:
+@dataclass(frozen=True)
+class Activity(Reducer, kind="activity"):
+    """What some neurons do on the ordinary tokens of a corpus."""
+
+    positions: Int[Tensor, " language"]
+    fired: Int[Tensor, "language neuron"]
+    """Positions where each neuron fires; 0 where it does not belong to a nonlinearity."""
+    total: ExactSum
+    magnitude: ExactSum
+    """``[language, neuron]``: sums of activations and of their absolute values."""
+    strongest: Strongest
+
+    @classmethod
+    def empty(cls, plan: Plan, neurons: int, contexts: int) -> "Activity":
+        """On no tokens."""
+        shape = (len(plan.encoded), neurons)
+        return cls(
+            **Reducer.start(plan),
+            positions=torch.zeros(len(plan.encoded), dtype=torch.long),
+            fired=torch.zeros(shape, dtype=torch.long),
+            total=ExactSum.zeros(*shape),
+            magnitude=ExactSum.zeros(*shape),
+            strongest=Strongest(torch.zeros(neurons, contexts), torch.full((neurons, contexts, 3), -1)),
+        )
+
+    def update(self, batch: TokenBatch, language: int, seen: Mapping[str, Tensor]) -> None:
+        """Add what was seen of all neurons in a batch of one language, by its number.
+
+        Raises:
+            ValueError: if it is in already.
+            OverflowError: if a sum reaches 7e13.
+        """
+        self.claim(batch)
+        rows, positions = (axis.cpu() for axis in batch.content.nonzero(as_tuple=True))
+        self.positions[language] += len(rows)
+        self.fired[language] += seen["fired"]
+        self.total.add(ExactSum.of(seen["total"][None]), language)
+        self.magnitude.add(ExactSum.of(seen["magnitude"][None]), language)
+        where = torch.stack([torch.full_like(rows, batch.number), torch.tensor(batch.rows)[rows], positions], 1)
+        self.strongest.add(Strongest(seen["strongest"], where[seen["where"]]))
+
+
+def follow(model: HookedModel, places: Places, plan: Plan, *, contexts: int, progress: bool) -> Activity:
+    """Stream a corpus through the model."""
+    activity = Activity.empty(plan, sum(map(len, places.values())), contexts)
+    running, languages = Running(), list(plan.encoded)
+    seen = {place: {"fired": torch.zeros(len(neurons), dtype=torch.long)} for place, neurons in places.items()}
+
+    def values(place: Place, activation: Tensor) -> Float[Tensor, "neuron row"]:
+        return activation.flatten(2)[running.batch.content][:, places[place].to(activation.device)].t().cpu()
+
+    def count(place: Place, activation: Tensor, hook: Any = None) -> Tensor:
+        seen[place]["fired"] = (values(place, activation) > 0).sum(1)
+        return activation
+
+    def read(place: Place, activation: Tensor, hook: Any = None) -> Tensor:
+        each = values(place, activation).float()
+        where = each.abs().topk(min(contexts, each.shape[1]), dim=1).indices
+        sums = {"total": each.double().sum(1), "magnitude": each.double().abs().sum(1)}
+        seen[place] |= {**sums, "strongest": each.gather(1, where), "where": where}
+        return activation
+
+    hooks: list[ForwardHook] = [(SITES[place[1]].hook_name(place[0]), partial(read, place)) for place in places]
+    hooks += [(f"blocks.{place[0]}.{GATE}", partial(count, place)) for place in places if _fires(model, place[1])]
+    for batch, _ in stream(model, plan, hooks, running, progress="reading" if progress else None):
+        of_all = {name: torch.cat([of_site[name] for of_site in seen.values()]) for name in next(iter(seen.values()))}
+        activity.update(batch, languages.index(batch.language), of_all)
+    return activity
+
+
+def _fires(model: HookedModel, site: str) -> bool:
+    """Whether neurons of a site fire or not: those behind the feed-forward's nonlinearity."""
+    return site == "mlp" and f"blocks.0.{GATE}" in model.hook_dict
+
+
+def _contexts(model: HookedModel, places: Int[Tensor, "rank 3"], plan: Plan, window: int) -> tuple[dict[str, Any], ...]:
     """The text around each place: language, passage, position, and what stands before, at and after it."""
     contexts = []
     for number, passage, position in places[places[:, 0] >= 0].tolist():
-        language = list(encoded)[number]
-        ids = encoded[language][passage].tolist()
-        before = _joined(model, ids[max(0, position - window) : position])
-        after = _joined(model, ids[position + 1 : position + 1 + window])
+        language, _ = plan.groups[number]
+        ids = plan.encoded[language][passage].tolist()
+        parts = ids[max(0, position - window) : position], [ids[position]], ids[position + 1 : position + 1 + window]
+        before, token, after = (_joined(model, part) for part in parts)
+        where = {"language": language, "passage": plan.encoded.names[language][passage], "position": position}
         # the window may cut through a character of several tokens
-        text = {
-            "before": before.lstrip(BROKEN),
-            "token": _joined(model, [ids[position]]),
-            "after": after.rstrip(BROKEN),
-        }
-        where = {"language": language, "passage": encoded.names[language][passage], "position": position}
-        contexts.append({**where, **text})
+        contexts.append({**where, "before": before.lstrip(BROKEN), "token": token, "after": after.rstrip(BROKEN)})
     return tuple(contexts)
 
 
@@ -171,11 +272,10 @@ def _written(
     """The tokens that neurons promote and suppress by an activation of this sign; -1 for what writes nothing."""
     promoted, suppressed = [], []
     for (place, neurons), sign in zip(places.items(), signs.split([*map(len, places.values())]), strict=True):
+        most = least = torch.full((len(neurons), k), -1)
         if SITES[place[1]].writes:
             added = directions(model, place, neurons)
             most, least = _top_and_bottom(model, added * sign.to(added)[:, None], k)
-        else:
-            most = least = torch.full((len(neurons), k), -1)
         promoted.append(most)
         suppressed.append(least)
     return torch.cat(promoted), torch.cat(suppressed)

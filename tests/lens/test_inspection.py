@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mwork_lens as mw
-from mwork_lens.lens.activation_examples import Strongest
+from mwork_lens.lens.inspection import Strongest
 from mwork_lens.lens.neuron_cards import NeuronCards
 from mwork_lens.model.sites import SITES
 
@@ -49,27 +49,29 @@ def test_what_neurons_read_is_what_the_hooks_see(family, batch_size):
             assert context["token"] == f"<{ids[context['position']].item()}>"
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from([0.0, 1.0, -1.0, 2.0]), st.integers(0, 1)), min_size=1, max_size=12), st.data()
-)
-def test_the_strongest_are_the_same_in_any_order(seen, data):
-    """Equally strong ones too: those stay that come first in the corpus."""
-    parts = [
-        Strongest(torch.tensor([[value]]), torch.tensor([[[language, 0, i]]]))
-        for i, (value, language) in enumerate(seen)
-    ]
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.0]), min_size=1, max_size=3), max_size=6), st.data())
+def test_the_strongest_are_the_same_in_any_order(batches, data):
+    """Equally strong ones too: by batch of the plan, and within one as that lists them."""
+    parts = []
+    for number, values in enumerate(batches):
+        values = sorted(values, key=abs, reverse=True)
+        where = [[number, 0, position] for position in range(len(values))]
+        parts.append(Strongest(torch.tensor([values]), torch.tensor([where])))
 
-    def strongest(order):
+    def strongest(some):
         best = Strongest(torch.zeros(1, 3), torch.full((1, 3, 3), -1))
-        for i in order:
-            best.add(parts[i])
+        for part in some:
+            best.add(part)
         return best
 
-    expected, found = (strongest(order) for order in (range(len(parts)), data.draw(st.permutations(range(len(parts))))))
-    assert torch.equal(found.values, expected.values)
-    assert torch.equal(found.where, expected.where)
-    places = sorted((-abs(value), language, 0, i) for i, (value, language) in enumerate(seen))[:3]
-    assert found.where[0, : len(places)].tolist() == [list(place[1:]) for place in places]
+    dealt = data.draw(st.permutations(parts))
+    cut = data.draw(st.integers(0, len(parts)))
+    merged, expected = strongest(dealt[:cut]), strongest(parts)
+    merged.add(strongest(dealt[cut:]))
+    assert torch.equal(merged.values, expected.values)
+    assert torch.equal(merged.where, expected.where)
+    places = sorted((-abs(v), *w) for part in parts for v, w in zip(part.values[0].tolist(), part.where[0].tolist()))
+    assert merged.where[0, : len(places)].tolist() == [list(place[1:]) for place in places[:3]]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "neox", "gemma2"])
