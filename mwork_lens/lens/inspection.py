@@ -33,7 +33,7 @@ from ..neurons import NeuronSet, NeuronSpace
 from ..store import storable
 from ..text import Document, Identifier
 from .neuron_cards import Neuron, NeuronCards, sign_of
-from .vocabulary import TokenLanguages, label_vocabulary, require_top_k, token_texts
+from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
 
 BROKEN = "\ufffd"
 """What a part of a character decodes to."""
@@ -100,6 +100,7 @@ def inspect(
     activity = follow(model, places, plan, contexts=contexts, progress=progress)
     promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
     space, positions = neurons.space, activity.positions[:, None]
+    settings = {"origin": dict(neurons.origin), "max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
     fire = torch.tensor([_fires(model, site) for (_, site), of_site in places.items() for _ in of_site])
     return NeuronCards(
         neurons=tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist()),
@@ -110,17 +111,10 @@ def inspect(
         contexts=tuple(_contexts(model, rows, plan, window) for rows in activity.strongest.where),
         promoted=promoted,
         suppressed=suppressed,
-        tokens=_tokens(model, labels, torch.cat([promoted, suppressed])),
+        tokens=decoded_tokens(model, labels, torch.cat([promoted, suppressed])),
         vocabulary=labels.shares(),
         languages=languages,
-        settings={
-            "model": space.model,
-            "processing": space.processing,
-            "origin": dict(neurons.origin),
-            "max_tokens": max_tokens,
-            "corpus": encoded.corpus.describe(),
-            **labels.settings,
-        },
+        settings={"model": space.model, "processing": space.processing, **settings, **labels.settings},
     )
 
 
@@ -183,12 +177,7 @@ class Activity(Reducer, kind="activity"):
         )
 
     def update(self, batch: TokenBatch, language: int, seen: Mapping[str, Tensor]) -> None:
-        """Add what was seen of all neurons in a batch of one language, by its number.
-
-        Raises:
-            ValueError: if it is in already.
-            OverflowError: if a sum reaches 7e13.
-        """
+        """Add what was seen of all neurons in a batch of one language, by its number."""
         self.claim(batch)
         rows, positions = (axis.cpu() for axis in batch.content.nonzero(as_tuple=True))
         self.positions[language] += len(rows)
@@ -248,37 +237,31 @@ def _contexts(model: HookedModel, places: Int[Tensor, "rank 3"], plan: Plan, win
 
 def _joined(model: HookedModel, ids: Sequence[int]) -> str:
     if model.tokenizer is None:
-        return "".join(_texts(model, ids))
+        return "".join(token_texts(model, ids))
     return model.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def _texts(model: HookedModel, ids: Sequence[int]) -> list[str]:
-    return [f"<{i}>" for i in ids] if model.tokenizer is None else token_texts(model, ids)
-
-
 # --- what they write ------------------------------------------------------------------------------
-
-
-def _tokens(model: HookedModel, labels: TokenLanguages, ids: Int[Tensor, "neuron k"]) -> dict[int, tuple[str, str]]:
-    """Text and language of each token."""
-    distinct = [i for i in ids.unique().tolist() if i >= 0]
-    return dict(zip(distinct, zip(_texts(model, distinct), labels.of(distinct), strict=True), strict=True))
 
 
 @torch.inference_mode()
 def _written(
     model: HookedModel, places: Places, signs: Int[Tensor, " neuron"], k: int
 ) -> tuple[Int[Tensor, "neuron k"], Int[Tensor, "neuron k"]]:
-    """The tokens that neurons promote and suppress by an activation of this sign; -1 for what writes nothing."""
-    promoted, suppressed = [], []
+    """The tokens that neurons promote and suppress most by an activation of this sign; -1 for what writes nothing."""
+    tokens = []
     for (place, neurons), sign in zip(places.items(), signs.split([*map(len, places.values())]), strict=True):
-        most = least = torch.full((len(neurons), k), -1)
-        if SITES[place[1]].writes:
-            added = directions(model, place, neurons)
-            most, least = _top_and_bottom(model, added * sign.to(added)[:, None], k)
-        promoted.append(most)
-        suppressed.append(least)
-    return torch.cat(promoted), torch.cat(suppressed)
+        if not SITES[place[1]].writes:
+            tokens.append(torch.full((2, len(neurons), k), -1))
+            continue
+        added = directions(model, place, neurons)
+        added = added * sign.to(added)[:, None]
+        # less the norm of nothing: a final norm's own bias is not the neuron's doing
+        normed = final_norm(model, added) - final_norm(model, torch.zeros_like(added))
+        ids = [top_ids(model, part, k) for part in torch.cat([normed, -normed]).split(ROWS_AT_ONCE)]
+        tokens.append(torch.cat(ids).cpu().view(2, len(neurons), k))
+    promoted, suppressed = torch.cat(tokens, 1)
+    return promoted, suppressed
 
 
 def directions(model: HookedModel, place: Place, neurons: Int[Tensor, " neuron"]) -> Float[Tensor, "neuron d_model"]:
@@ -297,14 +280,3 @@ def directions(model: HookedModel, place: Place, neurons: Int[Tensor, " neuron"]
     added = rows[neurons.to(rows.device)]
     norm = post_norm(model, layer, SITES[site].structure)
     return added if norm is None else added * norm.gain.to(added.dtype)
-
-
-def _top_and_bottom(
-    model: HookedModel, added: Float[Tensor, "neuron d_model"], k: int
-) -> tuple[Int[Tensor, "neuron k"], Int[Tensor, "neuron k"]]:
-    """The ``k`` tokens whose logits each direction raises most and lowers most, strongest first (the direct path)."""
-    # less the norm of nothing: a final norm's own bias is not the neuron's doing
-    normed = final_norm(model, added) - final_norm(model, torch.zeros_like(added))
-    ids = [top_ids(model, part, k) for part in torch.cat([normed, -normed]).split(ROWS_AT_ONCE)]
-    raised, lowered = torch.cat(ids).cpu().chunk(2)
-    return raised, lowered

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,9 @@ class LanguageRatio(Result, kind="language_ratio"):
         frames = {}
         for prompts, share in self._shares.items():
             lift = share - self._chance
-            columns = dict(zip(("share", "low", "high"), (share.value, *share.percentile_interval), strict=True))
-            columns |= {"chance": self._chance.value, "vocabulary": vocabulary}
-            lifts = (lift.value, *lift.percentile_interval)
-            columns |= dict(zip(("lift", "lift_low", "lift_high"), lifts, strict=True))
+            (low, high), (lift_low, lift_high) = share.percentile_interval, lift.percentile_interval
+            columns = {"share": share.value, "low": low, "high": high, "chance": self._chance.value}
+            columns |= {"vocabulary": vocabulary, "lift": lift.value, "lift_low": lift_low, "lift_high": lift_high}
             frames[prompts] = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=cells)
         return pd.concat(frames, names=["prompt_language"]).reset_index()
 
@@ -84,8 +84,7 @@ class LanguageRatio(Result, kind="language_ratio"):
             ValueError: for a language that tokens were not identified over, or one in two groups.
         """
         listed = [language for group in groups.values() for language in group]
-        unknown = [language for language in listed if language not in self.names[:-2]]
-        if unknown or not listed or len(set(listed)) < len(listed):
+        if not listed or len(set(listed)) < len(listed) or not set(listed) <= set(self.names[:-2]):
             raise ValueError(
                 f"Groups {dict(groups)} must hold, once each, some of {', '.join(self.names[:-2])}: the languages that "
                 "tokens were identified over."
@@ -198,8 +197,6 @@ class LanguageRatio(Result, kind="language_ratio"):
         return f"LanguageRatio({self.settings['model']}: prompts {prompts}; layers {list(self.layers)}; {options})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         shares = self.to_frame().pivot(index=["prompt_language", "language"], columns="layer", values="share")
         return f"<p>{escape(repr(self))}</p>{shares.to_html(float_format='{:.0%}'.format)}"
 

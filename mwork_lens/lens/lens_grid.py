@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model import HookedModel, encode, log_normalizer, stream_states, top_tokens
 from ..store import Result
 from ..text import Document, Identifier
-from .vocabulary import TokenLanguages, label_vocabulary, require_top_k, token_texts
+from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +80,16 @@ def lens_grid(
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
     by_layer, probabilities = [], []
     for states in stream_states(model, ids):
-        values, decoded = top_tokens(model, states, top_k, normalize=normalize)
-        by_layer.append(decoded.cpu())
+        values, ids_of_layer = top_tokens(model, states, top_k, normalize=normalize)
+        by_layer.append(ids_of_layer.cpu())
         probabilities.append((values - log_normalizer(model, states, normalize=normalize)[:, None]).exp().cpu())
     top = torch.stack(by_layer)
-    distinct = top.unique().tolist()
-    decoded = dict(zip(distinct, zip(token_texts(model, distinct), labels.of(distinct), strict=True), strict=True))
-    settings = {"model": str(model.cfg.model_name), "normalize": normalize, "top_k": top_k, **labels.settings}
     return LensGrid(
         ids=top,
         probabilities=torch.stack(probabilities),
         tokens=tuple(token_texts(model, ids.tolist())),
-        decoded=decoded,
+        decoded=decoded_tokens(model, labels, top),
         names=labels.names,
         vocabulary=labels.shares(),
-        settings=settings,
+        settings={"model": str(model.cfg.model_name), "normalize": normalize, "top_k": top_k, **labels.settings},
     )

@@ -77,9 +77,9 @@ class LatentLanguages(Result, kind="latent_languages"):
         """
         mean = Estimate.of_mean(self.probability.double().numpy())
         low, high = mean.percentile_interval
-        layers, languages = self.entropy.shape[1], len(self.languages)
-        cells = pd.MultiIndex.from_product([range(layers), self.languages], names=["layer", "language"])
-        entropy = np.repeat([float(self.entropy[:, layer].mean()) for layer in range(layers)], languages)
+        layers = range(self.entropy.shape[1])
+        cells = pd.MultiIndex.from_product([layers, self.languages], names=["layer", "language"])
+        entropy = np.repeat([float(self.entropy[:, layer].mean()) for layer in layers], len(self.languages))
         columns = {"probability": mean.value, "low": low, "high": high, "rank": np.median(self.rank.numpy(), axis=0)}
         frame = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=cells)
         return frame.assign(entropy=entropy).reset_index()
@@ -117,11 +117,8 @@ def read_words(path: str | Path, languages: Sequence[str]) -> list[dict[str, lis
         ValueError: for a malformed line, or if no concept is left.
     """
     tags = [require_language(tag) for tag in languages]
-
-    def words(row: Mapping[str, Any]) -> dict[str, list[str]]:
-        return {tag: [str(word) for word in row[tag]] for tag in tags if row.get(tag)}
-
-    concepts = [concept for concept in read_rows(Path(path), words) if len(concept) == len(tags)]
+    rows = read_rows(Path(path), lambda row: {tag: [str(word) for word in row[tag]] for tag in tags if row.get(tag)})
+    concepts = [concept for concept in rows if len(concept) == len(tags)]
     if not concepts:
         raise ValueError(f"{path} has no concept with words in all of {', '.join(tags)}.")
     return concepts
@@ -153,29 +150,28 @@ def translation_probes(
     Raises:
         ValueError: for a language without words, or too few concepts.
     """
+    names = {**NAMES, **(names or {})}
     for tag in (source, target):
         if not concepts or any(tag not in words for words in concepts):
             raise ValueError(f"Not every concept has a word in {tag!r}.")
+        if tag not in names:
+            raise ValueError(f"What is {tag!r} called in its own language? Say so with names={{{tag!r}: ...}}.")
     distinct = [words for words in concepts if _has_distinct_words(words)]
     if len(distinct) <= shots:
         raise ValueError(
             f"{len(distinct)} concepts can be told apart by language, too few for {shots} examples and a question."
         )
-    names = {**NAMES, **(names or {})}
-    for tag in (source, target):
-        if tag not in names:
-            raise ValueError(f"What is {tag!r} called in its own language? Say so with names={{{tag!r}: ...}}.")
+
+    def question(words: Words) -> str:
+        return f'{names[source]}: "{words[source][0]}" - {names[target]}: "'
+
     generator = random.Random(seed)
     probes = []
     for words in distinct[:limit]:
         examples = generator.sample([other for other in distinct if other is not words], shots)
-        lines = [_line(names, other, source, target) + f'{other[target][0]}"\n' for other in examples]
-        probes.append(Probe("".join(lines) + _line(names, words, source, target), words))
+        lines = [question(other) + f'{other[target][0]}"\n' for other in examples]
+        probes.append(Probe("".join(lines) + question(words), words))
     return probes
-
-
-def _line(names: Mapping[str, str], words: Words, source: str, target: str) -> str:
-    return f'{names[source]}: "{words[source][0]}" - {names[target]}: "'
 
 
 def _has_distinct_words(words: Words) -> bool:
@@ -219,27 +215,27 @@ def latent_languages(
     starts = [_starts(model, {tag: probe.answers[tag] for tag in tags}, i) for i, probe in enumerate(probes)]
     bar = tqdm(zip(encoded, starts, strict=True), total=len(probes), unit="probe", disable=not progress)
     measured = [_probe(model, ids, begins, normalize) for ids, begins in bar]
+    settings = {"model": str(model.cfg.model_name), "processing": weight_processing(model), "normalize": normalize}
     probability, rank, entropy = (torch.stack(parts) for parts in zip(*measured, strict=True))
-    processing = weight_processing(model)
-    settings = {"model": str(model.cfg.model_name), "processing": processing, "normalize": normalize}
     return LatentLanguages(probability, rank, entropy, tuple(tags), tuple(p.prompt for p in probes), settings)
 
 
 def _starts(model: HookedModel, answers: Words, number: int) -> list[Int[Tensor, " _"]]:
     """For each language, the single tokens that begin one of its answers and no other language's."""
     begins = {tag: {i for word in words for i in _prefix_tokens(model, word)} for tag, words in answers.items()}
-    unique = {tag: ids - set().union(*(begins[o] for o in begins if o != tag)) for tag, ids in begins.items()}
-    for tag, ids in unique.items():
-        if not ids:
+    starts = []
+    for tag, ids in begins.items():
+        unique = ids.difference(*(others for other, others in begins.items() if other != tag))
+        if not unique:
             raise ValueError(
                 f"Probe {number}: no token begins the {tag!r} answer {list(answers[tag])} and no other one."
             )
-    return [torch.tensor(sorted(ids)) for ids in unique.values()]
+        starts.append(torch.tensor(sorted(unique)))
+    return starts
 
 
 def _prefix_tokens(model: HookedModel, word: str) -> list[int]:
-    prefixes = [word[:end] for end in range(1, len(word) + 1)]
-    texts = [space + prefix for prefix in prefixes for space in ("", " ")]
+    texts = [space + word[:end] for end in range(1, len(word) + 1) for space in ("", " ")]
     encoded = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return [ids[0] for ids in encoded if len(ids) == 1]
 

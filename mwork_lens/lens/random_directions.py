@@ -17,7 +17,7 @@ LEAST_SPREAD = 1e-5
 
 
 @dataclass(frozen=True)
-class RandomDirections(Reducer):
+class RandomDirections(Reducer, kind="random_directions"):
     """Random directions z ~ N(0, Σ) with the covariance Σ of each layer's states, which is never held.
 
     z = Σ_i w_i g_i (h_i − μ) over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has
@@ -37,23 +37,14 @@ class RandomDirections(Reducer):
         return cls(**Reducer.start(plan), sums=sums)
 
     def update(self, batch: TokenBatch, layers: Sequence[Mapping[str, Tensor]]) -> None:
-        """Add a batch, layer by layer.
-
-        Raises:
-            ValueError: if it is in already.
-            OverflowError: if a sum reaches 7e13.
-        """
+        """Add a batch, layer by layer."""
         self.claim(batch)
         for i, sums in enumerate(layers):
             for name, value in sums.items():
                 self.sums[name].add(ExactSum.of(value[None]), i)
 
     def directions(self, layers: Sequence[int]) -> Iterator[Float[Tensor, "direction d_model"]]:
-        """The random directions of each layer.
-
-        Raises:
-            ValueError: if all states of a layer are the same, which have no direction.
-        """
+        """The random directions of each layer; refuses states that are all the same, which have no direction."""
         parts = (self.sums[name].value() for name in ("drawn", "draws", "mean", "norm"))
         for layer, drawn, draws, mean, norm in zip(layers, *parts, strict=True):
             centred = drawn - draws[:, None] * mean

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from ..model import (
     Encoded,
-    ForwardHook,
     HookedModel,
     Plan,
     Reducer,
@@ -101,7 +100,7 @@ def language_ratio(
     counts, chance = _read(lens, plan, masks, draws, progress)
     settings = {"positions": _name(positions), "new_tokens": new_tokens, "directions": directions, "seed": seed}
     return LanguageRatio(
-        counts={label: found.counts for label, found in counts.items()},
+        counts=counts,
         chance=chance,
         vocabulary=torch.tensor(list(labels.shares().values()), dtype=torch.float64),
         layers=lens.layers,
@@ -114,21 +113,38 @@ def language_ratio(
 
 def _read(
     lens: "Lens", plan: Plan, masks: Masks, draws: Draws | None, progress: bool
-) -> tuple[dict[str, "LabelCounts"], Float[Tensor, "layer direction label"]]:
+) -> tuple[dict[str, Float[Tensor, "prompt layer label"]], Float[Tensor, "layer direction label"]]:
     """The labels that the prompts' states, by prompt language, and random directions decode to."""
     counts = {label: LabelCounts.empty(plan, label, lens) for label in plan.encoded}
     random = RandomDirections.empty(plan, draws, lens.model.cfg.d_model) if draws else None
-    reader = _Reader(lens, draws)
+    running, by_layer, sums = Running(), [], []  # of the running batch, layer by layer
+
+    def read(activation: Tensor, hook: Any = None) -> Tensor:
+        batch = running.batch
+        states, prompts = activation[batch.content], batch.content.nonzero()[:, 0].cpu()
+        labels = lens(states).double().cpu()
+        by_layer.append(labels.new_zeros(len(batch.rows), labels.shape[1]).index_add_(0, prompts, labels))
+        if draws:
+            sums.append(draws.sums(batch, states))
+        return activation
+
     batches = (_at(batch, masks[batch.language]) for batch in plan)
+    hooks = [(stream_hook(layer), read) for layer in lens.layers]
     with tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress) as bar:
-        for batch, _ in stream(lens.model, batches, reader.hooks(), reader.running, progress=bar):
+        for batch, _ in stream(lens.model, batches, hooks, running, progress=bar):
             bar.set_description(f"reading {batch.language}")
-            labels, sums = reader.taken()
-            counts[batch.language].update(batch, labels)
+            counts[batch.language].update(batch, torch.stack(by_layer, 1))
             if random:
                 random.update(batch, sums)
+            by_layer.clear()
+            sums.clear()
         bar.set_description("reading random directions")
-        return counts, _chance(lens, random)
+        chance = torch.zeros(len(lens.layers), 0, len(lens.labels.names), dtype=torch.float64)
+        if random:
+            directions = (rows.to(lens.model.unembed.W_U) for rows in random.directions(lens.layers))
+            with torch.inference_mode():
+                chance = torch.stack([lens(rows).double().cpu() for rows in directions])
+    return {label: reducer.counts for label, reducer in counts.items()}, chance
 
 
 def _at(batch: TokenBatch, masks: Sequence[Bool[Tensor, " _"]]) -> TokenBatch:
@@ -175,36 +191,8 @@ class Lens:
         }
 
 
-class _Reader:
-    """What hooks make of the running batch, layer by layer: each prompt's labels, and sums for random directions."""
-
-    def __init__(self, lens: Lens, draws: Draws | None) -> None:
-        self.lens, self.draws, self.running = lens, draws, Running()
-        self.labels: list[Float[Tensor, "prompt label"]] = []
-        self.sums: list[dict[str, Tensor]] = []
-
-    def hooks(self) -> list[ForwardHook]:
-        return [(stream_hook(layer), self._read) for layer in self.lens.layers]
-
-    def _read(self, activation: Tensor, hook: Any = None) -> Tensor:
-        batch = self.running.batch
-        states, prompts = activation[batch.content], batch.content.nonzero()[:, 0].cpu()
-        labels = self.lens(states).double().cpu()
-        by_prompt = torch.zeros(len(batch.rows), labels.shape[1], dtype=torch.float64)
-        self.labels.append(by_prompt.index_add_(0, prompts, labels))
-        if self.draws is not None:
-            self.sums.append(self.draws.sums(batch, states))
-        return activation
-
-    def taken(self) -> tuple[Float[Tensor, "prompt layer label"], list[dict[str, Tensor]]]:
-        """What was read, once the batch is through; the next one begins at nothing."""
-        labels, sums = torch.stack(self.labels, 1), self.sums
-        self.labels, self.sums = [], []
-        return labels, sums
-
-
 @dataclass(frozen=True)
-class LabelCounts(Reducer):
+class LabelCounts(Reducer, kind="label_counts"):
     """What the states of one language's prompts decode to."""
 
     counts: Float[Tensor, "prompt layer label"]
@@ -217,31 +205,17 @@ class LabelCounts(Reducer):
         return cls(**Reducer.start(plan, language), counts=torch.zeros(shape, dtype=torch.float64))
 
     def update(self, batch: TokenBatch, labels: Float[Tensor, "batch layer label"]) -> None:
-        """Add a batch.
-
-        Raises:
-            ValueError: if it is in already, or of another language.
-        """
+        """Add a batch."""
         self.claim(batch)
         self.counts[list(batch.rows)] += labels
-
-
-@torch.inference_mode()
-def _chance(lens: Lens, random: RandomDirections | None) -> Float[Tensor, "layer direction label"]:
-    if random is None:
-        return torch.zeros(len(lens.layers), 0, len(lens.labels.names), dtype=torch.float64)
-    directions = (rows.to(lens.model.unembed.W_U) for rows in random.directions(lens.layers))
-    return torch.stack([lens(rows).double().cpu() for rows in directions])
 
 
 # --- what to read ---------------------------------------------------------------------------------
 
 
 def _masks(encoded: Encoded, positions: Positions | None) -> Masks:
-    """Where the ordinary tokens to read are; refuses a prompt of which none would be."""
-    masks = {
-        label: [_mask(ids, encoded.special, positions) for ids in documents] for label, documents in encoded.items()
-    }
+    """Where the ordinary tokens to read are, without positions that a prompt does not have; refuses one without any."""
+    masks = {label: [_mask(ids, encoded.special, positions) for ids in each] for label, each in encoded.items()}
     for label, by_prompt in masks.items():
         empty = [name for name, mask in zip(encoded.names[label], by_prompt, strict=True) if not mask.any()]
         if empty:
@@ -250,7 +224,6 @@ def _masks(encoded: Encoded, positions: Positions | None) -> Masks:
 
 
 def _mask(ids: Int[Tensor, " pos"], special: Int[Tensor, " id"], positions: Positions | None) -> Bool[Tensor, " pos"]:
-    """Where the ordinary tokens at some positions are; positions that the prompt does not have are left out."""
     ordinary = (~torch.isin(ids, special)).nonzero().flatten()
     if isinstance(positions, slice):
         ordinary = ordinary[list(range(len(ordinary))[positions])]
@@ -280,9 +253,8 @@ def _require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[in
     wanted = list(every) if layers is None else sorted(set(layers))
     outside = [layer for layer in wanted if layer not in every]
     if outside or not wanted:
-        raise ValueError(
-            f"{model.cfg.model_name} has layers 0 (the embedding) to {every[-1]}, not {outside or 'none at all'}."
-        )
+        bounds = f"layers 0 (the embedding) to {every[-1]}, not {outside or 'none at all'}"
+        raise ValueError(f"{model.cfg.model_name} has {bounds}.")
     return wanted
 
 
@@ -307,7 +279,7 @@ def _require_room(model: HookedModel, encoded: Encoded, new_tokens: int) -> None
 def _reported(corpus: Corpus, languages: Sequence[str] | None, labels: TokenLanguages | None) -> list[str]:
     """The languages to report, each one that tokens are identified as."""
     if languages is None and corpus.labels == "free" and labels is None:
-        raise ValueError(f"The prompts' labels ({', '.join(corpus)}) are no languages: give languages=.")
+        raise ValueError(f"The prompts' labels ({', '.join(corpus)}) are not languages: give languages=.")
     if languages is None:
         wanted = list(labels.languages) if labels else ["en", *corpus]
     else:

@@ -7,8 +7,8 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,15 +19,7 @@ from torch import Tensor
 
 from ..model import MAX_TOKENS, Encoded, HookedModel
 from ..store import Result, cache_directory
-from ..text import (
-    OTHER,
-    SHARED,
-    Document,
-    Identifier,
-    expected_scripts,
-    main_script,
-    require_language,
-)
+from ..text import OTHER, SHARED, Document, Identifier, expected_scripts, main_script, require_language
 from ..text import identifier as identifier_of
 
 logger = logging.getLogger("mwork_lens")
@@ -121,7 +113,12 @@ def label_vocabulary(
         return TokenLanguages(TokenLanguages.load(path).labels.long(), names, settings)
     logger.info("Identifying the language of %s tokens once (up to a minute) ...", f"{model.cfg.d_vocab:,}")
     labels = _labels(model, identifier_of(identifier, candidates), candidates)
-    _keep(path, TokenLanguages(labels.to(torch.int16), names, settings))
+    try:
+        # another process may have written the same in the meantime
+        with contextlib.suppress(FileExistsError):
+            TokenLanguages(labels.to(torch.int16), names, settings).save(path)
+    except OSError as error:
+        logger.warning("The labels could not be written to %s (%s); they will be identified again.", path, error)
     return TokenLanguages(labels, names, settings)
 
 
@@ -152,15 +149,10 @@ def _require_tokenizer(model: HookedModel) -> None:
 
 
 def require_top_k(model: HookedModel, top_k: int) -> None:
-    """Refuse more decoded tokens than the vocabulary has.
-
-    Raises:
-        ValueError: for ``top_k`` below 1 or above the size of the vocabulary.
-    """
-    if not 1 <= top_k <= model.cfg.d_vocab:
-        raise ValueError(
-            f"top_k={top_k} is outside 1 to {model.cfg.d_vocab}, the vocabulary of {model.cfg.model_name}."
-        )
+    """Refuse more decoded tokens than the vocabulary has, or none."""
+    size = model.cfg.d_vocab
+    if not 1 <= top_k <= size:
+        raise ValueError(f"top_k={top_k} is outside 1 to {size}, the vocabulary of {model.cfg.model_name}.")
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -171,7 +163,15 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 def token_texts(model: HookedModel, ids: Sequence[int]) -> list[str]:
     """Each token as text, with its leading space; parts of a character come out as the replacement character."""
-    return [model.tokenizer.decode([i]) for i in ids]
+    return [f"<{i}>" if model.tokenizer is None else model.tokenizer.decode([i]) for i in ids]
+
+
+def decoded_tokens(
+    model: HookedModel, labels: TokenLanguages, ids: Int[Tensor, "*shape"]
+) -> dict[int, tuple[str, str]]:
+    """Text and language of each token among ``ids``; -1 is not a token."""
+    distinct = [i for i in ids.unique().tolist() if i >= 0]
+    return dict(zip(distinct, zip(token_texts(model, distinct), labels.of(distinct), strict=True), strict=True))
 
 
 def _labels(model: HookedModel, identifier: Identifier, candidates: Sequence[str]) -> Int[Tensor, " token"]:
@@ -192,20 +192,8 @@ def _labels(model: HookedModel, identifier: Identifier, candidates: Sequence[str
 def _readable(text: str, crowded: set[str]) -> bool:
     """Whether a text can have a language: letters, no markup, more than one letter where languages share a script."""
     letters = len(_LETTER.findall(text))
-    if not letters or "\ufffd" in text or _MARKUP.fullmatch(text):
-        return False
-    return letters > 1 or main_script(text) not in crowded
-
-
-def _keep(path: Path, labels: TokenLanguages) -> None:
-    try:
-        # another process may have written the same in the meantime
-        with contextlib.suppress(FileExistsError):
-            labels.save(path)
-    except OSError as error:
-        logger.warning(
-            "The labels could not be written to %s (%s); they will be identified again next time.", path, error
-        )
+    marked = "\ufffd" in text or _MARKUP.fullmatch(text)
+    return bool(letters) and not marked and (letters > 1 or main_script(text) not in crowded)
 
 
 # --- how often an identifier is right -------------------------------------------------------------
@@ -257,8 +245,6 @@ class IdentifierAccuracy(Result, kind="identifier_accuracy"):
         return f"IdentifierAccuracy({self.summary()})\n{self.to_frame().round(2).to_string()}"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         return f"<p>{escape(self.summary())}</p>{self.to_frame().round(2).to_html()}"
 
 

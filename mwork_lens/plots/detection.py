@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..bench import Benchmark
-from .style import COLOURS, SEQUENTIAL, colour, finish, groups, heat, line, panels, table_axes
+from .style import SEQUENTIAL, colour, finish, groups, heat, line, panels, table_axes
 
 STRUCTURES = {"attention": "attention (q, k, v)", "feed_forward": "feed-forward (mlp)"}
 MEMORY = "megabytes_above_forward"
@@ -30,8 +30,9 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
     by_detection = groups(counted, "detection")
     figure, cells = panels(list(by_detection), shared_yaxes=True)
     for cell, rows in zip(cells, by_detection.values(), strict=True):
-        for stroke, (structure, label) in zip(COLOURS, STRUCTURES.items(), strict=False):
-            for trace in _share_lines(_layer_shares(rows, structure), label, stroke):
+        for i, (structure, label) in enumerate(STRUCTURES.items()):
+            of_structure = rows.query("structure == @structure")
+            for trace in _share_lines(of_structure, label, colour(i)) if len(of_structure) else ():
                 figure.add_trace(trace, **cell)
     figure.update_xaxes(title_text="share of the structure's neurons", rangemode="tozero", tickformat=".1%")
     figure.update_yaxes(dtick=max(1, counted["layer"].nunique() // 10))
@@ -41,23 +42,16 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
     return finish(figure, title, detail, layout, height=560, margin={"t": 130})
 
 
-def _layer_shares(counted: pd.DataFrame, structure: str) -> pd.DataFrame:
-    """Layers by languages, over the sites of one structure."""
-    rows = counted[counted["structure"] == structure]
-    by_layer = rows.pivot_table(index="layer", columns="language", values=["neurons", "width"], aggfunc="sum")
-    return by_layer["neurons"] / by_layer["width"]  # pyright: ignore[reportReturnType, reportOperatorIssue]
-
-
-def _share_lines(shares: pd.DataFrame, label: str, stroke: str) -> list[go.Scatter]:
+def _share_lines(counted: pd.DataFrame, label: str, stroke: str) -> list[go.Scatter]:
     """The languages, where there are several, and their mean."""
-    if not len(shares):
-        return []
+    by_layer = counted.pivot_table(index="layer", columns="language", values=["neurons", "width"], aggfunc="sum")
+    shares: pd.DataFrame = by_layer["neurons"] / by_layer["width"]  # pyright: ignore[reportAssignmentType, reportOperatorIssue]
     several = shares.shape[1] > 1
 
     def draw(name: str, x: Any, width: int, **options: Any) -> go.Scatter:
-        return line(x, shares.index, name, {"color": stroke, "width": width}, hover.format(name), **options)
+        hover = f"{name}<br>layer %{{y}}: %{{x:.2%}}"
+        return line(x, shares.index, name, {"color": stroke, "width": width}, hover, **options)
 
-    hover = "{}<br>layer %{{y}}: %{{x:.2%}}"
     thin = [draw(f"{tag}, {label}", shares[tag], 1, opacity=0.45, showlegend=False) for tag in shares if several]
     return [*thin, draw(f"{label}, {'mean' if several else shares.columns[0]}", shares.mean(axis=1), 3)]
 
@@ -134,8 +128,7 @@ def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
     lengths = sorted(frame["tokens"].unique())
     figure.update_xaxes(type="log", title_text="tokens of a document", tickvals=lengths, ticktext=[*map(str, lengths)])
     figure.update_yaxes(type="log", dtick=1)
-    machine = found.settings
-    dtype = machine["dtype"].removeprefix("torch.")
-    detail = f"{machine['model']}, {dtype}, {machine['device']}, {machine['threads']} threads"
+    settings = {**found.settings, "dtype": found.settings["dtype"].removeprefix("torch.")}
+    detail = "{model}, {dtype}, {device}, {threads} threads".format(**settings)
     legend = {"orientation": "h", "y": -0.2}
     return finish(figure, "What detection costs", detail, layout, height=520, margin={"t": 130}, legend=legend)

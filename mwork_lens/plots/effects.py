@@ -37,7 +37,7 @@ def effect_matrix(effects: EffectMatrix, **layout: Any) -> go.Figure:
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
     table_axes(figure)
     figure.update_xaxes(title_text="language read")
-    figure.update_yaxes(title_text=f"neurons {_done(effects)}")
+    figure.update_yaxes(title_text=f"neurons {'tuned' if effects.tuned else 'off'}")
     passages = sum(map(len, effects.documents.values()))
     detail = (
         f"{effects.settings['model']}; {passages} held-out passages; frame: own language; "
@@ -45,10 +45,6 @@ def effect_matrix(effects: EffectMatrix, **layout: Any) -> go.Figure:
     )
     title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
     return finish(figure, title, detail, layout, height=180 + max(23 * len(frame), 46 * min(len(frame), 12)))
-
-
-def _done(effects: EffectMatrix) -> str:
-    return "tuned" if effects.tuned else "off"
 
 
 def star(cell: Mapping[Any, Any]) -> str:
@@ -78,15 +74,15 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     if not len(table):
         raise ValueError("No row of this effect matrix belongs to a language.")
     table["bar"] = [_bar_name(row) for row in table.to_dict("records")]
-    by_name = groups(table, "bar")
-    figure = go.Figure([_bars(rows, name, colour(i)) for i, (name, rows) in enumerate(by_name.items())])
-    figure.add_traces([_ratios(rows, name) for name, rows in by_name.items()])
+    by_name, done = groups(table, "bar"), "tuned" if effects.tuned else "off"
+    bars = [_bars(rows, name, colour(i)) for i, (name, rows) in enumerate(by_name.items())]
+    figure = go.Figure([*bars, *(_ratios(rows, name) for name, rows in by_name.items())])
     others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
     # room for the first label
     room = [-0.7, table["language"].nunique() - 0.4]
-    figure.update_xaxes(title_text=f"language whose neurons are {_done(effects)}", type="category", range=room)
+    figure.update_xaxes(title_text=f"language whose neurons are {done}", type="category", range=room)
     figure.update_yaxes(title_text=f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}")
-    grouped = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {_done(effects)}"}}}
+    grouped = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {done}"}}}
     detail = f"{effects.settings['model']}; labels: own : others (of controls, matched only); bars: 95 %"
     title = "Selectivity of a language's neurons and of its controls"
     return finish(figure, title, detail, layout, height=520, **grouped)
@@ -132,5 +128,5 @@ def _ratios(rows: pd.DataFrame, name: str) -> go.Scatter:
 
 
 def _is_labelled(row: Mapping[Any, Any]) -> bool:
-    clear = not np.isnan(row["ratio"]) and verdict(row["low"], row["high"]) == "above"
-    return bool(clear and not str(row["kind"]).startswith(UNLABELLED))
+    shown = not np.isnan(row["ratio"]) and not str(row["kind"]).startswith(UNLABELLED)
+    return shown and verdict(row["low"], row["high"]) == "above"

@@ -17,11 +17,8 @@ def generations(found: Generations, *, language: str | None = None, **layout: An
         language: show the share of this language instead.
     """
     frame = found.summary(language)
-    values = {
-        "share": f"share in {language or 'the prompt’s language'}",
-        "repetition": "repeated trigrams",
-        "tokens": "new tokens",
-    }
+    share = f"share in {language or 'the prompt’s language'}"
+    values = {"share": share, "repetition": "repeated trigrams", "tokens": "new tokens"}
     figure, cells = panels([*values.values()], shared_yaxes=True, horizontal_spacing=0.04)
     for i, (read, rows) in enumerate(groups(frame, "prompt_language").items()):
         for cell, value in zip(cells, values, strict=True):

@@ -23,6 +23,7 @@ TOKEN_LENGTH, HOVER_LENGTH = 11, 60
 """Characters of a token in a cell, and over it."""
 GRID_COLOURS = COLOURS[:7]
 LAYERS = "layer (0: embedding)"
+Panels = tuple[go.Figure, list[dict[str, Any]]]
 _RIGHT_TO_LEFT = regex.compile(r"[\p{Bidi_Class=R}\p{Bidi_Class=AL}]")
 
 
@@ -51,13 +52,10 @@ def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3,
     return finish(figure, "Which language each layer speaks", _detail(ratio) + dotted, layout, **look)
 
 
-def _layer_panels(
-    titles: Sequence[str], columns: int, vertical: float, horizontal: float
-) -> tuple[go.Figure, list[dict[str, Any]]]:
+def _layer_panels(titles: Sequence[str], columns: int, vertical: float, horizontal: float) -> Panels:
     """Panels over the same layers, which stand under the lowest panel of each column."""
     columns = min(columns, len(titles))
-    rows = -(-len(titles) // columns)
-    spacing = {"vertical_spacing": vertical / rows, "horizontal_spacing": horizontal}
+    spacing = {"vertical_spacing": vertical / -(-len(titles) // columns), "horizontal_spacing": horizontal}
     figure, cells = panels(titles, columns, shared_xaxes="all", shared_yaxes="all", **spacing)
     for cell in cells[-columns:]:
         figure.update_xaxes(title_text=LAYERS, showticklabels=True, **cell)
@@ -66,12 +64,11 @@ def _layer_panels(
 
 def _panel(ratio: LanguageRatio, prompt: str, pivot: str) -> dict[str, pd.DataFrame]:
     """The lines of one panel, by name."""
-    panel = ratio.only(prompt)
+    panel, names = ratio.only(prompt), ratio.names[:-2]
     if len(ratio.languages) > MOST_LINES:
-        single = [name for name in dict.fromkeys((pivot, prompt)) if name in ratio.names[:-2]]
-        rest = [name for name in ratio.names[:-2] if name not in single]
-        merged = {pivot: [pivot], OWN: [prompt] if prompt != pivot else [], REST: rest}
-        panel = panel.grouped({name: of for name, of in merged.items() if of and (name == REST or of[0] in single)})
+        single = [name for name in dict.fromkeys((pivot, prompt)) if name in names]
+        alone = {name if name == pivot else OWN: [name] for name in single}
+        panel = panel.grouped({**alone, REST: [name for name in names if name not in single]})
     return groups(panel.to_frame(), "language")
 
 
@@ -92,11 +89,11 @@ def _lines(prompt: str, name: str, rows: pd.DataFrame, stroke: str) -> list[go.S
         f"<br>lift: {100 * row['lift']:+.1f} points ({100 * row['lift_low']:+.1f} to {100 * row['lift_high']:+.1f})"
         for row in rows.to_dict("records")
     ]
-    grey = name in GREYS
-    style = {"color": stroke, "width": 1.2, "dash": "dash"} if grey else {"color": stroke, "width": 2.5}
+    if name in GREYS:
+        style = {"color": stroke, "width": 1.2, "dash": "dash"}
+        return [line(rows["layer"], rows["share"], name, style, hoverinfo="text", hovertext=hover)]
+    style = {"color": stroke, "width": 2.5}
     share = line(rows["layer"], rows["share"], name, style, hoverinfo="text", hovertext=hover)
-    if grey:
-        return [share]
     dotted = {"color": stroke, "dash": "dot", "width": 1.5}
     chance = line(rows["layer"], rows["chance"], name, dotted, legendgroup=name, showlegend=False)
     return [band(rows, stroke, name), chance, share]
@@ -165,7 +162,7 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
     names = _grid_names(Counter(language for row in best for _, language in row))
     shown = list(dict.fromkeys(names.values()))
     places = pd.DataFrame([[shown.index(names[language]) for _, language in row] for row in best])
-    legend = [_with_share(grid, names, name) for name in shown]
+    shares = [sum(grid.vocabulary[label] for label, called in names.items() if called == name) for name in shown]
     cells = heat(
         places,
         text=[[_label(text, TOKEN_LENGTH) for text, _ in row] for row in best],
@@ -175,17 +172,16 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
         colorscale=_steps([{**GREYS, REST: "#BBBBBB"}.get(name) or colour(i) for i, name in enumerate(shown)]),
         colorbar={
             "tickvals": [*range(len(shown))],
-            "ticktext": legend,
+            "ticktext": [f"{name} ({share:.0%})" for name, share in zip(shown, shares, strict=True)],
             "title": {"text": "language<br>(of vocabulary)"},
         },
         textfont={"size": 11, "color": "#111111"},
     )
-    figure = go.Figure(cells).update_xaxes(side="bottom", tickangle=-45)
-    ticks = {"x": [_label(token, TOKEN_LENGTH) for token in grid.tokens], "y": [str(layer) for layer in rows]}
-    titles = {"x": "token read", "y": LAYERS}
-    for axis, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
-        labels = {"tickvals": list(range(len(ticks[axis]))), "ticktext": ticks[axis]}
-        update(**labels, title_text=titles[axis], showgrid=False, zeroline=False)
+    figure = go.Figure(cells).update_xaxes(title_text="token read", side="bottom", tickangle=-45)
+    tokens = [_label(token, TOKEN_LENGTH) for token in grid.tokens]
+    figure.update_xaxes(tickvals=[*range(len(tokens))], ticktext=tokens, showgrid=False, zeroline=False)
+    ticks = {"tickvals": [*range(len(rows))], "ticktext": [*map(str, rows)]}
+    figure.update_yaxes(title_text=LAYERS, **ticks, showgrid=False, zeroline=False)
     size = {"height": 220 + 24 * len(rows), "width": max(520, 190 + 88 * len(grid.tokens))}
     detail = f"{grid.settings['model']}; languages by {grid.settings['identifier']}; · is a space"
     return finish(figure, "What each layer decodes to", detail, layout, **size)
@@ -194,8 +190,7 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
 def _grid_hover(grid: LensGrid, layer: int, pos: int) -> str:
     """All tokens that a cell decodes to."""
     cell = zip(grid.ids[layer, pos].tolist(), grid.probabilities[layer, pos].tolist(), strict=True)
-    decoded = [(*grid.decoded[i], p) for i, p in cell]
-    lines = [f"{_label(text, HOVER_LENGTH)} ({language}) {p:.1%}" for text, language, p in decoded]
+    lines = [f"{_label(grid.decoded[i][0], HOVER_LENGTH)} ({grid.decoded[i][1]}) {p:.1%}" for i, p in cell]
     return "<br>".join([f"layer {layer}, after {_label(grid.tokens[pos], HOVER_LENGTH)}", *lines])
 
 
@@ -211,11 +206,6 @@ def _grid_names(counts: Counter[str]) -> dict[str, str]:
     languages = [name for name, _ in counts.most_common() if name not in GREYS]
     coloured = {*languages[: len(GRID_COLOURS)], *GREYS}
     return {name: name if name in coloured else REST for name in [*languages, *GREYS] if name in counts}
-
-
-def _with_share(grid: LensGrid, names: Mapping[str, str], name: str) -> str:
-    """A label of the legend with its share of the vocabulary."""
-    return f"{name} ({sum(grid.vocabulary[label] for label, called in names.items() if called == name):.0%})"
 
 
 def _steps(colours: Sequence[str]) -> list[list[Any]]:
@@ -270,11 +260,8 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     figure.add_hline(y=first.vocabulary[language], line={"dash": "dot", "color": "#666666"})
     figure.update_yaxes(title_text=f"promoted tokens in {language}", tickformat=".0%", rangemode="tozero")
     figure.update_xaxes(title_text="layer of the neurons (0: the first block)")
-    settings = first.settings
-    detail = (
-        f"{settings['model']}; top {first.promoted.shape[1]} tokens of each v and mlp neuron by "
-        f"{settings['identifier']}; dotted: share of the vocabulary"
-    )
+    read = f"top {first.promoted.shape[1]} tokens of each v and mlp neuron by {first.settings['identifier']}"
+    detail = f"{first.settings['model']}; {read}; dotted: share of the vocabulary"
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
     title = f"How much of what neurons promote is {language}"
     return finish(figure, title, detail, layout, height=480, margin={"t": 125}, legend=legend)

@@ -91,9 +91,8 @@ def _curve(rows: pd.DataFrame, language: str, i: int) -> list[go.Scatter]:
     hover = f"{language}, %{{x}} layers: %{{y:.3f}}"
     dash = DASHES[i // len(COLOURS) % len(DASHES)]
     if language != MEAN:
-        return [
-            line(rows["layers"], rows["difference"], language, {"color": colour(i), "width": 1.5, "dash": dash}, hover)
-        ]
+        stroke = {"color": colour(i), "width": 1.5, "dash": dash}
+        return [line(rows["layers"], rows["difference"], language, stroke, hover)]
     stroke = {"color": "#222222", "width": 4, "dash": dash}
     bounds = rows.rename(columns={"layers": "layer", "difference_low": "low", "difference_high": "high"})
     mean = line(rows["layers"], rows["difference"], language, stroke, hover, mode="lines+markers")

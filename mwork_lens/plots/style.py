@@ -13,7 +13,6 @@ from plotly.subplots import make_subplots
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot")
 DIVERGING, SEQUENTIAL = "RdBu_r", "Viridis"
-HORIZONTAL_LEGEND = {"orientation": "h", "x": 0}
 
 _AXIS = {"gridcolor": "#e5e5e5", "zerolinecolor": "#bbbbbb", "automargin": True, "title": {"standoff": 10}}
 TEMPLATE = go.layout.Template(

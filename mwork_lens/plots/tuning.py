@@ -72,11 +72,8 @@ def enhancement_by_language(
     """
     number = documents or max(found.design["documents"])
     rows = found.changes.query("domain == @domain and rate == @rate and documents == @number")
-    read = {
-        "read: the language itself": rows.query("read == language"),
-        "read: English": rows.query("read == 'en'"),
-    }
-    figure = _panels(found, read, "language", "markers")
+    own, english = rows.query("read == language"), rows.query("read == 'en'")
+    figure = _panels(found, {"read: the language itself": own, "read: English": english}, "language", "markers")
     figure.update_xaxes(title_text="language tuned")
     detail = f"{_detail(found, rate)}, {number} passages; bars: 95 %"
     title = "What tuning does for each language, and for English"

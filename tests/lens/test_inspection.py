@@ -70,7 +70,9 @@ def test_the_strongest_are_the_same_in_any_order(batches, data):
     merged.add(strongest(dealt[cut:]))
     assert torch.equal(merged.values, expected.values)
     assert torch.equal(merged.where, expected.where)
-    places = sorted((-abs(v), *w) for part in parts for v, w in zip(part.values[0].tolist(), part.where[0].tolist()))
+    places = sorted(
+        (-abs(v), *w) for part in parts for v, w in zip(part.values[0].tolist(), part.where[0].tolist(), strict=True)
+    )
     assert merged.where[0, : len(places)].tolist() == [list(place[1:]) for place in places[:3]]
 
 

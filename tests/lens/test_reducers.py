@@ -1,0 +1,59 @@
+"""What the lens adds up, saved half-way and gone on with."""
+
+import pytest
+import torch
+
+from mwork_lens.lens.inspection import Activity
+from mwork_lens.lens.random_directions import Draws, RandomDirections
+from mwork_lens.lens.reading import LabelCounts, Lens
+from mwork_lens.model import Encoded
+
+from ..detection.test_accumulate import same
+from ..made_up import LABELS
+from ..tiny import tiny, tokens
+
+CORPUS = {"en": [tokens(9), tokens(4)], "fr": [tokens(5 + i, i) for i in range(7)]}
+PLAN = Encoded.of(tiny("llama"), CORPUS).plan(2)
+MASKS = {language: [torch.ones(len(ids), dtype=torch.bool) for ids in texts] for language, texts in CORPUS.items()}
+
+
+def activity(batches, activity=None):
+    activity = activity or Activity.empty(PLAN, 3, 2)
+    for batch in batches:
+        values = torch.randn(3, int(batch.content.sum()), generator=torch.Generator().manual_seed(batch.number))
+        values[1] = 1.0  # ties
+        where = values.abs().topk(2, dim=1).indices
+        sums = {"fired": (values > 0).sum(1), "total": values.sum(1), "magnitude": values.abs().sum(1)}
+        seen = {**sums, "strongest": values.gather(1, where), "where": where}
+        activity.update(batch, list(CORPUS).index(batch.language), seen)
+    return activity
+
+
+def random_directions(batches, directions=None):
+    draws = Draws(PLAN, MASKS, 2, 5, 0)
+    directions = directions or RandomDirections.empty(PLAN, draws, 4)
+    for batch in batches:
+        states = torch.randn(2, int(batch.content.sum()), 4, generator=torch.Generator().manual_seed(batch.number))
+        directions.update(batch, [draws.sums(batch, layer) for layer in states])
+    return directions
+
+
+def label_counts(batches, counts=None):
+    lens = Lens(tiny("llama"), LABELS, (0, 2), 1, "count", True)
+    counts = counts or LabelCounts.empty(PLAN, "fr", lens)
+    for batch in batches:
+        if batch.language == "fr":
+            counts.update(batch, torch.full((len(batch.rows), 2, 5), float(batch.number)))
+    return counts
+
+
+@pytest.mark.parametrize("run", [activity, random_directions, label_counts])
+def test_a_reducer_saved_half_way_goes_on_to_the_same_bits(run, tmp_path):
+    whole = run(PLAN)
+    half = run(map(PLAN.batch, [4, 0, 3]))
+    half.save(tmp_path / "half")
+    loaded = type(half).load(tmp_path / "half")
+    assert same(loaded, half)
+    assert same(run(map(PLAN.batch, [2, 1]), loaded), whole)
+    half.merge(run(map(PLAN.batch, [1, 2])))
+    assert same(half, whole)
