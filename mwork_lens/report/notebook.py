@@ -20,26 +20,14 @@ PACKAGES = ("papermill", "nbconvert", "ipykernel")
 
 
 def require_extra() -> None:
-    """Refuse where notebooks cannot be executed or shown.
-
-    Raises:
-        ImportError: without the extra ``report``.
-    """
-    absent = [name for name in PACKAGES if find_spec(name) is None]
+    """Refuse, as an ImportError, where notebooks cannot be executed or shown."""
+    absent = ", ".join(name for name in PACKAGES if find_spec(name) is None)
     if absent:
-        raise ImportError(
-            f"Reports need the extra 'report' ({', '.join(absent)} missing): pip install 'mwork_lens[report]'."
-        )
+        raise ImportError(f"Reports need the extra 'report' ({absent} missing): pip install 'mwork_lens[report]'.")
 
 
 def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, Any], *, progress: bool = True) -> Path:
-    """Execute a notebook with parameters and write it, with its outputs, to ``path``.
-
-    Args:
-        notebook: a file; the package's own report if None.
-        path: of the executed notebook.
-        parameters: put below the cell that is tagged ``parameters``.
-        progress: whether to show a bar.
+    """Execute a notebook (None: the package's own report) with parameters, and write it with its outputs to ``path``.
 
     Raises:
         ImportError: without the extra ``report``.
@@ -80,10 +68,7 @@ def _figures_as_data() -> Iterator[None]:
 def render(notebook: Path, path: Path, *, title: str | None = None) -> Path:
     """Write an executed notebook as one page that opens without a network: texts and outputs, without the code.
 
-    Args:
-        notebook: the file.
-        path: of the page.
-        title: of the page; the notebook's first heading by default.
+    Its title is the notebook's first heading by default.
 
     Raises:
         ImportError: without the extra ``report``.
@@ -108,10 +93,7 @@ def _parts(cells: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     for cell in cells:
         if cell.cell_type == "markdown":
             yield from _texts(cell.source)
-        for output in cell.get("outputs", ()):
-            content = _output(output)
-            if content is not None:
-                yield "", content
+        yield from (("", content) for output in cell.get("outputs", ()) if (content := _output(output)) is not None)
 
 
 def _texts(source: str) -> Iterator[tuple[str, Any]]:

@@ -62,9 +62,8 @@ addEventListener('afterprint', () => figures().forEach(f => {
 """
 
 # whatever a text or a figure holds, the page may neither fetch nor send anything
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
-)
+_INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+_POLICY = f"default-src 'none'; {_INLINE}; img-src data: blob:; font-src data:"
 
 
 @runtime_checkable
@@ -102,14 +101,7 @@ class Section:
 
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section], *, lead: Sequence[Content] = ()) -> Path:
-    """Write the page; every text and label is escaped.
-
-    Args:
-        path: of the file.
-        title: of the page.
-        sections: its parts, which the contents list.
-        lead: shown between the title and the contents.
-    """
+    """Write the page, ``lead`` between its title and the contents; every text and label is escaped."""
     path = Path(path)
     contents = "".join(f'<li><a href="#part-{i}">{escape(s.title)}</a></li>' for i, s in enumerate(sections))
     body = "".join(_section(i, section) for i, section in enumerate(sections))
@@ -140,10 +132,8 @@ def write_figure(path: str | Path, figure: go.Figure) -> list[Path]:
 def _section(i: int, section: Section) -> str:
     several = isinstance(section.content, Sequence)
     parts: Sequence[Content] = section.content if several else [section.content]  # pyright: ignore
-    content = "".join(map(_content, parts))
-    return (
-        f'<section><h2 id="part-{i}">{escape(section.title)}</h2>{paragraphs(section.text).markup}{content}</section>'
-    )
+    heading = f'<h2 id="part-{i}">{escape(section.title)}</h2>'
+    return f"<section>{heading}{paragraphs(section.text).markup}{''.join(map(_content, parts))}</section>"
 
 
 def _content(content: Content) -> str:
@@ -151,12 +141,10 @@ def _content(content: Content) -> str:
         return f'<div class="table">{content.to_html(border=0, na_rep="–")}</div>'
     if isinstance(content, go.Figure):
         options = {"full_html": False, "include_plotlyjs": False, "include_mathjax": False}
-        return f'<div class="figure">{content.to_html(**options, config=_CONFIG)}</div>'
+        config = {"responsive": True, "displaylogo": False}
+        return f'<div class="figure">{content.to_html(**options, config=config)}</div>'
     if content is None:
         return ""
     if not isinstance(content, Mapping):
         return f'<div class="table">{content._repr_html_()}</div>'
     return f"<pre>{escape(json.dumps(content, indent=2, ensure_ascii=False, default=str))}</pre>"
-
-
-_CONFIG = {"responsive": True, "displaylogo": False}
