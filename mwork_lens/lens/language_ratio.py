@@ -124,11 +124,10 @@ class LanguageRatio(Result, kind="language_ratio"):
         rows = [self.layers.index(layer) for layer in self._middle(layers)]
         if not self.chance.shape[1]:
             raise ValueError("Without a baseline (directions=0) there is no verdict: nothing says what chance gives.")
-        column = self.labels.index(language)
-
         others = [prompts for prompts in self.counts if prompts != language]
         if not others:
             raise ValueError(f"All prompts are in {language!r}: a verdict needs prompts in another language.")
+        column = self.labels.index(language)
 
         def middle(estimate: Estimate) -> Estimate:
             return estimate.map(lambda values: values[..., rows, column].mean(-1))

@@ -134,26 +134,23 @@ class NeuronCards(Result, kind="neuron_cards"):
 
     def _card(self, i: int) -> str:
         layer, site, neuron = self.neurons[i]
-        rows = "".join(
-            f"<tr><td>{escape(tag)}</td><td>{_percent(self.firing_rate[i, j])}</td>"
-            f"<td>{float(self.mean[i, j]):+.3g}</td><td>{float(self.magnitude[i, j]):.3g}</td></tr>"
-            for j, tag in enumerate(self.languages)
-        )
+        rows = ["<tr><th></th><th>fires</th><th>mean</th><th>mean |·|</th></tr>"]
+        for tag, fires, *means in zip(
+            self.languages, self.firing_rate[i], self.mean[i], self.magnitude[i], strict=True
+        ):
+            cells = ("–" if fires.isnan() else f"{fires:.0%}", f"{means[0]:+.3g}", f"{means[1]:.3g}")
+            rows.append(f"<tr><td>{'</td><td>'.join((escape(tag), *cells))}</td></tr>")
         contexts = "".join(
             f"<li><b>{value:+.2f}</b> <i>{escape(c['language'])}</i> <bdi>{escape(c['before'])}"
             f"<mark>{escape(c['token'])}</mark>{escape(c['after'])}</bdi></li>"
             for value, c in zip(self.strongest[i].tolist(), self.contexts[i], strict=False)
         )
+        written = {"Promotes": self.promoted[i], "Suppresses": self.suppressed[i]} if SITES[site].writes else {}
         write = "".join(
-            f"<p>{name}: {''.join(_chip(*token) for token in self._tokens(ids))}</p>"
-            for name, ids in (("Promotes", self.promoted[i]), ("Suppresses", self.suppressed[i]))
-            if SITES[site].writes
+            f"<p>{name}: {''.join(_chip(*token) for token in self._tokens(ids))}</p>" for name, ids in written.items()
         )
-        head = "<tr><th></th><th>fires</th><th>mean</th><th>mean |·|</th></tr>"
-        return (
-            f"<div class='card'><h4>layer {layer} · {escape(site)} · {neuron}</h4><table>{head}{rows}</table>"
-            f"<ol>{contexts}</ol>{write}</div>"
-        )
+        head = f"<h4>layer {layer} · {escape(site)} · {neuron}</h4>"
+        return f"<div class='card'>{head}<table>{''.join(rows)}</table><ol>{contexts}</ol>{write}</div>"
 
 
 _STYLE = """
@@ -168,10 +165,6 @@ _STYLE = """
 
 def _chip(text: str, language: str) -> str:
     return f"<span class='chip'><bdi>{escape(text)}</bdi><sub>{escape(language)}</sub></span>"
-
-
-def _percent(value: Tensor) -> str:
-    return "–" if value.isnan() else f"{float(value):.0%}"
 
 
 def sign_of(strongest: Float[Tensor, "neuron rank"]) -> Int[Tensor, " neuron"]:

@@ -217,9 +217,9 @@ def _masks(encoded: Encoded, positions: Positions | None) -> Masks:
     """Where the ordinary tokens to read are, without positions that a prompt does not have; refuses one without any."""
     masks = {label: [_mask(ids, encoded.special, positions) for ids in each] for label, each in encoded.items()}
     for label, by_prompt in masks.items():
-        empty = [name for name, mask in zip(encoded.names[label], by_prompt, strict=True) if not mask.any()]
-        if empty:
-            raise ValueError(f"positions={_name(positions)} leaves nothing of prompt {empty[0]}.")
+        for name, mask in zip(encoded.names[label], by_prompt, strict=True):
+            if not mask.any():
+                raise ValueError(f"positions={_name(positions)} leaves nothing of prompt {name}.")
     return masks
 
 

@@ -30,9 +30,8 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
     by_detection = groups(counted, "detection")
     figure, cells = panels(list(by_detection), shared_yaxes=True)
     for cell, rows in zip(cells, by_detection.values(), strict=True):
-        for i, (structure, label) in enumerate(STRUCTURES.items()):
-            of_structure = rows.query("structure == @structure")
-            for trace in _share_lines(of_structure, label, colour(i)) if len(of_structure) else ():
+        for i, (structure, counts) in enumerate(groups(rows, "structure").items()):
+            for trace in _share_lines(counts, STRUCTURES[structure], colour(i)):
                 figure.add_trace(trace, **cell)
     figure.update_xaxes(title_text="share of the structure's neurons", rangemode="tozero", tickformat=".1%")
     figure.update_yaxes(dtick=max(1, counted["layer"].nunique() // 10))

@@ -37,7 +37,7 @@ def generations(found: Generations, *, language: str | None = None, **layout: An
     figure.update_xaxes(range=[0, 1.02], **cells[0])
     figure.update_yaxes(autorange="reversed", type="category")
     height = 220 + 28 * len(found.conditions) * max(1, frame["prompt_language"].nunique())
-    numbers = ", ".join(str(n) for n in sorted(frame["completions"].unique()))
+    numbers = ", ".join(map(str, sorted(frame["completions"].unique())))
     detail = f"{found.settings['model']}; {numbers} completions each; bars: 95 % (Wilson)"
     look = {"height": height, "margin": {"t": 130}, "legend": {"title": {"text": "prompts in"}}}
     return finish(figure, "Generation under intervention", detail, layout, **look)
