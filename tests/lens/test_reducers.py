@@ -1,5 +1,7 @@
 """What the lens adds up, saved half-way and gone on with."""
 
+from dataclasses import fields, is_dataclass
+
 import pytest
 import torch
 
@@ -8,13 +10,21 @@ from mwork_lens.lens.random_directions import Draws, RandomDirections
 from mwork_lens.lens.reading import LabelCounts, Lens
 from mwork_lens.model import Encoded
 
-from ..detection.test_accumulate import same
 from ..made_up import LABELS
 from ..tiny import tiny, tokens
 
 CORPUS = {"en": [tokens(9), tokens(4)], "fr": [tokens(5 + i, i) for i in range(7)]}
 PLAN = Encoded.of(tiny("llama"), CORPUS).plan(2)
 MASKS = {language: [torch.ones(len(ids), dtype=torch.bool) for ids in texts] for language, texts in CORPUS.items()}
+
+
+def same(a, b) -> bool:
+    """Whether two values hold the same bits."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return all(same(value, b[name]) for name, value in a.items())
+    return all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)) if is_dataclass(a) else a == b
 
 
 def activity(batches, activity=None):
