@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -53,6 +53,8 @@ class Activations(Result, kind="activations"):
     """``mean`` over these tokens, or the ``sample`` of one."""
     settings: Mapping[str, Any]
     """Everything that decided the result."""
+    documents_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By language: the hash of each document's token ids, in the order of the corpus."""
 
     def of(self, language: str) -> Mapping[str, Float[Tensor, "layer _"]]:
         """The values of one language, by site.
@@ -126,7 +128,8 @@ def collect_means(
     settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
     means = {language: part.sums.value() / part.tokens for language, part in sums.items()}
     tokens = {language: int(part.tokens) for language, part in sums.items()}
-    return _activations(space, dtype_of(model), means, tokens, "mean", settings)
+    result = _activations(space, dtype_of(model), means, tokens, "mean", settings)
+    return replace(result, documents_of=encoded.hashes)
 
 
 def collect_samples(

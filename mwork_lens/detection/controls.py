@@ -122,7 +122,7 @@ def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, N
     least = {site: torch.stack([_sizes(neurons)[site] for neurons in sets.values()]).amin(0) for site in first.masks}
     generator, how = np.random.default_rng(seed), {"cut_to_equal": list(sets), "seed": seed}
     masks = {name: _drawn(neurons, least, generator) for name, neurons in sets.items()}
-    return {name: NeuronSet(first.space, masks[name], {**sets[name].origin, **how}) for name in sets}
+    return {name: NeuronSet(first.space, masks[name], sets[name].origin | how) for name in sets}
 
 
 def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> dict[str, NeuronSet]:
@@ -197,7 +197,7 @@ def cut_to_size(neurons: NeuronSet, size: int, *, seed: int = 0) -> NeuronSet:
     drawn = _random_part(every, size, np.random.default_rng(seed))
     parts = drawn.split([mask.numel() for mask in neurons.masks.values()])
     masks = {site: part.view_as(mask) for (site, mask), part in zip(neurons.masks.items(), parts, strict=True)}
-    return NeuronSet(neurons.space, masks, {**neurons.origin, "cut_to": size, "seed": seed})
+    return NeuronSet(neurons.space, masks, neurons.origin | {"cut_to": size, "seed": seed})
 
 
 def _layers(neurons: NeuronSet) -> Iterator[tuple[str, int, Bool[Tensor, " neuron"]]]:

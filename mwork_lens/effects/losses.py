@@ -196,6 +196,7 @@ def losses_with(
         utf8_bytes={read: _utf8_bytes(model, corpus[read], encoded[read], max_tokens) for read in corpus},
         documents=corpus.documents,
         folds={read: [0] * len(corpus[read]) for read in corpus},
+        documents_of=encoded.hashes,
         languages={
             name: name if name in corpus else draws[0]["origin"].get("language") for name, draws in made_of.items()
         },

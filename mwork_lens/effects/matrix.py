@@ -1,7 +1,7 @@
 """The effect matrix: loss with sets of neurons off, and what follows from it: rises, intervals, selectivity."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal, get_args
@@ -47,6 +47,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
     """Everything that decided the result."""
     unit: Unit = "token"
     """What rises are divided by: tokens, UTF-8 bytes or passages."""
+    documents_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By language: the hash of each passage's token ids, where they are recorded."""
 
     @property
     def rows(self) -> list[str]:
@@ -96,6 +98,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
             utf8_bytes={read: x[numbers[read]] for read, x in self.utf8_bytes.items()},
             documents={read: [names[i] for i in numbers[read]] for read, names in self.documents.items()},
             folds={read: [number] * len(rows) for read, rows in numbers.items()},
+            documents_of={read: [hashes[i] for i in numbers[read]] for read, hashes in self.documents_of.items()},
         )
 
     def select(self, rows: Sequence[str] | None = None, languages: Sequence[str] | None = None) -> "EffectMatrix":
@@ -123,6 +126,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
             **by_read,
             nats={off: {read: self.nats[off][read] for read in reads} for off in (BASELINE, *rows)},
             languages={name: self.languages[name] for name in rows},
+            documents_of={read: self.documents_of[read] for read in reads if read in self.documents_of},
             settings={**self.settings, "corpus": corpus, "sets": sets},
         )
 
@@ -345,6 +349,11 @@ def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = Fal
         utf8_bytes={read: torch.cat([matrix.utf8_bytes[read] for matrix in matrices]) for read in first.tokens},
         documents={read: [name for matrix in matrices for name in matrix.documents[read]] for read in first.tokens},
         folds={read: [i for i, m in enumerate(matrices) for _ in m.documents[read]] for read in first.tokens},
+        documents_of={
+            read: [name for matrix in matrices for name in matrix.documents_of[read]]
+            for read in first.tokens
+            if all(read in matrix.documents_of for matrix in matrices)
+        },
         settings={**first.settings, "corpus": corpus, "sets": sets},
     )
 

@@ -43,7 +43,7 @@ def _checked(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Docume
     for language, neurons in sets.items():
         if language not in corpus or not len(neurons):
             raise ValueError(f"The set {language!r} needs neurons ({len(neurons)}) and text ({', '.join(corpus)}).")
-    return {name: NeuronSet(of.space, of.masks, {**of.origin, "language": name}) for name, of in sets.items()}
+    return {name: NeuronSet(of.space, of.masks, of.origin | {"language": name}) for name, of in sets.items()}
 
 
 @dataclass(frozen=True)

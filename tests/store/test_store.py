@@ -15,9 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mwork_lens as mw
+from mwork_lens.model import Encoded
 from mwork_lens.neurons import NeuronSet, NeuronSpace, Origin
 from mwork_lens.store import Result, storable
 from mwork_lens.store.result import _cfg_hash
+
+from ..tiny import tiny, tokens
 
 SPACE = NeuronSpace("made-up", 3, 8, 4, 2, 3, 5, "unprocessed")
 FILES = {"cfg.json", "tensors.safetensors"}
@@ -298,3 +302,30 @@ def test_history_of_set_algebra_is_saved_whole(tmp_path):
     assert origin.operands[1].quorum == 0.9
     assert origin.operands[0].operands[0] == french.origin
     assert (Origin() | dict(origin)) == origin
+
+
+def test_headers_hold_the_hashes_of_documents(tmp_path):
+    model, corpus = tiny("llama"), {"en": [tokens(5), tokens(7, 1)], "fr": [tokens(6, 2), tokens(4, 3)]}
+    hashes = {language: list(names) for language, names in Encoded.of(model, corpus, 512).hashes.items()}
+    mw.collect_means(model, corpus, progress=False).save(tmp_path / "means")
+    assert header(tmp_path / "means")["documents"] == hashes
+
+    def effects(detection):
+        return {"en": detection.active("en")}
+
+    mw.folded_effects(model, corpus, effects, folds=2, progress=False).save(tmp_path / "effects")
+    matrix = mw.EffectMatrix.load(tmp_path / "effects")
+    assert {language: sorted(names) for language, names in header(tmp_path / "effects")["documents"].items()} == {
+        language: sorted(names) for language, names in hashes.items()
+    }
+    parts = [matrix.fold(number).select(languages=["fr"]).documents_of for number in (0, 1)]
+    assert [list(part) for part in parts] == [["fr"], ["fr"]]
+    assert sorted([*parts[0]["fr"], *parts[1]["fr"]]) == sorted(hashes["fr"])
+
+
+def test_cutting_a_set_leaves_its_history():
+    french = NeuronSet.from_list(SPACE, [(0, "q", 1), (1, "k", 2)], language="fr", quorum=0.9)
+    both = french & ~NeuronSet.empty(SPACE)
+    for cut in (mw.cut_to_size(both, 1), mw.cut_to_equal({"fr": both, "other": french})["fr"]):
+        assert cut.origin.operands[0] == french.origin
+        assert cut.origin.operands[0].quorum == 0.9
