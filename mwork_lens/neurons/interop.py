@@ -14,7 +14,7 @@ from .sets import NeuronSet
 from .space import NeuronSpace
 
 RELEASED_LINES = ("mlp", "mlp", "q", "k", "v")
-"""A line each: W_up, W_down (the same neurons), W_Q, W_K, W_V."""
+"""One per line: W_up, W_down (the same neurons), W_Q, W_K, W_V."""
 
 
 def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, language: str | None = None) -> NeuronSet:
@@ -22,8 +22,8 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
 
     How that code differs from this package (``formulation="released"`` gives its scores):
 
-    * Feed-forward scores: there the sum of \\|x·W_up\\|, without gate and W_down; here the norm of what switching the
-      neuron off changes. V: there the sum of \\|attention output\\| by query heads; here that norm, by key-value heads.
+    * Feed-forward scores: there sums of absolute x·W_up, without gate and W_down; here the norm of what switching the
+      neuron off changes. V: there sums of absolute attention output by query heads; here that norm, by key-value heads.
     * Q and K: there one list for both, after rotation and not scaled; here each its own, before norm and rotation.
     * K and V of grouped heads: there a query-head index ``// group``, mostly another neuron; here the head's own.
     * There a document that runs out of memory is left out silently; here an error names it.
@@ -34,10 +34,8 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
     The set has the neurons of W_up's or W_down's list, and of keys and values ``index // group``: what that code
     switched off, not what was meant.
 
-    Args:
-        path: of the text file.
-        model: a hooked model, or the space of a set or detection, of the sizes that the file is of.
-        language: whose neurons they are, which the file does not say; controls and effects use it.
+    ``model`` has the sizes that the file is of, or is the space of such a model's set or detection; ``language`` is
+    whose neurons they are, which the file does not say: controls and effects use it.
 
     Raises:
         ValueError: for a file of another form (with the line), or neurons that the model does not have.
@@ -54,12 +52,10 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
 
 
 def load_lape(path: str | Path, model: HookedModel | NeuronSpace, languages: Sequence[str]) -> dict[str, NeuronSet]:
-    """The sets of a file of LAPE's code (Tang et al. 2024): for each language and layer, indices of ``mlp`` neurons.
+    """The sets of a ``.pth`` file of LAPE's code (Tang et al. 2024): by language and layer, indices of ``mlp`` neurons.
 
-    Args:
-        path: of the ``.pth`` file, read with ``weights_only=True``.
-        model: a hooked model, or the space of a set or detection, of the sizes that the file is of.
-        languages: in the file's order, which it does not record (their released ones: en, zh, fr, es, vi, id, ja).
+    ``languages`` are in the file's order, which it does not record (their released ones: en, zh, fr, es, vi, id, ja);
+    it is read with ``weights_only=True``. ``model`` is as in :func:`load_released`.
 
     Raises:
         ValueError: for a file of another form or another number of languages, or neurons that the model lacks.

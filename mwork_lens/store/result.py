@@ -134,7 +134,6 @@ class Result:
             raise ValueError(f"{path} does not hold a whole {kind!r}: {type(error).__name__}: {error}") from error
 
     def _identity(self) -> dict[str, Any]:
-        """What the header says of model and documents; None where the result does not know."""
         space, settings = getattr(self, "space", None), getattr(self, "settings", {})
         name = getattr(space, "model", None) or settings.get("model")
         fingerprint = getattr(space, "fingerprint", None)
@@ -151,7 +150,6 @@ def _unshared(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and arrays of a result, checked against its hashes."""
     cfg_path, tensors_path = path / CFG_NAME, path / TENSORS_NAME
     for file, state in ((cfg_path, "holds no saved result"), (tensors_path, "is not whole")):
         if not file.is_file():

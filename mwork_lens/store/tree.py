@@ -74,7 +74,6 @@ def encode(value: Any, arrays: dict[str, Tensor]) -> Any:
 
 
 def _tagged(value: Any, arrays: dict[str, Tensor]) -> tuple[str, Any]:
-    """The tag of a value that JSON lacks, and a simpler value that says the rest."""
     name = type(value).__name__
     if _CLASSES.get(name) is type(value):
         return name, dict(fields_of(value))
