@@ -1,20 +1,25 @@
-"""Settings that commands and experiments share, each declared once; a field's docstring is the help of its option.
+"""Settings of commands and experiments, each declared once, a field's docstring being the help of its option.
 
 A field may be annotated with the name of its option where that is another one, and with a :class:`Reader` where the
 option is of another type than the setting. A field whose default is another group's is the same setting, and has its
-docstring.
+docstring. This module is quick to import.
 """
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 DEMO_LANGUAGES = ("en", "fr", "zh", "ru", "th")
 """Of the demo text, where no languages are named."""
+ENGLISH = "en"
 NO_OPTION = ""
 """Annotates a setting that the command line does not have."""
+
+
+# --- from options to settings ---
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,6 @@ def whole_numbers(least: int) -> Reader:
     return Reader(str, read, join_commas)
 
 
-def fractions(option: str, text: str) -> list[float]:
-    """Numbers separated by commas."""
-    try:
-        return [float(number) for number in split_commas(text)]
-    except ValueError:
-        raise ValueError(f"{option} {text}: give numbers with commas, e.g. 1e-4,1e-3.") from None
-
-
 def at_least(least: int) -> Callable[[str, int], int]:
     """The number itself, unless it is smaller."""
 
@@ -71,35 +68,42 @@ def at_least(least: int) -> Callable[[str, int], int]:
     return read
 
 
-def lines(option: str, path: Path) -> tuple[str, ...]:
-    """The lines of a file that hold more than spaces."""
+def _fractions(option: str, text: str) -> list[float]:
+    try:
+        return [float(number) for number in split_commas(text)]
+    except ValueError:
+        raise ValueError(f"{option} {text}: give numbers with commas, e.g. 1e-4,1e-3.") from None
+
+
+def _lines(option: str, path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"{option}: there is no file {str(path)!r}.")
     return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
-def saved_detection(path: Path) -> Path:
+def _detection(_: str, path: Path) -> Path:
     """A saved detection, or the one within a folder of ``mwork-lens detect``."""
     return path / "detection" if (path / "detection").is_dir() else path
 
 
 COMMAS = Reader(str, lambda _, text: split_commas(text), join_commas)
-FRACTIONS = Reader(str, fractions, join_commas)
-DETECTION = Reader(Path, lambda _, path: saved_detection(path))
-DETECTIONS = Reader(list[Path], lambda _, paths: [saved_detection(path) for path in paths])
-LINES = Reader(Path, lines, lambda _: None)
-POSITIVE = Reader(int, at_least(1))
-DRAWS = Reader(int, lambda option, number: tuple(range(at_least(1)(option, number))), len)
-"""Seeds, of which the command line has the number."""
+DETECTION = Reader(Path, _detection)
+DETECTIONS = Reader(list[Path], lambda option, paths: [_detection(option, path) for path in paths])
+_SEEDS = Reader(int, lambda option, number: tuple(range(at_least(1)(option, number))), len)
 
 Names = Annotated[Sequence[str], COMMAS]
-Positive = Annotated[int, POSITIVE]
-Seeds = Annotated[Sequence[int], DRAWS]
+OptionalNames = Annotated[Sequence[str] | None, COMMAS]
+Positive = Annotated[int, Reader(int, at_least(1))]
+Seeds = Annotated[Sequence[int], _SEEDS]
+"""Of which the command line has the number."""
+
+
+# --- shared by commands ---
 
 
 @dataclass(frozen=True)
-class ModelSettings:
-    """A model, and where it is computed."""
+class RunSettings:
+    """A model and where it is computed, text by language, and where results are written."""
 
     model: str = "demo"
     """demo, a TransformerLens or hub name, a directory, a .gguf."""
@@ -107,19 +111,7 @@ class ModelSettings:
     """cpu, cuda, mps; by default CUDA if there is one."""
     dtype: str = "float32"
     """float32, bfloat16, float16 or float64."""
-
-    def load(self) -> Any:
-        """The hooked model."""
-        from .model import load_model
-
-        return load_model(self.model, device=self.device, dtype=self.dtype)
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """Text by language."""
-
-    languages: Annotated[Sequence[str] | None, COMMAS] = None
+    languages: OptionalNames = None
     """BCP 47 tags with commas, e.g. en,fr."""
     corpus: str = "demo"
     """demo, a folder with one file per language, or a hub id."""
@@ -127,21 +119,8 @@ class TextSettings:
     """Neighbouring lines joined into one."""
     limit: int | None = None
     """At most this many passages per language."""
-
-    def load(self, languages: Sequence[str] | None = None) -> Any:
-        """The corpus, in ``languages`` if none are set; warns of too few passages to find neurons on."""
-        from .text import load_corpus
-
-        wanted: Any = languages if self.languages is None else self.languages
-        joined = self.sentences_per_passage
-        return load_corpus(self.corpus, languages=wanted, sentences_per_passage=joined, limit=self.limit)
-
-    def prompts(self) -> Any:
-        """A few passages to read: cut after loading, without that warning."""
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit={self.limit}: it must be at least 1.")
-        corpus = replace(self, limit=None).load()
-        return corpus if self.limit is None else corpus.limit(self.limit)
+    output: Path | None = None
+    """A directory that is new or empty."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +134,9 @@ class DetectionSettings:
     max_tokens: int = 512
     """Longer documents are cut there."""
 
-    def check(self) -> None:
-        """Refuse a fraction outside of 0 to 1 before anything is loaded."""
-        from .detection import selection_rule
-
-        selection_rule(self.top, None)
+    def __post_init__(self) -> None:
+        if not 0 < self.top <= 1:
+            raise ValueError(f"top={self.top} is outside (0, 1].")
 
 
 @dataclass(frozen=True)
@@ -203,34 +180,198 @@ class RecipeSettings:
     """Of the order of the texts."""
 
 
+# --- effects and the report ---
+
+
 @dataclass(frozen=True)
-class OutputSettings:
-    """Where results are written."""
+class EffectsConfig(DetectionSettings, StageSettings):
+    """What is ablated and measured, compared with each language's own neurons."""
 
-    output: Path | None = None
-    """A directory that is new or empty."""
+    controls: Names = ()
+    """Languages whose sets are compared with every control; in a report by default the first one."""
+    seeds: Seeds = (0,)
+    """Draws of each control."""
+    stages: Names = ()
+    """Languages of the stage grid, which reads these and English; in a report by default all but English."""
+    folds: Annotated[int, Reader(int, at_least(2))] = 2
+    """Detections, each on all other folds' documents; effects are measured on the fold's own."""
+    passages: int | None = None
+    """At most this many held-out passages per language and fold."""
+    against_quorum: Annotated[float | None, NO_OPTION] = None
+    """Share of other languages' documents that makes a neuron theirs; the quorum if None."""
+    seed: Annotated[int, NO_OPTION] = 0
+    """Of the division of documents."""
 
-    def path(self, name: str) -> Path:
-        """As set, else the first free directory named after the command."""
-        names = (f"mwork-lens-{name}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
-        return self.output or next(path for path in map(Path, names) if not path.exists())
 
-    def new_folder(self, name: str) -> Path:
-        """The directory, made.
+@dataclass(frozen=True)
+class ReportConfig(EffectsConfig):
+    """What a report measures; its effects are those of a single detection."""
+
+    held_out: float = 0.25
+    """Share of the documents that detection does not see and everything else is measured on."""
+    prompts: Positive = 5
+    """Held-out passages per language for the language ratio and the completions."""
+    new_tokens: Annotated[Positive, "--max-new-tokens"] = 24
+    """Of each completion."""
+    cards: Positive = 6
+    """Neurons shown per language."""
+    identifier: str = "lingua"
+    """lingua, script or cld3."""
+
+
+# --- tasks ---
+
+ALL_LAYERS = "all layers"
+ARMS = ("random", "matched random", "specific", "random as active", "active")
+"""``random`` and ``matched random`` are as many as ``specific``; ``random as active`` as many as ``active``."""
+OVERLAP_ARMS = ("random as active", "active", "active but not English's")
+
+
+@dataclass(frozen=True)
+class TaskExperiment:
+    """One of the paper's tables."""
+
+    item: str
+    """What it is in the paper."""
+    task: str
+    by: Literal["all layers", "stage", "stage and structure"]
+    """The parts of the model in which neurons are switched off, one at a time."""
+    arms: Sequence[str] = ARMS
+
+
+_OVERLAP = "appendix: all active neurons off, against those that are not English's too"
+TASK_EXPERIMENTS: Mapping[str, TaskExperiment] = {
+    "summarization": TaskExperiment("Table 1, XL-Sum: all of a language's neurons off", "xlsum", ALL_LAYERS),
+    "understanding": TaskExperiment("XQuAD, by stage", "xquad", "stage"),
+    "reasoning": TaskExperiment("MGSM, by stage and structure", "mgsm", "stage and structure"),
+    "knowledge": TaskExperiment("X-CSQA, by stage and structure", "xcsqa", "stage and structure"),
+    "generation": TaskExperiment("XL-Sum, by stage and structure", "xlsum", "stage and structure"),
+    "english-overlap": TaskExperiment(_OVERLAP, "xlsum", ALL_LAYERS, OVERLAP_ARMS),
+}
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What is asked, and whose neurons are switched off; everything here decides the result and is recorded."""
+
+    data: str | None = None
+    """A folder or file of the task; the hub by default."""
+    languages: OptionalNames = None
+    """In which questions are asked; by default those that there are data and neurons for."""
+    off: OptionalNames = None
+    """Whose neurons are switched off; by default those languages but English, or all detected ones but English."""
+    limit: int | None = None
+    """At most this many questions per language."""
+    without: Annotated[Sequence[str], Reader(Path, _lines, lambda _: None)] = ()
+    """Ids of questions to leave out in every language, e.g. those that chose the stages; the option takes a file."""
+    task: str | None = None
+    """xquad, mgsm, xcsqa or xlsum; by default the experiment's own."""
+    arms: OptionalNames = None
+    """Rows of the table, by default the experiment's own."""
+    quorum: float = DetectionSettings.quorum
+    understanding: int | None = StageSettings.understanding
+    generation: int | None = StageSettings.generation
+    chat: bool | None = None
+    """Whether prompts are chats; by default if the tokenizer has a template."""
+    max_new_tokens: Positive = 128
+    """After which an answer ends."""
+    max_tokens: Positive = 512
+    """Articles are cut so that the prompt is no longer."""
+    seed: int = 0
+    """Of the random neurons."""
+    batch_size: Positive = 16
+    """Prompts at a time."""
+    detection: Annotated[str | Path | None, DETECTION] = SavedDetection.detection
+    corpus: str = RunSettings.corpus
+    passages: int = 40
+    """Passages per language to find neurons on."""
+    sentences_per_passage: int = RunSettings.sentences_per_passage
+    top: float = DetectionSettings.top
+    shown: Annotated[bool, NO_OPTION] = True
+    """Whether to show bars."""
+
+
+# --- enhancement ---
+
+TUNED_ARMS: Mapping[str, str] = MappingProxyType(
+    {
+        "random": "as many uniformly random neurons",
+        "matched": "as many neurons with equal scores",
+        "specific": "the language's own neurons",
+        "all": "all parameters",
+        "english-text": "the language's own neurons, tuned on the same documents in English",
+        "other-neurons": "another language's neurons, tuned on this language's documents",
+    }
+)
+"""What is tuned, compared with the original model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhancementConfig(DetectionSettings):
+    """What is compared; by default the paper's recipe (section 5.1), with the controls that it lacks."""
+
+    languages: Annotated[Names, "--tune"]
+    """Languages to improve, one after the other."""
+    documents: Annotated[Sequence[int], whole_numbers(2)] = (400,)
+    """Passages to tune on; smaller numbers are parts of larger ones, and every arm sees the same."""
+    arms: Annotated[Sequence[str], Reader(str, COMMAS.read, lambda _: None)] = tuple(TUNED_ARMS)
+    """Of random, matched, specific, all, english-text, other-neurons; all by default."""
+    seeds: Seeds = (0, 1)
+    """Draws of the tuning passages, their order and the controls."""
+    paper_rate: Annotated[float | None, Reader(float, lambda _, rate: rate or None)] = 2e-6
+    """The learning rate at which every arm is tuned; 0 leaves it out."""
+    rates: Annotated[Sequence[float], Reader(str, _fractions, join_commas)] = (1e-5, 1e-4, 1e-3)
+    """Every arm is tuned at its own rate too: that of these with the lowest development loss; none leaves it out."""
+    batch_size: int = RecipeSettings.batch_size
+    micro_batch_size: int | None = RecipeSettings.micro_batch_size
+    epochs: int = RecipeSettings.epochs
+    detection: Annotated[int, "--detection-passages"] = 40
+    """Passages per language to find neurons on."""
+    development: Annotated[int, "--development-passages"] = 20
+    """Passages per language to choose rates on."""
+    evaluation: Annotated[int, "--evaluation-passages"] = 40
+    """Passages per language to measure the result on."""
+    seed: Annotated[int, NO_OPTION] = 0
+    """Of the division of documents."""
+    xquad: str | None = None
+    """Also measure on XQuAD's contexts: its folder, or hub."""
+    mgsm: str | None = None
+    """Also measure on MGSM's questions: its folder, or hub."""
+    domain_passages: int = 20
+    """Passages per language, of these two."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.arms or not set(self.arms) <= TUNED_ARMS.keys():
+            raise ValueError(f"arms={list(self.arms)}: they must be among {', '.join(TUNED_ARMS)}.")
+        for name in ("languages", "documents", "seeds"):
+            values = list(getattr(self, name))
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}={values}: give at least one, and none twice.")
+        rates = [rate for rate in (*self.rates, self.paper_rate) if rate is not None]
+        if not rates or not all(rate > 0 and math.isfinite(rate) for rate in rates):
+            raise ValueError(f"rates={list(self.rates)}, paper_rate={self.paper_rate}: rates must be above 0.")
+        for name, value in {**self.part_sizes, "documents": min(self.documents)}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+
+    @property
+    def part_sizes(self) -> dict[str, int]:
+        """Passages per language of each part of the corpus, but for tuning."""
+        return {"detection": self.detection, "development": self.development, "evaluation": self.evaluation}
+
+    def arms_of(self, language: str) -> list[str]:
+        """The arms that make sense for a language: English is its own English text."""
+        return [arm for arm in self.arms if not (arm == "english-text" and language == ENGLISH)]
+
+    def divide(self, corpus: Any) -> dict[str, Any]:
+        """Disjoint parts of the corpus by whole documents: detection, development, evaluation, tuning.
 
         Raises:
-            FileExistsError: if something is there already.
+            ValueError: for a language that the corpus lacks, or too few documents.
         """
-        from .store import require_free
-
-        folder = require_free(self.path(name))
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-
-@dataclass(frozen=True)
-class ResumedOutput(OutputSettings):
-    """Where results are written, and a run that was stopped goes on."""
-
-    output: Path | None = None
-    """A new directory, or one to resume."""
+        needed = [*self.languages, *([ENGLISH] if "english-text" in self.arms else [])]
+        absent = [language for language in needed if language not in corpus]
+        if absent:
+            raise ValueError(f"The corpus has no {absent[0]!r}; it has {', '.join(corpus)}.")
+        return corpus.divide({**self.part_sizes, "tuning": max(self.documents)}, seed=self.seed)

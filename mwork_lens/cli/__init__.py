@@ -9,13 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..experiments.settings import TASK_EXPERIMENTS
-from .detect import bench, detect, tune
-from .effects import effects, layer_sweep
-from .experiments import corpus, enhancement, neuron_counts, overlap, task_command
+from ..settings import TASK_EXPERIMENTS
+from .commands import bench, demo, detect, effects, ratio, report, tune
+from .experiments import corpus, enhancement, language_ratio, layer_sweep, neuron_counts, overlap, task_command
 from .options import flatten
-from .ratio import language_ratio, ratio
-from .report import demo, report
 
 LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError)
 

@@ -1,37 +1,83 @@
-"""``mwork-lens experiment NAME``: the paper's tables on tasks, its appendix, comparisons of detections, enhancement."""
+"""``mwork-lens experiment NAME``: the paper's figures and tables, comparisons of detections, enhancement."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
-from ..experiments.settings import TASK_EXPERIMENTS, EnhancementConfig, TaskOptions
 from ..settings import (
     DETECTIONS,
+    TASK_EXPERIMENTS,
     DetectionSettings,
-    ModelSettings,
-    OutputSettings,
-    ResumedOutput,
-    TextSettings,
+    EffectsConfig,
+    EnhancementConfig,
+    SavedDetection,
+    TaskOptions,
+    whole_numbers,
 )
-from .options import print_written
-
-if TYPE_CHECKING:
-    from ..detection import Kind
+from .commands import DecodingConfig, write_ratio
+from .options import Paths, Resumable, Run, write
 
 
-def task_command(name: str) -> Callable[..., None]:
+def language_ratio(*, run: Run = Run(limit=20), config: DecodingConfig = DecodingConfig(every=4)) -> Paths:
+    """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, compared with chance."""
+    from ..lens import language_ratio
+
+    folder, prompts = run.new_folder("language-ratio"), run.load_prompts(config.identifier)
+    options: dict[str, Any] = {"positions": config.positions, "identifier": config.identifier}
+    return write_ratio(folder, language_ratio(run.load_model(), prompts, top_k=config.top_k, **options))
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How many layers are switched off, and what is read."""
+
+    passages: int | None = EffectsConfig.passages
+    depths: Annotated[Sequence[int] | None, whole_numbers(1)] = None
+    """Numbers of layers to try, with commas."""
+
+
+def layer_sweep(run: Run, selection: DetectionSettings, config: SweepConfig, source: SavedDetection) -> Paths:
+    """The paper's appendix: N1 and N2 from each language's neurons off in the first, and in the last, n layers.
+
+    With --detection the whole corpus must be development text; without it, detection runs on three quarters.
+    """
+    from .. import plots
+    from ..detection import Detection, detect
+    from ..effects import layer_sweep
+    from ..experiments.sets import specific_sets
+
+    folder = run.new_folder("layer-sweep")
+    detection = None if source.detection is None else Detection.load(source.detection)
+    corpus, hooked = run.load_text(), run.load_model()
+    if detection is None:
+        train, corpus = corpus.split()
+        detection = detect(hooked, train, top=selection.top, max_tokens=selection.max_tokens)
+        detection.save(folder / "detection")
+    read = corpus if config.passages is None else corpus.limit(config.passages)
+    own = specific_sets(detection, quorum=selection.quorum)
+    sets = {language: neurons for language, neurons in own.items() if language in read and language != "en"}
+    sweep = layer_sweep(hooked, sets, read, depths=config.depths, max_tokens=selection.max_tokens)
+    print(sweep.finding())
+    return write(folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, {"sweep-figure": plots.layer_sweep(sweep)})
+
+
+_OWN = ("languages", "corpus", "sentences_per_passage", "limit")
+"""Settings of a run that tasks have among theirs."""
+
+
+def task_command(name: str) -> Callable[..., Paths]:
     """The command of one of the paper's tables on tasks."""
 
-    def command(model: ModelSettings, options: TaskOptions, output: ResumedOutput) -> None:
+    def command(run: Annotated[Resumable, *_OWN], options: TaskOptions) -> Paths:
         from ..experiments.tasks import PAPER_VALUES, blocks, gaps, run_task_experiment, task_of
 
         task_of(name, options)
-        result, folder = run_task_experiment(model.load(), name, output.path(name), options)
+        result, folder = run_task_experiment(run.load_model(), name, run.path(name), options)
         for metric in dict.fromkeys([result.metrics[0], result.task.metrics[0]]):
             print(f"\n{result.task.title}: {metric} (rows: neurons off; columns: where)\n\n{blocks(result, metric)}")
         print("\n" + "\n".join([*gaps(result), PAPER_VALUES]))
-        print_written(folder.written)
+        return folder.written
 
     command.__name__ = name
     command.__doc__ = f"{TASK_EXPERIMENTS[name].item}. The same --output resumes a run that was stopped."
@@ -49,25 +95,20 @@ class VocabularyConfig:
     """A folder of fr.txt, or a .jsonl."""
 
 
-def corpus(
-    model: Annotated[ModelSettings, "device", "dtype"],
-    text: TextSettings,
-    config: VocabularyConfig,
-    output: OutputSettings,
-) -> None:
+def corpus(run: Annotated[Run, "device", "dtype"], config: VocabularyConfig) -> Paths:
     """The appendix table: documents, tokens, distinct words by language, and coverage of a vocabulary."""
     from ..experiments.corpus import describe_corpus, read_vocabulary
     from ..experiments.folder import ResultsFolder
     from ..model import load_tokenizer
 
-    described = text.load()
+    described = run.load_text()
     words = None if config.vocabulary is None else read_vocabulary(config.vocabulary, list(described))
-    settings = {"corpus": described.describe(), "tokenizer": model.model, "vocabulary": config.vocabulary}
-    folder = ResultsFolder.open(output.path("corpus"), "corpus", settings)
-    table = describe_corpus(described, tokenizer=load_tokenizer(model.model), vocabulary=words)
-    folder.table("corpus", table)
+    settings = {"corpus": described.describe(), "tokenizer": run.model, "vocabulary": config.vocabulary}
+    folder = ResultsFolder.open(run.path("corpus"), "corpus", settings)
+    table = describe_corpus(described, tokenizer=load_tokenizer(run.model), vocabulary=words)
+    folder.write({"corpus": table})
     print(table.drop(columns=["low", "high"]).to_string(na_rep="–", float_format=lambda value: f"{value:.3f}"))
-    print_written(folder.written)
+    return folder.written
 
 
 @dataclass(frozen=True)
@@ -78,89 +119,66 @@ class DetectionsConfig:
     """A saved detection; repeat it to compare several."""
     passages: int = TaskOptions.passages
 
-    def open(
-        self, name: str, output: OutputSettings, model: ModelSettings, text: TextSettings, rule: DetectionSettings
-    ) -> tuple[Any, Any]:
-        """The results folder of an experiment, and the detections by name."""
-        from ..experiments.folder import open_detections
+    def open(self, name: str, run: Run, rule: DetectionSettings) -> tuple[Any, Any]:
+        """The results folder of an experiment, and its detections by the name of their directory or model."""
+        from ..detection import Detection, detect
+        from ..experiments.folder import ResultsFolder, load_detections, load_or_run
 
-        text = replace(text, limit=self.passages)
-        return open_detections(output.path(name), name, self.detection or (), model.load, text, rule)
+        path, settings = run.path(name), {"quorum": rule.quorum, "top": rule.top}
+        if self.detection:
+            detections = load_detections(self.detection)
+            recorded = {key: each.settings for key, each in detections.items()}
+            return ResultsFolder.open(path, name, {"detections": recorded, **settings}), detections
+        corpus = replace(run, limit=self.passages).load_text()
+        if len(corpus) < 2:
+            raise ValueError(f"At least two languages are needed to compare; {run.corpus} has {', '.join(corpus)}.")
+        folder = ResultsFolder.open(path, name, {"corpus": corpus.describe(), **settings})
+        place = folder.path / "detection"
+        detection = load_or_run(place, Detection, lambda: detect(run.load_model(), corpus, top=rule.top))
+        folder.written.append(place)
+        return folder, {detection.space.model: detection}
 
 
-Unlimited = Annotated[TextSettings, "limit"]
+Unlimited = Annotated[Run, "limit"]
 Rule = Annotated[DetectionSettings, "max_tokens"]
 
 
-def overlap(
-    model: ModelSettings, text: Unlimited, config: DetectionsConfig, selection: Rule, output: OutputSettings
-) -> None:
+def overlap(run: Unlimited, config: DetectionsConfig, selection: Rule) -> Paths:
     """The overlap heat maps: active neurons that languages share, compared with chance; several detections together."""
     from .. import plots
     from ..detection import comparison
 
-    folder, detections = config.open("overlap", output, model, text, selection)
+    folder, detections = config.open("overlap", run, selection)
     table = comparison.overlap(detections, quorum=selection.quorum)
-    folder.table("overlap", table)
-    folder.figure("overlap", plots.overlap(table))
+    folder.write({"overlap": table}, {"overlap": plots.overlap(table)})
     means = table.pivot_table(index=["detection", "structure"], values=["share", "expected_share"], sort=False)
     print(f"Share of a language's active neurons that another has too, mean over pairs\n\n{means.round(3)}")
-    print_written(folder.written)
+    return folder.written
 
 
-def neuron_counts(
-    model: ModelSettings, text: Unlimited, config: DetectionsConfig, selection: Rule, output: OutputSettings
-) -> None:
+def neuron_counts(run: Unlimited, config: DetectionsConfig, selection: Rule) -> Paths:
     """The paper's Fig. 3: specific and active neurons by layer, attention against feed-forward, and their means."""
     from .. import plots
     from ..detection import comparison
 
-    folder, detections = config.open("neuron-counts", output, model, text, selection)
-    kinds: tuple[Kind, ...] = ("specific", "active")
+    folder, detections = config.open("neuron-counts", run, selection)
+    kinds: tuple[Literal["specific", "active"], ...] = ("specific", "active")
     for kind in kinds:
         counts = comparison.neuron_counts(detections, kind=kind, quorum=selection.quorum)
-        folder.table(kind, counts)
-        folder.figure(kind, plots.neuron_counts(counts, title=f"Language-{kind} neurons by layer"))
+        folder.write({kind: counts}, {kind: plots.neuron_counts(counts, title=f"Language-{kind} neurons by layer")})
         by = ["detection", "structure"]
         totals = counts.pivot_table(index=by, values=["neurons", "width"], aggfunc="sum", sort=False)
         totals["share"] = totals["neurons"] / totals["width"]
         print(f"{kind}: share of all neurons, mean over languages\n\n{totals['share'].round(4).to_string()}\n")
-    print_written(folder.written)
+    return folder.written
 
 
 # --- enhancement ---
 
 
-@dataclass(frozen=True)
-class DomainSettings:
-    """Other text to measure on."""
-
-    xquad: str | None = None
-    """Also measure on XQuAD's contexts: its folder, or hub."""
-    mgsm: str | None = None
-    """Also measure on MGSM's questions: its folder, or hub."""
-    domain_passages: int = 20
-    """Passages per language, of these two."""
-
-    def load(self, languages: list[str]) -> dict[str, Any]:
-        """The text of each that is set, by name."""
-        from ..experiments.enhancement import task_text
-
-        return {
-            name: task_text(name, None if source == "hub" else source, languages, limit=self.domain_passages)
-            for name, source in {"xquad": self.xquad, "mgsm": self.mgsm}.items()
-            if source is not None
-        }
-
-
 def enhancement(
-    *,
-    config: EnhancementConfig,
-    model: ModelSettings,
-    text: Unlimited,
-    domains: DomainSettings,
-    output: ResumedOutput = ResumedOutput(Path("mwork-lens-enhancement")),
-) -> None:
+    *, config: EnhancementConfig, run: Annotated[Resumable, "limit"] = Resumable(output=Path("mwork-lens-enhancement"))
+) -> Paths:
     """Fig. 4 and the low-resource table: tune a language's neurons, compared with random and matched ones, all
     parameters, its neurons on English text and another language's on its text.
 
@@ -170,18 +188,17 @@ def enhancement(
     mwork-lens experiment enhancement --tune sw --corpus ntrex/ --sentences-per-passage 3 --documents 120
     --batch-size 8 --micro-batch-size 2 --xquad xquad/ --mgsm mgsm/ --output enhancement-sw
     """
-    from ..experiments.enhancement import enhancement, formatted_table, write
+    from ..experiments.enhancement import enhancement, formatted_table, task_texts, write
     from ..experiments.folder import ResultsFolder
 
-    loaded = text.load()
+    loaded = run.load_text()
     config.divide(loaded)
-    others = domains.load(list(loaded))
-    path = output.path("enhancement")
-    result = enhancement(model.load(), loaded, path, config, domains=others)
-    folder = ResultsFolder(path, result.settings, True)
+    domains, path = task_texts(config, list(loaded)), run.path("enhancement")
+    result = enhancement(run.load_model(), loaded, path, config, domains=domains)
+    folder = ResultsFolder(path, result.settings)
     write(folder, result)
     for domain in result.read:
         print(f"\n{domain}: change of loss, nats per token, at each arm's own rate or else the paper's\n")
         print(formatted_table(result.table(domain, rate="own" if config.rates else "paper")).to_string())
     print("\n" + "\n".join(result.findings()))
-    print_written(folder.written)
+    return folder.written

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import re
 import sys
 from collections import ChainMap
@@ -13,33 +14,49 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from ..settings import NO_OPTION, Reader
+from ..settings import NO_OPTION, Reader, RunSettings
 
 _FIELD = re.compile(r'^    (\w+): (?:[^\n]*? = (\w+)\.\w+|[^\n]*)\n(?:    """(.*?)""")?', re.MULTILINE | re.DOTALL)
 
+Paths = Sequence[Path]
+"""What a command wrote."""
 
-def flatten(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer reads it: one option per field of the dataclasses that it takes.
+
+def flatten(command: Callable[..., Paths | None]) -> Callable[..., None]:
+    """The command as typer reads it: one option per field of the dataclasses that it takes; it prints what was written.
 
     The default of such a parameter, an instance, has the defaults of its options; strings in its annotation name fields
-    that are no options of this command.
+    that are not options of this command.
     """
-    groups = {each.name: _Group.of(each) for each in inspect.signature(command).parameters.values()}
+    groups = {each.name: _group(each) for each in inspect.signature(command).parameters.values()}
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        command(**{name: group.read(values) for name, group in groups.items()})
+        groups_read = {
+            name: make(**{option.name: option.read(values[option.key]) for option in options})
+            for name, (make, options) in groups.items()
+        }
+        print("Written: " + ", ".join(map(str, command(**groups_read) or ())))
 
-    options = [setting.parameter() for group in groups.values() for setting in group.settings]
-    run.__signature__ = inspect.Signature(options)  # pyright: ignore[reportAttributeAccessIssue]
+    parameters = [option.parameter() for _, options in groups.values() for option in options]
+    run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return run
 
 
+def _group(parameter: inspect.Parameter) -> tuple[Callable[..., Any], list["_Option"]]:
+    """How to make the settings that a command takes, and their options."""
+    kind, *omitted = get_args(parameter.annotation) or [parameter.annotation]
+    base = None if parameter.default is inspect.Parameter.empty else parameter.default
+    make = kind if base is None else functools.partial(replace, base)
+    return make, [option for option in _options(kind, base) if option.name not in omitted]
+
+
 @dataclass(frozen=True)
-class _Setting:
-    """A field, and the option that it becomes."""
+class _Option:
+    """The option that a field becomes."""
 
     name: str
+    """Of the field."""
     option: str
     reader: Reader
     default: Any
@@ -50,45 +67,23 @@ class _Setting:
         """The option as a name of Python's."""
         return self.option.removeprefix("--").replace("-", "_")
 
+    @property
+    def _shown(self) -> Any:
+        return inspect.Parameter.empty if self.default is MISSING else self.reader.show(self.default)
+
     def parameter(self) -> inspect.Parameter:
         """As typer reads it."""
-        default = inspect.Parameter.empty if self.default is MISSING else self.reader.show(self.default)
-        kind = self.reader.kind | None if default is None else self.reader.kind
+        kind = self.reader.kind | None if self._shown is None else self.reader.kind
         flag = {bool: self.option, bool | None: f"{self.option}/--no-{self.option.removeprefix('--')}"}
-        option = typer.Option(flag.get(kind, self.option), help=self.help)
-        return inspect.Parameter(
-            self.key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-        )
+        annotation = Annotated[kind, typer.Option(flag.get(kind, self.option), help=self.help)]
+        return inspect.Parameter(self.key, inspect.Parameter.KEYWORD_ONLY, default=self._shown, annotation=annotation)
 
     def read(self, value: Any) -> Any:
         """The setting, from the option's value."""
-        if value is None or (self.default is not MISSING and value == self.reader.show(self.default)):
-            return self.default
-        return self.reader.read(self.option, value)
+        return self.default if value is None or value == self._shown else self.reader.read(self.option, value)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """A parameter of a command that is a dataclass of settings."""
-
-    kind: Any
-    base: Any
-    """The instance that has the defaults; None without one."""
-    settings: Sequence[_Setting]
-
-    @classmethod
-    def of(cls, parameter: inspect.Parameter) -> "_Group":
-        kind, *omitted = get_args(parameter.annotation) or [parameter.annotation]
-        base = None if parameter.default is inspect.Parameter.empty else parameter.default
-        return cls(kind, base, [setting for setting in _settings(kind, base) if setting.name not in omitted])
-
-    def read(self, values: Mapping[str, Any]) -> Any:
-        """The dataclass, from the values of all options of the command."""
-        read = {setting.name: setting.read(values[setting.key]) for setting in self.settings}
-        return self.kind(**read) if self.base is None else replace(self.base, **read)
-
-
-def _settings(kind: Any, base: Any) -> Iterator[_Setting]:
+def _options(kind: Any, base: Any) -> Iterator[_Option]:
     helps = _docstrings(kind)
     for field in fields(kind):
         annotation, *marks = get_args(field.type) if hasattr(field.type, "__metadata__") else [field.type]
@@ -96,16 +91,18 @@ def _settings(kind: Any, base: Any) -> Iterator[_Setting]:
         reader = next((mark for mark in marks if isinstance(mark, Reader)), Reader(annotation, lambda _, value: value))
         default = field.default if base is None else getattr(base, field.name)
         if option != NO_OPTION:
-            yield _Setting(field.name, option, reader, default, helps[field.name])
+            yield _Option(field.name, option, reader, default, helps[field.name])
 
 
 @functools.cache
 def _docstrings(kind: type) -> dict[str, str]:
     """The docstring under every field, in one line; that of a field with another group's default is the other's."""
     module = sys.modules[kind.__module__]
-    bases = [_docstrings(base) for base in reversed(kind.__bases__) if base is not object]
-    texts = dict(ChainMap(*bases))
-    for name, group, text in _FIELD.findall(_sources(module.__file__ or "")[kind.__name__]):
+    texts = dict(ChainMap(*(_docstrings(base) for base in reversed(kind.__bases__) if base is not object)))
+    source = re.search(
+        rf"^class {kind.__name__}\b.*?(?=^\S|\Z)", _source(module.__file__ or ""), re.DOTALL | re.MULTILINE
+    )
+    for name, group, text in _FIELD.findall(source[0] if source else ""):
         if not (text or group):
             raise TypeError(f"{kind.__name__}.{name} needs a docstring, and its default on the line of its name.")
         texts[name] = " ".join(text.split()) if text else _docstrings(getattr(module, group))[name]
@@ -113,18 +110,65 @@ def _docstrings(kind: type) -> dict[str, str]:
 
 
 @functools.cache
-def _sources(path: str) -> dict[str, str]:
-    """By class: its text in a file."""
-    parts = re.split(r"^(?=\S)", Path(path).read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {part.split()[1].split("(")[0].rstrip(":"): part for part in parts if part.startswith("class ")}
+def _source(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
 
 
-# --- what commands leave ---
+# --- what commands load and write ---
+
+
+@dataclass(frozen=True)
+class Run(RunSettings):
+    """Loads the model and the text, and makes the folder."""
+
+    def load_model(self) -> Any:
+        """The hooked model."""
+        from ..model import load_model
+
+        return load_model(self.model, device=self.device, dtype=self.dtype)
+
+    def load_text(self, languages: Sequence[str] | None = None) -> Any:
+        """The corpus, in ``languages`` if none are set; warns of too few passages to find neurons on."""
+        from ..text import load_corpus
+
+        tags = languages if self.languages is None else self.languages
+        joined = self.sentences_per_passage
+        return load_corpus(self.corpus, languages=tags, sentences_per_passage=joined, limit=self.limit)
+
+    def load_prompts(self, identified_by: str, pivot: Sequence[str] = ("en",)) -> Any:
+        """A few passages to read, cut after loading; an identifier must have their languages and those of ``pivot``."""
+        from ..text import identifier
+
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit={self.limit}: it must be at least 1.")
+        corpus = replace(self, limit=None).load_text()
+        identifier(identified_by, list(dict.fromkeys([*pivot, *corpus])))
+        return corpus if self.limit is None else corpus.limit(self.limit)
+
+    def path(self, name: str) -> Path:
+        """As set, else the first free directory named after the command."""
+        names = (f"mwork-lens-{name}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+        return self.output or next(path for path in map(Path, names) if not path.exists())
+
+    def new_folder(self, name: str) -> Path:
+        """That directory, made; FileExistsError if something is there already."""
+        from ..store import require_free
+
+        folder = require_free(self.path(name))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+@dataclass(frozen=True)
+class Resumable(Run):
+    """A run that goes on where it was stopped."""
+
+    output: Path | None = None
+    """A new directory, or one to resume."""
 
 
 def write(
     folder: Path,
-    *,
     results: Mapping[str, Any] = MappingProxyType({}),
     tables: Mapping[str, Any] = MappingProxyType({}),
     figures: Mapping[str, Any] = MappingProxyType({}),
@@ -138,8 +182,3 @@ def write(
         table.to_csv(folder / f"{name}.csv", index=table.index.name is not None)
     drawn = [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
     return [*(folder / name for name in results), *(folder / f"{name}.csv" for name in tables), *drawn]
-
-
-def print_written(paths: Sequence[Path]) -> None:
-    """The last line of every command."""
-    print("Written: " + ", ".join(map(str, paths)))

@@ -1,7 +1,7 @@
 """What a corpus holds, by language: documents, tokens, distinct words, and how much of a vocabulary occurs in it."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,30 +41,26 @@ def describe_corpus(
     rows = {}
     for language in corpus:
         texts = [str(text) for text in corpus[language]]
-        row: dict[str, Any] = {
+        tokens = None if tokenizer is None else tokenizer(texts, add_special_tokens=False)["input_ids"]
+        words, by = _words(language, texts, segmenters or {})
+        rows[language] = {
             "documents": len(set(corpus.documents[language])),
             "passages": len(texts),
             "characters": sum(map(len, texts)),
-            "tokens": None if tokenizer is None else _tokens(tokenizer, texts),
+            "tokens": None if tokens is None else sum(map(len, tokens)),
+            "words": None if words is None else len(words),
+            "distinct_words": None if words is None else len(set(words)),
+            "words_by": by,
+            **_coverage((vocabulary or {}).get(language), words, texts),
         }
-        words, by = _words(language, texts, segmenters or {})
-        counted = {"words": len(words), "distinct_words": len(set(words))} if words is not None else {}
-        entries = (vocabulary or {}).get(language)
-        rows[language] = {**row, **counted, "words_by": by, **_coverage(entries, words, texts)}
     columns = ["documents", "passages", "characters", "tokens", "words", "distinct_words", "words_by"]
     columns += ["vocabulary", "covered", "coverage", "low", "high", "note"]
-    whole = ["tokens", "words", "distinct_words", "vocabulary", "covered"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("language")
-    return frame.astype(dict.fromkeys(whole, "Int64"))
+    return frame.astype(dict.fromkeys(["tokens", "words", "distinct_words", "vocabulary", "covered"], "Int64"))
 
 
-def _tokens(tokenizer: Any, texts: Sequence[str]) -> int:
-    return sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"]))
-
-
-def _words(
-    language: str, texts: Sequence[str], segmenters: Mapping[str, Callable[[str], Sequence[str]]]
-) -> tuple[list[str] | None, str]:
+def _words(language: str, texts: Sequence[str], segmenters: Mapping[str, Any]) -> tuple[list[str] | None, str]:
+    """Words, and what cut them; none without a segmenter, and why."""
     try:
         segment = segmenters[language] if language in segmenters else word_segmenter(language)
     except ImportError as error:
@@ -76,29 +72,23 @@ def _words(
 def _coverage(
     entries: Sequence[Sequence[str]] | None, words: Sequence[str] | None, texts: Sequence[str]
 ) -> dict[str, Any]:
+    """A synonym occurs as a word; one that holds a space, or any where words are not segmented, as a string."""
     if not entries:
         return {"note": NO_VOCABULARY}
-    occurs = _occurs(words, texts)
+    distinct, whole = set(words or ()), "\n".join(texts).casefold()
+
+    def occurs(word: str) -> bool:
+        return word in distinct or ((words is None or " " in word) and word in whole)
+
     covered = sum(any(occurs(synonym.casefold()) for synonym in synonyms) for synonyms in entries)
     low, high = wilson(covered, len(entries))
-    return {
-        "vocabulary": len(entries),
-        "covered": covered,
-        "coverage": covered / len(entries),
-        "low": low,
-        "high": high,
-        "note": "" if words is not None else "looked for as strings, since words are not segmented",
-    }
-
-
-def _occurs(words: Sequence[str] | None, texts: Sequence[str]) -> Callable[[str], bool]:
-    """As a word; one that holds a space, or any where words are not segmented, as a string."""
-    distinct, whole = set(words or ()), "\n".join(texts).casefold()
-    return lambda word: word in distinct or ((words is None or " " in word) and word in whole)
+    note = "" if words is not None else "looked for as strings, since words are not segmented"
+    counts = {"vocabulary": len(entries), "covered": covered, "coverage": covered / len(entries)}
+    return {**counts, "low": low, "high": high, "note": note}
 
 
 def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, list[list[str]]]:
-    """A vocabulary from a folder of ``fr.txt`` (a word a line), or a ``.jsonl`` of rows with words by language.
+    """A vocabulary from a folder of ``fr.txt`` (one word per line), or a ``.jsonl`` of rows with words by language.
 
     A row of a ``.jsonl`` is one entry, e.g. ``{"fr": ["chien"], "zh": ["狗", "犬"]}``, as in a Swadesh list.
 
@@ -109,34 +99,27 @@ def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, l
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no vocabulary {str(source)!r}.")
-    lists = _word_lists(path) if path.is_dir() else _table(path)
+    lists: dict[str, list[list[str]]] = {}
+    for language, synonyms in _word_lists(path) if path.is_dir() else itertools.chain(*read_rows(path, _entries)):
+        lists.setdefault(language, []).append(synonyms)
     wanted = {language: lists[language] for language in languages if lists.get(language)}
     if not wanted:
         raise ValueError(f"{path} has no words in {', '.join(languages)}; it has {', '.join(sorted(lists)) or 'none'}.")
     return wanted
 
 
-def _word_lists(folder: Path) -> dict[str, list[list[str]]]:
-    files = {language_of(file): file for file in sorted(folder.glob("*.txt"))}
-    words = {language: read_rows(file, lambda row: row["text"].strip()) for language, file in files.items() if language}
-    return {language: [[word] for word in entries if word] for language, entries in words.items()}
-
-
-def _table(path: Path) -> dict[str, list[list[str]]]:
-    lists: dict[str, list[list[str]]] = {}
-    for language, synonyms in itertools.chain(*read_rows(path, _entries)):
-        lists.setdefault(language, []).append(synonyms)
-    return lists
+def _word_lists(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    for file in sorted(folder.glob("*.txt")):
+        if language := language_of(file):
+            yield from ((language, [word]) for word in read_rows(file, lambda row: row["text"].strip()) if word)
 
 
 def _entries(row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    entries = []
-    for language, words in row.items():
-        synonyms = [plain for word in words if (plain := regex.sub(r"\s*\*", "", word))] if _listed(words) else []
-        if synonyms:
-            entries.append((require_language(language), synonyms))
-    return entries
-
-
-def _listed(words: Any) -> bool:
-    return isinstance(words, list) and all(isinstance(word, str) for word in words)
+    """By language: its words in a row, without the stars of reconstructed ones."""
+    lists = {
+        language: words
+        for language, words in row.items()
+        if isinstance(words, list) and words and all(isinstance(word, str) for word in words)
+    }
+    stripped = {language: [regex.sub(r"\s*\*", "", word) for word in words] for language, words in lists.items()}
+    return [(require_language(language), [*filter(None, words)]) for language, words in stripped.items() if any(words)]

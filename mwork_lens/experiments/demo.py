@@ -14,10 +14,10 @@ from ..lens import LanguageRatio
 from ..model import HookedModel
 from ..neurons import NeuronSet
 from ..report import Section, write_page
+from ..settings import ReportConfig
 from ..store import versions
 from ..text import Corpus
 from .report import Measurement, most_raised, ratio_finding, size_range
-from .settings import ReportConfig
 
 LIMITS = [
     "Rise of next-token loss on held-out passages, in nats per token; the intervals in the figure's hover are 95 % by "
@@ -38,7 +38,6 @@ class Demo:
     """What one run of the demo measured."""
 
     run: Measurement
-    """The detection, its folder and the documents held out."""
     sets: Mapping[str, NeuronSet]
     """Each language's specific neurons, then a score-matched and a uniformly random control for one language."""
     effects: EffectMatrix
@@ -48,18 +47,12 @@ class Demo:
     def table(self) -> pd.DataFrame:
         """The effect matrix with the size of each set and how selective it is."""
         selectivity = self.effects.selectivity()
-        return self.effects.to_frame().assign(
-            **{
-                "own − others": selectivity["difference"],
-                "own : others": selectivity["ratio"],
-                "neurons": [len(self.sets[row]) for row in self.effects.rows],
-            }
-        )
+        more = {"own − others": selectivity["difference"], "own : others": selectivity["ratio"]}
+        return self.effects.to_frame().assign(**more, neurons=[len(self.sets[row]) for row in self.effects.rows])
 
     def findings(self) -> list[str]:
         """Two sentences on what the run shows, from its own numbers."""
-        selectivity, own = self.effects.selectivity(), self.run.sets
-        languages = list(self.run.detection.languages)
+        selectivity, own, languages = self.effects.selectivity(), self.run.sets, self.run.detection.languages
         language, controls = self.run.config.controls[0], [row for row in self.sets if row not in languages]
         times = {row: _times(selectivity.loc[row]) for row in (*own, *controls)}
         fourfold = [row for row in own if times[row] >= 4]
@@ -80,23 +73,12 @@ class Demo:
 
     def write(self) -> list[Path]:
         """Write the table and the page; returns what the folder holds."""
-        detection, path = self.run.detection, self.run.folder.path
+        detection, effects, path = self.run.detection, self.effects, self.run.folder.path
         self.table().to_csv(path / "effects.csv")
-        page = write_page(path / "report.html", f"Language neurons of {detection.space.model}", self._sections())
-        return [page, *(path / name for name in ("effects.csv", "effects", "detection", "neurons"))]
-
-    def _sections(self) -> list[Section]:
-        detection, effects = self.run.detection, self.effects
-        selectivity = effects.selectivity().drop(columns="language").round(3)
         counts = plots.neuron_counts(neuron_counts(detection, quorum=self.run.config.quorum))
+        selectivity = effects.selectivity().drop(columns="language").round(3)
         settings = {"detection": detection.settings, "effects": effects.settings, "versions": versions()}
-        spoken = [RATIO, *ratio_finding(self.ratio)]
-        return [
-            *(
-                [Section("Which language each layer speaks", spoken, plots.language_ratio(self.ratio))]
-                if self.ratio
-                else []
-            ),
+        sections = [
             Section("What switching neurons off does", self.findings(), plots.effect_matrix(effects)),
             Section("The numbers", ["Off (rows) by read (columns), nats per token."], self.table().round(3)),
             Section("Selectivity, with intervals", (), selectivity),
@@ -104,21 +86,21 @@ class Demo:
             Section("How to read this", LIMITS),
             Section("Settings", (), settings),
         ]
+        if self.ratio:
+            spoken = [RATIO, *ratio_finding(self.ratio)]
+            sections.insert(0, Section("Which language each layer speaks", spoken, plots.language_ratio(self.ratio)))
+        page = write_page(path / "report.html", f"Language neurons of {detection.space.model}", sections)
+        return [page, *(path / name for name in ("effects.csv", "effects", "detection", "neurons"))]
 
 
 def run_demo(model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig | None = None) -> Demo:
-    """Detect on one part of the corpus, switch off and measure on the held-out part.
-
-    Args:
-        model: a hooked model; it is as before afterwards.
-        corpus: text of at least two languages.
-        path: a directory for the results, new or of a run with the same settings.
-        config: what to measure; by default a fifth of the documents is held out.
+    """Detect on one part of the corpus (by default four fifths), switch off and measure on the held-out part.
 
     Raises:
+        FileExistsError: for a directory with other things in it.
         ValueError: for a single language, or if no language has specific neurons.
     """
-    run = Measurement.begin("demo", model, corpus, path, config or ReportConfig(held_out=0.2))
+    run = Measurement.begin("demo", model, corpus, path, config or ReportConfig(held_out=0.2), True)
     language, detection = run.config.controls[0], run.detection
     sets = {each: detection.specific(each, quorum=run.config.quorum) for each in detection.languages}
     sets[f"matched {language}"] = matched_control(sets[language], detection, seed=run.config.seed)
@@ -126,7 +108,8 @@ def run_demo(model: HookedModel, corpus: Corpus, path: Path, config: ReportConfi
     for name, neurons in sets.items():
         run.piece(f"neurons/{name.replace(' ', '-')}", NeuronSet, lambda neurons=neurons: neurons)
     ratio = run.ratio("ratio")
-    return Demo(run, sets, run.piece("effects", EffectMatrix, effect_matrix, model, sets, run.held_out), ratio)
+    effects = run.piece("effects", EffectMatrix, effect_matrix, model, sets, run.held_out, **run.reading)
+    return Demo(run, sets, effects, ratio)
 
 
 def _times(row: pd.Series) -> float:

@@ -1,8 +1,7 @@
 """Effects fold by fold: detection, effect matrix with controls, stage grid; what is on disk is not run again."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +15,6 @@ from ..effects import (
     Sets,
     StageGrid,
     Unit,
-    Workflow,
     concat_passages,
     concat_rows,
     effect_matrix,
@@ -25,35 +23,16 @@ from ..effects import (
     workflow,
 )
 from ..model import HookedModel
-from ..neurons import NeuronSet, Stages
+from ..neurons import Stages
+from ..settings import EffectsConfig
 from ..text import Corpus
 from .folder import ResultsFolder, load_or_run
-from .settings import EffectsConfig
-
-NAME = "effects"
+from .sets import specific_sets
 
 
-def specific_sets(detection: Detection, quorum: float, against_quorum: float | None = None) -> dict[str, NeuronSet]:
-    """Each language's specific neurons; languages without any are left out."""
-    sets = {
-        language: detection.specific(language, quorum=quorum, against_quorum=against_quorum)
-        for language in detection.languages
-    }
-    return {language: neurons for language, neurons in sets.items() if len(neurons)}
-
-
-@dataclass(frozen=True)
-class EffectsRun:
-    """What a run measured."""
-
-    effects: EffectMatrix
-    grid: StageGrid | None = None
-
-    def write(self, folder: ResultsFolder) -> None:
-        """Tables and figures into a results folder."""
-        write_effects(folder, self.effects)
-        if self.grid:
-            write_grid(folder, self.grid, workflow(self.grid))
+def effects_settings(config: EffectsConfig) -> dict[str, Any]:
+    """Settings by name, without those of a larger run."""
+    return {field.name: getattr(config, field.name) for field in fields(EffectsConfig)}
 
 
 def run_effects(
@@ -64,138 +43,103 @@ def run_effects(
     *,
     detection: Detection | None = None,
     progress: bool = True,
-) -> tuple[EffectsRun, ResultsFolder]:
+) -> tuple[EffectMatrix, StageGrid | None, ResultsFolder]:
     """Run what is not at ``path`` yet, one piece per fold and kind, and put the folds together.
 
-    Args:
-        model: a hooked model; it is as before afterwards.
-        corpus: text by language.
-        path: a directory for the pieces, new or of a run with the same settings.
-        config: what to do.
-        detection: instead of detecting: the whole corpus is held out, in a single fold.
-        progress: whether to show bars.
+    With a detection, the whole corpus is held out, in a single fold.
 
     Raises:
         FileExistsError: for a directory with other things in it.
         ValueError: for languages that the settings name and the corpus lacks, or a run with other settings.
     """
-    _require_languages(config, detection.languages if detection else list(corpus), corpus)
-    saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
-    settings = {
-        "model": str(model.cfg.model_name),
-        **config.of_effects(),
-        "corpus": corpus.describe(),
-        "detection": saved,
-    }
-    folder = ResultsFolder.open(path, NAME, settings)
-    if detection:
-        folds = iter([_Fold(model, config, path, detection, corpus, progress)])
-    else:
-        folds = _detected(model, corpus, path, config, progress)
-    effects, grids = zip(*((fold.effects(), fold.grid()) for fold in folds), strict=True)
-    return EffectsRun(concat_passages(effects, common_rows=True), pool_grids(grids) if config.stages else None), folder
-
-
-def _detected(
-    model: HookedModel, corpus: Corpus, path: Path, config: EffectsConfig, progress: bool
-) -> Iterator["_Fold"]:
-    for number, (train, held_out) in enumerate(corpus.folds(config.folds, seed=config.seed)):
-        place, options = path / f"fold-{number}", {"top": config.top, "max_tokens": config.max_tokens}
-        detection = load_or_run(place / "detection", Detection, detect, model, train, progress=progress, **options)
-        yield _Fold(model, config, place, detection, held_out, progress)
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """A detection, and the documents on which its effects are measured."""
-
-    model: HookedModel
-    config: EffectsConfig
-    path: Path
-    detection: Detection
-    held_out: Corpus
-    progress: bool
-
-    @cached_property
-    def sets(self) -> dict[str, NeuronSet]:
-        return specific_sets(self.detection, self.config.quorum, self.config.against_quorum)
-
-    @property
-    def read(self) -> Corpus:
-        return self.held_out if self.config.passages is None else self.held_out.limit(self.config.passages)
-
-    def run(self, name: str, *arguments: Any) -> Any:
-        options = {"max_tokens": self.config.max_tokens, "progress": self.progress}
-        return load_or_run(self.path / name, *arguments, **options)
-
-    def effects(self) -> EffectMatrix:
-        # one piece per language with controls, so that little is lost when a run is killed
-        rows: dict[str, Sets] = {"specific": self.sets}
-        for language in self.config.controls:
-            every = with_controls(self.sets, self.detection, languages=[language], seeds=self.config.seeds)
-            rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in self.sets}
-        pieces = [
-            self.run(f"effects/{name}", EffectMatrix, effect_matrix, self.model, row, self.read)
-            for name, row in rows.items()
-        ]
-        return concat_rows(pieces)
-
-    def grid(self) -> StageGrid | None:
-        config = self.config
-        if not config.stages:
-            return None
-        sets = {language: self.sets[language] for language in config.stages}
-        read = self.read.select(
-            {language: range(len(self.read[language])) for language in self.read if language in (*config.stages, "en")}
-        )
-        stages = Stages(self.model, understanding=config.understanding, generation=config.generation)
-        return self.run("grid", StageGrid, stage_grid, self.model, sets, read, stages)
-
-
-def _require_languages(config: EffectsConfig, detected: Sequence[str], corpus: Corpus) -> None:
+    detected = detection.languages if detection else list(corpus)
     for language in (*config.controls, *config.stages):
         if language not in corpus or language not in detected:
             raise ValueError(
                 f"{language!r} must be in the corpus ({', '.join(corpus)}) and detected ({', '.join(detected)})."
             )
+    saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
+    settings = {**effects_settings(config), "corpus": corpus.describe(), "detection": saved}
+    folder = ResultsFolder.open(path, "effects", {"model": str(model.cfg.model_name), **settings})
+    folds = [(path, detection, corpus)] if detection else _detected(model, corpus, path, config, progress)
+    measured = [_measure(model, config, *fold, progress) for fold in folds]
+    effects, grids = zip(*measured, strict=True)
+    return concat_passages(effects, common_rows=True), pool_grids(grids) if config.stages else None, folder
 
 
-# --- tables and figures ---
+def _detected(
+    model: HookedModel, corpus: Corpus, path: Path, config: EffectsConfig, progress: bool
+) -> Iterator[tuple[Path, Detection, Corpus]]:
+    options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
+    for number, (train, held_out) in enumerate(corpus.folds(config.folds, seed=config.seed)):
+        fold = path / f"fold-{number}"
+        yield fold, load_or_run(fold / "detection", Detection, detect, model, train, **options), held_out
 
 
-def write_effects(folder: ResultsFolder, effects: EffectMatrix) -> None:
-    """The matrix, selectivity in every unit and among languages of either script, the folds, and figures."""
+def _measure(
+    model: HookedModel, config: EffectsConfig, path: Path, detection: Detection, held_out: Corpus, progress: bool
+) -> tuple[EffectMatrix, StageGrid | None]:
+    """A fold's effects and stage grid, in one piece per language with controls: a killed run loses little."""
+    sets = specific_sets(detection, config.quorum, config.against_quorum)
+    read = held_out if config.passages is None else held_out.limit(config.passages)
+    options: dict[str, Any] = {"max_tokens": config.max_tokens, "progress": progress}
+    rows: dict[str, Sets] = {"specific": sets}
+    for language in config.controls:
+        every = with_controls(sets, detection, languages=[language], seeds=config.seeds)
+        rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in sets}
+    effects = concat_rows(
+        [
+            load_or_run(path / f"effects/{name}", EffectMatrix, effect_matrix, model, row, read, **options)
+            for name, row in rows.items()
+        ]
+    )
+    if not config.stages:
+        return effects, None
+    of_stages = {language: sets[language] for language in config.stages}
+    read = read.select(
+        {language: range(len(read[language])) for language in read if language in (*config.stages, "en")}
+    )
+    stages = Stages(model, understanding=config.understanding, generation=config.generation)
+    return effects, load_or_run(path / "grid", StageGrid, stage_grid, model, of_stages, read, stages, **options)
+
+
+def effects_of_sets(
+    model: HookedModel, sets: Sets, corpus: Corpus, path: Path, max_tokens: int
+) -> tuple[EffectMatrix, None, ResultsFolder]:
+    """The effects of saved sets, saved at ``path``, and the folder for their tables."""
+    effects = effect_matrix(model, sets, corpus, max_tokens=max_tokens)
+    folder = ResultsFolder.open(path, "effects of sets", effects.settings)
+    effects.save(path / "effects")
+    return effects, None, folder
+
+
+def write_effects(folder: ResultsFolder, effects: EffectMatrix, grid: StageGrid | None = None) -> None:
+    """The matrix, selectivity in every unit and among languages of either script, the folds, stages, and figures."""
     units = _units(effects)
     compared = [
-        effects.per(unit).selectivity(among).assign(unit=unit, among=among)
-        for unit in units
+        matrix.selectivity(among).assign(unit=unit, among=among)
+        for unit, matrix in units.items()
         for among in get_args(Among)
     ]
-    folder.table("effects", effects.to_frame())
-    folder.table("intervals", pd.concat([effects.per(unit).intervals.assign(unit=unit) for unit in units]))
-    folder.table("selectivity", pd.concat(compared))
-    folder.figure("effects", plots.effect_matrix(effects))
+    intervals = pd.concat([matrix.intervals.assign(unit=unit) for unit, matrix in units.items()])
+    tables = {"effects": effects.to_frame(), "intervals": intervals, "selectivity": pd.concat(compared)}
+    folder.write(tables, {"effects": plots.effect_matrix(effects)})
     if len(effects.selectivity()):
-        folder.table("folds", effects.by_fold())
-        folder.figure("selectivity", plots.selectivity(effects))
+        folder.write({"folds": effects.by_fold()}, {"selectivity": plots.selectivity(effects)})
+    if grid:
+        counts = {"all": False, "equal": True} if grid.has_equal else {"all": False}
+        stages = pd.concat([grid.to_frame(equal=equal).assign(count=name) for name, equal in counts.items()])
+        flow = workflow(grid)
+        figures = {"stages": plots.stage_grid(grid), "workflow": plots.workflow(flow)}
+        folder.write({"stages": stages, "workflow": flow.to_frame()}, figures)
 
 
-def _units(effects: EffectMatrix) -> list[Unit]:
-    """Those that this corpus allows."""
-    units: list[Unit] = []
+def _units(effects: EffectMatrix) -> Mapping[Unit, EffectMatrix]:
+    """The effects in every unit that this corpus allows."""
+    units = {}
     for unit in get_args(Unit):
         try:
-            effects.per(unit)
+            units[unit] = effects.per(unit)
         except ValueError:
             continue
-        units.append(unit)
     return units
-
-
-def write_grid(folder: ResultsFolder, grid: StageGrid, flow: Workflow) -> None:
-    """The stage grid, the workflow's evidence, and figures of both."""
-    versions = {False: "all", True: "equal"} if grid.has_equal else {False: "all"}
-    folder.table("stages", pd.concat([grid.to_frame(equal=e).assign(count=name) for e, name in versions.items()]))
-    folder.table("workflow", flow.to_frame())
-    folder.figure("stages", plots.stage_grid(grid))
-    folder.figure("workflow", plots.workflow(flow))

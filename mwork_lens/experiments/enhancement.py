@@ -22,6 +22,7 @@ from ..effects import passage_nats
 from ..model import Encoded, HookedModel, dtype_of
 from ..neurons import NeuronSet
 from ..report import Section
+from ..settings import TUNED_ARMS, EnhancementConfig
 from ..tasks import ENGLISH, TASKS, load_questions
 from ..text import Corpus
 from ..tuning import (
@@ -39,8 +40,7 @@ from ..tuning import (
     tune,
 )
 from .folder import ResultsFolder, load_or_run
-from .set_builders import SET_BUILDERS, SetSource
-from .settings import TUNED_ARMS, EnhancementConfig
+from .sets import SET_BUILDERS, SetSource
 
 logger = logging.getLogger("mwork_lens")
 
@@ -54,6 +54,7 @@ READING = (
 )
 PAPER_VALUES = "The paper's values (task scores of other models) are not available here."
 _LISTS = ("languages", "documents", "arms", "seeds", "rates")
+_OF_DOMAINS = ("xquad", "mgsm", "domain_passages")
 
 Texts = Mapping[str, Mapping[str, Sequence[torch.Tensor]]]
 """Token ids of passages by domain and language."""
@@ -70,15 +71,8 @@ def enhancement(
 ) -> Enhancement:
     """Tune each arm, measure the loss of every language on documents that nothing else has seen, put weights back.
 
-    Whatever is in ``folder`` already is not run again: after a kill, call it as before.
-
-    Args:
-        model: a hooked model; it is as before afterwards.
-        corpus: text by language, best parallel; divided into detection, tuning, development and evaluation documents.
-        folder: where the results of all runs are written.
-        config: what is compared.
-        domains: other text by language to measure on, by name (XQuAD contexts, MGSM questions).
-        progress: whether to show a bar.
+    Whatever is in ``folder`` already is not run again: after a kill, call it as before. ``domains`` are other texts by
+    language to measure on, by name.
 
     Raises:
         ValueError: for a language that the corpus lacks or that has no neurons of its own, too few documents, or a
@@ -89,14 +83,14 @@ def enhancement(
     settings = runner.settings()
     ResultsFolder.open(folder, "enhancement", settings)
     runner.prepare(progress)
-    with tqdm(unit="run", disable=not progress, total=runner.total()) as runner.bar:
-        original = runner.original()
-        own = {
-            language: {arm: runner.own_rate(language, arm) for arm in config.arms_of(language)}
-            for language in config.languages
-        }
+    arms = {language: config.arms_of(language) for language in config.languages}
+    with tqdm(unit="run", disable=not progress, total=_total(config)) as runner.bar:
+        texts = {**runner.evaluation, "development": runner.development}
+        original = runner.load_or_run("original", lambda: RunResult(None, runner.losses(texts), {}))
+        own = {language: {arm: runner.own_rate(language, arm) for arm in some} for language, some in arms.items()}
         results = [runner.result("runs", run, runner.evaluation) for run in _runs(config, own)]
-    return Enhancement(original, results, runner.passages, {**settings, "own_rates": own, "trials": runner.trials})
+    passages = {name: _passages(model, encoded) for name, encoded in runner.evaluation.items()}
+    return Enhancement(original, results, passages, {**settings, "own_rates": own, "trials": runner.trials})
 
 
 def _runs(config: EnhancementConfig, own: Mapping[str, Mapping[str, float | None]]) -> Iterator[Run]:
@@ -106,6 +100,19 @@ def _runs(config: EnhancementConfig, own: Mapping[str, Mapping[str, float | None
             for rate in dict.fromkeys([own[language][arm], config.paper_rate]):
                 if rate is not None:
                     yield Run(language, arm, documents, rate, seed)
+
+
+def _total(config: EnhancementConfig) -> int:
+    """How many models are measured: the original one, trials and runs."""
+    rates = (1 if config.rates else 0) + (config.paper_rate is not None)
+    trials = len(config.rates) if len(config.rates) > 1 else 0
+    arms = sum(len(config.arms_of(language)) for language in config.languages)
+    return 1 + arms * (trials + len(config.documents) * len(config.seeds) * rates)
+
+
+def _passages(model: HookedModel, encoded: Encoded) -> Passages:
+    tokens = {read: torch.tensor([predicted(model, row) for row in rows]) for read, rows in encoded.items()}
+    return Passages(tokens, encoded.corpus.documents, encoded.corpus.describe())
 
 
 @dataclass
@@ -123,26 +130,21 @@ class Runner:
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
         corpora = {**self.parts, **{name: corpus for name, corpus in self.domains.items() if name != HELD_OUT}}
+        design = {name: value for name, value in asdict(self.config).items() if name not in _OF_DOMAINS}
         return {
             "model": str(self.model.cfg.model_name),
             "dtype": str(dtype_of(self.model)),
-            "design": {**asdict(self.config), **{name: list(getattr(self.config, name)) for name in _LISTS}},
+            "design": {**design, **{name: list(design[name]) for name in _LISTS}},
             "corpora": {name: corpus.describe() for name, corpus in corpora.items()},
         }
 
     def prepare(self, progress: bool) -> None:
         """Token ids, the detection, and a look at every arm's neurons before any is tuned."""
         config, model = self.config, self.model
-        self.evaluation = {name: self._encoded(corpus) for name, corpus in self.domains.items()}
-        self.development, self.tuning = self._encoded(self.parts["development"]), self._encoded(self.parts["tuning"])
-        self.passages = {
-            name: Passages(
-                {read: torch.tensor([predicted(model, row) for row in rows]) for read, rows in encoded.items()},
-                encoded.corpus.documents,
-                encoded.corpus.describe(),
-            )
-            for name, encoded in self.evaluation.items()
-        }
+        corpora = {**{name: self.parts[name] for name in ("development", "tuning")}, **self.domains}
+        encoded = {name: Encoded.of(model, corpus, config.max_tokens) for name, corpus in corpora.items()}
+        self.development, self.tuning = encoded.pop("development"), encoded.pop("tuning")
+        self.evaluation = encoded
         options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
         path, text = self.folder / "detection", self.parts["detection"]
         self.detection = load_or_run(path, Detection, detect, model, text, **options)
@@ -150,22 +152,7 @@ class Runner:
             for arm in config.arms_of(language):
                 neurons_of(arm, language, self.detection, config, config.seeds[0])
 
-    def _encoded(self, corpus: Corpus) -> Encoded:
-        return Encoded.of(self.model, corpus, self.config.max_tokens)
-
-    def total(self) -> int:
-        """How many models are measured: the original one, trials and runs."""
-        config, arms = self.config, sum(len(self.config.arms_of(language)) for language in self.config.languages)
-        rates = (1 if config.rates else 0) + (config.paper_rate is not None)
-        trials = len(config.rates) if len(config.rates) > 1 else 0
-        return 1 + arms * (trials + len(config.documents) * len(config.seeds) * rates)
-
-    def original(self) -> RunResult:
-        """The model before tuning."""
-        texts = {**self.evaluation, "development": self.development}
-        return self._load_or_run("original", lambda: RunResult(None, self._losses(texts), {}))
-
-    def _losses(self, texts: Texts) -> dict[str, dict[str, torch.Tensor]]:
+    def losses(self, texts: Texts) -> dict[str, dict[str, torch.Tensor]]:
         """The loss of every passage of the model as it is, by domain and language."""
         return {
             domain: {read: passage_nats(self.model, passages)[0] for read, passages in by_read.items()}
@@ -177,12 +164,15 @@ class Runner:
 
         A single rate needs no trial.
         """
-        if len(self.config.rates) == 1:
-            return self.config.rates[0]
-        losses = {}
-        for rate in self.config.rates:
-            run = Run(language, arm, max(self.config.documents), rate, self.config.seeds[0])
-            losses[rate] = self._development_loss(run)
+        config, losses = self.config, {}
+        if len(config.rates) == 1:
+            return config.rates[0]
+        passages = self.development[language]
+        for rate in config.rates:
+            run = Run(language, arm, max(config.documents), rate, config.seeds[0])
+            nats = self.result("trials", run, {"development": {language: passages}}).nats
+            tokens = sum(predicted(self.model, ids) for ids in passages)
+            losses[rate] = float(nats["development"][language].sum()) / tokens if nats else math.inf
             self.trials.append({**asdict(run), "development_loss": losses[rate]})
         if not losses:
             return None
@@ -190,14 +180,6 @@ class Runner:
         if not math.isfinite(losses[best]):
             raise ValueError(f"{language} {arm}: the loss is not finite at any of the rates {list(losses)}.")
         return best
-
-    def _development_loss(self, run: Run) -> float:
-        passages = self.development[run.language]
-        result = self.result("trials", run, {"development": {run.language: passages}})
-        if not result.nats:
-            return math.inf
-        tokens = sum(predicted(self.model, ids) for ids in passages)
-        return float(result.nats["development"][run.language].sum()) / tokens
 
     def result(self, kind: str, run: Run, texts: Texts) -> RunResult:
         """Of a run: as it is on disk, otherwise of running it; a trial may diverge."""
@@ -211,14 +193,14 @@ class Runner:
                 logger.warning("%s: %s", run.name, error)
                 return RunResult(run, {}, {"diverged": str(error)})
 
-        return self._load_or_run(f"{kind}/{run.name}", make)
+        return self.load_or_run(f"{kind}/{run.name}", make)
 
     def _tune_and_measure(self, run: Run, texts: Texts) -> RunResult:
         start = time.perf_counter()
         neurons = neurons_of(run.arm, run.language, self.detection, self.config, run.seed)
         with self._tuned(run, neurons) as tuned:
             after_tuning = time.perf_counter()
-            nats = self._losses(texts)
+            nats = self.losses(texts)
         of_set = isinstance(neurons, NeuronSet)
         metadata = {
             "neurons": len(neurons) if of_set else None,
@@ -254,7 +236,8 @@ class Runner:
                 if tuned.delta is not None:
                     tuned.delta.revert(self.model)
 
-    def _load_or_run(self, name: str, make: Callable[[], RunResult]) -> RunResult:
+    def load_or_run(self, name: str, make: Callable[[], RunResult]) -> RunResult:
+        """A result at its place in the folder; the bar moves on."""
         self.bar.set_description(Path(name).name)
         result = load_or_run(self.folder / name, RunResult, make)
         self.bar.update()
@@ -264,42 +247,36 @@ class Runner:
 def neurons_of(
     arm: str, language: str, detection: Detection, config: EnhancementConfig, seed: int
 ) -> NeuronSet | Literal["all"]:
-    """What an arm tunes.
-
-    Raises:
-        ValueError: if the language has no neurons of its own, or no other language has any for ``other-neurons``.
-    """
+    """What an arm tunes; ValueError if the language has no neurons of its own, or the arm has none."""
+    source = SetSource(detection, language, config.quorum, seed)
     if arm == "all":
         return "all"
-    own = detection.specific(language, quorum=config.quorum)
-    if not len(own):
+    if not len(source.specific):
         raise ValueError(f"{language!r} has no specific neurons at top={config.top}, quorum={config.quorum}.")
-    return SET_BUILDERS[arm](SetSource(detection, language, config.quorum, seed))
+    return SET_BUILDERS[arm](source)
 
 
-def task_text(name: str, source: str | Path | None, languages: list[str], *, limit: int | None = None) -> Corpus:
-    """XQuAD's contexts or MGSM's questions, each once, in those of the languages that the task has.
-
-    Args:
-        name: ``"xquad"`` or ``"mgsm"``.
-        source: a folder or file of the task; the hub if None.
-        languages: those wanted.
-        limit: at most this many passages per language, from as many documents as possible.
+def task_texts(config: EnhancementConfig, languages: Sequence[str]) -> dict[str, Corpus]:
+    """XQuAD's contexts and MGSM's questions, each once, where they are set and in those languages that the task has.
 
     Raises:
         ValueError: if the task has none of the languages.
     """
-    task, field = TASKS[name], TEXT_FIELDS[name]
-    shared = [language for language in languages if language in task.languages]
-    if not shared:
-        raise ValueError(f"{task.title} has none of {', '.join(languages)}; it has {', '.join(task.languages)}.")
-    texts, documents = {}, {}
-    for language, questions in load_questions(task, source, languages=shared).items():
-        passages = dict.fromkeys((question.document, question.fields[field]) for question in questions)
-        documents[language], texts[language] = zip(*passages, strict=True)
-    parallel = len(set(documents.values())) == 1 and len(documents) > 1
-    corpus = Corpus(texts, documents, parallel, f"{name}: {field}s")
-    return corpus if limit is None else corpus.limit(limit)
+    corpora = {}
+    for name, text_field in TEXT_FIELDS.items():
+        if (source := getattr(config, name)) is None:
+            continue
+        task, texts, documents = TASKS[name], {}, {}
+        shared = [language for language in languages if language in task.languages]
+        if not shared:
+            raise ValueError(f"{task.title} has none of {', '.join(languages)}; it has {', '.join(task.languages)}.")
+        asked = load_questions(task, None if source == "hub" else source, languages=shared)
+        for language, questions in asked.items():
+            passages = dict.fromkeys((question.document, question.fields[text_field]) for question in questions)
+            documents[language], texts[language] = zip(*passages, strict=True)
+        parallel = len(set(documents.values())) == 1 and len(documents) > 1
+        corpora[name] = Corpus(texts, documents, parallel, f"{name}: {text_field}s").limit(config.domain_passages)
+    return corpora
 
 
 # --- the results folder ---
@@ -307,9 +284,7 @@ def task_text(name: str, source: str | Path | None, languages: list[str], *, lim
 
 def write(folder: ResultsFolder, result: Enhancement) -> None:
     """Tables, figures and a page, next to the results of the runs."""
-    folder.table("runs", result.runs())
-    folder.table("rates", result.rates())
-    folder.table("changes", result.changes)
+    folder.write({"runs": result.runs(), "rates": result.rates(), "changes": result.changes})
     arms = [f"{arm}: {TUNED_ARMS[arm]}." for arm in result.design["arms"]]
     sections = [
         Section("What it shows", [*result.findings(), PAPER_VALUES]),
@@ -318,13 +293,12 @@ def write(folder: ResultsFolder, result: Enhancement) -> None:
     rates: list[Rate] = [rate for rate in RATES if rate in set(result.changes["rate"])]
     for rate in rates:
         sections += [section for domain in result.read for section in _matrix(folder, result, domain, rate)]
-        figures = {"by-language": ("The low-resource table, in loss", plots.enhancement_by_language(result, rate=rate))}
+        figures = {"The low-resource table, in loss": ("language", plots.enhancement_by_language(result, rate=rate))}
         if len(result.design["documents"]) > 1:
-            by_documents = ("Fig. 4, in loss", plots.enhancement_by_documents(result, rate=rate))
-            figures = {"by-documents": by_documents, **figures}
-        for name, (title, figure) in figures.items():
-            folder.figure(f"{name}-{rate}", figure)
-            sections.append(Section(f"{title}: {rate} rate", (), figure))
+            by_documents = plots.enhancement_by_documents(result, rate=rate)
+            figures = {"Fig. 4, in loss": ("documents", by_documents), **figures}
+        folder.write(figures={f"by-{name}-{rate}": figure for name, figure in figures.values()})
+        sections += [Section(f"{title}: {rate} rate", (), figure) for title, (_, figure) in figures.items()]
     sections += [Section("Learning rates tried", (), result.rates()), Section("Runs", (), result.runs())]
     folder.page(f"Tuning a language's neurons: {result.settings['model']}", sections)
 
@@ -332,11 +306,10 @@ def write(folder: ResultsFolder, result: Enhancement) -> None:
 def _matrix(folder: ResultsFolder, result: Enhancement, domain: str, rate: Rate) -> list[Section]:
     name = f"{domain}-{rate}"
     figure, table = plots.enhancement_matrix(result, domain, rate=rate), result.table(domain, rate=rate)
-    folder.figure(f"matrix-{name}", figure)
-    folder.table(f"matrix-{name}", result.matrix(domain, rate=rate).to_frame())
+    folder.write({f"matrix-{name}": result.matrix(domain, rate=rate).to_frame()}, {f"matrix-{name}": figure})
     sections = [Section(f"Tuned by read: {domain}, {rate} rate", (), figure)]
     if len(table):
-        folder.table(f"summary-{name}", table)
+        folder.write({f"summary-{name}": table})
         title = f"Own language, English and others: {domain}, {rate} rate"
         sections.append(Section(title, (), formatted_table(table)))
     return sections

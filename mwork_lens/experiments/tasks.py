@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from ..detection import Detection, detect
 from ..model import HookedModel, dtype_of
 from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
+from ..settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
 from ..tasks import (
-    ALL,
     ENGLISH,
     GROUPS,
     LIKELIHOOD,
@@ -38,8 +38,7 @@ from ..tasks import (
 )
 from ..text import Corpus, load_corpus
 from .folder import ResultsFolder, load_or_run
-from .set_builders import SET_BUILDERS, SetSource
-from .settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
+from .sets import SET_BUILDERS, SetSource
 
 logger = logging.getLogger("mwork_lens")
 
@@ -57,11 +56,7 @@ PAPER_VALUES = "Paper value: not available (the published numbers could not be v
 
 
 def task_of(name: str, options: TaskOptions) -> Task:
-    """The task of an experiment.
-
-    Raises:
-        ValueError: for an unknown one.
-    """
+    """The task of an experiment; ValueError for an unknown one."""
     task = options.task or TASK_EXPERIMENTS[name].task
     if task not in TASKS:
         raise ValueError(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
@@ -80,21 +75,34 @@ def run_task_experiment(
     run = _Run(model, TASK_EXPERIMENTS[name], task_of(name, options), options)
     folder = ResultsFolder.open(path, name, run.settings())
     conditions, empty = run.conditions(run.detect(folder.path / "detection"))
-    _write_prompts(folder.path / "prompts.jsonl", run.prompts)
+    places = {name: folder.path / f"{name}.jsonl" for name in ("prompts", "rows")}
+    places["prompts"].write_text("".join(map(_line, chain(*run.prompts.values()))), encoding="utf-8")
     rows = run_task(
         model,
         run.task,
         run.prompts,
         conditions,
-        folder.path / "rows.jsonl",
+        places["rows"],
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         in_full=sum(len(run.all_questions[read]) for condition in conditions for read in condition.reads),
         progress=options.shown,
     )
     result = TaskResult(run.task, rows, run.questions, empty)
-    _write(folder, run.experiment, result, _sizes(conditions), run.prompts)
+    folder.written.extend(places.values())
+    sizes = [(c.arm, c.part, c.off, len(c.neurons), c.neurons.fraction) for c in conditions if c.neurons is not None]
+    frame = pd.DataFrame(sizes, columns=["arm", "part", "off", "neurons", "share of all"])
+    sections = _write(folder, result, frame, examples(result, run.prompts))
+    folder.page(f"{name}: {run.experiment.item}", sections)
     return result, folder
+
+
+def _line(prompt: Prompt) -> str:
+    """A prompt as JSON."""
+    question, asked = prompt.question, {"prompt": prompt.text, "tokens": len(prompt.ids)}
+    answers = {"references": question.references, "choices": question.choices}
+    row = {"language": question.language, "id": question.id, **asked, **answers}
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -112,9 +120,8 @@ class _Run:
         options = self.options
         if options.detection is not None:
             return Detection.load(options.detection)
-        corpus = load_corpus(
-            options.corpus, sentences_per_passage=options.sentences_per_passage, limit=options.passages
-        )
+        joined, passages = options.sentences_per_passage, options.passages
+        corpus = load_corpus(options.corpus, sentences_per_passage=joined, limit=passages)
         if len(corpus) < 2:
             raise ValueError(f"Sets need at least two languages to compare; {options.corpus} has {', '.join(corpus)}.")
         return corpus
@@ -156,10 +163,7 @@ class _Run:
     @cached_property
     def prompts(self) -> dict[str, list[Prompt]]:
         options = {"chat": self.options.chat, "max_tokens": self.options.max_tokens}
-        prompts = {
-            language: make_prompts(self.model, self.task, questions, **options)
-            for language, questions in self.questions.items()
-        }
+        prompts = {tag: make_prompts(self.model, self.task, rows, **options) for tag, rows in self.questions.items()}
         require_room(self.model, prompts, self.options.max_new_tokens)
         return prompts
 
@@ -168,8 +172,8 @@ class _Run:
         """The languages whose neurons are switched off."""
         asked = [language for language in self.questions if language != ENGLISH]
         off = list(self.options.off or asked or [language for language in self.detected if language != ENGLISH])
-        if missing := [language for language in off if language not in self.detected]:
-            raise ValueError(f"There is no set of neurons for {missing[0]!r}; there are {', '.join(self.detected)}.")
+        if absent := [language for language in off if language not in self.detected]:
+            raise ValueError(f"There is no set of neurons for {absent[0]!r}; there are {', '.join(self.detected)}.")
         if idle := [language for language in asked if language not in off]:
             raise ValueError(
                 f"{idle[0]!r} is asked, so its neurons must be among those switched off: {', '.join(off)}."
@@ -184,11 +188,7 @@ class _Run:
         return arms
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the result.
-
-        Raises:
-            ValueError: for options, data or languages that do not go together.
-        """
+        """Everything that decides the result."""
         model, task, options, source = self.model, self.task, self.options, self.source
         chat = uses_chat(model, options.chat)
         saved = isinstance(source, Detection)
@@ -245,86 +245,49 @@ _ARMS = (*ARMS, OVERLAP_ARMS[-1])
 _DECIDING = ("limit", "without", "quorum", "max_new_tokens", "max_tokens", "seed", "batch_size")
 
 
-def _sizes(conditions: Sequence[Condition]) -> pd.DataFrame:
-    rows = [(c.arm, c.part, c.off, len(c.neurons), c.neurons.fraction) for c in conditions if c.neurons is not None]
-    return pd.DataFrame(rows, columns=["arm", "part", "off", "neurons", "share of all"])
-
-
 # --- what is written ---
 
 
-def _write_prompts(path: Path, prompts: Mapping[str, Sequence[Prompt]]) -> None:
-    lines = [
-        {
-            "language": prompt.question.language,
-            "id": prompt.question.id,
-            "prompt": prompt.text,
-            "tokens": len(prompt.ids),
-            "references": prompt.question.references,
-            "choices": prompt.question.choices,
-        }
-        for some in prompts.values()
-        for prompt in some
-    ]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-
-
-def _write(
-    folder: ResultsFolder,
-    experiment: TaskExperiment,
-    result: TaskResult,
-    sizes: pd.DataFrame,
-    prompts: Mapping[str, Sequence[Prompt]],
-) -> None:
-    folder.written.extend([folder.path / "prompts.jsonl", folder.path / "rows.jsonl"])
-    folder.table("cells", result.cells)
-    folder.table("sets", sizes)
-    sections = [Section("How to read this", reading(result))]
+def _write(folder: ResultsFolder, result: TaskResult, sizes: pd.DataFrame, shown: pd.DataFrame) -> list[Section]:
+    """Tables and figures; returns the page."""
+    sections, tables, figures = [Section("How to read this", reading(result))], {}, {}
     for metric in result.metrics:
-        table = result.table(metric)
-        folder.table(f"table-{_slug(metric)}", flat(table))
+        tables[f"table-{_slug(metric)}"] = table = result.table(metric)
         sections.append(Section(f"{result.task.title}: {metric}", (), table))
     for metric in (result.task.metrics[0], LIKELIHOOD):
-        figure = plots.task_changes(result, metric=metric)
-        folder.figure(f"figure-{_slug(metric)}", figure)
+        figures[f"figure-{_slug(metric)}"] = figure = plots.task_changes(result, metric=metric)
         sections.append(Section(f"Changes of {metric}", (), figure))
     for language in result.languages if len(result.languages) > 1 else ():
-        table = result.table(scope=language)
-        folder.table(f"table-{language}", flat(table))
+        tables[f"table-{language}"] = table = result.table(scope=language)
         sections.append(Section(f"Only {language} and English: {result.metrics[0]}", (), table))
-    shown = examples(result, prompts)
-    folder.table("examples", shown)
-    sections += [Section("Sets that were switched off", (), sizes), Section("Some answers as they are", (), shown)]
-    folder.page(f"{experiment.name}: {experiment.item}", sections)
+    # files have one name per column
+    flat = {
+        name: table.set_axis([" / ".join(filter(None, column)) for column in table.columns], axis=1)
+        for name, table in tables.items()
+    }
+    folder.write({"cells": result.cells, "sets": sizes, **flat, "examples": shown}, figures)
+    closing = {"Sets that were switched off": sizes, "Some answers as they are": shown}
+    return [*sections, *(Section(title, (), table) for title, table in closing.items())]
 
 
 def _slug(metric: str) -> str:
     return metric.lower().replace(" ", "-")
 
 
-def flat(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns with one name each, for files."""
-    return table.set_axis([" / ".join(filter(None, column)) for column in table.columns], axis=1)
-
-
-def examples(result: TaskResult, prompts: Mapping[str, Sequence[Prompt]], number: int = EXAMPLES) -> pd.DataFrame:
+def examples(result: TaskResult, prompts: Mapping[str, Sequence[Prompt]]) -> pd.DataFrame:
     """Raw outputs of a few questions under every condition, with the end of the prompt and the reference."""
-    by_key = {(p.question.language, p.question.id): p for some in prompts.values() for p in some}
-    shown = {(lang, p.question.id) for lang, some in prompts.items() for p in some[:number]}
-    rows = [row for row in result.rows if (row["language"], row["id"]) in shown]
-    frame = pd.DataFrame(
-        [
-            {
-                **{key: row[key] for key in ("language", "id", "arm", "part", "off")},
-                "output": row["output"],
-                **row["scores"],
-                "reference": by_key[row["language"], row["id"]].question.references[0],
-                "end of the prompt": by_key[row["language"], row["id"]].text[-200:],
-            }
-            for row in rows
-        ]
-    )
-    return frame.sort_values(["language", "id"], kind="stable", ignore_index=True)
+    shown = {(language, prompt.question.id): prompt for language, some in prompts.items() for prompt in some[:EXAMPLES]}
+    rows = [
+        {
+            **{key: row[key] for key in ("language", "id", "arm", "part", "off", "output")},
+            **row["scores"],
+            "reference": prompt.question.references[0],
+            "end of the prompt": prompt.text[-200:],
+        }
+        for row in result.rows
+        if (prompt := shown.get((row["language"], row["id"])))
+    ]
+    return pd.DataFrame(rows).sort_values(["language", "id"], kind="stable", ignore_index=True)
 
 
 def reading(result: TaskResult) -> list[str]:
@@ -356,10 +319,9 @@ def gaps(result: TaskResult) -> list[str]:
     return text
 
 
-def blocks(result: TaskResult, metric: str, *, scope: str = ALL) -> str:
+def blocks(result: TaskResult, metric: str) -> str:
     """The table for a terminal: one block per group, one column per part."""
-    table = result.table(metric, scope=scope)
-    text = []
+    table, text = result.table(metric), []
     for group in GROUPS:
         block = pd.DataFrame({str(part).replace("_", "-"): table[group, part] for part in table[group].columns})
         different = set(block.to_numpy().ravel())

@@ -7,7 +7,7 @@ import pytest
 
 import mwork_lens as mw
 from mwork_lens.experiments.demo import run_demo
-from mwork_lens.experiments.settings import ReportConfig
+from mwork_lens.settings import ReportConfig
 from mwork_lens.text import as_corpus
 
 from ..tiny import spelled

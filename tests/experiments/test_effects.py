@@ -8,8 +8,8 @@ import pytest
 
 import mwork_lens as mw
 from mwork_lens.detection import cut_to_size, with_controls
-from mwork_lens.experiments.effects import run_effects
-from mwork_lens.experiments.settings import EffectsConfig
+from mwork_lens.experiments.effects import run_effects, write_effects
+from mwork_lens.settings import EffectsConfig
 from mwork_lens.text import as_corpus
 
 from ..made_up import DETECTION, FRENCH
@@ -55,15 +55,15 @@ def test_a_run_goes_on_where_it_stopped(texts, tmp_path, monkeypatch):
     monkeypatch.setattr("mwork_lens.experiments.folder.write_figure", lambda path, figure: [path])
     model = spelled("gemma3")
     config = EffectsConfig(folds=2, passages=3, quorum=0.6, controls=["fr"], seeds=(0, 1), top=0.3)
-    run, folder = run_effects(model, texts, tmp_path, config, progress=False)
-    assert set(run.effects.folds["fr"]) == {0, 1}
-    assert "matched for fr" in run.effects.rows
-    assert len(run.effects.nats["matched for fr"]["en"]) == 2
+    effects, _, folder = run_effects(model, texts, tmp_path, config, progress=False)
+    assert set(effects.folds["fr"]) == {0, 1}
+    assert "matched for fr" in effects.rows
+    assert len(effects.nats["matched for fr"]["en"]) == 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    again, _ = run_effects(model, texts, tmp_path, config, progress=False)
-    assert again.effects.to_frame().equals(run.effects.to_frame())
+    again, *_ = run_effects(model, texts, tmp_path, config, progress=False)
+    assert again.to_frame().equals(effects.to_frame())
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    run.write(folder)
+    write_effects(folder, effects)
     table = pd.read_csv(tmp_path / "selectivity.csv")
     assert set(table["unit"]) == {"token", "byte"}
     with pytest.raises(ValueError, match="passages = 3, not 5"):

@@ -8,8 +8,8 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.experiments.enhancement import enhancement, formatted_table
-from mwork_lens.experiments.settings import TUNED_ARMS, EnhancementConfig
 from mwork_lens.plots import enhancement_by_documents, enhancement_by_language, enhancement_matrix
+from mwork_lens.settings import TUNED_ARMS, EnhancementConfig
 from mwork_lens.tuning import Enhancement, RunResult
 
 from ..tiny import tiny

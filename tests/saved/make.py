@@ -20,7 +20,7 @@ import transformers
 import mwork_lens as mw
 from mwork_lens.cli import main
 from mwork_lens.experiments.enhancement import enhancement
-from mwork_lens.experiments.settings import EnhancementConfig
+from mwork_lens.settings import EnhancementConfig
 
 from .. import analyses
 from .kinds import FOLDER, KINDS, facts

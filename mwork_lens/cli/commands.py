@@ -1,0 +1,320 @@
+"""Commands for any model and text: neurons, their effects, the layers' languages, tuning, costs, all on one page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from ..settings import (
+    DEMO_LANGUAGES,
+    DetectionSettings,
+    EffectsConfig,
+    Positive,
+    Reader,
+    RecipeSettings,
+    ReportConfig,
+    SavedDetection,
+    at_least,
+    whole_numbers,
+)
+from .options import Paths, Resumable, Run, write
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    """How neurons are scored and selected."""
+
+    threshold: float | None = None
+    """Instead of --top: a least score."""
+    formulation: str = "exact"
+    """exact, paper or released."""
+    scope: str = "layer"
+    """Top fraction of each layer, or of the whole model."""
+
+
+def detect(run: Run, selection: DetectionSettings, config: DetectConfig) -> Paths:
+    """Find each language's neurons; writes the detection, each language's specific set and their counts by layer."""
+    from .. import plots
+    from ..detection import detect, neuron_counts
+
+    folder, corpus = run.new_folder("detection"), run.load_text()
+    options: dict[str, Any] = {**asdict(config), "top": selection.top, "max_tokens": selection.max_tokens}
+    detection = detect(run.load_model(), corpus, **options)
+    kind = "specific" if len(detection.languages) > 1 else "active"
+    counts = neuron_counts(detection, kind=kind, quorum=selection.quorum)
+    sets = {name: getattr(detection, kind)(name, quorum=selection.quorum) for name in detection.languages}
+    print(*sets.values(), sep="\n")
+    results = {"detection": detection, **sets}
+    return write(folder, results, {"counts": counts}, {"counts": plots.neuron_counts(counts)})
+
+
+# --- effects ---
+
+
+@dataclass(frozen=True)
+class SetSettings(SavedDetection):
+    """Which neurons are switched off."""
+
+    neurons: list[Path] | None = None
+    """A saved set; repeat the option."""
+
+
+def effects(run: Run, config: EffectsConfig, source: SetSettings) -> Paths:
+    """Switch neurons off and measure every language's loss: saved sets, those of a detection, or detected here.
+
+    With --neurons or --detection the whole corpus must be held out. With neither, the corpus is divided into folds and
+    detection runs for each on the rest. The same --output and options resume a run that was stopped.
+    """
+    from ..detection import Detection
+    from ..experiments.effects import effects_of_sets, run_effects, write_effects
+    from ..neurons import NeuronSet
+
+    if source.neurons and (source.detection or config.controls or config.stages):
+        raise ValueError("--neurons goes without --detection, --controls and --stages.")
+    resumed = run.output is not None and not source.neurons and (run.output / "settings.json").is_file()
+    path = run.path("effects") if resumed else run.new_folder("effects")
+    detection = None if source.detection is None else Detection.load(source.detection)
+    sets = {file.name: NeuronSet.load(file) for file in source.neurons or ()}
+    corpus, hooked = run.load_text(), run.load_model()
+    if sets:
+        matrix, grid, folder = effects_of_sets(hooked, sets, corpus, path, config.max_tokens)
+    else:
+        matrix, grid, folder = run_effects(hooked, corpus, path, config, detection=detection)
+    write_effects(folder, matrix, grid)
+    print(matrix, "\n")
+    if len(table := matrix.selectivity()):
+        print(table[["neurons", "own", "others", "difference", "low", "high", "ratio"]].round(3).to_string())
+    return folder.written
+
+
+# --- the layers' languages ---
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """What is decoded, and how its language is identified."""
+
+    top_k: int = 10
+    """Tokens that each position decodes to."""
+    identifier: str = ReportConfig.identifier
+    every: Positive = 1
+    """Read every n-th token only, to save time."""
+
+    @property
+    def positions(self) -> slice | None:
+        """Of the tokens that are read."""
+        return None if self.every == 1 else slice(self.every // 2, None, self.every)
+
+
+@dataclass(frozen=True)
+class RatioConfig(DecodingConfig):
+    """What is counted, and what else is written."""
+
+    by: str = "count"
+    """count of the top k, or probability mass."""
+    new_tokens: int = 0
+    """Tokens to generate after each prompt."""
+    raw: bool = False
+    """Without the final norm, as the paper's code reads."""
+    grid: Annotated[str | None, "--text"] = None
+    """Also a layer by token grid of this text."""
+    validate: bool = False
+    """Only score the identifier on the corpus."""
+
+
+def ratio(*, run: Run = Run(limit=5), config: RatioConfig) -> Paths:
+    """Which language each layer speaks: decoded tokens by language and layer, compared with chance."""
+    from .. import lens, plots
+
+    folder = run.new_folder("ratio")
+    if config.validate:
+        texts = replace(run, limit=None).load_prompts(config.identifier, pivot=())
+        accuracy = lens.identifier_accuracy(run.load_model(), texts, name=config.identifier)
+        print(accuracy)
+        return write(folder, tables={"identifier": accuracy.to_frame()})
+    prompts, hooked = run.load_prompts(config.identifier), run.load_model()
+    reading: dict[str, Any] = {"normalize": not config.raw, "identifier": config.identifier}
+    counting: dict[str, Any] = {"by": config.by, "positions": config.positions, "new_tokens": config.new_tokens}
+    measured = lens.language_ratio(hooked, prompts, top_k=config.top_k, **counting, **reading)
+    written = write_ratio(folder, measured)
+    if config.grid is not None:
+        grid = lens.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
+        written += write(folder, tables={"grid": grid.to_frame()}, figures={"grid": plots.lens_grid(grid)})
+    return written
+
+
+def write_ratio(folder: Path, measured: Any) -> list[Path]:
+    """The result, its table and its figures; prints the verdict."""
+    from .. import plots
+
+    figures = {
+        "ratio": plots.language_ratio(measured),
+        "heatmap": plots.language_heatmap(measured),
+        "lift": plots.language_heatmap(measured, value="lift"),
+        "english": plots.language_ratio(measured.two_way("en")),
+    }
+    frame = measured.to_frame()
+    written = write(folder, {"ratio": measured}, {"ratio": frame}, figures)
+    frame.to_json(folder / "ratio.json", orient="records", indent=1, force_ascii=False)
+    if set(measured.counts) - {"en"}:
+        print(measured.finding("en"))
+    return [*written, folder / "ratio.json"]
+
+
+# --- tuning ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """What is tuned, and when it is measured and stopped."""
+
+    language: str
+    """Whose texts to tune on, and whose neurons to detect."""
+    neurons: Path | None = None
+    """A saved set; none: detect it on the corpus."""
+    held_out: float = 0.2
+    """Share of the corpus to measure on."""
+    export: bool = False
+    """Also write the tuned model for transformers."""
+    evaluate_every: int | None = None
+    """Steps between measurements."""
+    patience: int | None = None
+    """Stop after as many measurements without a new best."""
+    checkpoint: Path | None = None
+    """A killed run goes on from here."""
+
+
+def tune(
+    run: Run, selection: Annotated[DetectionSettings, "max_tokens"], config: TuneConfig, recipe: RecipeSettings
+) -> Paths:
+    """Tune only a language's neurons; writes what changed, the losses and, on request, the tuned model."""
+    from .. import plots, tuning
+    from ..detection import detect
+    from ..neurons import NeuronSet
+
+    language, settings = config.language, asdict(recipe)
+    tuning.Recipe(**settings)
+    folder = run.new_folder("tuned")
+    train, held_out = run.load_text().split(config.held_out)
+    texts, measured = train[language], held_out[language]
+    hooked = run.load_model()
+    if config.neurons is not None:
+        neurons = NeuronSet.load(config.neurons)
+    elif len(train) < 2:
+        raise ValueError(
+            f"{language!r} alone has no specific neurons: give --languages to compare it with, or --neurons."
+        )
+    else:
+        detection = detect(hooked, train, top=selection.top, max_tokens=recipe.max_tokens)
+        neurons = detection.specific(language, quorum=selection.quorum)
+    print(neurons)
+    stopping = {name: getattr(config, name) for name in ("evaluate_every", "patience", "checkpoint")}
+    tuned = tuning.tune(hooked, neurons, texts, held_out=measured, **settings, **stopping)
+    print(tuned.summary())
+    assert tuned.delta is not None  # of a set there always is one
+    results, tables = {"neurons": neurons, "tuned": tuned, "delta": tuned.delta}, {"changes": tuned.changes}
+    written = write(folder, results, {"losses": tuned.to_frame(), **tables}, {"losses": plots.tuning(tuned)})
+    if config.export:
+        written.append(tuning.export_tuned(hooked, tuned.delta, folder / "model", source=run.model))
+    return written
+
+
+# --- all on one page ---
+
+
+def demo(*, run: Run = Run(limit=40), selection: Annotated[DetectionSettings, "max_tokens"]) -> Paths:
+    """The whole story: find each language's neurons, switch them off, measure every language, write a page."""
+    from ..experiments.demo import run_demo
+
+    folder, corpus = run.new_folder("demo"), run.load_text(DEMO_LANGUAGES)
+    config = ReportConfig(top=selection.top, quorum=selection.quorum, held_out=0.2)
+    result = run_demo(run.load_model(), corpus, folder, config)
+    written = result.write()
+    print("\nRise of loss on held-out text, nats per token: neurons off (rows), language read (columns)\n")
+    print(result.table().to_string(float_format=lambda value: f"{value:.2f}", na_rep="–"))
+    print("\n" + "\n".join(result.findings()) + "\n")
+    return written
+
+
+@dataclass(frozen=True)
+class PageConfig:
+    """How a report is shown."""
+
+    notebook: Path | None = None
+    """Your own copy of the report's notebook."""
+
+
+def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageConfig) -> Paths:
+    """Everything about one model on one corpus: results, an executed notebook, and one page that needs no network.
+
+    The same --output and options resume a run that was stopped. The notebook only shows what is in the folder: copy
+    OUTPUT/report.ipynb, edit it, and give it as --notebook for a page of your own.
+    """
+    from ..report import execute, render, require_extra
+
+    require_extra()
+    from ..experiments.report import measure
+
+    notebook = page.notebook
+    if notebook is not None and not notebook.is_file():
+        raise FileNotFoundError(f"There is no notebook {str(notebook)!r}.")
+    corpus = run.load_text(DEMO_LANGUAGES if run.corpus == "demo" else None)
+    hooked = run.load_model()
+    folder = measure(hooked, corpus, run.output or Path("mwork-lens-report"), config)
+    shown = execute(notebook, folder.path / "report.ipynb", {"folder": str(folder.path.resolve())})
+    title = f"Languages inside {hooked.cfg.model_name}"
+    return [render(shown, folder.path / "report.html", title=title), shown, folder.path]
+
+
+# --- costs ---
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is timed."""
+
+    lengths: Annotated[Sequence[int], whole_numbers(2)] = (64, 128, 256, 512, 1024)
+    """Tokens per document, with commas."""
+    parallel_up_to: int = 128
+    """Longest document for the paper's form."""
+    tuning: Annotated[int | None, Reader(int, at_least(2))] = None
+    """Instead: tuning, on this many tokens."""
+
+
+def bench(
+    *, run: Annotated[Run, "sentences_per_passage", "limit"] = Run(languages=("en", "zh")), config: BenchConfig
+) -> Paths:
+    """What detection costs compared with the bare forward pass: exact scores of every neuron, and the paper's form.
+
+    With --tuning: what tuning 0.5 % of the neurons costs compared with tuning all parameters.
+    """
+    from .. import plots
+    from ..bench import benchmark, joined_text, tuning_cost
+
+    folder, corpus, hooked = run.new_folder("bench"), run.load_text(), run.load_model()
+    if config.tuning is None:
+        costs = benchmark(hooked, corpus, lengths=config.lengths, parallel_up_to=config.parallel_up_to)
+        written = write(folder, tables={"bench": costs.to_frame()}, figures={"bench": plots.benchmark(costs)})
+        tables = {title: (costs.table(column), digits) for column, (title, digits) in COSTS.items()}
+    else:
+        language = next(iter(corpus))
+        document = joined_text(hooked, corpus[language], language, config.tuning)[: config.tuning]
+        costs = tuning_cost(hooked, document)
+        written = write(folder, tables={"tuning": costs.to_frame()})
+        tables = {
+            "Time per step, peak memory above the loaded model, optimiser state": (costs.to_frame(), 2),
+            "Tuning neurons over tuning all parameters": (costs.ratios(), 4),
+        }
+    for title, (table, digits) in tables.items():
+        print(f"\n{title}\n\n{table.to_string(float_format=f'{{:.{digits}f}}'.format, na_rep='–')}")
+    (folder / "settings.json").write_text(json.dumps(dict(costs.settings), indent=2, ensure_ascii=False))
+    return [*written, folder / "settings.json"]
+
+
+COSTS = {
+    "ratio": ("Time over the bare forward pass through the blocks, by tokens of a document", 2),
+    "megabytes_above_forward": ("Peak memory above it, MB", 0),
+    "as_dense": ("Share of active neurons that exact scores of every neuron make active too", 4),
+}
+"""Columns of a benchmark that are printed: title, decimals."""
