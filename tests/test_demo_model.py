@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
 import mwork_lens as mw
-from mwork_lens.experiments.demo import run_demo
+from mwork_lens.experiments.report import run_demo
 from mwork_lens.lens.lens_grid import LensGrid
 from mwork_lens.model import all_logits, log_normalizer, stream_states
 from mwork_lens.model.checkpoints import demo_directory

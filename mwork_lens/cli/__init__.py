@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends in one clear line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mwork_lens").setLevel(logging.INFO)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
         app(arguments)
     except LIBRARY_ERRORS as error:
@@ -56,7 +56,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"mwork-lens: {message}", file=sys.stderr)
         sys.exit(2)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"Warning: {message}", file=sys.stderr)

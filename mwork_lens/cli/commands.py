@@ -225,7 +225,7 @@ def tune(
 
 def demo(*, run: Run = Run(limit=40), selection: Annotated[DetectionSettings, "max_tokens"]) -> Paths:
     """The whole story: find each language's neurons, switch them off, measure every language, write a page."""
-    from ..experiments.demo import run_demo
+    from ..experiments.report import run_demo
 
     folder, corpus = run.new_folder("demo"), run.load_text(DEMO_LANGUAGES)
     config = ReportConfig(top=selection.top, quorum=selection.quorum, held_out=0.2)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from ..settings import (
     DETECTIONS,
@@ -162,8 +162,7 @@ def neuron_counts(run: Unlimited, config: DetectionsConfig, selection: Rule) -> 
     from ..detection import comparison
 
     folder, detections = config.open("neuron-counts", run, selection)
-    kinds: tuple[Literal["specific", "active"], ...] = ("specific", "active")
-    for kind in kinds:
+    for kind in ("specific", "active"):
         counts = comparison.neuron_counts(detections, kind=kind, quorum=selection.quorum)
         folder.write({kind: counts}, {kind: plots.neuron_counts(counts, title=f"Language-{kind} neurons by layer")})
         by = ["detection", "structure"]

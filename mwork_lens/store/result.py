@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .. import __version__
 from .format_1 import upgraded_fields
 from .tree import decode, encode, fields_of, made, storable
 
@@ -37,7 +38,8 @@ def cache_directory() -> Path:
 
 def versions() -> dict[str, str]:
     """The versions of this package and of those that decide its numbers."""
-    return {name: version(name) for name in ("mwork_lens", "transformer-lens", "torch", "transformers", "einops")}
+    packages = ("transformer-lens", "torch", "transformers", "einops")
+    return {"mwork_lens": __version__, **{name: version(name) for name in packages}}
 
 
 def require_free(path: str | Path, *, overwrite: bool = False) -> Path:

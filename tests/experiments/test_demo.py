@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import mwork_lens as mw
-from mwork_lens.experiments.demo import run_demo
+from mwork_lens.experiments.report import run_demo
 from mwork_lens.settings import ReportConfig
 from mwork_lens.text import as_corpus
 
