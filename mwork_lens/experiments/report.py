@@ -114,16 +114,20 @@ class Measurement:
     def identifier(self) -> tuple[str | Identifier, str]:
         """The identifier and "", or one that identifies no language and why."""
         try:
-            identifier(self.config.identifier, ["en", *self.held_out])
+            identifier(self.config.identifier, self._languages)
             self.labels(self.config.identifier)  # the vocabulary is identified over more languages
         except (ValueError, ImportError) as error:
             logger.warning("Without the languages of tokens and texts: %s", error)
             return _no_identifier, str(error)
         return self.config.identifier, ""
 
+    @property
+    def _languages(self) -> list[str]:
+        return list(dict.fromkeys(["en", *self.held_out]))
+
     def labels(self, identifier: str | Identifier) -> TokenLanguages:
         """The language of every token."""
-        return label_vocabulary(self.model, list(dict.fromkeys(["en", *self.held_out])), identifier=identifier)
+        return label_vocabulary(self.model, self._languages, identifier=identifier)
 
     def ratio(self, name: str) -> LanguageRatio | None:
         """Which language each layer speaks; None where no identifier has the languages."""
