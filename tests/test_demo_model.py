@@ -12,7 +12,6 @@ import mwork_lens as mw
 from mwork_lens.experiments.report import run_demo
 from mwork_lens.lens.lens_grid import LensGrid
 from mwork_lens.model import all_logits, log_normalizer, stream_states
-from mwork_lens.model.checkpoints import demo_directory
 
 from .oracle import sequential
 
@@ -27,7 +26,7 @@ def model():
 
 def test_logits_are_those_of_transformers(model):
     assert isinstance(model, HookedTransformer)
-    theirs = AutoModelForCausalLM.from_pretrained(demo_directory(), attn_implementation="eager").eval()
+    theirs = AutoModelForCausalLM.from_pretrained(source_directory("demo"), attn_implementation="eager").eval()
     ids = model.to_tokens("La capitale de la France est Paris. 北京是中国的首都。")
     with torch.inference_mode():
         torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=1e-3, atol=1e-3)

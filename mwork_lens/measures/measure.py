@@ -1,7 +1,7 @@
 """What a detector is: for each layer, which hook points it reads and how it turns them into scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from jaxtyping import Bool, Float
@@ -33,7 +33,7 @@ class LayerMeasure:
 
 
 Measure = Callable[[HookedModel, int], Sequence[LayerMeasure]]
-"""Anything that says what a model's neurons matter for. Give your own to ``detect(formulation=...)``.
+"""Anything that says what a model's neurons matter for, e.g. one that you give to ``detect(formulation=...)``.
 
 Called with the model and each layer's number before the forward passes (whatever depends on weights only belongs
 there); returns the layer's parts, e.g. one for attention and one for the feed-forward. A score is a norm over the
@@ -49,42 +49,29 @@ def score_hooks(
     receive: Receive,
     selection: Selection | None = None,
 ) -> list[ForwardHook]:
-    """Hook functions that score every layer while the forward pass runs, and keep nothing that is used up.
+    """Hook functions that score every layer during the forward pass, and hold nothing that is used up.
 
-    Args:
-        layers: the measures of each layer.
-        running: knows the batch that is running.
-        receive: takes a layer's number, its scores, and which of them are exact (None: all).
-        selection: screen for this selection where a measure can; None scores every neuron exactly.
+    ``receive`` takes a layer's number, its scores, and which of them are exact (None: all). With a selection they
+    screen where a measure can; without, every score is exact.
     """
-    readers = [_Reader(layer, part, selection, receive) for layer, parts in enumerate(layers) for part in parts]
-    return [
-        (f"blocks.{reader.layer}.{name}", partial(reader.read, running, name))
-        for reader in readers
-        for name in reader.part.reads
-    ]
 
+    def hooks_of(layer: int, part: LayerMeasure) -> list[ForwardHook]:
+        seen: dict[str, Tensor] = {}
 
-@dataclass(frozen=True)
-class _Reader:
-    """Scores one part of one layer as soon as the last of its hook points is there."""
+        def read(name: str, activation: Tensor, hook: object = None) -> Tensor:
+            seen[name] = activation
+            if name == part.reads[-1]:
+                if part.screen is None or selection is None:
+                    scores, exact = part.score(seen, running.batch), None
+                else:
+                    scores, exact = part.screen(seen, running.batch, selection)
+                seen.clear()
+                receive(layer, scores, exact)
+            return activation
 
-    layer: int
-    part: LayerMeasure
-    selection: Selection | None
-    receive: Receive
-    seen: dict[str, Tensor] = field(default_factory=dict)
+        return [(f"blocks.{layer}.{name}", partial(read, name)) for name in part.reads]
 
-    def read(self, running: Running, name: str, activation: Tensor, hook: object = None) -> Tensor:
-        self.seen[name] = activation
-        if name == self.part.reads[-1]:
-            if self.part.screen is None or self.selection is None:
-                scores, exact = self.part.score(self.seen, running.batch), None
-            else:
-                scores, exact = self.part.screen(self.seen, running.batch, self.selection)
-            self.seen.clear()
-            self.receive(self.layer, scores, exact)
-        return activation
+    return [hook for layer, parts in enumerate(layers) for part in parts for hook in hooks_of(layer, part)]
 
 
 def root_mean(squares: Float[Tensor, "batch neuron"], batch: TokenBatch) -> Float[Tensor, "batch neuron"]:

@@ -59,7 +59,7 @@ class Estimate:
     uncertainty: Float[Tensor, " neuron"]
     """The logarithm of a score is off by at most β times this."""
     beta: float
-    """Where β starts, before it is measured."""
+    """β at the start, before it is measured."""
 
 
 def refine(
@@ -72,22 +72,14 @@ def refine(
     A neuron stays with its estimate only where its band, β times its uncertainty on either side, does not reach the
     cut; of all others the exact score is computed. That shows how far off the estimates were: β is raised to
     ``SAFETY`` times the largest error seen, in units of the uncertainty, and the bands are looked at again. So a bad
-    estimate ends with every score exact, i.e. in the dense method.
-
-    Args:
-        estimate: for every neuron.
-        exact: scores of some neurons.
-        selection: what has to be decided.
-
-    Returns:
-        The scores, and which of them are exact.
+    estimate ends with every score exact, i.e. in the dense method. Returns the scores, and which of them are exact.
     """
     scores, refined = estimate.scores.clone(), torch.zeros_like(estimate.scores, dtype=torch.bool)
     if selection.top is not None and selection.number(len(scores)) == len(scores):
         return scores, refined  # every neuron is active, whatever its score
     logs, beta = _log(scores), estimate.beta
     while True:
-        # whatever lies near the cut, or is not a number
+        # a NaN is never sure
         sure = (logs - _log(selection.cut(scores))).abs() > beta * estimate.uncertainty
         unsure = (~(sure | refined)).nonzero().flatten()
         if not len(unsure):

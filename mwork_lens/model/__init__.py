@@ -22,7 +22,6 @@ from .architecture import (
     wide_dtype,
     wrapped_model,
 )
-from .checkpoints import source_directory
 from .forward import (
     MAX_TOKENS,
     Encoded,
@@ -37,7 +36,7 @@ from .forward import (
     stream_states,
 )
 from .hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
-from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance
+from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance, source_directory
 from .reducers import ExactSum, Reducer
 from .sites import GATE, SITES, Site, Slices, add_site, remove_site, require_sites
 from .unembedding import (
@@ -45,7 +44,6 @@ from .unembedding import (
     all_logits,
     differentiable_logits,
     final_norm,
-    finish_logits,
     label_masses,
     log_normalizer,
     token_losses,

@@ -20,7 +20,7 @@ Structure = Literal["attention", "feed_forward"]
 
 @runtime_checkable
 class HookedModel(Protocol):
-    """What we ask of a model: a ``HookedTransformer`` or a raw ``TransformerBridge`` of TransformerLens."""
+    """What the package needs of a model: a ``HookedTransformer`` or raw ``TransformerBridge`` of TransformerLens."""
 
     cfg: Any
     tokenizer: Any
@@ -120,26 +120,22 @@ class PostNorm:
     gain: Float[Tensor, " d_model"]
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """Hook points that give y / r and r for the output y, in the order of the forward pass."""
+    def reads(self) -> tuple[str, str]:
+        """Hook points that give r and y / r for the output y, in the order of the forward pass."""
         return (f"{self.name}.hook_scale", f"{self.name}.hook_normalized")
 
 
 def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm | None:
     """The norm after ``structure`` in one layer; None where its output is added as it is."""
-    number = {"attention": 1, "feed_forward": 2}[structure]
-    block = model.blocks[layer]
-    name = f"ln{number}_post" if hasattr(block, f"ln{number}_post") else f"ln{number}"
-    if name.endswith("_post") or _norms_output_only(model):
-        return PostNorm(name, norm_gain(model, getattr(block, name)))
-    return None
-
-
-def _norms_output_only(model: HookedModel) -> bool:
-    """OLMo 2 and 3 norm a structure's output where others norm its input, under the same name."""
-    wrapped = wrapped_model(model)
-    name = getattr(model.cfg, "original_architecture", None) if wrapped is None else type(wrapped).__name__
-    return name in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+    name = {"attention": "ln1", "feed_forward": "ln2"}[structure]
+    block, wrapped = model.blocks[layer], wrapped_model(model)
+    kind = getattr(model.cfg, "original_architecture", None) if wrapped is None else type(wrapped).__name__
+    # OLMo 2 and 3 norm the output under the name that the input's norm has elsewhere
+    if hasattr(block, f"{name}_post"):
+        name = f"{name}_post"
+    elif kind not in ("Olmo2ForCausalLM", "Olmo3ForCausalLM"):
+        return None
+    return PostNorm(name, norm_gain(model, getattr(block, name)))
 
 
 def attention_scale(model: HookedModel, layer: int) -> float:
@@ -147,14 +143,15 @@ def attention_scale(model: HookedModel, layer: int) -> float:
     attn = model.blocks[layer].attn
     module = original(attn)
     # by what transformers' families call it; some multiply where others divide
-    divisors = [getattr(attn, "attn_scale", None), getattr(module, "scale_attn", None)]
-    factors = [getattr(module, name, None) for name in ("scaling", "inv_norm_factor")]
-    scales = [float(m) for m in divisors if m is not None] + [1 / float(f) for f in factors if f is not None]
-    if not scales:
-        raise ValueError(
-            f"{model.cfg.model_name}: {type(module).__name__} does not say how it scales attention scores."
-        )
-    return scales[0]
+    for source, name in (
+        (attn, "attn_scale"),
+        (module, "scale_attn"),
+        (module, "scaling"),
+        (module, "inv_norm_factor"),
+    ):
+        if (value := getattr(source, name, None)) is not None:
+            return float(value) if "attn" in name else 1 / float(value)
+    raise ValueError(f"{model.cfg.model_name}: {type(module).__name__} does not say how it scales attention scores.")
 
 
 def norm_gain(model: HookedModel, norm: Any) -> Float[Tensor, " width"]:
@@ -172,7 +169,7 @@ def norm_eps(norm: Any) -> float:
 
 
 def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
-    """The model's own rotary function, as x [1, pos, head, d_head] at positions 0, 1, … → the same, rotated."""
+    """The model's rotary function, as x [1, pos, head, d_head] at positions 0, 1, … → the same, rotated."""
     attn = model.blocks[layer].attn
     if hasattr(attn, "apply_rotary"):
         return attn.apply_rotary
@@ -181,27 +178,24 @@ def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
     rotary = getattr(wrapped_model(model).base_model, "rotary_emb", None)
     if apply is None or (rotary is None and not hasattr(module, "embed_positions")):
         raise ValueError(f"{model.cfg.model_name}: the rotary function of {type(module).__name__} is unknown.")
-    if rotary is None:
-        return lambda x: _gptj_rotated(module, apply, x)
-    rotary = original(rotary)
-    by_layer = "layer_type" in inspect.signature(rotary.forward).parameters
-    layer_type = {"layer_type": module.config.layer_types[layer]} if by_layer else {}
+    layer_type = {}
+    if rotary is not None:
+        rotary = original(rotary)
+        if "layer_type" in inspect.signature(rotary.forward).parameters:
+            layer_type = {"layer_type": module.config.layer_types[layer]}
 
     def rotated(x: Tensor) -> Tensor:
+        if rotary is None:  # as in GPT-J, where each layer has a table of sines and cosines
+            sine, cosine = module.embed_positions[None, : x.shape[1]].to(x.device, x.dtype).chunk(2, -1)
+            part, rest = x.split([2 * sine.shape[-1], x.shape[-1] - 2 * sine.shape[-1]], -1)
+            return torch.cat([apply(part, sine, cosine), rest], -1)
         cosine, sine = rotary(x, torch.arange(x.shape[1], device=x.device)[None], **layer_type)
-        rotated_part, rest = x.split([cosine.shape[-1], x.shape[-1] - cosine.shape[-1]], -1)
-        rotated_part = rearrange(rotated_part, "batch pos head d -> batch head pos d")
-        rotated_part, _ = apply(rotated_part, rotated_part, cosine.to(x.dtype), sine.to(x.dtype))
-        return torch.cat([rearrange(rotated_part, "batch head pos d -> batch pos head d"), rest], -1)
+        part, rest = x.split([cosine.shape[-1], x.shape[-1] - cosine.shape[-1]], -1)
+        part = rearrange(part, "batch pos head d -> batch head pos d")
+        part, _ = apply(part, part, cosine.to(x.dtype), sine.to(x.dtype))
+        return torch.cat([rearrange(part, "batch head pos d -> batch pos head d"), rest], -1)
 
     return rotated
-
-
-def _gptj_rotated(module: Any, apply: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """GPT-J-style models keep a table of sines and cosines in each layer."""
-    sine, cosine = module.embed_positions[None, : x.shape[1]].to(x.device, x.dtype).chunk(2, -1)
-    rotated_part, rest = x.split([2 * sine.shape[-1], x.shape[-1] - 2 * sine.shape[-1]], -1)
-    return torch.cat([apply(rotated_part, sine, cosine), rest], -1)
 
 
 class Rotary:
@@ -209,17 +203,12 @@ class Rotary:
 
     def __init__(self, model: HookedModel, layer: int) -> None:
         self._apply = _rotation(model, layer)
-        self._d_head: int = model.cfg.d_head
         self._cached: tuple[Tensor, Tensor] | None = None
-        self.pair = self._find_pairs(next(model.parameters()))
-
-    def _find_pairs(self, like: Tensor) -> Int[Tensor, " d_head"]:
-        """Rotate every basis vector at position 1 and see where it goes."""
-        basis = torch.eye(self._d_head, device=like.device, dtype=at_least_float32(like).dtype)
-        images = self._rotate(torch.stack([basis, basis]))[1]
-        itself = torch.arange(self._d_head, device=like.device)
-        images[itself, itself] = 0
-        return torch.where(images.abs().amax(-1) > 0, images.abs().argmax(-1), itself)
+        # rotate every basis vector at position 1 and see where it goes
+        basis = torch.eye(model.cfg.d_head, device=device_of(model), dtype=wide_dtype(dtype_of(model)))
+        images = self._rotate(torch.stack([basis, basis]))[1].fill_diagonal_(0).abs()
+        itself = torch.arange(len(basis), device=basis.device)
+        self.pair: Int[Tensor, " d_head"] = torch.where(images.amax(-1) > 0, images.argmax(-1), itself)
 
     def _rotate(self, x: Float[Tensor, "pos head d_head"]) -> Float[Tensor, "pos head d_head"]:
         return at_least_float32(self._apply(x[None])[0])
@@ -228,21 +217,17 @@ class Rotary:
         self, positions: Int[Tensor, " pos"], like: Tensor
     ) -> tuple[Float[Tensor, "pos d_head"], Float[Tensor, "pos d_head"]]:
         """c and s of every coordinate at these positions."""
-        needed = int(positions[-1]) + 1
+        first, needed = int(positions[0]), int(positions[-1]) + 1
         if self._cached is None or len(self._cached[0]) < needed:
             self._cached = self._measure(needed, like)
-        cosine, sine = self._cached
-        first = int(positions[0])
         rows = slice(first, needed) if needed - first == len(positions) else positions
-        return cosine[rows], sine[rows]
+        return self._cached[0][rows], self._cached[1][rows]
 
     def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        itself = torch.arange(self._d_head, device=like.device)
+        itself = torch.arange(len(self.pair), device=like.device)
         first = (itself <= self.pair).to(like.dtype)
-        # one member of each pair at a time: its image has c at its own place and s at its partner's
+        # one member of each pair at a time: its image has c in its place and s in its partner's
         probes = repeat(torch.stack([first, 1 - first]), "which d -> pos which d", pos=positions)
         images = self._rotate(probes)
         member = torch.where(first.bool(), 0, 1)
-        cosine = images[:, member, itself]
-        sine = torch.where(itself == self.pair, 0, images[:, member, self.pair])
-        return cosine, sine
+        return images[:, member, itself], torch.where(itself == self.pair, 0, images[:, member, self.pair])

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -76,10 +75,27 @@ def mask_hooks(
     They act on every position (or on ``content``), prompt or generated, with or without a key-value cache: use them
     as ``run_with_hooks(fwd_hooks=...)`` or ``model.hooks(...)``, together with any hooks of your own.
     """
+
+    def changing(mask: Bool[Tensor, " neuron"], values: Float[Tensor, " neuron"]) -> Callable[..., Tensor]:
+        placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+        def hook_function(activation: Tensor, hook: Any = None) -> Tensor:
+            place = (activation.device, activation.dtype)
+            if place not in placed:
+                # [neuron] as the activation has it: [head, d_head] in attention, [d_mlp] in the feed-forward
+                shape = activation.shape[2:]
+                placed[place] = (mask.to(place[0]).view(shape), values.to(*place).view(shape))
+            where, placed_values = placed[place]
+            if content is not None:
+                where = where & content.of(activation).view(*activation.shape[:2], *(1 for _ in where.shape))
+            return change(activation, where, placed_values)
+
+        return hook_function
+
     return [
         (
             SITES[site].hook_name(layer),
-            _changing(mask, change, None if values is None else values[site][layer], content),
+            changing(mask, torch.zeros(len(mask)) if values is None else values[site][layer]),
         )
         for site, by_layer in masks.items()
         for layer, mask in enumerate(by_layer)
@@ -87,45 +103,8 @@ def mask_hooks(
     ]
 
 
-def _changing(
-    mask: Bool[Tensor, " neuron"],
-    change: Change,
-    values: Float[Tensor, " neuron"] | None,
-    content: ContentPositions | None,
-) -> Callable[..., Tensor]:
-    held = torch.zeros(len(mask)) if values is None else values
-    placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-
-    def hook_function(activation: Tensor, hook: Any = None) -> Tensor:
-        place = (activation.device, activation.dtype)
-        if place not in placed:
-            # [neuron] as the activation has it: [head, d_head] in attention, [d_mlp] in the feed-forward
-            own_shape = activation.shape[2:]
-            placed[place] = (mask.to(place[0]).view(own_shape), held.to(*place).view(own_shape))
-        where, own_values = placed[place]
-        if content is not None:
-            where = where & content.of(activation).view(*activation.shape[:2], *(1 for _ in where.shape))
-        return change(activation, where, own_values)
-
-    return hook_function
-
-
-def hold(activation: Tensor, where: Tensor, values: Tensor) -> Tensor:
-    """The masked neurons at ``values``, the others untouched."""
-    return torch.where(where, values, activation)
-
-
-def scale(factor: float, activation: Tensor, where: Tensor, _: Tensor) -> Tensor:
-    """The masked neurons times ``factor``, the others untouched."""
-    return torch.where(where, activation * factor, activation)
-
-
 def change_of(mode: Mode, factor: float | None, valued: bool) -> Change:
-    """What a mode does to an activation.
-
-    Raises:
-        ValueError: for an unknown mode, or options that the mode lacks or has no use for.
-    """
+    """What a mode does to an activation; ValueError for options that it lacks or has no use for."""
     if mode not in get_args(Mode):
         raise ValueError(f"There is no mode {mode!r}; modes are {', '.join(get_args(Mode))}.")
     if (factor is None) == (mode == "scale"):
@@ -133,18 +112,16 @@ def change_of(mode: Mode, factor: float | None, valued: bool) -> Change:
     if valued == (mode in ("zero", "scale")):
         needs = "takes no values=" if valued else "needs values=, e.g. collect_means(model, corpus)"
         raise ValueError(f"mode={mode!r} {needs}.")
-    return hold if factor is None else partial(scale, factor)
+    if factor is None:
+        return lambda activation, where, values: torch.where(where, values, activation)
+    return lambda activation, where, values: torch.where(where, activation * factor, activation)
 
 
 @contextlib.contextmanager
 def hooked(model: HookedModel, hooks: Sequence[ForwardHook]) -> Iterator[HookedModel]:
-    """``model`` with ``hooks`` in place; exactly these are removed on any exit.
-
-    Raises:
-        ValueError: for a hook point the model does not have (a raw bridge would ignore it silently).
-    """
-    missing = [name for name, _ in hooks if name not in model.hook_dict]
-    if missing:
-        raise ValueError(f"{model.cfg.model_name} has no hook point {missing[0]!r}.")
+    """``model`` with ``hooks`` in place; exactly these are removed on any exit."""
+    for name, _ in hooks:
+        if name not in model.hook_dict:  # a raw bridge would ignore it silently
+            raise ValueError(f"{model.cfg.model_name} has no hook point {name!r}.")
     with model.hooks(fwd_hooks=list(hooks)):
         yield model

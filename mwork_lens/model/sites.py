@@ -40,8 +40,8 @@ class Site:
     heads: Literal["query", "key_value"] | None
     """Which heads the neurons belong to (neuron = head * d_head + index); None for the feed-forward."""
     silencing: tuple[Slices, ...]
-    """What to set to zero for the same outputs as with the neuron at zero. A feed-forward neuron's row of W_out, since
-    an activation function need not send 0 to 0."""
+    """What to set to zero for the outputs of the neuron at zero: of the feed-forward its row of W_out, since an
+    activation function need not send 0 to 0."""
     tuning: tuple[Slices, ...]
     """All that belongs to a neuron and may be tuned: columns that read, biases, rows that write. First the matrix whose
     width says how many neurons there are."""
@@ -74,13 +74,10 @@ SITES: Mapping[str, Site] = MappingProxyType(_TABLE)
 
 
 def add_site(site: Site) -> None:
-    """Add a row, for this process. Scores come from a measure that gives them under the site's name.
+    """Add a row, for this process; ValueError for a name that the table has.
 
-    Sets, detections and hooks then have that site; those saved without it have no neurons there. A measure that does
-    not score it finds none of its neurons active.
-
-    Raises:
-        ValueError: for a name that the table has.
+    Sets, detections and hooks then have that site; those saved without it have no neurons there. A measure gives its
+    scores under its name; one that does not finds none of its neurons active.
     """
     if site.name in _TABLE:
         raise ValueError(f"There is a site {site.name!r} already: {_TABLE[site.name]}.")
@@ -93,11 +90,7 @@ def remove_site(name: str) -> None:
 
 
 def require_sites(names: Any) -> tuple[str, ...]:
-    """``names`` as a tuple in the table's order.
-
-    Raises:
-        ValueError: if there is a name that is not a site.
-    """
+    """``names`` as a tuple in the table's order; ValueError for a name that is not a site."""
     names = (names,) if isinstance(names, str) else tuple(names)
     unknown = [name for name in names if name not in SITES]
     if unknown:

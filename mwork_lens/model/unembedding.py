@@ -15,10 +15,8 @@ from .architecture import HookedModel, at_least_float32, wide_dtype
 ROWS_AT_ONCE = 256
 TOKENS_AT_ONCE = 32768
 """Hidden states and tokens of the vocabulary whose logits are held at a time."""
-
 LOSS_TOKENS_AT_ONCE = 2048
 """The same for losses, which take more states at a time: a part's logits stay in the cache of a CPU."""
-
 GROUP = 32
 """Tokens of which only the largest logit is looked at first: the top k lie in the k groups with the largest ones."""
 
@@ -27,9 +25,7 @@ def final_norm(
     model: HookedModel, hidden: Float[Tensor, "row d_model"], normalize: bool = True
 ) -> Float[Tensor, "row d_model"]:
     """What the unembedding reads: these states after the final norm, or as they are with ``normalize=False``."""
-    if not normalize:
-        return hidden
-    return model.ln_final(hidden[None])[0]
+    return model.ln_final(hidden[None])[0] if normalize else hidden
 
 
 def logit_parts(
@@ -63,8 +59,7 @@ def all_logits(
 
 def differentiable_logits(model: HookedModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row token"]:
     """Logits over the whole vocabulary in float32 at least, in one product, whose gradient is one product too."""
-    unembed = model.unembed
-    logits = linear(final_norm(model, hidden), unembed.W_U.t(), getattr(unembed, "b_U", None))
+    logits = linear(final_norm(model, hidden), model.unembed.W_U.t(), getattr(model.unembed, "b_U", None))
     return finish_logits(model, at_least_float32(logits))
 
 
@@ -85,21 +80,22 @@ def top_ids(model: HookedModel, normed: Float[Tensor, "row d_model"], k: int) ->
 def _top(
     model: HookedModel, normed: Float[Tensor, "row d_model"], k: int, *, biased: bool = True
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
-    best, ids = [], []
+    best, ids = torch.empty(0), torch.empty(0)
     for start, logits in logit_parts(model, normed, biased=biased):
         values, tokens = _grouped_top(logits, k)
-        best, ids = [*best, values], [*ids, tokens + start]
-        if len(best) > 1:
-            values, order = torch.cat(best).topk(min(k, sum(map(len, best))), dim=0)
-            best, ids = [values], [torch.cat(ids).gather(0, order)]
-    order = best[0].argsort(dim=0, descending=True, stable=True)
-    return best[0].gather(0, order).t(), ids[0].gather(0, order).t()
+        if start:
+            values, tokens = torch.cat([best, values]), torch.cat([ids, tokens + start])
+            values, order = values.topk(min(k, len(values)), dim=0)
+            tokens = tokens.gather(0, order)
+        best, ids = values, tokens
+    order = best.argsort(dim=0, descending=True, stable=True)
+    return best.gather(0, order).t(), ids.gather(0, order).t()
 
 
 def _grouped_top(
     logits: Float[Tensor, "token row"], k: int
 ) -> tuple[Float[Tensor, "some row"], Int[Tensor, "some row"]]:
-    """Columnwise top k of one part of the vocabulary, in no order, exactly and without looking at most of it twice."""
+    """Columnwise top k of one part of the vocabulary, unsorted, without looking at most of it twice."""
     whole = len(logits) // GROUP * GROUP
     if k >= whole // GROUP:
         return logits.topk(min(k, len(logits)), dim=0, sorted=False)
@@ -121,39 +117,22 @@ def label_masses(
     *,
     normalize: bool = True,
 ) -> Float[Tensor, "row label"]:
-    """Probability of each label: softmax over the whole vocabulary, summed up over the label's tokens.
-
-    Args:
-        model: a hooked model.
-        hidden: states of the residual stream.
-        members: 1 where a token has a label, else 0.
-        normalize: whether to apply the final norm.
-    """
-    return torch.cat(
-        [_masses(model, final_norm(model, rows, normalize), members) for rows in hidden.split(ROWS_AT_ONCE)]
-    )
-
-
-def _masses(
-    model: HookedModel, normed: Float[Tensor, "row d_model"], members: Float[Tensor, "label token"]
-) -> Float[Tensor, "row label"]:
-    dtype = wide_dtype(normed.dtype)
-    largest = torch.full((len(normed),), -torch.inf, dtype=dtype, device=normed.device)
-    masses = torch.zeros(len(members), len(normed), dtype=dtype, device=normed.device)
-    for start, logits in logit_parts(model, normed):
-        weights, largest, shrink = _exponentials(finish_logits(model, logits).to(dtype), largest)
-        masses = masses * shrink + members[:, start : start + len(weights)] @ weights
-    return (masses / masses.sum(0)).t()
+    """Probability of each label: softmax over the vocabulary, summed over the tokens where ``members`` is 1, not 0."""
+    dtype, parts = wide_dtype(hidden.dtype), []
+    for rows in hidden.split(ROWS_AT_ONCE):
+        largest = torch.full((len(rows),), -torch.inf, dtype=dtype, device=rows.device)
+        masses = torch.zeros(len(members), len(rows), dtype=dtype, device=rows.device)
+        for start, logits in logit_parts(model, final_norm(model, rows, normalize)):
+            weights, largest, shrink = _exponentials(finish_logits(model, logits).to(dtype), largest)
+            masses = masses * shrink + members[:, start : start + len(weights)] @ weights
+        parts.append((masses / masses.sum(0)).t())
+    return torch.cat(parts)
 
 
 def _exponentials(
     logits: Float[Tensor, "token row"], before: Float[Tensor, " row"]
 ) -> tuple[Float[Tensor, "token row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """One step of a softmax over parts of the vocabulary, in place.
-
-    Returns:
-        exp(logit − largest), the largest logit so far, and the factor for sums over the parts before.
-    """
+    """In place: exp(logit − largest), the largest logit so far, and the factor for sums over the parts before."""
     largest = torch.maximum(before, logits.amax(0))
     return logits.sub_(largest).exp_(), largest, torch.exp(before - largest)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mwork_lens.detection import importance
-from mwork_lens.measures.plnd.attention import KEYS, PATTERN, QUERIES, Attention, Coefficients, Geometry
+from mwork_lens.measures.plnd.attention import READS, Attention, Coefficients, Geometry
 from mwork_lens.measures.plnd.compiled import is_cpu_float32
 from mwork_lens.measures.plnd.published import parallel
 from mwork_lens.measures.plnd.qk_dense import changed_rows, exact_squares
@@ -39,7 +39,7 @@ def test_compiled_sides_equal_tensor_operations(family):
     """Normalised and rotated queries and keys of single precision, beside those of double precision."""
     model, ids = tiny(family, torch.float32, d_head=40), tokens(45)
     _, cache = model.run_with_cache(ids[None])
-    seen = [cache[f"blocks.1.{name}"][0] for name in (QUERIES, KEYS, PATTERN)]
+    seen = [cache[f"blocks.1.{name}"][0] for name in READS]
     for content in (torch.arange(45) > 0, torch.arange(45) % 7 > 0):
         found = Geometry.of(model, 1).attention(*seen, content)
         truth = Geometry.of(model, 1).attention(*(x.double() for x in seen), content)
@@ -58,7 +58,7 @@ def test_compiled_loops_equal_tensor_operations(family, loud):
     """Rows with gaps, small changes and such as turn a row around; up to single precision."""
     model, ids = tiny(family, torch.float32, d_head=40), tokens(45)
     _, cache = model.run_with_cache(ids[None])
-    seen = [cache[f"blocks.1.{name}"][0] for name in (QUERIES, KEYS, PATTERN)]
+    seen = [cache[f"blocks.1.{name}"][0] for name in READS]
     attention = Geometry.of(model, 1).attention(*seen, torch.arange(45) % 7 > 0)
     sides = {"query_neurons": attention.query_neurons, "key_neurons": attention.key_neurons}
     louder = {name: replace(side, direct=side.direct * loud) for name, side in sides.items()}

@@ -10,10 +10,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...model import HookedModel, Rotary, at_least_float32, attention_scale, norm_eps, norm_gain
+from ...model import HookedModel, Rotary, TokenBatch, at_least_float32, attention_scale, norm_eps, norm_gain
+from ..measure import Activations
 from .compiled import is_cpu_float32, normalise_and_rotate, threads
 
-QUERIES, KEYS, PATTERN = "attn.hook_q", "attn.hook_k", "attn.hook_pattern"
+READS = ("attn.hook_q", "attn.hook_k", "attn.hook_pattern")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention of one document in one layer, in float32 at least; rows without content are left out."""
+    """In float32 at least; rows without content are left out."""
 
     pattern: Float[Tensor, "head query key"]
     scores: Float[Tensor, "head query key"]
@@ -47,15 +48,14 @@ class Attention:
     pair: Int[Tensor, " d_head"]
     """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
     cap: float | None
-    """Soft cap on the scores."""
     sinks: bool
-    """Whether every row also attends to a sink, which has a score of its own and no key."""
+    """Whether every row also attends to a sink, which has a score but no key."""
     across_heads: bool
     """Whether normalisation runs over all heads, so that a neuron rescales the other heads' scores too."""
     normalises: bool
-    """Whether there is QK-norm; without it ``shrink`` is zero."""
+    """Without it ``shrink`` is zero."""
     rotates: bool
-    """Whether there are rotary embeddings; without them ``paired`` is zero."""
+    """Without it ``paired`` is zero."""
     positions: Int[Tensor, " query"] | None
     """The position of each row where a query sees no later key; None where it may see all."""
 
@@ -70,14 +70,14 @@ class Attention:
         return len(self.queries) // len(self.keys)
 
     def with_rotated_neurons(self, scale: float) -> "Attention":
-        """The same attention with coordinates of q̃ and k̃ as neurons: Δ_ij = q̃_id k̃_jd / m."""
+        """Coordinates of q̃ and k̃ as neurons: Δ_ij = q̃_id k̃_jd / m."""
         sides = [Coefficients(torch.zeros_like(x), x / scale, torch.zeros_like(x)) for x in (self.queries, self.keys)]
         unpaired = torch.arange(len(self.pair), device=self.pair.device)
         flags = {"across_heads": False, "normalises": False, "rotates": False}
         return replace(self, query_neurons=sides[0], key_neurons=sides[1], pair=unpaired, **flags)
 
     def parts(self, neurons: Coefficients) -> Sequence[Float[Tensor, "head d_head pos"]]:
-        """The coefficients of a neuron's own coordinate and, where there is rotation, of its partner."""
+        """The coefficients of a neuron's coordinate and, where there is rotation, of its partner."""
         return (neurons.direct, neurons.paired) if self.rotates else (neurons.direct,)
 
     def row_blocks(self, size: int) -> Iterator[slice]:
@@ -108,11 +108,7 @@ class Geometry:
 
     @classmethod
     def of(cls, model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> "Geometry":
-        """Read one layer.
-
-        Raises:
-            ValueError: for attention whose scores depend on q and k in a way that has no closed form here.
-        """
+        """Read one layer; ValueError for scores that depend on q and k in a way without a closed form here."""
         cfg, attn = model.cfg, model.blocks[layer].attn
         cap = getattr(cfg, "attn_scores_soft_cap", -1.0) or -1.0
         clip = getattr(cfg, "clip_qkv", None)
@@ -135,10 +131,11 @@ class Geometry:
             rotated_neurons=rotated_neurons,
         )
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The hook points that :meth:`attention` needs, in the order of the forward pass."""
-        return (QUERIES, KEYS, PATTERN)
+    def documents(self, seen: Activations, batch: TokenBatch) -> Iterator[Attention]:
+        """Every document of a batch, from what ``READS`` showed, without its padding."""
+        for i, length in enumerate(batch.lengths):
+            q, k, pattern = (seen[name][i] for name in READS)
+            yield self.attention(q[:length], k[:length], pattern[:, :length, :length], batch.content[i, :length])
 
     def attention(
         self,
@@ -147,14 +144,20 @@ class Geometry:
         pattern: Float[Tensor, "head pos pos"],
         content: Bool[Tensor, " pos"],
     ) -> Attention:
-        """One document, its padding already cut off."""
-        rows, positions = _rows(content), torch.arange(len(content), device=q.device)
+        """One document."""
+        positions, (rows,) = torch.arange(len(content), device=q.device), content.nonzero(as_tuple=True)
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first + 1 == len(rows):
+            rows = slice(first, last + 1)  # which copies nothing
         queries, query_neurons = self._side(at_least_float32(q[rows]), self.query_gain, positions[rows])
         keys, key_neurons = self._side(at_least_float32(k), self.key_gain, positions)
         by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
         scores = by_group @ (keys / self.scale)[:, None]
+        wide = at_least_float32(pattern[:, rows])
+        if wide.dtype != pattern.dtype and not self.sinks:
+            wide = wide / wide.sum(-1, keepdim=True)  # rows of half precision add up to 1 only roughly
         attention = Attention(
-            pattern=self._adding_up(pattern[:, rows]),
+            pattern=wide,
             scores=rearrange(scores, "group head query key -> (group head) query key"),
             queries=queries,
             keys=keys,
@@ -169,11 +172,6 @@ class Geometry:
             positions=positions[rows] if self.causal else None,
         )
         return attention.with_rotated_neurons(self.scale) if self.rotated_neurons else attention
-
-    def _adding_up(self, pattern: Float[Tensor, "head query key"]) -> Float[Tensor, "head query key"]:
-        """Rows of half precision add up to 1 only roughly, but for the part that a sink takes."""
-        wide = at_least_float32(pattern)
-        return wide if self.sinks or wide.dtype == pattern.dtype else wide / wide.sum(-1, keepdim=True)
 
     def _side(
         self, x: Float[Tensor, "pos head d_head"], gain: Tensor | None, positions: Int[Tensor, " pos"]
@@ -213,10 +211,3 @@ class Geometry:
         root = (1 + lost).sqrt_()
         # 1 − 1 / root, without cancellation for small shares
         return x_hat, lost.div_(root.addcmul_(root, root))
-
-
-def _rows(content: Bool[Tensor, " pos"]) -> slice | Int[Tensor, " query"]:
-    """Where ``content`` is; as a slice, which copies nothing, where it is all in one piece."""
-    (rows,) = content.nonzero(as_tuple=True)
-    first, last = int(rows[0]), int(rows[-1])
-    return slice(first, last + 1) if last - first + 1 == len(rows) else rows

@@ -1,11 +1,11 @@
 """The exact change of the attention pattern that query and key neurons make, by tensor operations.
 
-A *unit* is a neuron in one query head that it reaches.
+A *unit* is a neuron in one query head that it reaches. Blocks of units, and of rows with the keys that they see, stay
+in a processor's cache.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,59 +16,44 @@ from torch import Tensor
 from .attention import Attention
 
 ELEMENTS_AT_ONCE = 2**18
-"""Entries of [unit, query, key] held at a time: few enough to stay in a processor's cache."""
+"""Entries of [unit, query, key] held at a time."""
 ROWS_AT_ONCE = 128
 
 PatternSite = Literal["q", "k"]
 
 
-@dataclass(frozen=True)
-class _Units:
-    """Some neurons in one query head that they reach: Δ = Σ_part query_part_i key_part_j + shrink R."""
+def _change(
+    attention: Attention, site: PatternSite, neurons: Int[Tensor, " unit"], head: int
+) -> Callable[[slice, slice], Float[Tensor, "unit query key"]]:
+    """−Δ of neurons in one query head for some rows and the keys that they see, after a soft cap.
 
-    by_query: Float[Tensor, "unit query part"]
-    by_key: Float[Tensor, "unit part key"]
-    shrink: Tensor
-    """``[unit, query, 1]`` for query neurons, ``[unit, 1, key]`` for key neurons."""
+    Δ = Σ_part left_i right_j + shrink R.
+    """
+    group, of_queries = head // attention.heads_per_group, site == "q"
+    side, others = attention.query_neurons, attention.keys[group]
+    if not of_queries:
+        side, others = attention.key_neurons, attention.queries[head]
+    index, mine = neurons % len(others), (neurons // len(others) == (head if of_queries else group))[:, None]
+    left = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(side)]
+    right = [others[d] for d in (index, attention.pair[index])[: len(left)]]
+    by_query = torch.stack(left if of_queries else right, -1)
+    by_key = torch.stack(right if of_queries else left, -2)
+    shrink = side.shrink.flatten(0, 1)[neurons]
 
-    def change(
-        self, attention: Attention, rows: slice, keys: slice, scores: Float[Tensor, "*#unit query key"]
-    ) -> Float[Tensor, "unit query key"]:
-        """−Δ for some rows and the keys that they see; through the soft cap where there is one."""
-        change = einsum(-self.by_query[:, rows], self.by_key[..., keys], "u query part, u part key -> u query key")
+    def change(rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
+        change = einsum(-by_query[:, rows], by_key[..., keys], "u query part, u part key -> u query key")
+        scores = attention.scores[head, rows, keys]
         if attention.normalises:
-            per_query = self.shrink.shape[-1] == 1
-            change.addcmul_(self.shrink[:, rows] if per_query else self.shrink[..., keys], scores, value=-1)
+            change.addcmul_(shrink[:, rows, None] if of_queries else shrink[:, None, keys], scores, value=-1)
         return capped_change(attention.cap, scores, change) if attention.cap else change
 
-
-def _query_units(attention: Attention, neurons: Int[Tensor, " unit"], head: int) -> _Units:
-    side, d_head = attention.query_neurons, attention.queries.shape[1]
-    index, mine, group = neurons % d_head, (neurons // d_head == head)[:, None], head // attention.heads_per_group
-    left = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(side)]
-    right = [attention.keys[group, d] for d in (index, attention.pair[index])[: len(left)]]
-    return _Units(torch.stack(left, -1), torch.stack(right, -2), side.shrink.flatten(0, 1)[neurons][..., None])
-
-
-def _key_units(attention: Attention, neurons: Int[Tensor, " unit"], head: int) -> _Units:
-    side, d_head = attention.key_neurons, attention.queries.shape[1]
-    index, mine = neurons % d_head, (neurons // d_head == head // attention.heads_per_group)[:, None]
-    right = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(side)]
-    left = [attention.queries[head, d] for d in (index, attention.pair[index])[: len(right)]]
-    return _Units(torch.stack(left, -1), torch.stack(right, -2), side.shrink.flatten(0, 1)[neurons][:, None])
-
-
-_UNITS: dict[str, Callable[[Attention, Tensor, int], _Units]] = {"q": _query_units, "k": _key_units}
+    return change
 
 
 def exact_squares(
     attention: Attention, site: PatternSite, neurons: Int[Tensor, " neuron"] | None = None
 ) -> Float[Tensor, " neuron"]:
-    """Squared pattern change of neurons (head * d_head + index) of ``q`` or ``k``, of all of them by default.
-
-    Every neuron's change is added up over the query heads that it reaches; by blocks of units, and of rows with the
-    keys that they see, so that a block stays in a processor's cache.
-    """
+    """Squared pattern change of neurons (head * d_head + index), of all by default, over the query heads they reach."""
     heads, d_head, device = *attention.queries.shape[:2], attention.pattern.device
     owners = heads if site == "q" else len(attention.keys)
     neurons = torch.arange(owners * d_head, device=device) if neurons is None else neurons
@@ -77,12 +62,11 @@ def exact_squares(
     for head in range(heads):
         reached = (neurons // d_head == head * owners // heads) | attention.across_heads
         for some in reached.nonzero().flatten().split(at_once):
-            units = _UNITS[site](attention, neurons[some], head)
+            change = _change(attention, site, neurons[some], head)
             for rows in attention.row_blocks(ROWS_AT_ONCE):
                 keys = attention.seen_keys(rows)
-                pattern, scores = (part[head, rows, keys] for part in (attention.pattern, attention.scores))
-                change = units.change(attention, rows, keys, scores)
-                squares[some] += changed_rows(pattern, change, sinks=attention.sinks).sum(-1)
+                changed = changed_rows(attention.pattern[head, rows, keys], change(rows, keys), sinks=attention.sinks)
+                squares[some] += changed.sum(-1)
     return squares
 
 
@@ -129,7 +113,7 @@ def _turned_rows(
 
 
 def capped_change(
-    cap: float, scores: Float[Tensor, "*#unit query key"], change: Float[Tensor, "unit query key"]
+    cap: float, scores: Float[Tensor, "query key"], change: Float[Tensor, "unit query key"]
 ) -> Float[Tensor, "unit query key"]:
     """cap tanh((R + x) / cap) − cap tanh(R / cap), from tanh a − tanh b = tanh(a − b) (1 − tanh a tanh b)."""
     after = torch.tanh((scores + change) / cap)

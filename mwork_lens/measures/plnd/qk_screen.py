@@ -13,10 +13,9 @@ Its relative error is third order, i.e. grows in proportion to the largest |Δ| 
 a bound on that, which is as cheap, comes with each score as its uncertainty.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from einops import rearrange, reduce
@@ -29,36 +28,22 @@ ROWS_AT_ONCE = 128
 """Few enough that little is computed for keys which a row does not see."""
 
 
-class Screened(NamedTuple):
-    """Squared scores to second order, and how far off they may be."""
+def screen(attention: Attention) -> Iterator[tuple[Float[Tensor, " neuron"], Float[Tensor, " neuron"]]]:
+    """Squared scores and their uncertainty, of all query neurons and then of all key neurons of one document.
 
-    squares: Float[Tensor, " neuron"]
-    uncertainty: Float[Tensor, " neuron"]
-    """The mean over rows, weighted by their share of the score, of the bound on the row's |Δ|."""
-
-
-def screen(attention: Attention) -> tuple[Screened, Screened]:
-    """Every query neuron (head * d_head + index) and key neuron (group * d_head + index) of one document."""
-    sides = _Queries.of(attention), _Keys.of(attention)
-    blocks = [[_summed(side, block) for side in sides] for block in _blocks(attention)]
-    of_queries, of_keys = (torch.stack(side).sum(0) for side in zip(*blocks, strict=True))
+    The uncertainty is the mean over rows, weighted by their share of the score, of the bound on the row's |Δ|.
+    """
+    sides, sums = (_queries(attention), _keys(attention)), ([], [])
+    for block in _blocks(attention):
+        for side, blocks in zip(sides, sums, strict=True):
+            squares, bound = side(block)
+            doubt = bound.mul_(squares.clamp_(min=0))
+            blocks.append(torch.stack([squares.sum(-1), doubt.sum(-1)]))
+    of_queries, of_keys = (torch.stack(blocks).sum(0) for blocks in sums)
     # a query neuron has one head, a key neuron all of its group
-    return (
-        _screened(rearrange(of_queries, "part group d head -> part (group head d)")),
-        _screened(reduce(of_keys, "part group d head -> part (group d)", "sum")),
-    )
-
-
-def _screened(sums: Float[Tensor, "part neuron"]) -> Screened:
-    squares, doubt = sums
-    return Screened(squares, doubt / squares.clamp(min=torch.finfo(squares.dtype).tiny))
-
-
-def _summed(side: "_Queries | _Keys", block: "_Block") -> Float[Tensor, "part group d head"]:
-    """Over rows: squares, and squares times a bound on |Δ|."""
-    squares, bound = side.by_row(block)
-    doubt = bound.mul_(squares.clamp_(min=0))
-    return torch.stack([squares.sum(-1), doubt.sum(-1)])
+    of_queries = rearrange(of_queries, "part group d head -> part (group head d)")
+    for squares, doubt in (of_queries, reduce(of_keys, "part group d head -> part (group d)", "sum")):
+        yield squares, doubt / squares.clamp(min=torch.finfo(squares.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -79,9 +64,8 @@ class _Block:
 
     def of(self, by_query: Float[Tensor, "all_heads d query"]) -> Float[Tensor, "group d head row"]:
         """What belongs to these rows."""
-        return rearrange(
-            by_query[..., self.rows], "(group head) d row -> group d head row", head=self.heads
-        ).contiguous()
+        layout = "(group head) d row -> group d head row"
+        return rearrange(by_query[..., self.rows], layout, head=self.heads).contiguous()
 
     def sums(
         self, by_key: Float[Tensor, "group d all"], weights: Float[Tensor, "group key head_row"]
@@ -121,28 +105,18 @@ def _blocks(attention: Attention) -> Iterator[_Block]:
         yield _Block(rows, keys, attention.heads_per_group, *parts)
 
 
-@dataclass(frozen=True)
-class _Queries:
-    """What enters the sums of query neurons."""
+ByRow = Callable[[_Block], tuple[Float[Tensor, "group d head row"], Float[Tensor, "group d head row"]]]
+"""Squared changes, and a bound on |Δ|."""
 
-    attention: Attention
-    products: Float[Tensor, "group products key"]
-    """k̃² and, with rotation, k̃ k̃_pair."""
-    reach: Float[Tensor, "group d_head 1 1"]
-    """The largest |(k̃, k̃_pair)|."""
 
-    @classmethod
-    def of(cls, attention: Attention) -> "_Queries":
-        keys, partners = attention.keys, attention.keys[:, attention.pair]
-        squared = keys.square()
-        products = torch.cat([squared, keys * partners], 1) if attention.rotates else squared
-        return cls(attention, products, (squared + partners.square()).sqrt().amax(-1)[..., None, None])
+def _queries(attention: Attention) -> ByRow:
+    neurons, keys, swap, width = attention.query_neurons, attention.keys, attention.pair, attention.keys.shape[1]
+    partners, key_squares = keys[:, swap], keys.square()
+    products = torch.cat([key_squares, keys * partners], 1) if attention.rotates else key_squares
+    reach = (key_squares + partners.square()).sqrt().amax(-1)[..., None, None]
 
-    def by_row(self, block: _Block) -> tuple[Float[Tensor, "group d head row"], Float[Tensor, "group d head row"]]:
-        """Squared changes, and a bound on |Δ|."""
-        attention, neurons, keys = self.attention, self.attention.query_neurons, self.attention.keys
+    def by_row(block: _Block) -> tuple[Tensor, Tensor]:
         direct, paired, shrink = (block.of(part) for part in (neurons.direct, neurons.paired, neurons.shrink))
-        swap, width = attention.pair, keys.shape[1]
 
         def rotated(weights: Tensor) -> Tensor:
             sums = block.sums(keys, weights)
@@ -150,14 +124,14 @@ class _Queries:
             return products.addcmul_(paired, sums.index_select(1, swap)) if attention.rotates else products
 
         mean, cross = rotated(block.mean), rotated(block.cross)
-        second, size = block.sums(self.products, block.square), direct.square()
+        second, size = block.sums(products, block.square), direct.square()
         squares, bound = size * second[:, :width], size
         if attention.rotates:
             paired_squared = paired.square()
             squares.addcmul_(direct * paired, second[:, width:], value=2)
             squares.addcmul_(paired_squared, second[:, :width].index_select(1, swap))
             bound += paired_squared
-        bound.sqrt_().mul_(self.reach)
+        bound.sqrt_().mul_(reach)
         if attention.normalises:
             in_mean, in_cross, in_square, twice = block.with_scores
             mean.addcmul_(shrink, block.total(in_mean))
@@ -166,56 +140,43 @@ class _Queries:
             bound.addcmul_(shrink.abs(), block.largest)
         return squares.addcmul_(mean, cross), bound
 
+    return by_row
 
-@dataclass(frozen=True)
-class _Keys:
-    """What enters the sums of key neurons."""
 
-    attention: Attention
-    linear: Float[Tensor, "group linear key"]
-    """The coefficients of q̃ and, with rotation, of q̃_pair."""
-    quadratic: Float[Tensor, "group quadratic key"]
-    """Their squares and product."""
-    shrunk: Float[Tensor, "group linear key"]
-    """The coefficients times what normalisation gives back."""
-    reach: Float[Tensor, "group d_head 1 1"]
-    """The largest size of the coefficients."""
+def _keys(attention: Attention) -> ByRow:
+    neurons, width = attention.key_neurons, attention.queries.shape[1]
+    squares = [neurons.direct.square(), neurons.paired.square()]
+    reach = (squares[0] + squares[1]).sqrt().amax(-1)[..., None, None]
+    linear, quadratic, shrink = neurons.direct, squares[0], neurons.shrink
+    if attention.rotates:
+        linear, shrink = torch.cat([neurons.direct, neurons.paired], 1), torch.cat([shrink, shrink], 1)
+        quadratic = torch.cat([*squares, neurons.direct * neurons.paired], 1)
+    shrunk = linear * shrink
 
-    @classmethod
-    def of(cls, attention: Attention) -> "_Keys":
-        neurons = attention.key_neurons
-        squares = [neurons.direct.square(), neurons.paired.square()]
-        linear, quadratic, shrink = neurons.direct, squares[0], neurons.shrink
-        if attention.rotates:
-            linear = torch.cat([neurons.direct, neurons.paired], 1)
-            quadratic = torch.cat([*squares, neurons.direct * neurons.paired], 1)
-            shrink = torch.cat([shrink, shrink], 1)
-        reach = (squares[0] + squares[1]).sqrt().amax(-1)[..., None, None]
-        return cls(attention, linear, quadratic, linear * shrink, reach)
-
-    def by_row(self, block: _Block) -> tuple[Float[Tensor, "group d head row"], Float[Tensor, "group d head row"]]:
-        """Squared changes, and a bound on |Δ|."""
-        attention, queries = self.attention, block.of(self.attention.queries)
-        partners, width = queries.index_select(1, attention.pair), queries.shape[1]
+    def by_row(block: _Block) -> tuple[Tensor, Tensor]:
+        queries = block.of(attention.queries)
+        partners = queries.index_select(1, attention.pair)
 
         def rotated(by_key: Tensor, weights: Tensor) -> Tensor:
             sums = block.sums(by_key, weights)
             products = queries * sums[:, :width]
             return products.addcmul_(partners, sums[:, width:]) if attention.rotates else products
 
-        mean, cross = rotated(self.linear, block.mean), rotated(self.linear, block.cross)
-        second, size = block.sums(self.quadratic, block.square), queries.square()
+        mean, cross = rotated(linear, block.mean), rotated(linear, block.cross)
+        second, size = block.sums(quadratic, block.square), queries.square()
         squares, bound = size * second[:, :width], size
         if attention.rotates:
             partners_squared = partners.square()
             squares.addcmul_(queries * partners, second[:, 2 * width :], value=2)
             squares.addcmul_(partners_squared, second[:, width : 2 * width])
             bound += partners_squared
-        bound.sqrt_().mul_(self.reach)
+        bound.sqrt_().mul_(reach)
         if attention.normalises:
-            shrink, (in_mean, in_cross, in_square, twice) = attention.key_neurons.shrink, block.with_scores
-            mean += block.sums(shrink, in_mean)
-            cross += block.sums(shrink, in_cross)
-            squares.add_(rotated(self.shrunk, in_square), alpha=2).add_(block.sums(shrink.square(), twice))
-            bound += shrink.abs().amax(-1)[..., None, None] * block.largest
+            lost, (in_mean, in_cross, in_square, twice) = neurons.shrink, block.with_scores
+            mean += block.sums(lost, in_mean)
+            cross += block.sums(lost, in_cross)
+            squares.add_(rotated(shrunk, in_square), alpha=2).add_(block.sums(lost.square(), twice))
+            bound += lost.abs().amax(-1)[..., None, None] * block.largest
         return squares.addcmul_(mean, cross), bound
+
+    return by_row

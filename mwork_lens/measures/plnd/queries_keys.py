@@ -6,8 +6,6 @@ soft cap, biases, masks and sinks (P already holds them). For a key neuron the r
 add up over the query heads of its group.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -17,8 +15,9 @@ from torch.nn.functional import pad
 from ...model import HookedModel, TokenBatch
 from ..measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
 from ..selection import Estimate, Selection, refine
-from .attention import KEYS, PATTERN, QUERIES, Attention, Coefficients, Geometry
-from .compiled import KEYS_AT_ONCE, is_cpu_float32, partners, sums_of_rows, threads, weights_of_rows
+from .attention import READS, Attention, Coefficients, Geometry
+from .compiled import is_cpu_float32, threads
+from .compiled_rows import KEYS_AT_ONCE, partners, sums_of_rows, weights_of_rows
 from .qk_dense import PatternSite, exact_squares
 from .qk_screen import screen
 
@@ -29,37 +28,24 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
     """The change of the attention pattern, exactly, for every query and key neuron of one layer.
 
     On a CPU, except in double precision, compiled loops take every neuron's exact score. Elsewhere, and for soft caps,
-    sinks or norms across heads, it takes tensor operations (``qk_dense``), which cost more: there the screen gives the
-    same active neurons from a second-order estimate of all of them (``qk_screen``) and the exact change of those near
-    the cut.
+    sinks or norms across heads, tensor operations do (``qk_dense``), which cost more: there the screen gives the same
+    active neurons from a second-order estimate of all (``qk_screen``) and the exact change of those near the cut.
 
-    Args:
-        model: a hooked model.
-        layer: which layer.
-        rotated_neurons: take the coordinates of q and k after normalisation and rotation as neurons, as the paper
-            does; deactivating a column of W_Q or W_K acts before these.
+    With ``rotated_neurons`` the coordinates of q and k after normalisation and rotation are neurons, as in the paper;
+    deactivating a column of W_Q or W_K acts before these.
     """
     geometry = Geometry.of(model, layer, rotated_neurons=rotated_neurons)
 
-    def documents(seen: Activations, batch: TokenBatch) -> Iterator[Attention]:
-        for i, length in enumerate(batch.lengths):
-            yield geometry.attention(
-                seen[QUERIES][i, :length],
-                seen[KEYS][i, :length],
-                seen[PATTERN][i, :, :length, :length],
-                batch.content[i, :length],
-            )
-
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        squares = [_dense(attention) for attention in documents(seen, batch)]
+        squares = [_dense(attention) for attention in geometry.documents(seen, batch)]
         return {site: root_mean(torch.stack([by_site[site] for by_site in squares]), batch) for site in SITES}
 
     def screened(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
-        pairs = [_screened(attention, selection) for attention in documents(seen, batch)]
+        pairs = [_screened(attention, selection) for attention in geometry.documents(seen, batch)]
         scores, exact = ({site: torch.stack([pair[site][i] for pair in pairs]) for site in SITES} for i in range(2))
         return scores, exact
 
-    return LayerMeasure(geometry.reads, score, None if geometry.across_heads and not rotated_neurons else screened)
+    return LayerMeasure(READS, score, None if geometry.across_heads and not rotated_neurons else screened)
 
 
 def _dense(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
@@ -95,9 +81,9 @@ def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " 
     """Squared pattern change of every query and key neuron, summed over the query heads that it reaches."""
     length, positions, pair = attention.keys.shape[-1], attention.positions, attention.pair.numpy()
     seen = np.full(attention.rows, length) if positions is None else positions.numpy() + 1
-    seen = -(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE
-    rest = -length % KEYS_AT_ONCE
-    pattern, scores = (_array(pad(x, (0, rest)) if rest else x) for x in (attention.pattern, attention.scores))
+    seen, rest = -(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE, -length % KEYS_AT_ONCE
+    padded = (pad(x, (0, rest)) if rest else x for x in (attention.pattern, attention.scores))
+    pattern, scores = (x.contiguous().numpy() for x in padded)
     with threads():
         rows = pattern, scores, seen, weights_of_rows(pattern, scores, seen)
         by_query = sums_of_rows(*rows, _tables(attention.query_neurons), _met(attention.keys, pair))
@@ -106,19 +92,11 @@ def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " 
     return {"q": torch.from_numpy(by_query.ravel()), "k": torch.from_numpy(by_group.ravel())}
 
 
-def _array(x: Tensor) -> np.ndarray:
-    return x.contiguous().numpy()
-
-
 def _tables(neurons: Coefficients) -> tuple[np.ndarray, ...]:
-    return tuple(map(_by_position, (neurons.direct, neurons.paired, neurons.shrink)))
+    return tuple(x.mT.contiguous().numpy() for x in (neurons.direct, neurons.paired, neurons.shrink))
 
 
 def _met(other_side: Float[Tensor, "head d_head pos"], pair: np.ndarray) -> tuple[np.ndarray, ...]:
     """What neurons meet there: their coordinate, its partner, and 1 at every position."""
-    itself = _by_position(other_side)
+    itself = other_side.mT.contiguous().numpy()
     return itself, partners(itself, pair), np.ones((len(itself), 1, len(pair)), np.float32)
-
-
-def _by_position(x: Float[Tensor, "head d_head pos"]) -> np.ndarray:
-    return _array(x.mT)

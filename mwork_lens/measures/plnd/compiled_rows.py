@@ -16,20 +16,19 @@ import numba
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from .tools import compiled, from_cache_line, inlined, widest_vectors
+from .compiled import compiled, from_cache_line, inlined, widest_vectors
 
 NEURONS_AT_ONCE = 32
 ROWS_AT_ONCE = 16
 KEYS_IN_CACHE = 64
 KEYS_AT_ONCE = 4
 """The keys that a row sees are rounded up to as many; P is zero beyond."""
-FAR = 40.0
+FAR = np.float32(40)
 """Beyond this |x| squares of e^x could overflow. Keys that a row does not see count too, which costs some precision."""
-GATHERED = -0.5
+GATHERED = np.float32(-0.5)
 """Below this E, 1 + E loses digits."""
 
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
-_FAR, _GATHERED = np.float32(FAR), np.float32(GATHERED)
 
 GROWTH, FIRST, SECOND, SHIFT, LEFT, BOUND = 0, 1, 2, 3, 4, 7
 """What a row keeps of each neuron: E, Σ P² m, Σ P² m², Δ_ij*, what belongs to the query (three), and a bound on |x|
@@ -59,12 +58,12 @@ def weights_of_rows(pattern, scores, seen):
 @no_type_check
 def partners(x, pair):
     """x[..., pair]."""
-    found = np.empty_like(x)
+    partner = np.empty_like(x)
     for task in numba.prange(x.shape[0] * x.shape[1]):
         owner, position = task // x.shape[1], task % x.shape[1]
         for d in range(len(pair)):
-            found[owner, position, d] = x[owner, position, pair[d]]
-    return found
+            partner[owner, position, d] = x[owner, position, pair[d]]
+    return partner
 
 
 @compiled(parallel=True)
@@ -73,8 +72,8 @@ def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
     """By head and neuron: the squared changes of all rows.
 
     Three tables by [head, query, d] and three by [group, key, d], of the neurons and of what they meet on the other
-    side: their own coordinate, its partner, and 1. Δ_ij is the sum of the three products, the third times R. A table
-    that ends early goes on as it ends.
+    side: their coordinate, its partner, and 1. Δ_ij is the sum of the three products, the third times R. A table that
+    ends early goes on as it ends.
     """
     star, squares, largest = of_rows
     per_group, width = len(pattern) // len(by_key[0]), by_key[0].shape[-1]
@@ -83,15 +82,15 @@ def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
     for task in numba.prange(len(pattern) * chunks):
         widest_vectors()
         head, first_neuron = task // chunks, task % chunks * NEURONS_AT_ONCE
-        chosen = slice(first_neuron, first_neuron + NEURONS_AT_ONCE)
+        some = slice(first_neuron, first_neuron + NEURONS_AT_ONCE)
         keys = from_cache_line(np.zeros((pattern.shape[2] + 1, 3, NEURONS_AT_ONCE), np.float32))[:-1]
-        _read(keys, by_key, head // per_group, 0, chosen)
+        _read(keys, by_key, head // per_group, 0, some)
         reach = _reach(keys)
         block = from_cache_line(np.zeros((ROWS_AT_ONCE + 1, 8, NEURONS_AT_ONCE), np.float32))[:-1]
-        total, found = np.zeros(NEURONS_AT_ONCE, np.float32), sums[head, chosen]
+        total = np.zeros(NEURONS_AT_ONCE, np.float32)
         for first in range(0, len(seen), ROWS_AT_ONCE):
             last = min(first + ROWS_AT_ONCE, len(seen))
-            _read(block[: last - first, LEFT:], by_query, head, first, chosen)
+            _read(block[: last - first, LEFT:], by_query, head, first, some)
             for i in range(first, last):
                 _begin(block[i - first], keys, reach, scores[head, i], star[head, i], largest[head, i])
             for start in range(0, seen[last - 1], KEYS_IN_CACHE):
@@ -101,23 +100,23 @@ def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
             for i in range(first, last):
                 row = block[i - first]
                 if _finish(row, squares[head, i], total):
-                    for n in range(len(found)):
-                        if row[BOUND, n] >= _FAR:
+                    for n in range(min(NEURONS_AT_ONCE, width - first_neuron)):
+                        if row[BOUND, n] >= FAR:
                             total[n] += _far(row, keys, pattern[head, i], scores[head, i], seen[i], n)
-        found[:] = total[: len(found)]
+        sums[head, some] = total[: width - first_neuron]
     return sums
 
 
 @inlined
 @no_type_check
-def _read(found, tables, owner, first, chosen):
+def _read(to, tables, owner, first, some):
     """Three tables of some neurons by [position, table, neuron]."""
     for table in range(3):
         values = tables[table][owner]
-        for i in range(len(found)):
-            own = values[min(first + i, len(values) - 1), chosen]
-            for n in range(len(own)):
-                found[i, table, n] = own[n]
+        for i in range(len(to)):
+            row = values[min(first + i, len(values) - 1), some]
+            for n in range(len(row)):
+                to[i, table, n] = row[n]
 
 
 @inlined
@@ -128,10 +127,8 @@ def _reach(keys):
     for j in range(len(keys)):
         for table in range(3):
             for n in range(NEURONS_AT_ONCE):
-                low[table, n], high[table, n] = (
-                    min(low[table, n], keys[j, table, n]),
-                    max(high[table, n], keys[j, table, n]),
-                )
+                low[table, n] = min(low[table, n], keys[j, table, n])
+                high[table, n] = max(high[table, n], keys[j, table, n])
     for n in range(NEURONS_AT_ONCE):
         low[0, n], low[1, n] = high[0, n] - low[0, n], high[1, n] - low[1, n]
         low[2, n] = _TWO * max(high[2, n], -low[2, n])
@@ -144,11 +141,8 @@ def _begin(row, keys, reach, scores, star, largest):
     """Nothing summed yet, the shift, and a bound on |x|."""
     for n in range(NEURONS_AT_ONCE):
         row[GROWTH, n] = row[FIRST, n] = row[SECOND, n] = row[SHIFT, n] = _ZERO
-        row[BOUND, n] = (
-            abs(row[LEFT, n]) * reach[0, n]
-            + abs(row[LEFT + 1, n]) * reach[1, n]
-            + abs(row[LEFT + 2, n]) * reach[2, n] * largest
-        )
+        of_score = abs(row[LEFT + 2, n]) * reach[2, n] * largest
+        row[BOUND, n] = abs(row[LEFT, n]) * reach[0, n] + abs(row[LEFT + 1, n]) * reach[1, n] + of_score
         row[SHIFT, n] = -_x(row, keys, star, n, scores[star])
 
 
@@ -184,8 +178,8 @@ def _finish(row, squares, total):
     left_out = _ZERO
     for n in range(NEURONS_AT_ONCE):
         growth = row[GROWTH, n]
-        far = row[BOUND, n] >= _FAR or growth < _GATHERED
-        row[BOUND, n] = _FAR if far else _ZERO
+        far = row[BOUND, n] >= FAR or growth < GATHERED
+        row[BOUND, n] = FAR if far else _ZERO
         changed = row[SECOND, n] - _TWO * growth * row[FIRST, n] + growth * growth * squares
         # rounding may leave a little less than nothing
         total[n] += _ZERO if far else max(changed, _ZERO) / ((_ONE + growth) * (_ONE + growth))
@@ -203,7 +197,7 @@ def _far(row, keys, p, r, seen, n):
         x[j] = _x(row, keys, j, n, r[j]) + np.log(p[j])
         most = max(most, x[j])
     for j in range(seen):
-        x[j] = _exp(max(x[j] - most, -_TWO * _FAR))
+        x[j] = _exp(max(x[j] - most, -_TWO * FAR))
         total += x[j]
     for j in range(seen):
         change = x[j] / total - p[j]

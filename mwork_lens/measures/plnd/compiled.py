@@ -1,0 +1,199 @@
+"""Compiled loops for a CPU, in float32 and C order: what would otherwise be a dozen passes over memory, in one.
+
+``normalise_and_rotate`` is what ``attention.Geometry`` makes of queries or keys; ``sums_after_norm`` and
+``sums_of_values`` are ``outputs.change_after_norm``. The loops of the attention pattern are in ``compiled_rows``.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, no_type_check
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic
+
+NEURONS_AT_ONCE = 512
+VALUES_AT_ONCE = 64
+
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+_calls = threading.Lock()
+# numba keeps what it compiled by the file of each loop: after a change here, delete the folders __pycache__
+_FAST = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+
+
+def compiled(**options: Any) -> Callable[[Callable], Callable]:
+    """Compiled at the first call and kept on disk, where there is a folder to write to."""
+
+    def with_options(loop: Callable) -> Callable:
+        try:
+            return numba.njit(cache=True, **{**_FAST, **options})(loop)
+        except RuntimeError:
+            return numba.njit(**{**_FAST, **options})(loop)
+
+    return with_options
+
+
+inlined = compiled(inline="always")
+
+
+@intrinsic
+@no_type_check
+def widest_vectors(_):
+    """The loop that says this uses the widest vectors of the processor; LLVM stops at half of AVX-512 otherwise."""
+
+    def generate(context, builder, *_):
+        attributes = builder.function.attributes
+        if isinstance(attributes, set):
+            set.add(attributes, '"prefer-vector-width"="512"')  # llvmlite has no name for it
+        return context.get_dummy_value()
+
+    return numba.types.none(), generate
+
+
+@intrinsic
+@no_type_check
+def from_cache_line(_, array):
+    """The same memory from its first cache line on, as vectors in two lines cost more.
+
+    It still has its length, so 64 bytes at its end must be cut off: they belong to others.
+    """
+
+    def generate(context, builder, _, arguments):
+        view = context.make_array(array)(context, builder, arguments[0])
+        size = context.get_value_type(numba.types.intp)
+        skipped = builder.and_(builder.neg(builder.ptrtoint(view.data, size)), ir.Constant(size, 63))
+        by_byte = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+        view.data = builder.bitcast(builder.gep(by_byte, [skipped]), view.data.type)
+        return impl_ret_borrowed(context, builder, array, view._getvalue())
+
+    return array(array), generate
+
+
+def is_cpu_float32(tensor: torch.Tensor) -> bool:
+    """Whether these loops can read it: single precision on a CPU."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
+@contextmanager
+def threads() -> Iterator[None]:
+    """As many as PyTorch uses; one call at a time: some threading layers of numba are not re-entrant."""
+    with _calls:
+        count = torch.get_num_threads()
+        before = numba.get_num_threads()
+        if torch.get_num_threads() != count:  # numba's OpenMP layer, which has just begun, gave PyTorch all cores
+            torch.set_num_threads(count)
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
+
+
+@compiled(parallel=True)
+@no_type_check
+def normalise_and_rotate(x, gain, eps, cosine, sine, pair, scale):
+    """x̃, 1 − ρ, ρ x̂ c / m and ρ x̂ s / m, each [head, pos, d_head], of x by [pos, head, d_head].
+
+    ``cosine`` and ``sine`` are [pos, d_head]; without normalisation ``gain`` is empty.
+    """
+    length, heads, width = x.shape
+    out = np.empty((4, heads, length, width), np.float32)
+    for i in numba.prange(length):
+        widest_vectors()
+        hat, turned = np.empty(width, np.float32), np.empty(width, np.float32)
+        for head in range(heads):
+            row, total = x[i, head], np.float32(width) * eps
+            rotated, shrink, direct, paired = out[0, head, i], out[1, head, i], out[2, head, i], out[3, head, i]
+            hat[:], shrink[:] = row, np.float32(0)
+            if len(gain):
+                for d in range(width):
+                    total += row[d] * row[d]
+                inverse, size = _ONE / total, np.sqrt(np.float32(width) / total)
+                for d in range(width):
+                    share = row[d] * row[d] * inverse
+                    root = np.sqrt(_ONE - share)
+                    hat[d] = row[d] * size * gain[d]
+                    shrink[d] = -share / (root + root * root)  # 1 − 1 / root, without cancellation
+            for d in range(width):
+                grown = (hat[d] - hat[d] * shrink[d]) / scale
+                direct[d], paired[d], turned[d] = grown * cosine[i, d], grown * sine[i, d], hat[d] * sine[i, d]
+            for d in range(width):
+                rotated[d] = hat[d] * cosine[i, d] + turned[pair[d]]
+    return out
+
+
+@compiled(parallel=True)
+@no_type_check
+def sums_after_norm(hidden, content, along, along_gained, squares, output, per_d_model):
+    """Σ over content of ``outputs.change_after_norm`` for contributions h W[k].
+
+    ``hidden`` and both ``along`` (which leave out h) are [position, neuron], ``squares`` ‖W[k]‖² and ‖g∘W[k]‖² by
+    neuron, ``output`` r and ‖g∘y‖² / r² by position, ``per_d_model`` 1 / D.
+    """
+    sums = np.zeros(hidden.shape[1], np.float32)
+    for chunk in numba.prange(-(-hidden.shape[1] // NEURONS_AT_ONCE)):
+        some = slice(chunk * NEURONS_AT_ONCE, (chunk + 1) * NEURONS_AT_ONCE)
+        total, square, square_gained = sums[some], squares[0][some], squares[1][some]
+        for i in range(len(hidden)):
+            if content[i]:
+                row, dot, dot_gained = hidden[i, some], along[i, some], along_gained[i, some]
+                r, size = output[0][i], output[1][i]
+                for k in range(len(total)):
+                    h = row[k]
+                    both = h * h * square[k], h * h * square_gained[k]
+                    total[k] += _after_norm(both[0], both[1], h * dot[k], h * dot_gained[k], r, size, per_d_model)
+    return sums
+
+
+@compiled(parallel=True)
+@no_type_check
+def sums_of_values(mixed, content, along, along_gained, grams, output, per_d_model):
+    """Σ over content of ``outputs.change_after_norm`` for contributions Σ_a z[a, k] W_O[a, k] of a group's heads a.
+
+    ``mixed`` and both ``along`` are [position, group, head, neuron], ``grams`` (without and with gain) [group, pair,
+    neuron], pairs of heads in the order of an upper triangle; ``output`` and ``per_d_model`` as above.
+    """
+    _, groups, heads, d_head = mixed.shape
+    sums, chunks = np.zeros((groups, d_head), np.float32), -(-d_head // VALUES_AT_ONCE)
+    for task in numba.prange(groups * chunks):
+        group, start = task // chunks, task % chunks * VALUES_AT_ONCE
+        some = slice(start, start + VALUES_AT_ONCE)
+        total = sums[group, some]
+        parts = np.empty((4, len(total)), np.float32)
+        square, square_gained, dot, dot_gained = parts[0], parts[1], parts[2], parts[3]
+        for i in range(len(mixed)):
+            if content[i]:
+                parts[:] = _ZERO
+                pair = 0
+                for a in range(heads):
+                    z, one = mixed[i, group, a, some], along[i, group, a, some]
+                    one_gained = along_gained[i, group, a, some]
+                    for k in range(len(total)):
+                        dot[k] += z[k] * one[k]
+                        dot_gained[k] += z[k] * one_gained[k]
+                    for b in range(a, heads):
+                        other = mixed[i, group, b, some]
+                        form, form_gained = grams[0][group, pair, some], grams[1][group, pair, some]
+                        for k in range(len(total)):
+                            square[k] += z[k] * other[k] * form[k]
+                            square_gained[k] += z[k] * other[k] * form_gained[k]
+                        pair += 1
+                r, size = output[0][i], output[1][i]
+                for k in range(len(total)):
+                    total[k] += _after_norm(square[k], square_gained[k], dot[k], dot_gained[k], r, size, per_d_model)
+    return sums
+
+
+@inlined
+@no_type_check
+def _after_norm(square, square_gained, dot, dot_gained, r, size, per_d_model):
+    """``outputs.change_after_norm`` of one contribution."""
+    difference = (square - _TWO * r * dot) * per_d_model
+    new = np.sqrt(max(r * r + difference, _ZERO))
+    inverse = _ONE / new
+    e_r = difference * inverse / (r + new)
+    return e_r * e_r * size + (_TWO * e_r * dot_gained + square_gained * inverse) * inverse
