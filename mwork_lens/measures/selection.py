@@ -1,4 +1,4 @@
-"""Which scores count as active, and how to decide it when only some of them are known exactly."""
+"""Which scores count as active, and how to decide it when only some of them are exact."""
 
 import math
 from collections.abc import Callable

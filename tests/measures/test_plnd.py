@@ -36,17 +36,17 @@ def test_closed_forms_equal_ablation(family, where):
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gptj", "neox"])
 def test_compiled_sides_equal_tensor_operations(family):
-    """Normalised and rotated queries and keys of single precision, beside those of double precision."""
+    """Normalised and rotated queries and keys of single precision, compared with those of double precision."""
     model, ids = tiny(family, torch.float32, d_head=40), tokens(45)
     _, cache = model.run_with_cache(ids[None])
     seen = [cache[f"blocks.1.{name}"][0] for name in READS]
     for content in (torch.arange(45) > 0, torch.arange(45) % 7 > 0):
-        found = Geometry.of(model, 1).attention(*seen, content)
+        compiled = Geometry.of(model, 1).attention(*seen, content)
         truth = Geometry.of(model, 1).attention(*(x.double() for x in seen), content)
-        assert is_cpu_float32(found.queries)
+        assert is_cpu_float32(compiled.queries)
         assert not is_cpu_float32(truth.queries)
         for part in (attrgetter(name) for name in ("queries", "keys", "scores", *SIDES)):
-            torch.testing.assert_close(part(found).double(), part(truth), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(part(compiled).double(), part(truth), rtol=1e-4, atol=1e-6)
 
 
 SIDES = [f"{side}.{part}" for side in ("query_neurons", "key_neurons") for part in ("shrink", "direct", "paired")]
@@ -64,9 +64,9 @@ def test_compiled_loops_equal_tensor_operations(family, loud):
     louder = {name: replace(side, direct=side.direct * loud) for name, side in sides.items()}
     attention = replace(attention, **louder)
     assert supports(attention)
-    for site, found in compiled_squares(attention).items():
+    for site, compiled in compiled_squares(attention).items():
         truth = exact_squares(in_double(attention), site)
-        for squares in (found, exact_squares(attention, site)):
+        for squares in (compiled, exact_squares(attention, site)):
             torch.testing.assert_close(squares.double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-8)
 
 
@@ -90,14 +90,14 @@ def test_compiled_loops_in_hard_rows(best, lift):
     before[-1] = best(lift)
     lifted = torch.arange(3000) % 3 < 2
     before[lifted] += lift
-    pattern, own = before.softmax(-1).float().expand(1, 4, -1), torch.full((1, 1, 4), lift)
+    pattern, lifts = before.softmax(-1).float().expand(1, 4, -1), torch.full((1, 1, 4), lift)
     keys, nothing = lifted.float()[None, None], torch.zeros(1, 1, 4)
     attention = Attention(
         pattern=pattern,
         scores=torch.zeros_like(pattern),
-        queries=own,
+        queries=lifts,
         keys=keys,
-        query_neurons=Coefficients(nothing, own, nothing),
+        query_neurons=Coefficients(nothing, lifts, nothing),
         key_neurons=Coefficients(*[torch.zeros_like(keys)] * 3),
         pair=torch.arange(1),
         cap=None,
@@ -118,8 +118,8 @@ def test_changed_rows_are_those_of_a_softmax(largest, sinks):
     change[..., 11] *= not sinks  # the last one plays the sink, whose score nothing changes
     seen = slice(0, 12 - sinks)
     before, after = scores.softmax(-1)[..., seen], (scores + change).softmax(-1)[..., seen]
-    found = changed_rows(before, change[..., seen].clone(), sinks=sinks)
-    torch.testing.assert_close(found.sqrt(), (after - before).norm(dim=-1), rtol=1e-8, atol=1e-12)
+    squares = changed_rows(before, change[..., seen].clone(), sinks=sinks)
+    torch.testing.assert_close(squares.sqrt(), (after - before).norm(dim=-1), rtol=1e-8, atol=1e-12)
 
 
 def in_double(attention):
@@ -153,11 +153,11 @@ def pattern_with(model, ids, hook, neuron):
         flat[..., neuron] = 0
         return flat.view(activation.shape)
 
-    kept = []
+    patterns = []
     hooks = [] if neuron is None else [(hook, zero)]
-    hooks.append(("blocks.1.attn.hook_pattern", lambda activation, hook: kept.append(activation.clone())))
+    hooks.append(("blocks.1.attn.hook_pattern", lambda activation, hook: patterns.append(activation.clone())))
     model.run_with_hooks(ids[None], fwd_hooks=hooks, stop_at_layer=2)
-    return kept[0][0]
+    return patterns[0][0]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])

@@ -10,7 +10,7 @@ from ..tiny import tiny, tokens
 
 
 def test_the_released_scores_follow_their_definition():
-    """One head at a time, from the model's own hook points (Zhao et al. 2024, released code)."""
+    """One head at a time, from the model's hook points (Zhao et al. 2024, released code)."""
     model, document = tiny("llama"), tokens(19)
     _, cache = model.run_with_cache(document)
     scores = mw.importance(model, document, formulation="released")
@@ -41,6 +41,6 @@ def test_what_has_no_paper_form_is_refused(family):
 
 
 def test_a_detection_says_which_formulation():
-    found = mw.detect(tiny("llama"), {"en": [tokens(9)]}, formulation="released", progress=False)
-    assert found.settings["formulation"] == "released"
-    assert "measure" not in found.settings
+    detection = mw.detect(tiny("llama"), {"en": [tokens(9)]}, formulation="released", progress=False)
+    assert detection.settings["formulation"] == "released"
+    assert "measure" not in detection.settings

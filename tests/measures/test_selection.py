@@ -16,16 +16,16 @@ def test_refinement_selects_what_exact_scores_select(seed, noise, selection):
     estimate = Estimate(truth * (noise * off).exp(), uncertainty, beta=noise)
     rule, calls = Selection(top=selection), []
 
-    def exact(chosen):
-        calls.append(chosen)
-        return truth[chosen]
+    def exact(some):
+        calls.append(some)
+        return truth[some]
 
-    scores, known = refine(estimate, exact, rule)
+    scores, exact_ones = refine(estimate, exact, rule)
     assert torch.equal(rule.active(scores[None]), rule.active(truth[None]))
-    assert torch.equal(scores[known], truth[known])
-    assert torch.equal(scores[~known], estimate.scores[~known])
-    asked = torch.cat(calls) if calls else torch.tensor([])
-    assert len(asked.unique()) == len(asked) == int(known.sum())
+    assert torch.equal(scores[exact_ones], truth[exact_ones])
+    assert torch.equal(scores[~exact_ones], estimate.scores[~exact_ones])
+    computed = torch.cat(calls) if calls else torch.tensor([])
+    assert len(computed.unique()) == len(computed) == int(exact_ones.sum())
 
 
 def test_a_wild_estimate_ends_in_the_dense_method():
@@ -33,6 +33,6 @@ def test_a_wild_estimate_ends_in_the_dense_method():
     generator = torch.Generator().manual_seed(0)
     truth, wild = (torch.rand(200, generator=generator, dtype=torch.float64) + 0.01 for _ in range(2))
     ones = torch.ones(200, dtype=torch.float64)
-    scores, known = refine(Estimate(wild, ones, 0.1), lambda chosen: truth[chosen], Selection(top=0.2))
-    assert known.all()
+    scores, exact_ones = refine(Estimate(wild, ones, 0.1), lambda some: truth[some], Selection(top=0.2))
+    assert exact_ones.all()
     assert torch.equal(scores, truth)

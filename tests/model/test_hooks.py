@@ -29,9 +29,9 @@ def test_exactly_the_set_is_zeroed(family):
         _, after = model.run_with_cache(tokens(7), names_filter=names)
     for name, site, layer in [(s.hook_name(layer), s.name, layer) for layer in range(2) for s in SITES.values()]:
         mask = neurons.masks[site][layer]
-        found, was = after[name].flatten(2), before[name].flatten(2)
+        now, was = after[name].flatten(2), before[name].flatten(2)
         assert (was != 0).all()
-        assert torch.equal(found, torch.where(mask, 0, was))
+        assert torch.equal(now, torch.where(mask, 0, was))
 
 
 @pytest.mark.parametrize("family", KINDS)
@@ -98,9 +98,9 @@ def test_the_loss_changes_only_with_the_set(llama):
 
 
 @pytest.mark.parametrize("how", ["add_hook", "context"])
-@pytest.mark.parametrize("first", ["own", "ablation"])
+@pytest.mark.parametrize("first", ["users", "ablation"])
 def test_own_hooks_work_beside_an_ablation(llama, how, first):
-    """An own hook adds one; before the ablation its sum is zeroed, after it one is left."""
+    """A hook of the user adds one; before the ablation its sum is zeroed, after it one is left."""
     name, ids = "blocks.0.mlp.hook_post", tokens(6)
     mask = some_neurons(llama).masks["mlp"][0]
     neurons = NeuronSet.from_list(NeuronSpace.of(llama), [(0, "mlp", i) for i in mask.nonzero().flatten().tolist()])
@@ -109,7 +109,7 @@ def test_own_hooks_work_beside_an_ablation(llama, how, first):
     def add_one(activation, hook):
         return activation + 1
 
-    def own():
+    def users():
         if how == "context":
             return llama.hooks(fwd_hooks=[(name, add_one)])
         llama.add_hook(name, add_one)
@@ -118,14 +118,14 @@ def test_own_hooks_work_beside_an_ablation(llama, how, first):
     def value():
         return llama.run_with_cache(ids)[1][name]
 
-    if first == "own":
-        with own():
+    if first == "users":
+        with users():
             with ablate(llama, neurons):
                 assert torch.equal(value(), torch.where(mask, 0, clean[name] + 1))
             assert torch.equal(value(), clean[name] + 1)
     else:
         with ablate(llama, neurons):
-            with own():
+            with users():
                 assert torch.equal(value(), torch.where(mask, 1, clean[name] + 1))
             if how == "context":
                 assert torch.equal(value(), torch.where(mask, 0, clean[name]))

@@ -17,13 +17,13 @@ def test_hooked_model_is_returned_as_it_is():
 def test_loaded_model_becomes_a_hooked_transformer_with_its_logits(kind):
     options = {"head_dim": 4} if kind in ("Qwen3", "Mistral") else {}
     theirs = small_model(kind, **options)
-    kept = {name: value.clone() for name, value in theirs.state_dict().items()}
+    before = {name: value.clone() for name, value in theirs.state_dict().items()}
     model = mw.load_model(theirs, device="cpu")
     assert isinstance(model, HookedTransformer)
     ids = torch.arange(1, 12)[None]
     torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=1e-4, atol=1e-5)
     model.blocks[0].attn.W_Q.data.zero_()
-    assert all(torch.equal(value, kept[name]) for name, value in theirs.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in theirs.state_dict().items())
 
 
 def test_model_without_a_hooked_transformer_is_a_bridge(caplog):

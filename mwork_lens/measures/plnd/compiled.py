@@ -26,7 +26,7 @@ _FAST = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "num
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Compiled at the first call and kept on disk, where there is a folder to write to."""
+    """Compiled at the first call and stored on disk, where there is a folder to write to."""
 
     def with_options(loop: Callable) -> Callable:
         try:
