@@ -64,19 +64,21 @@ def load_model(
     """
     from transformers import PreTrainedModel
 
-    dtype_name, dtype = dtype, getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype {dtype_name!r} is not a floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
+    as_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(as_dtype, torch.dtype) or not as_dtype.is_floating_point:
+        raise ValueError(f"dtype {dtype!r} is not a floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
     if isinstance(source, PreTrainedModel):
-        return _from_transformers(source, tokenizer, name, device, dtype)
+        return _from_transformers(source, tokenizer, name, device, as_dtype)
     if not isinstance(source, str | Path):
         return source
     path = Path(source_directory(source)).expanduser()
     if path.is_dir():
-        return _from_directory(path, tokenizer, name or (DEMO_NAME if str(source) == "demo" else None), device, dtype)
+        return _from_directory(
+            path, tokenizer, name or (DEMO_NAME if str(source) == "demo" else None), device, as_dtype
+        )
     if path.is_absolute() or str(source).startswith((".", "~")):
         raise FileNotFoundError(f"There is no model directory or .gguf file at {path}.")
-    return _from_name(str(source), tokenizer, device, dtype)
+    return _from_name(str(source), tokenizer, device, as_dtype)
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -325,7 +327,7 @@ def _convert_gguf(path: Path, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         # as HookedTransformer wants it; otherwise it would read the whole vocabulary a second time
         tokenizer.init_kwargs["add_bos_token"] = tokenizer.bos_token is not None
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
         # transformers refuses to save a model read from GGUF although its weights are plain floats by then
         model.config.__dict__.pop("quantization_config", None)
         model.hf_quantizer, model.is_quantized = None, False

@@ -85,7 +85,8 @@ class Normed:
     @classmethod
     def of(cls, norm: PostNorm, activations: Activations) -> "Normed":
         """Read from the norm's hook points."""
-        return cls(*(at_least_float32(activations[name]) for name in norm.reads), norm.gain)
+        scale, normalized = (at_least_float32(activations[name]) for name in norm.reads)
+        return cls(scale, normalized, norm.gain)
 
     @property
     def directions(self) -> Float[Tensor, "which batch pos d_model"]:
