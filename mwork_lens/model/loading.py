@@ -73,9 +73,8 @@ def load_model(
         return source
     path = Path(source_directory(source)).expanduser()
     if path.is_dir():
-        return _from_directory(
-            path, tokenizer, name or (DEMO_NAME if str(source) == "demo" else None), device, as_dtype
-        )
+        name = name or (DEMO_NAME if str(source) == "demo" else None)
+        return _from_directory(path, tokenizer, name, device, as_dtype)
     if path.is_absolute() or str(source).startswith((".", "~")):
         raise FileNotFoundError(f"There is no model directory or .gguf file at {path}.")
     return _from_name(str(source), tokenizer, device, as_dtype)
