@@ -192,6 +192,11 @@ def detect(
 
     Raises:
         ValueError: for options out of range, empty documents or weights that are not finite, before the work.
+
+    Example:
+        >>> detection = mw.detect(model, train, max_tokens=32, progress=False)
+        >>> detection.counts["fr"]["mlp"].shape  # layer, neuron
+        torch.Size([18, 2048])
     """
     for name, value, values in (("scores", scores, Scores), ("scope", scope, Scope)):
         if value not in get_args(values):

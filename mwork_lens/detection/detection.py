@@ -64,6 +64,11 @@ class Detection(Result, kind="detection"):
             quorum: share of the language's documents on which a neuron must be active.
             against_quorum: share of the other languages' documents that makes a neuron theirs; ``quorum`` if None.
                 Lower is stricter: at 0.5, a neuron active on half of the English documents counts as English.
+
+        Example:
+            >>> french = detection.specific("fr", quorum=0.9)
+            >>> french.masks["mlp"].shape, french.origin["against"]
+            (torch.Size([18, 2048]), ['en'])
         """
         against_quorum = quorum if against_quorum is None else against_quorum
         others = self._against(language, against)

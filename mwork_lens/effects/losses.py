@@ -143,6 +143,11 @@ def effect_matrix(
 
     Raises:
         ValueError: for no sets, a set of a model with other sizes, or empty documents, before the work.
+
+    Example:
+        >>> effects = mw.effect_matrix(model, {"fr": french}, held_out, max_tokens=32, progress=False)
+        >>> effects.to_frame().shape  # one row per set, one column per language: rise of loss, nats per token
+        (1, 2)
     """
     if not sets:
         raise ValueError("sets is empty: name at least one set of neurons to switch off.")

@@ -83,6 +83,11 @@ def inspect(
 
     Raises:
         ValueError: for no neurons, ones of a model with other sizes, or options out of range, before the work.
+
+    Example:
+        >>> cards = mw.inspect(model, mw.cut_to_size(french, 2), train, max_tokens=32)
+        >>> len(cards.to_frame())
+        2
     """
     neurons = _as_set(model, neurons)
     require_top_k(model, top_k)

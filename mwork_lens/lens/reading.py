@@ -83,6 +83,11 @@ def language_ratio(
     Raises:
         ValueError: for an empty or too long prompt, ``top_k`` above the vocabulary, an unknown language, layer or
             option, before the work.
+
+    Example:
+        >>> ratio = mw.language_ratio(model, {"fr": ["Bonjour le monde"]}, languages=["en", "fr"], progress=False)
+        >>> list(ratio.to_frame().columns)[:7]
+        ['prompt_language', 'layer', 'language', 'share', 'low', 'high', 'chance']
     """
     layers = _require_layers(model, layers)
     _require_options(model, top_k, by, new_tokens, directions)

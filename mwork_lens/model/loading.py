@@ -61,6 +61,11 @@ def load_model(
         FileNotFoundError: a file or directory that is not there.
         ImportError: ``"demo"`` or GGUF without the ``demo`` extra.
         ValueError: a name that nothing knows, or a dtype that does not exist.
+
+    Example:
+        >>> model = mw.load_model("demo")
+        >>> model.cfg.n_layers, model.cfg.d_model, model.cfg.d_mlp
+        (18, 640, 2048)
     """
     from transformers import PreTrainedModel
 

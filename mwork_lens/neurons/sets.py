@@ -254,6 +254,10 @@ class NeuronSet(Result, kind="neuron_set"):
 
         Raises:
             ValueError: for an unknown mode, options that it lacks or has no use for, or values of another model.
+
+        Example:
+            >>> logits = model.run_with_hooks("Bonjour", fwd_hooks=french.hooks())
+            >>> held = french.hooks("scale", factor=0.5)
         """
         change = change_of(mode, factor, values is not None)
         if values is not None and not isinstance(values, Mapping):
@@ -291,6 +295,13 @@ def ablate(
 
     Raises:
         ValueError: at once, if the set is of a model with other sizes, or for options that do not fit the mode.
+
+    Example:
+        >>> before = model("Bonjour le monde")
+        >>> with mw.ablate(model, french):
+        ...     off = model("Bonjour le monde")
+        >>> torch.equal(model("Bonjour le monde"), before), torch.equal(off, before)
+        (True, False)
     """
     neurons.space.require_compatible(NeuronSpace.of(model))
     if positions not in get_args(Positions):

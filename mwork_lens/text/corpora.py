@@ -228,6 +228,12 @@ def load_corpus(
     Raises:
         FileNotFoundError: if there is no such file or folder.
         ValueError: for an unknown language, an empty corpus, an empty document, or a malformed file (with line).
+
+    Example:
+        >>> corpus = mw.load_corpus("demo", languages=["en", "fr"], limit=6)
+        >>> {language: len(texts) for language, texts in corpus.items()}
+        {'en': 6, 'fr': 6}
+        >>> train, held_out = corpus.split(held_out=0.25)
     """
     wanted = None if languages is None else [require_language(language, labels) for language in languages]
     if wanted is not None and not wanted:

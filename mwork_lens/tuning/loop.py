@@ -93,6 +93,10 @@ def tune(
         ValueError: before the work for no neurons, a set of another model, quantised weights or texts too short.
         Diverged: a ValueError, on the way, if a loss or gradient is not finite (the last good checkpoint is kept).
             After any error or interruption the set's weights are what they were before tuning.
+
+    Example:
+        >>> tuned = mw.tune(model, french, train["fr"], steps=1, batch_size=2, learning_rate=1e-4, progress=False)
+        >>> tuned.delta.revert(model)  # every weight as before, bit for bit
     """
     recipe = Recipe(
         learning_rate=learning_rate, weight_decay=weight_decay, batch_size=batch_size,
