@@ -1,7 +1,6 @@
 """The examples in the docstrings of the main calls run, one after another, on the demo model."""
 
 import doctest
-import warnings
 
 import pytest
 import torch

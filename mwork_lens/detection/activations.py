@@ -11,26 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import (
-    MAX_TOKENS,
-    SITES,
-    Encoded,
-    ExactSum,
-    ForwardHook,
-    HookedModel,
-    Mode,
-    Plan,
-    Progress,
-    Reducer,
-    Running,
-    TokenBatch,
-    at_least_float32,
-    batches,
-    dtype_of,
-    encode,
-    stream,
-    wide_dtype,
-)
+from ..model.architecture import HookedModel, at_least_float32, dtype_of, wide_dtype
+from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
+from ..model.hooks import ForwardHook, Mode
+from ..model.reducers import ExactSum, Reducer
+from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..store import Result
 from ..text import Document, as_corpus

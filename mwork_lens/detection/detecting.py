@@ -11,26 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
-from ..model import (
-    MAX_TOKENS,
-    SITES,
-    Encoded,
-    ExactSum,
-    ForwardHook,
-    HookedModel,
-    Plan,
-    Progress,
-    Reducer,
-    Running,
-    TokenBatch,
-    at_least_float32,
-    batches,
-    dtype_of,
-    encode,
-    stream,
-    stream_before,
-    wide_dtype,
-)
+from ..model.architecture import HookedModel, at_least_float32, dtype_of, stream_before, wide_dtype
+from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
+from ..model.hooks import ForwardHook
+from ..model.reducers import ExactSum, Reducer
+from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..text import Document
 from .detection import Detection

@@ -9,19 +9,10 @@ import pandas as pd
 
 from .. import plots
 from ..detection import Detection, detect, with_controls
-from ..effects import (
-    Among,
-    EffectMatrix,
-    Sets,
-    StageGrid,
-    Unit,
-    concat_passages,
-    concat_rows,
-    effect_matrix,
-    pool_grids,
-    stage_grid,
-    workflow,
-)
+from ..effects.losses import Sets, effect_matrix
+from ..effects.matrix import Among, EffectMatrix, Unit, concat_passages, concat_rows
+from ..effects.parts import StageGrid, pool_grids, stage_grid
+from ..effects.workflow import workflow
 from ..model import HookedModel
 from ..neurons import Stages
 from ..settings import EffectsConfig

@@ -25,20 +25,11 @@ from ..report import Section
 from ..settings import TUNED_ARMS, EnhancementConfig
 from ..tasks import ENGLISH, TASKS, load_questions
 from ..text import Corpus
-from ..tuning import (
-    HELD_OUT,
-    RATES,
-    Diverged,
-    Enhancement,
-    Passages,
-    Rate,
-    Run,
-    RunResult,
-    Tuned,
-    kept_weights,
-    predicted,
-    tune,
-)
+from ..tuning.enhancement import HELD_OUT, RATES, Enhancement, Passages, Rate, Run, RunResult
+from ..tuning.loop import Diverged, tune
+from ..tuning.masked import kept_weights
+from ..tuning.recipe import predicted
+from ..tuning.result import Tuned
 from .folder import ResultsFolder, load_or_run
 from .sets import SET_BUILDERS, SetSource
 

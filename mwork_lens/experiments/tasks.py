@@ -17,25 +17,11 @@ from ..model import HookedModel, dtype_of
 from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
 from ..settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
-from ..tasks import (
-    ENGLISH,
-    GROUPS,
-    LIKELIHOOD,
-    ORIGINAL,
-    TASKS,
-    Condition,
-    Prompt,
-    Question,
-    Task,
-    TaskResult,
-    limited,
-    load_questions,
-    make_prompts,
-    require_room,
-    run_task,
-    templates,
-    uses_chat,
-)
+from ..tasks.catalogue import TASKS
+from ..tasks.prompts import Prompt, make_prompts, templates, uses_chat
+from ..tasks.result import ENGLISH, GROUPS, LIKELIHOOD, ORIGINAL, TaskResult
+from ..tasks.run import Condition, require_room, run_task
+from ..tasks.task import Question, Task, limited, load_questions
 from ..text import Corpus, load_corpus
 from .folder import ResultsFolder, load_or_run
 from .sets import SET_BUILDERS, SetSource

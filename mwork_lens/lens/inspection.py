@@ -10,25 +10,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import (
-    MAX_TOKENS,
-    ROWS_AT_ONCE,
-    SITES,
-    Encoded,
-    ExactSum,
-    ForwardHook,
-    HookedModel,
-    Plan,
-    Reducer,
-    Running,
-    TokenBatch,
-    final_norm,
-    key_value_heads,
-    post_norm,
-    stream,
-    top_ids,
-    weight,
-)
+from ..model.architecture import HookedModel, key_value_heads, post_norm, weight
+from ..model.forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, stream
+from ..model.hooks import ForwardHook
+from ..model.reducers import ExactSum, Reducer
+from ..model.sites import SITES
+from ..model.unembedding import ROWS_AT_ONCE, final_norm, top_ids
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import storable
 from ..text import Document, Identifier

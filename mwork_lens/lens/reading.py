@@ -9,20 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..model import (
-    Encoded,
-    HookedModel,
-    Plan,
-    Reducer,
-    Running,
-    TokenBatch,
-    device_of,
-    label_masses,
-    stream,
-    stream_hook,
-    top_tokens,
-    wide_dtype,
-)
+from ..model.architecture import HookedModel, device_of, stream_hook, wide_dtype
+from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
+from ..model.reducers import Reducer
+from ..model.unembedding import label_masses, top_tokens
 from ..neurons import weight_processing
 from ..text import Corpus, Document, Identifier, require_language
 from .language_ratio import LanguageRatio

@@ -14,18 +14,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..model import (
-    SITES,
-    ContentPositions,
-    ForwardHook,
-    HookedModel,
-    Mode,
-    Positions,
-    change_of,
-    hooked,
-    mask_hooks,
-    require_sites,
-)
+from ..model.architecture import HookedModel
+from ..model.hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
+from ..model.sites import SITES, require_sites
 from ..store import Result, storable
 from .space import NeuronSpace
 

@@ -11,18 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..effects import passage_nats
-from ..generation import (
-    Cached,
-    Completion,
-    StopRule,
-    cache_rows,
-    concat_caches,
-    continue_from,
-    generate,
-    left_padded,
-    new_cache,
-    picker,
-)
+from ..generation.completions import Completion, StopRule, continue_from, generate, left_padded, picker
+from ..generation.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
 from .prompts import Prompt
 
