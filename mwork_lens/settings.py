@@ -137,6 +137,8 @@ class DetectionSettings:
     def __post_init__(self) -> None:
         if not 0 < self.top <= 1:
             raise ValueError(f"top={self.top} is outside (0, 1].")
+        if not 0 < self.quorum <= 1:
+            raise ValueError(f"quorum={self.quorum} is outside (0, 1].")
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class EffectsConfig(DetectionSettings, StageSettings):
     folds: Annotated[int, Reader(int, at_least(2))] = 2
     """Detections, each on all other folds' documents; effects are measured on the fold's own."""
     passages: int | None = None
-    """At most this many held-out passages per language and fold."""
+    """At most this many passages to measure on, per language (and fold, where there are folds)."""
     against_quorum: Annotated[float | None, NO_OPTION] = None
     """Share of other languages' documents that makes a neuron theirs; the quorum if None."""
     seed: Annotated[int, NO_OPTION] = 0

@@ -14,7 +14,7 @@ from .commands import bench, demo, detect, effects, ratio, report, tune
 from .experiments import corpus, enhancement, language_ratio, layer_sweep, neuron_counts, overlap, task_command
 from .options import flatten
 
-LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError)
+LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError, OverflowError)
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 experiment = typer.Typer(help="The paper's items, one named experiment each.", no_args_is_help=True)

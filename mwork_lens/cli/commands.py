@@ -41,12 +41,13 @@ def detect(run: Run, selection: DetectionSettings, config: DetectConfig) -> Path
     folder, corpus = run.new_folder("detection"), run.load_text()
     options: dict[str, Any] = {**asdict(config), "top": selection.top, "max_tokens": selection.max_tokens}
     detection = detect(run.load_model(), corpus, **options)
+    detection.save(folder / "detection")
     kind = "specific" if len(detection.languages) > 1 else "active"
     counts = neuron_counts(detection, kind=kind, quorum=selection.quorum)
     sets = {name: getattr(detection, kind)(name, quorum=selection.quorum) for name in detection.languages}
     print(*sets.values(), sep="\n")
-    results = {"detection": detection, **sets}
-    return write(folder, results, {"counts": counts}, {"counts": plots.neuron_counts(counts)})
+    written = write(folder, sets, {"counts": counts}, {"counts": lambda: plots.neuron_counts(counts)})
+    return [folder / "detection", *written]
 
 
 # --- effects ---
@@ -140,7 +141,7 @@ def ratio(*, run: Run = Run(limit=5), config: RatioConfig) -> Paths:
     written = write_ratio(folder, measured)
     if config.grid is not None:
         grid = lens.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
-        written += write(folder, tables={"grid": grid.to_frame()}, figures={"grid": plots.lens_grid(grid)})
+        written += write(folder, tables={"grid": grid.to_frame()}, figures={"grid": lambda: plots.lens_grid(grid)})
     return written
 
 
@@ -149,10 +150,10 @@ def write_ratio(folder: Path, measured: Any) -> list[Path]:
     from .. import plots
 
     figures = {
-        "ratio": plots.language_ratio(measured),
-        "heatmap": plots.language_heatmap(measured),
-        "lift": plots.language_heatmap(measured, value="lift"),
-        "english": plots.language_ratio(measured.two_way("en")),
+        "ratio": lambda: plots.language_ratio(measured),
+        "heatmap": lambda: plots.language_heatmap(measured),
+        "lift": lambda: plots.language_heatmap(measured, value="lift"),
+        "english": lambda: plots.language_ratio(measured.two_way("en")),
     }
     frame = measured.to_frame()
     written = write(folder, {"ratio": measured}, {"ratio": frame}, figures)
@@ -214,7 +215,7 @@ def tune(
     print(tuned.summary())
     assert tuned.delta is not None  # of a set there always is one
     results, tables = {"neurons": neurons, "tuned": tuned, "delta": tuned.delta}, {"changes": tuned.changes}
-    written = write(folder, results, {"losses": tuned.to_frame(), **tables}, {"losses": plots.tuning(tuned)})
+    written = write(folder, results, {"losses": tuned.to_frame(), **tables}, {"losses": lambda: plots.tuning(tuned)})
     if config.export:
         written.append(tuning.export_tuned(hooked, tuned.delta, folder / "model", source=run.model))
     return written
@@ -295,7 +296,7 @@ def bench(
     folder, corpus, hooked = run.new_folder("bench"), run.load_text(), run.load_model()
     if config.tuning is None:
         costs = benchmark(hooked, corpus, lengths=config.lengths, parallel_up_to=config.parallel_up_to)
-        written = write(folder, tables={"bench": costs.to_frame()}, figures={"bench": plots.benchmark(costs)})
+        written = write(folder, tables={"bench": costs.to_frame()}, figures={"bench": lambda: plots.benchmark(costs)})
         tables = {title: (costs.table(column), digits) for column, (title, digits) in COSTS.items()}
     else:
         language = next(iter(corpus))

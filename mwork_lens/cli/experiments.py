@@ -59,7 +59,9 @@ def layer_sweep(run: Run, selection: DetectionSettings, config: SweepConfig, sou
     sets = {language: neurons for language, neurons in own.items() if language in read and language != "en"}
     sweep = layer_sweep(hooked, sets, read, depths=config.depths, max_tokens=selection.max_tokens)
     print(sweep.finding())
-    return write(folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, {"sweep-figure": plots.layer_sweep(sweep)})
+    return write(
+        folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, {"sweep-figure": lambda: plots.layer_sweep(sweep)}
+    )
 
 
 _OWN = ("languages", "corpus", "sentences_per_passage", "limit")

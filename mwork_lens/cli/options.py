@@ -171,14 +171,17 @@ def write(
     folder: Path,
     results: Mapping[str, Any] = MappingProxyType({}),
     tables: Mapping[str, Any] = MappingProxyType({}),
-    figures: Mapping[str, Any] = MappingProxyType({}),
+    figures: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
 ) -> list[Path]:
-    """Save results, tables as CSV (with an index that has names) and figures under their names; returns the paths."""
+    """Save results, tables as CSV (with an index that has names) and figures under their names; returns the paths.
+
+    Figures are made once all else is on disk.
+    """
     from ..report import write_figure
 
     for name, result in results.items():
         result.save(folder / name)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=table.index.name is not None)
-    drawn = [path for name, figure in figures.items() for path in write_figure(folder / name, figure)]
+    drawn = [path for name, figure in figures.items() for path in write_figure(folder / name, figure())]
     return [*(folder / name for name in results), *(folder / f"{name}.csv" for name in tables), *drawn]

@@ -193,7 +193,7 @@ class ActivationSums(Reducer, kind="activation_sums"):
     def empty(cls, space: NeuronSpace, plan: Plan, language: str) -> "ActivationSums":
         """Of no tokens."""
         sums = ExactSum.zeros(space.n_layers, sum(space.widths.values()) + space.d_model)
-        return cls(**Reducer.start(plan, language), sums=sums, tokens=torch.tensor(0))
+        return cls(**Reducer.start(plan, language, str(space)), sums=sums, tokens=torch.tensor(0))
 
     def update(self, batch: TokenBatch, sums: Float[Tensor, "layer all"]) -> None:
         """Add a batch; refused where :meth:`claim` or :meth:`ExactSum.add` refuses."""

@@ -43,11 +43,11 @@ class DetectionCounts(Reducer, kind="detection_counts"):
     """Scores, summed over documents."""
 
     @classmethod
-    def empty(cls, space: NeuronSpace, plan: Plan, language: str) -> "DetectionCounts":
+    def empty(cls, space: NeuronSpace, plan: Plan, language: str, made_with: str = "") -> "DetectionCounts":
         """Of no documents."""
         sums = {site: ExactSum.zeros(space.n_layers, width) for site, width in space.widths.items()}
         counts, screened = ({site: total.high.int() for site, total in sums.items()} for _ in range(2))
-        return cls(**Reducer.start(plan, language), counts=counts, screened=screened, sums=sums)
+        return cls(**Reducer.start(plan, language, made_with), counts=counts, screened=screened, sums=sums)
 
     def update(self, batch: TokenBatch, layers: Mapping[tuple[str, int], LayerCounts]) -> None:
         """Add a batch, by site and layer; refused where :meth:`claim` or :meth:`ExactSum.add` refuses."""
@@ -190,8 +190,6 @@ def detect(
     space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)
     encoded = Encoded.of(model, corpus, max_tokens)
     plan, documents, dtype = encoded.plan(batch_size), encoded.documents, dtype_of(model)
-    counts = {language: DetectionCounts.empty(space, plan, language) for language in encoded}
-    accumulate(model, detector, plan, counts, batch_counts, progress="detecting" if progress else None)
     settings = {
         **{key: value for key, value in asdict(batch_counts.selection).items() if value is not None},
         "scope": scope,
@@ -203,6 +201,8 @@ def detect(
         "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
         "corpus": encoded.corpus.describe(),
     }
+    counts = {language: DetectionCounts.empty(space, plan, language, f"{space} {settings}") for language in encoded}
+    accumulate(model, detector, plan, counts, batch_counts, progress="detecting" if progress else None)
     return Detection(
         space=space,
         counts={language: part.counts for language, part in counts.items()},

@@ -1,5 +1,6 @@
 """What the batches of a plan add up to, the same to the last bit however they were dealt out and merged."""
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -41,12 +42,12 @@ class ExactSum:
 
     @classmethod
     def of(cls, addends: Float[Tensor, "row *shape"]) -> "ExactSum":
-        """The sums over the first axis; NaN (ValueError) and 2³⁷ (1.4e11) or more (OverflowError) are refused."""
+        """The sums over the first axis; ValueError for what is not finite, OverflowError from 2³⁷ (1.4e11) on."""
         sums = cls.zeros(*addends.shape[1:])
         for rows in addends.split(ROWS_AT_ONCE):
             _require_in_range(rows)
             scaled = rows.double() * 2.0**UNIT
-            whole = scaled.floor()
+            whole = scaled.trunc()
             fraction = scaled.sub_(whole).mul_(2.0**FRACTION).round_()
             high, low = whole.to(torch.int64).sum(0), fraction.to(torch.int64).sum(0)
             sums.add(cls(high.cpu(), low.cpu()))
@@ -67,8 +68,11 @@ class ExactSum:
 
 def _require_in_range(addends: Tensor) -> None:
     low, high = map(float, addends.aminmax()) if addends.numel() else (0.0, 0.0)
-    if math.isnan(low):
-        raise ValueError("NaN cannot be summed: what the model computes is not finite.")
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise ValueError(
+            "What the model computes is not finite: "
+            f"its weights hold NaN or infinite values, or {addends.dtype} overflows."
+        )
     if not -LARGEST < low <= high < LARGEST:
         raise OverflowError(f"Addends from {low:.1e} to {high:.1e} are too large to be summed exactly.")
 
@@ -85,13 +89,16 @@ class Reducer(Result):
     """The hash of the plan."""
     language: str
     """Empty for all languages."""
+    made_with: str
+    """What decides the numbers besides the plan: the model and the settings, as text."""
     batches: Bool[Tensor, " batch"]
     """Which of the plan's batches are in it."""
 
     @staticmethod
-    def start(plan: Plan, language: str = "") -> dict[str, Any]:
+    def start(plan: Plan, language: str = "", made_with: str = "") -> dict[str, Any]:
         """These fields for a reducer that no batch is in yet."""
-        return {"plan": plan.hash, "language": language, "batches": torch.zeros(len(plan), dtype=torch.bool)}
+        batches = torch.zeros(len(plan), dtype=torch.bool)
+        return {"plan": plan.hash, "language": language, "made_with": made_with, "batches": batches}
 
     def claim(self, batch: TokenBatch) -> None:
         """Mark a batch as one that is in this reducer; ValueError if it is already, or is of another language."""
@@ -100,11 +107,21 @@ class Reducer(Result):
         self._claim(self.plan, batch.language if self.language else "", mask)
 
     def merge(self, other: "Reducer") -> None:
-        """Add what another reducer holds; ValueError if it is of another plan or language, or a batch is in both."""
+        """Add what another reducer holds, or nothing.
+
+        Raises:
+            ValueError: if it is of another kind, plan, language, model or settings, or a batch is in both.
+            OverflowError: if a sum would become too large.
+        """
+        if type(other) is not type(self) or other.made_with != self.made_with:
+            ours, theirs = (f"{type(each).__name__} made with {each.made_with!r}" for each in (self, other))
+            raise ValueError(f"{theirs} does not add to {ours}.")
+        names = [field.name for field in fields(self) if field.name not in Reducer.__dataclass_fields__]
+        for name in names:
+            _add(copy.deepcopy(getattr(self, name)), getattr(other, name))  # refuses before anything is added
         self._claim(other.plan, other.language, other.batches)
-        for field in fields(self):
-            if field.name not in Reducer.__dataclass_fields__:
-                _add(getattr(self, field.name), getattr(other, field.name))
+        for name in names:
+            _add(getattr(self, name), getattr(other, name))
 
     def _claim(self, plan: str, language: str, batches: Bool[Tensor, " batch"]) -> None:
         if (plan, language) != (self.plan, self.language):

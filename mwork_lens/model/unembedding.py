@@ -133,7 +133,8 @@ def _exponentials(
     logits: Float[Tensor, "token row"], before: Float[Tensor, " row"]
 ) -> tuple[Float[Tensor, "token row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
     """In place: exp(logit − largest), the largest logit so far, and the factor for sums over the parts before."""
-    largest = torch.maximum(before, logits.amax(0))
+    # finite also where a whole part of the vocabulary is masked
+    largest = torch.maximum(before, logits.amax(0)).clamp(min=torch.finfo(before.dtype).min)
     return logits.sub_(largest).exp_(), largest, torch.exp(before - largest)
 
 

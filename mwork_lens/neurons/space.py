@@ -18,9 +18,10 @@ from ..store import storable
 @storable
 @dataclass(frozen=True)
 class Fingerprint:
-    """The identity of a model's weights, whatever its name: integer sums over W_V, W_O, W_in and W_out of each layer.
+    """Tells a model's weights from others', whatever its name: integer sums over W_V, W_O, W_in, W_out of each layer.
 
-    Sums of the raw bits do not depend on device, layout or order.
+    Sums of the raw bits do not depend on device, layout or order; so what changes other weights only, or their order,
+    is not seen.
     """
 
     dtype: str
@@ -40,8 +41,10 @@ class Fingerprint:
         return cls(str(dtype).removeprefix("torch."), exact, rounded)
 
     def agrees(self, other: "Fingerprint") -> bool:
-        """Whether both are of the same weights; in different dtypes, of the same once they are rounded."""
-        return self.exact == other.exact if self.dtype == other.dtype else self.rounded == other.rounded
+        """Whether both can be of the same weights: rounded to bfloat16 if dtypes differ. float16 rounds otherwise."""
+        if self.dtype == other.dtype:
+            return self.exact == other.exact
+        return "float16" in (self.dtype, other.dtype) or self.rounded == other.rounded
 
 
 def _hash_of_bits(matrices: Iterable[torch.Tensor]) -> str:

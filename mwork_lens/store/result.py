@@ -77,8 +77,9 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         os.replace(building, path)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
-        if previous.exists():
+        if previous.exists() and not path.exists():
             os.replace(previous, path)
+        shutil.rmtree(previous, ignore_errors=True)
         raise
     shutil.rmtree(previous, ignore_errors=True)
 
@@ -97,7 +98,8 @@ class Result:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write to a directory that does not exist yet or is empty; an interruption leaves nothing there.
 
-        ``overwrite`` replaces a directory that holds a saved result and nothing else.
+        ``overwrite`` replaces a directory that holds a saved result and nothing else. A process that is killed between
+        the two renames that this takes leaves the old result next to ``path``, as ``.NAME.….previous``.
 
         Raises:
             FileExistsError: for a path that is not free, before anything is written.
@@ -108,7 +110,11 @@ class Result:
         for name, value in fields_of(self).items():
             try:
                 tree[name] = encode(value, arrays)
-            except (TypeError, RecursionError) as error:
+            except (
+                TypeError,
+                KeyError,
+                RuntimeError,
+            ) as error:
                 raise TypeError(f"{name} of this {type(self).__name__} cannot be saved: {error}") from error
         with atomic_directory(path, overwrite=overwrite) as building:
             save_file(_unshared(arrays), building / TENSORS_NAME)
@@ -136,7 +142,7 @@ class Result:
             raise ValueError(f"{path} does not hold a whole {kind!r}: {type(error).__name__}: {error}") from error
 
     def _identity(self) -> dict[str, Any]:
-        space, settings = getattr(self, "space", None), getattr(self, "settings", {})
+        space, settings = getattr(self, "space", None), getattr(self, "settings", None) or {}
         name = getattr(space, "model", None) or settings.get("model")
         fingerprint = getattr(space, "fingerprint", None)
         model = {"name": name, "fingerprint": fingerprint and vars(fingerprint)} if isinstance(name, str) else None

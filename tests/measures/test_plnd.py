@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from operator import attrgetter
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,23 @@ with threads():
 """
     few = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
     assert subprocess.run([sys.executable, "-c", code], env=few, capture_output=True, text=True).stdout == "1\n"
+
+
+def test_compiled_loops_give_the_same_bits_compiled_anew_and_loaded(tmp_path):
+    """In two new processes, the first of which compiles: what resumes in another one must go on to the same bits."""
+    code = """
+import hashlib, torch
+import mwork_lens as mw
+from tests.tiny import tiny, tokens
+scores = mw.importance(tiny("llama", torch.float32), tokens(40))
+print(*(hashlib.sha256(scores[site].numpy().tobytes()).hexdigest() for site in scores))
+"""
+    root = str(Path(__file__).parents[2])
+    own_cache = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": root}
+    run = [sys.executable, "-W", "ignore", "-c", code]
+    first, second = (subprocess.run(run, env=own_cache, capture_output=True, text=True).stdout for _ in range(2))
+    assert list(tmp_path.rglob("*.nbc"))
+    assert first == second != ""
 
 
 @pytest.mark.parametrize("best", [lambda lift: lift + 0.3, lambda lift: 4.0])

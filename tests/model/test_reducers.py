@@ -1,6 +1,6 @@
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mwork_lens.model import Encoded, ExactSum, Reducer
+from mwork_lens.model.reducers import LIMIT
 
 from ..tiny import tiny, tokens
 
@@ -59,7 +60,7 @@ def test_sums_are_over_rows_and_add_to_one_index():
 
 
 def test_what_is_not_finite_or_too_large_is_refused():
-    for value, error in [(math.nan, ValueError), (math.inf, OverflowError), (-(2.0**37), OverflowError)]:
+    for value, error in [(math.nan, ValueError), (math.inf, ValueError), (-(2.0**37), OverflowError)]:
         with pytest.raises(error):
             ExactSum.of(torch.tensor([1.0, value, 2.0], dtype=torch.float64))
     for sign in (1, -1):
@@ -106,3 +107,21 @@ def test_a_batch_counts_once_and_in_its_own_plan_and_language():
     with pytest.raises(ValueError, match=r"'fr' of plan .* does not add to 'fr' of plan"):
         one.merge(Words.empty(PLAN.encoded.plan(3), "fr"))
     assert int(one.counts["all"].sum()) == 5 + 6 + 7 + 8
+
+
+def test_what_does_not_belong_together_is_not_merged():
+    class Others(Words):
+        pass
+
+    ours, strong = Words.empty(PLAN, "fr"), Words.empty(PLAN, "fr")
+    strong.update(PLAN.batch(0))
+    with pytest.raises(ValueError, match="Others made with '' does not add to Words"):
+        ours.merge(Others.empty(PLAN, "fr"))
+    with pytest.raises(ValueError, match=r"made with 'top=0\.9' does not add"):
+        ours.merge(replace(strong, made_with="top=0.9"))
+    strong.sums.high[:] = LIMIT - 1
+    ours.sums.high[:] = 1
+    with pytest.raises(OverflowError):
+        ours.merge(strong)
+    assert not ours.batches.any()  # nor is anything else of it there
+    assert not ours.counts["all"].any()

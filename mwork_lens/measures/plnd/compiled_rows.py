@@ -66,7 +66,7 @@ def partners(x, pair):
     return partner
 
 
-@compiled(parallel=True)
+@compiled(parallel=True, fastmath={"contract", "nsz"})
 @no_type_check
 def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
     """By head and neuron: the squared changes of all rows.
@@ -224,7 +224,7 @@ _ROUNDING = np.float32(1.5 * 2**23 + 127)
 
 # in these three the order counts: whoever changes it takes the rounding out
 # inlined by force: a loop that still calls them is not vectorised
-@compiled(fastmath={"contract"}, forceinline=True)
+@numba.njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
 @no_type_check
 def _split(x):
     """2^n and e^y − 1, where x = n log 2 + y and n is whole."""
@@ -234,14 +234,14 @@ def _split(x):
     return power, (((_C3 * y + _C2) * y + _C1) * y + _C0) * (y * y) + y
 
 
-@compiled(fastmath={"contract"}, forceinline=True)
+@numba.njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
 @no_type_check
 def _exp(x):
     power, rest = _split(x)
     return power * rest + power
 
 
-@compiled(fastmath={"contract"}, forceinline=True)
+@numba.njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
 @no_type_check
 def _expm1(x):
     """Without cancellation where n = 0."""
