@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 import mwork_lens as mw
 from mwork_lens.experiments.report import run_demo
 from mwork_lens.lens.lens_grid import LensGrid
-from mwork_lens.model import all_logits, log_normalizer, stream_states
+from mwork_lens.model import all_logits, log_normalizer, source_directory, stream_states
 
 from .oracle import sequential
 
