@@ -6,7 +6,7 @@ import itertools
 import re
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -38,7 +38,7 @@ def flatten(command: Callable[..., Paths | None]) -> Callable[..., None]:
         }
         print("Written: " + ", ".join(map(str, command(**groups_read) or ())))
 
-    parameters = [option.parameter() for _, options in groups.values() for option in options]
+    parameters = [option.parameter for _, options in groups.values() for option in options]
     run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return run
 
@@ -71,6 +71,7 @@ class _Option:
     def _shown(self) -> Any:
         return inspect.Parameter.empty if self.default is MISSING else self.reader.show(self.default)
 
+    @functools.cached_property
     def parameter(self) -> inspect.Parameter:
         """As typer reads it."""
         kind = self.reader.kind | None if self._shown is None else self.reader.kind
@@ -83,15 +84,17 @@ class _Option:
         return self.default if value is None or value == self._shown else self.reader.read(self.option, value)
 
 
-def _options(kind: Any, base: Any) -> Iterator[_Option]:
-    helps = _docstrings(kind)
+@functools.cache  # commands share them
+def _options(kind: Any, base: Any) -> list[_Option]:
+    helps, options = _docstrings(kind), []
     for field in fields(kind):
         annotation, *marks = get_args(field.type) if hasattr(field.type, "__metadata__") else [field.type]
         option = next((mark for mark in marks if isinstance(mark, str)), f"--{field.name.replace('_', '-')}")
         reader = next((mark for mark in marks if isinstance(mark, Reader)), Reader(annotation, lambda _, value: value))
         default = field.default if base is None else getattr(base, field.name)
         if option != NO_OPTION:
-            yield _Option(field.name, option, reader, default, helps[field.name])
+            options.append(_Option(field.name, option, reader, default, helps[field.name]))
+    return options
 
 
 @functools.cache
