@@ -1,5 +1,6 @@
 """Inspect neurons: what they read on a corpus, and what they write through the unembedding."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +60,8 @@ def inspect(
         model: a hooked model.
         neurons: a set, or ``(layer, site, neuron)`` triples.
         corpus: documents by language.
-        contexts: strongest places to keep of each neuron.
+        contexts: strongest places to keep of each neuron; equally strong ones in the order of the corpus, whatever the
+            batches.
         top_k: promoted and suppressed tokens to keep.
         window: tokens of text to show before and after each place.
         identifier, identify_over: see :func:`label_vocabulary`.
@@ -89,7 +91,7 @@ def inspect(
         for site, mask in neurons.masks.items()
         if mask[layer].any()
     }
-    activity = follow(model, places, plan, contexts=contexts, progress=progress)
+    activity = _follow(model, places, plan, contexts, progress)
     promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
     space, positions = neurons.space, activity.positions[:, None]
     settings = {"origin": dict(neurons.origin), "max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
@@ -100,7 +102,7 @@ def inspect(
         mean=(activity.total.value() / positions).t(),
         magnitude=(activity.magnitude.value() / positions).t(),
         strongest=activity.strongest.values,
-        contexts=tuple(_contexts(model, rows, plan, window) for rows in activity.strongest.where),
+        contexts=_contexts(model, activity.strongest.where, encoded, window),
         promoted=promoted,
         suppressed=suppressed,
         tokens=decoded_tokens(model, labels, torch.cat([promoted, suppressed])),
@@ -125,22 +127,27 @@ def _as_set(model: HookedModel, neurons: NeuronSet | Iterable[Neuron]) -> Neuron
 @storable
 @dataclass(frozen=True)
 class Strongest:
-    """The activations of largest absolute value of each neuron."""
+    """The activations of largest absolute value of each neuron; of equally strong ones the corpus's first."""
 
     values: Float[Tensor, "neuron rank"]
     """With their sign, strongest first."""
-    where: Int[Tensor, "neuron rank 3"]
-    """Batch of the plan, passage and position of each; -1 where there are fewer."""
+    where: Int[Tensor, "neuron rank"]
+    """The place of each among all tokens of the corpus; -1 where there are fewer."""
+
+    @classmethod
+    def among(cls, values: Float[Tensor, "neuron row"], where: Int[Tensor, "neuron row"], number: int) -> "Strongest":
+        """The strongest ``number`` of some activations in float32, all of them where there are fewer."""
+        # the bits of positive floats are in the order of their values: one integer of size and place, no two equal
+        strength = (values.abs().view(torch.int32).long() << 32) - where % 2**32
+        best = strength.topk(min(number, values.shape[1]), dim=1).indices
+        return cls(values.gather(1, best), where.gather(1, best))
 
     def add(self, other: "Strongest") -> None:
-        """Take in those of other batches; of equally strong ones the plan's earlier batch comes first."""
-        values, where = torch.cat([self.values, other.values], 1), torch.cat([self.where, other.where], 1)
-        batch = where[..., 0]
-        order = batch.argsort(dim=1, stable=True)
-        weakness = torch.where(batch < 0, 1, -values.abs()).gather(1, order)
-        order = order.gather(1, weakness.argsort(dim=1, stable=True))[:, : self.values.shape[1]]
-        self.values.copy_(values.gather(1, order))
-        self.where.copy_(where.gather(1, order[..., None].expand(-1, -1, 3)))
+        """Take in those of other batches."""
+        both = torch.cat([self.values, other.values], 1), torch.cat([self.where, other.where], 1)
+        best = Strongest.among(*both, self.values.shape[1])
+        self.values.copy_(best.values)
+        self.where.copy_(best.where)
 
 
 @dataclass(frozen=True)
@@ -165,25 +172,23 @@ class Activity(Reducer, kind="activity"):
             fired=torch.zeros(shape, dtype=torch.long),
             total=ExactSum.zeros(*shape),
             magnitude=ExactSum.zeros(*shape),
-            strongest=Strongest(torch.zeros(neurons, contexts), torch.full((neurons, contexts, 3), -1)),
+            strongest=Strongest(torch.zeros(neurons, contexts), torch.full((neurons, contexts), -1)),
         )
 
     def update(self, batch: TokenBatch, language: int, seen: Mapping[str, Tensor]) -> None:
         """Add what was seen of all neurons in a batch of one language, by its number."""
         self.claim(batch)
-        rows, positions = (axis.cpu() for axis in batch.content.nonzero(as_tuple=True))
-        self.positions[language] += len(rows)
+        self.positions[language] += int(batch.content.sum())
         self.fired[language] += seen["fired"]
         self.total.add(ExactSum.of(seen["total"][None]), language)
         self.magnitude.add(ExactSum.of(seen["magnitude"][None]), language)
-        where = torch.stack([torch.full_like(rows, batch.number), torch.tensor(batch.rows)[rows], positions], 1)
-        self.strongest.add(Strongest(seen["strongest"], where[seen["where"]]))
+        self.strongest.add(Strongest(seen["strongest"], seen["where"]))
 
 
-def follow(model: HookedModel, places: Places, plan: Plan, *, contexts: int, progress: bool) -> Activity:
+def _follow(model: HookedModel, places: Places, plan: Plan, contexts: int, progress: bool) -> Activity:
     """Stream a corpus through the model."""
     activity = Activity.empty(plan, sum(map(len, places.values())), contexts)
-    running, languages = Running(), list(plan.encoded)
+    running, languages, starts = Running(), list(plan.encoded), _starts(plan.encoded)
     seen = {place: {"fired": torch.zeros(len(neurons), dtype=torch.long)} for place, neurons in places.items()}
 
     def values(place: Place, activation: Tensor) -> Float[Tensor, "neuron row"]:
@@ -194,10 +199,12 @@ def follow(model: HookedModel, places: Places, plan: Plan, *, contexts: int, pro
         return activation
 
     def read(place: Place, activation: Tensor, hook: Any = None) -> Tensor:
-        each = values(place, activation).float()
-        where = each.abs().topk(min(contexts, each.shape[1]), dim=1).indices
+        each, batch = values(place, activation).float(), running.batch
+        rows, positions = (axis.cpu() for axis in batch.content.nonzero(as_tuple=True))
+        where = starts[batch.language][list(batch.rows)][rows] + positions
+        best = Strongest.among(each, where.expand_as(each), contexts)
         sums = {"total": each.double().sum(1), "magnitude": each.double().abs().sum(1)}
-        seen[place] |= {**sums, "strongest": each.gather(1, where), "where": where}
+        seen[place] |= {**sums, "strongest": best.values, "where": best.where}
         return activation
 
     hooks: list[ForwardHook] = [(SITES[place[1]].hook_name(place[0]), partial(read, place)) for place in places]
@@ -208,23 +215,35 @@ def follow(model: HookedModel, places: Places, plan: Plan, *, contexts: int, pro
     return activity
 
 
+def _starts(encoded: Encoded) -> dict[str, Int[Tensor, " document"]]:
+    """The place of each document's first token among all tokens of the corpus, by language."""
+    lengths = torch.tensor([len(ids) for documents in encoded.values() for ids in documents])
+    starts = (lengths.cumsum(0) - lengths).split(list(encoded.documents.values()))
+    return dict(zip(encoded, starts, strict=True))
+
+
 def _fires(model: HookedModel, site: str) -> bool:
     """Whether neurons of a site fire or not: those behind the feed-forward's nonlinearity."""
     return site == "mlp" and f"blocks.0.{GATE}" in model.hook_dict
 
 
-def _contexts(model: HookedModel, places: Int[Tensor, "rank 3"], plan: Plan, window: int) -> tuple[dict[str, Any], ...]:
+def _contexts(
+    model: HookedModel, where: Int[Tensor, "neuron rank"], encoded: Encoded, window: int
+) -> tuple[tuple[dict[str, Any], ...], ...]:
     """The text around each place: language, passage, position, and what stands before, at and after it."""
-    contexts = []
-    for number, passage, position in places[places[:, 0] >= 0].tolist():
-        language, _ = plan.groups[number]
-        ids = plan.encoded[language][passage].tolist()
-        parts = ids[max(0, position - window) : position], [ids[position]], ids[position + 1 : position + 1 + window]
-        before, token, after = (_joined(model, part) for part in parts)
-        where = {"language": language, "passage": plan.encoded.names[language][passage], "position": position}
+    documents = [(tag, *document) for tag in encoded for document in zip(encoded.names[tag], encoded[tag], strict=True)]
+    starts = torch.cat([*_starts(encoded).values()]).tolist()
+
+    def context(place: int) -> dict[str, Any]:
+        number = bisect_right(starts, place) - 1
+        (language, passage, ids), position = documents[number], place - starts[number]
+        parts = ids[max(0, position - window) : position], ids[[position]], ids[position + 1 : position + 1 + window]
+        before, token, after = (_joined(model, part.tolist()) for part in parts)
         # the window may cut through a character of several tokens
-        contexts.append({**where, "before": before.lstrip(BROKEN), "token": token, "after": after.rstrip(BROKEN)})
-    return tuple(contexts)
+        text = {"before": before.lstrip(BROKEN), "token": token, "after": after.rstrip(BROKEN)}
+        return {"language": language, "passage": passage, "position": position, **text}
+
+    return tuple(tuple(context(place) for place in places if place >= 0) for places in where.tolist())
 
 
 def _joined(model: HookedModel, ids: Sequence[int]) -> str:

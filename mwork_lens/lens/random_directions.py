@@ -65,21 +65,22 @@ class Draws:
         self.layers, self.directions, self._seed = layers, directions, seed
         self._weights = {label: 1 / (len(states) * sum(by_prompt)) for label, by_prompt in states.items()}
         self._states = [sum(states[label][row] for row in rows) for label, rows in plan.groups]
-        self._batch, self._draws = 0, self._all()
+        self._last, self._draws = (-1, 0), self._all()
 
-    def sums(self, batch: TokenBatch, states: Float[Tensor, "row d_model"]) -> dict[str, Tensor]:
-        """What the states of a batch at the next layer add to :class:`RandomDirections`."""
+    def sums(self, batch: TokenBatch, layer: int, states: Float[Tensor, "row d_model"]) -> dict[str, Tensor]:
+        """What the states of a batch at the ``layer``-th layer read add to :class:`RandomDirections`."""
         states, weight = at_least_float32(states), self._weights[batch.language]
-        if batch.number < self._batch:
+        wanted = (batch.number, layer)
+        if wanted <= self._last:
             self._draws = self._all()
-        self._batch, draws = next(pair for pair in self._draws if pair[0] == batch.number)
+        self._last, draws = next(each for each in self._draws if each[0] == wanted)
         draws = draws.to(states) * weight**0.5
         norm = weight * states.norm(dim=1).sum()
         return {"drawn": draws @ states, "draws": draws.sum(1), "mean": weight * states.sum(0), "norm": norm}
 
-    def _all(self) -> Iterator[tuple[int, Float[Tensor, "direction row"]]]:
-        """Batch by batch and layer by layer; whoever skips a batch passes over its draws."""
+    def _all(self) -> Iterator[tuple[tuple[int, int], Float[Tensor, "direction row"]]]:
+        """By batch and layer, in this order; whoever skips some passes over their draws."""
         generator = torch.Generator().manual_seed(self._seed)
         for batch, rows in enumerate(self._states):
-            for _ in range(self.layers):
-                yield batch, torch.randn(self.directions, rows, generator=generator)
+            for layer in range(self.layers):
+                yield (batch, layer), torch.randn(self.directions, rows, generator=generator)

@@ -120,7 +120,7 @@ def _read(
         labels = lens(states).double().cpu()
         by_layer.append(labels.new_zeros(len(batch.rows), labels.shape[1]).index_add_(0, prompts, labels))
         if draws:
-            sums.append(draws.sums(batch, states))
+            sums.append(draws.sums(batch, len(sums), states))
         return activation
 
     batches = (_at(batch, masks[batch.language]) for batch in plan)

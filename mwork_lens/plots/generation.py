@@ -58,7 +58,10 @@ def steering(found: Steering, **layout: Any) -> go.Figure:
         mode="markers+text",
         text=list(frame.index),
         # neighbours' labels stand above and below by turns
-        textposition=[("top center", "bottom center")[int(rank) % 2] for rank in frame["nats_per_token"].rank() - 1],
+        textposition=[
+            ("top center", "bottom center")[int(rank) % 2]
+            for rank in frame["nats_per_token"].rank(na_option="bottom") - 1
+        ],
         marker={"size": 14, "symbol": symbols, "color": frame["repetition"], **scale},
         error_y=error_bars(frame, "share"),
         hovertext=hover,

@@ -49,31 +49,33 @@ def test_what_neurons_read_is_what_the_hooks_see(family, batch_size):
             assert context["token"] == f"<{ids[context['position']].item()}>"
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.0]), min_size=1, max_size=3), max_size=6), st.data())
-def test_the_strongest_are_the_same_in_any_order(batches, data):
-    """Equally strong ones too: by batch of the plan, and within one as that lists them."""
-    parts = []
-    for number, values in enumerate(batches):
-        values = sorted(values, key=abs, reverse=True)
-        where = [[number, 0, position] for position in range(len(values))]
-        parts.append(Strongest(torch.tensor([values]), torch.tensor([where])))
+VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0])
 
-    def strongest(some):
-        best = Strongest(torch.zeros(1, 3), torch.full((1, 3, 3), -1))
-        for part in some:
-            best.add(part)
-        return best
 
-    dealt = data.draw(st.permutations(parts))
-    cut = data.draw(st.integers(0, len(parts)))
-    merged, expected = strongest(dealt[:cut]), strongest(parts)
-    merged.add(strongest(dealt[cut:]))
-    assert torch.equal(merged.values, expected.values)
-    assert torch.equal(merged.where, expected.where)
-    places = sorted(
-        (-abs(v), *w) for part in parts for v, w in zip(part.values[0].tolist(), part.where[0].tolist(), strict=True)
-    )
-    assert merged.where[0, : len(places)].tolist() == [list(place[1:]) for place in places[:3]]
+@given(st.lists(VALUES, max_size=12), st.integers(1, 5), st.data())
+def test_the_strongest_are_the_same_whatever_the_batches(values, number, data):
+    """Equally strong ones too: in the order of the corpus."""
+    places = data.draw(st.permutations(range(len(values))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=3)))
+    best = Strongest(torch.zeros(1, number), torch.full((1, number), -1))
+    for start, stop in zip([0, *cuts], [*cuts, len(values)], strict=True):
+        where = torch.tensor(places[start:stop], dtype=torch.long)
+        best.add(Strongest.among(torch.tensor(values)[where][None], where[None], number))
+    expected = sorted(range(len(values)), key=lambda place: (-abs(values[place]), place))[:number]
+    none = number - len(expected)
+    assert best.where.tolist() == [expected + [-1] * none]
+    assert best.values.tolist() == [[values[place] for place in expected] + [0.0] * none]
+
+
+def test_contexts_of_equal_strength_come_in_the_order_of_the_corpus():
+    """Every text is the same token over and over, and so is every activation of the first block's values."""
+    model, corpus = tiny("llama"), {"en": [torch.full((n,), 7) for n in (9, 3, 5)], "fr": [torch.full((4,), 7)]}
+    options = {"token_languages": LABELS, "progress": False, "contexts": 14}
+    for batch_size in (1, 2, None):
+        found = mw.inspect(model, [(0, "v", 5)], corpus, batch_size=batch_size, **options)
+        assert len(set(found.strongest[0].tolist())) == 1
+        places = [(context["passage"], context["position"]) for context in found.contexts[0]]
+        assert places == [(f"en/{i}/0", position) for i, n in enumerate((9, 3, 5)) for position in range(n)][:14]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "neox", "gemma2"])

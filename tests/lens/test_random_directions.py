@@ -13,7 +13,7 @@ def summed(plan, masks, seen, numbers):
     draws = Draws(plan, masks, 1, 40000, 0)
     random = RandomDirections.empty(plan, draws, 5)
     for batch in map(plan.batch, numbers):
-        random.update(batch, [draws.sums(batch, seen[batch.language][list(batch.rows)])])
+        random.update(batch, [draws.sums(batch, 0, seen[batch.language][list(batch.rows)])])
     return random
 
 
@@ -49,3 +49,19 @@ def test_random_directions_have_the_states_covariance():
 def test_states_that_are_all_the_same_have_no_random_directions():
     with pytest.raises(ValueError, match="All states read at layer 0 are the same"):
         ratio(prompts={"en": [torch.full((8,), 3)]}, positions=[-1, -2])
+
+
+def test_draws_are_the_same_in_any_order_and_again():
+    plan = Encoded.of(tiny("llama"), {"en": [tokens(4, i) for i in range(3)]}).plan(1)
+    masks = {"en": [torch.ones(4, dtype=torch.bool)] * 3}
+
+    def drawn(order):
+        draws = Draws(plan, masks, 2, 5, 0)
+        return [draws.sums(plan.batch(number), layer, torch.eye(4))["drawn"] for number, layer in order]
+
+    order = [(number, layer) for number in range(3) for layer in range(2)]
+    expected = dict(zip(order, drawn(order), strict=True))
+    assert len({tuple(one.flatten().tolist()) for one in expected.values()}) == 6
+    mixed = [(1, 0), (1, 1), (1, 1), (1, 0), (2, 1), (0, 0), (0, 0)]
+    for place, one in zip(mixed, drawn(mixed), strict=True):
+        assert torch.equal(one, expected[place])

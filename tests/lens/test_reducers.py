@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 import torch
 
-from mwork_lens.lens.inspection import Activity
+from mwork_lens.lens.inspection import Activity, Strongest
 from mwork_lens.lens.random_directions import Draws, RandomDirections
 from mwork_lens.lens.reading import LabelCounts, Lens
 from mwork_lens.model import Encoded
@@ -32,9 +32,10 @@ def activity(batches, activity=None):
     for batch in batches:
         values = torch.randn(3, int(batch.content.sum()), generator=torch.Generator().manual_seed(batch.number))
         values[1] = 1.0  # ties
-        where = values.abs().topk(2, dim=1).indices
+        where = 100 * batch.number + torch.arange(values.shape[1])
+        best = Strongest.among(values, where.expand_as(values), 2)
         sums = {"fired": (values > 0).sum(1), "total": values.sum(1), "magnitude": values.abs().sum(1)}
-        seen = {**sums, "strongest": values.gather(1, where), "where": where}
+        seen = {**sums, "strongest": best.values, "where": best.where}
         activity.update(batch, list(CORPUS).index(batch.language), seen)
     return activity
 
@@ -44,7 +45,7 @@ def random_directions(batches, directions=None):
     directions = directions or RandomDirections.empty(PLAN, draws, 4)
     for batch in batches:
         states = torch.randn(2, int(batch.content.sum()), 4, generator=torch.Generator().manual_seed(batch.number))
-        directions.update(batch, [draws.sums(batch, layer) for layer in states])
+        directions.update(batch, [draws.sums(batch, i, layer) for i, layer in enumerate(states)])
     return directions
 
 
