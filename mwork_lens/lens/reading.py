@@ -80,7 +80,11 @@ def language_ratio(
         ['prompt_language', 'layer', 'language', 'share', 'low', 'high', 'chance']
     """
     layers = _require_layers(model, layers)
-    _require_options(model, top_k, by, new_tokens, directions)
+    if by not in get_args(By):
+        raise ValueError(f"by={by!r}: it must be one of {', '.join(get_args(By))}.")
+    require_top_k(model, top_k)
+    if new_tokens < 0 or directions < 0:
+        raise ValueError(f"{new_tokens=} and {directions=} must not be negative.")
     encoded = Encoded.of(model, prompts, max_tokens)
     _require_room(model, encoded, new_tokens)
     reported = _reported(encoded.corpus, languages, token_languages)
@@ -110,7 +114,7 @@ def _read(
     lens: "Lens", plan: Plan, masks: Masks, draws: Draws | None, progress: bool
 ) -> tuple[dict[str, Float[Tensor, "prompt layer label"]], Float[Tensor, "layer direction label"]]:
     """The labels that the prompts' states, by prompt language, and random directions decode to."""
-    counts = {label: LabelCounts.empty(plan, label, lens) for label in plan.encoded}
+    counts = LabelCounts.empty(plan, lens)
     random = RandomDirections.empty(plan, draws, lens.model.cfg.d_model) if draws else None
     running, by_layer, sums = Running(), [], []  # of the running batch, layer by layer
 
@@ -128,7 +132,7 @@ def _read(
     with tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress) as bar:
         for batch, _ in stream(lens.model, batches, hooks, running, progress=bar):
             bar.set_description(f"reading {batch.language}")
-            counts[batch.language].update(batch, torch.stack(by_layer, 1))
+            counts.update(batch, torch.stack(by_layer, 1))
             if random:
                 random.update(batch, sums)
             by_layer.clear()
@@ -139,7 +143,7 @@ def _read(
             directions = (rows.to(lens.model.unembed.W_U) for rows in random.directions(lens.layers))
             with torch.inference_mode():
                 chance = torch.stack([lens(rows).double().cpu() for rows in directions])
-    return {label: reducer.counts for label, reducer in counts.items()}, chance
+    return counts.counts, chance
 
 
 def _at(batch: TokenBatch, masks: Sequence[Bool[Tensor, " _"]]) -> TokenBatch:
@@ -188,21 +192,22 @@ class Lens:
 
 @dataclass(frozen=True)
 class LabelCounts(Reducer, kind="label_counts"):
-    """What the states of one language's prompts decode to."""
+    """What the states of prompts decode to."""
 
-    counts: Float[Tensor, "prompt layer label"]
-    """Summed over positions. A prompt is in one batch of the plan: other batches add zero."""
+    counts: dict[str, Float[Tensor, "prompt layer label"]]
+    """By prompt language, summed over positions. A prompt is in one batch of the plan: other batches add zero."""
 
     @classmethod
-    def empty(cls, plan: Plan, language: str, lens: Lens) -> "LabelCounts":
+    def empty(cls, plan: Plan, lens: Lens) -> "LabelCounts":
         """Of no prompts."""
-        shape = (plan.encoded.documents[language], len(lens.layers), len(lens.labels.names))
-        return cls(**Reducer.start(plan, language), counts=torch.zeros(shape, dtype=torch.float64))
+        shape, prompts = (len(lens.layers), len(lens.labels.names)), plan.encoded.documents
+        counts = {label: torch.zeros(number, *shape, dtype=torch.float64) for label, number in prompts.items()}
+        return cls(**Reducer.start(plan), counts=counts)
 
     def update(self, batch: TokenBatch, labels: Float[Tensor, "batch layer label"]) -> None:
         """Add a batch."""
         self.claim(batch)
-        self.counts[list(batch.rows)] += labels
+        self.counts[batch.language][list(batch.rows)] += labels
 
 
 # --- what to read ---------------------------------------------------------------------------------
@@ -251,14 +256,6 @@ def _require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[in
         bounds = f"layers 0 (the embedding) to {every[-1]}, not {outside or 'none at all'}"
         raise ValueError(f"{model.cfg.model_name} has {bounds}.")
     return wanted
-
-
-def _require_options(model: HookedModel, top_k: int, by: str, new_tokens: int, directions: int) -> None:
-    if by not in get_args(By):
-        raise ValueError(f"by={by!r}: it must be one of {', '.join(get_args(By))}.")
-    require_top_k(model, top_k)
-    if new_tokens < 0 or directions < 0:
-        raise ValueError(f"{new_tokens=} and {directions=} must not be negative.")
 
 
 def _require_room(model: HookedModel, encoded: Encoded, new_tokens: int) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -230,9 +229,9 @@ class IdentifierAccuracy(Result, kind="identifier_accuracy"):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per language: its tokens under each label, their number, and the share that is right."""
-        frame = pd.DataFrame(self.confusion.tolist(), index=list(self.languages), columns=list(self.names))
-        right = [row[name] / max(1, row.sum()) for name, row in frame.iterrows()]
-        return frame.rename_axis("language").assign(tokens=frame.sum(axis=1), right=right)
+        tokens = self.confusion.sum(1)
+        frame = pd.DataFrame(self.confusion.tolist(), pd.Index(self.languages, name="language"), list(self.names))
+        return frame.assign(tokens=tokens.tolist(), right=(self.confusion.diagonal() / tokens.clamp(min=1)).tolist())
 
     def summary(self) -> str:
         """How often it is right, in a sentence."""
@@ -267,14 +266,13 @@ def identifier_accuracy(
     _require_tokenizer(model)
     encoded = Encoded.of(model, corpus, max(MAX_TOKENS, model.cfg.n_ctx))
     languages = tuple(encoded)
-    identifier, truth = identifier_of(name, languages), _certain_tokens(model, encoded)
-    if not truth:
+    identifier, certain = identifier_of(name, languages), _certain_tokens(model, encoded)
+    if not certain:
         raise ValueError("No token of this text occurs often enough in one language alone: give more text.")
-    texts = [text.strip() for text in token_texts(model, list(truth))]
     names = (*languages, SHARED, OTHER)
     confusion = torch.zeros(len(languages), len(names), dtype=torch.long)
-    for language, label in zip(truth.values(), identifier(texts), strict=True):
-        confusion[languages.index(language), names.index(label) if label in names else -1] += 1
+    for (_, language), label in zip(certain, identifier([text for text, _ in certain]), strict=True):
+        confusion[language, names.index(label) if label in names else -1] += 1
     settings = {
         "identifier": _name(name),
         "languages": list(languages),
@@ -284,15 +282,10 @@ def identifier_accuracy(
     return IdentifierAccuracy(confusion, languages, names, settings)
 
 
-def _certain_tokens(model: HookedModel, encoded: Encoded) -> dict[int, str]:
-    """The language of each token that occurs nearly only there."""
-    counts: dict[int, Counter[str]] = {}
-    for language, documents in encoded.items():
-        for token in torch.cat([*documents]).tolist():
-            counts.setdefault(token, Counter())[language] += 1
-    certain = {}
-    for (token, by_language), text in zip(counts.items(), token_texts(model, list(counts)), strict=True):
-        (language, most), total = by_language.most_common(1)[0], by_language.total()
-        if total >= LEAST_COUNT and most >= LEAST_SHARE * total and len(_LETTER.findall(text)) > 1:
-            certain[token] = language
-    return certain
+def _certain_tokens(model: HookedModel, encoded: Encoded) -> list[tuple[str, int]]:
+    """The text of each token that occurs nearly only in one language, and the place of this language."""
+    counts = torch.stack([torch.cat([*ids]).bincount(minlength=model.cfg.d_vocab) for ids in encoded.values()]).double()
+    (most, language), total = counts.max(0), counts.sum(0)
+    certain = ((total >= LEAST_COUNT) & (most >= LEAST_SHARE * total)).nonzero().flatten()
+    texts = zip(token_texts(model, certain.tolist()), language[certain].tolist(), strict=True)
+    return [(text.strip(), place) for text, place in texts if len(_LETTER.findall(text)) > 1]

@@ -51,10 +51,9 @@ def random_directions(batches, directions=None):
 
 def label_counts(batches, counts=None):
     lens = Lens(tiny("llama"), LABELS, (0, 2), 1, "count", True)
-    counts = counts or LabelCounts.empty(PLAN, "fr", lens)
+    counts = counts or LabelCounts.empty(PLAN, lens)
     for batch in batches:
-        if batch.language == "fr":
-            counts.update(batch, torch.full((len(batch.rows), 2, 5), float(batch.number)))
+        counts.update(batch, torch.full((len(batch.rows), 2, 5), float(batch.number)))
     return counts
 
 
