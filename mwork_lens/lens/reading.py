@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..model.architecture import HookedModel, device_of, stream_hook, wide_dtype
@@ -97,7 +99,8 @@ def language_ratio(
     lens, plan = Lens(model, labels, tuple(layers), top_k, by, normalize), encoded.plan(batch_size)
     draws = Draws(plan, masks, len(layers), directions, seed) if directions else None
     counts, chance = _read(lens, plan, masks, draws, progress)
-    settings = {"positions": _name(positions), "new_tokens": new_tokens, "directions": directions, "seed": seed}
+    read = {"positions": "all" if positions is None else str(positions), "new_tokens": new_tokens, "states": states}
+    settings = {**lens.settings(), **read, "directions": directions, "seed": seed}
     return LanguageRatio(
         counts=counts,
         chance=chance,
@@ -106,7 +109,7 @@ def language_ratio(
         names=labels.names,
         languages=tuple(reported),
         documents=encoded.corpus.documents,
-        settings={**lens.settings(), **settings, "states": states, "corpus": encoded.corpus.describe()},
+        settings={**settings, "corpus": encoded.corpus.describe()},
     )
 
 
@@ -127,7 +130,7 @@ def _read(
             sums.append(draws.sums(batch, len(sums), states))
         return activation
 
-    batches = (_at(batch, masks[batch.language]) for batch in plan)
+    batches = (_reading(batch, masks[batch.language]) for batch in plan)
     hooks = [(stream_hook(layer), read) for layer in lens.layers]
     with tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress) as bar:
         for batch, _ in stream(lens.model, batches, hooks, running, progress=bar):
@@ -146,12 +149,9 @@ def _read(
     return counts.counts, chance
 
 
-def _at(batch: TokenBatch, masks: Sequence[Bool[Tensor, " _"]]) -> TokenBatch:
+def _reading(batch: TokenBatch, masks: Sequence[Bool[Tensor, " _"]]) -> TokenBatch:
     """A batch whose content is what is read of it."""
-    content = torch.zeros_like(batch.content)
-    for i, row in enumerate(batch.rows):
-        content[i, : batch.lengths[i]] = masks[row]
-    return replace(batch, content=content)
+    return replace(batch, content=pad_sequence([masks[row] for row in batch.rows], batch_first=True))
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Lens:
         number = len(self.labels.names)
         labels = self.labels.labels.to(hidden.device)
         if self.by == "mass":
-            members = torch.nn.functional.one_hot(labels, number).t().to(wide_dtype(hidden.dtype))
+            members = one_hot(labels, number).t().to(wide_dtype(hidden.dtype))
             return label_masses(self.model, hidden, members, normalize=self.normalize)
         _, ids = top_tokens(self.model, hidden, self.top_k, normalize=self.normalize)
         counts = torch.zeros(len(hidden), number, dtype=torch.float32, device=hidden.device)
@@ -219,7 +219,7 @@ def _masks(encoded: Encoded, positions: Positions | None) -> Masks:
     for label, by_prompt in masks.items():
         for name, mask in zip(encoded.names[label], by_prompt, strict=True):
             if not mask.any():
-                raise ValueError(f"positions={_name(positions)} leaves nothing of prompt {name}.")
+                raise ValueError(f"positions={positions} leaves nothing of prompt {name}.")
     return masks
 
 
@@ -250,11 +250,11 @@ def _continued(model: HookedModel, encoded: Encoded, new_tokens: int) -> Encoded
 
 def _require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
     every = range(model.cfg.n_layers + 1)
-    wanted = list(every) if layers is None else sorted(set(layers))
+    wanted = sorted(set(every if layers is None else layers))
     outside = [layer for layer in wanted if layer not in every]
     if outside or not wanted:
-        bounds = f"layers 0 (the embedding) to {every[-1]}, not {outside or 'none at all'}"
-        raise ValueError(f"{model.cfg.model_name} has {bounds}.")
+        wrong = outside or "none at all"
+        raise ValueError(f"{model.cfg.model_name} has layers 0 (the embedding) to {every[-1]}, not {wrong}.")
     return wanted
 
 
@@ -282,7 +282,3 @@ def _reported(corpus: Corpus, languages: Sequence[str] | None, labels: TokenLang
         over = f" tokens were identified over {', '.join(labels.languages)}" if labels else " it names none"
         raise ValueError(f"languages={languages} cannot be reported:{over}.")
     return reported
-
-
-def _name(positions: Positions | None) -> str:
-    return "all" if positions is None else str(positions)
