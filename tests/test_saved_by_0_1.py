@@ -1,4 +1,4 @@
-"""Results and folders that version 0.1 wrote are loaded and resumed; ``tests/saved/make.py`` wrote them."""
+"""Results and folders that version 0.1 wrote, out of ``tests/analyses.py``, are loaded and resumed."""
 
 import copy
 import json
@@ -19,9 +19,33 @@ from mwork_lens.cli import main
 from . import analyses
 from .compare_floats import worded_as_before
 from .saved.kinds import FOLDER, KINDS, facts
-from .saved.make import COMMANDS, TASK_OPTIONS, no_picture
 
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
+TASK_OPTIONS = {
+    "data": "questions",
+    "detection": "detection",
+    "max_new_tokens": 3,
+    "quorum": 0.5,
+    "limit": 2,
+    "arms": ("random", "specific"),
+    "shown": False,
+}
+"""Of the folder ``tasks``."""
+SHARED = ["--model", "model", "--corpus", "text", "--top", "0.3", "--quorum", "0.5"]
+COMMANDS = {
+    "effects": ["effects", *SHARED, "--folds", "2", "--controls", "fr", "--stages", "fr,ru"],
+    "enhancement-run": [
+        *["experiment", "enhancement", *SHARED, "--tune", "fr", "--documents", "6", "--arms", "specific,random"],
+        *["--seeds", "1", "--paper-rate", "0", "--rates", "1e-3,1e-2", "--batch-size", "3"],
+        *["--detection-passages", "8", "--development-passages", "4", "--evaluation-passages", "6"],
+    ],
+}
+"""Folders that a command resumes, run in the folder above them."""
+
+
+def no_picture(*_, **__):
+    """In place of a browser."""
+    raise RuntimeError("no pictures here")
 
 
 def require_same(found, expected, where="", stored=False):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..detection import Detection, detect
 from ..model import MAX_TOKENS, Encoded, HookedModel, Mode, Plan, Reducer, TokenBatch, batches, stream, token_losses
-from ..neurons import NeuronSet, ablate
+from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..text import Document, as_corpus
 from .matrix import BASELINE, EffectMatrix, concat_passages
 
@@ -143,6 +144,7 @@ def effect_matrix(
 
     Raises:
         ValueError: for no sets, a set of a model with other sizes, or empty documents, before the work.
+            A set of another model (its name, or the fingerprint of its weights) warns.
 
     Example:
         >>> effects = mw.effect_matrix(model, {"fr": french}, held_out, max_tokens=32, progress=False)
@@ -153,17 +155,20 @@ def effect_matrix(
         raise ValueError("sets is empty: name at least one set of neurons to switch off.")
     if BASELINE in sets:
         raise ValueError(f"{BASELINE!r} is the row with nothing off: give that set another name.")
-    interventions: dict[str, list[Intervention]] = {}
-    for name, draws in sets.items():
-        if not isinstance(draws, NeuronSet) and not draws:
-            raise ValueError(f"The row {name!r} has no set to switch off.")
-        interventions[name] = [
+    drawn = {name: [draws] if isinstance(draws, NeuronSet) else list(draws) for name, draws in sets.items()}
+    if empty := [name for name, draws in drawn.items() if not draws]:
+        raise ValueError(f"The row {empty[0]!r} has no set to switch off.")
+    interventions = {
+        name: [
             Intervention(
                 ablate(model, one, mode, **options),
                 {"neurons": len(one), "fraction": one.fraction, "model": one.space.model, "origin": dict(one.origin)},
             )
-            for one in ([draws] if isinstance(draws, NeuronSet) else draws)
+            for one in draws
         ]
+        for name, draws in drawn.items()
+    }
+    warn_of_other_weights(model, chain(*drawn.values()))
     reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
     return losses_with(model, interventions, corpus, mode=mode, **reading)
 

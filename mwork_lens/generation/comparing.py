@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..effects import BASELINE, passage_nats
 from ..model import ForwardHook, HookedModel, encode, hooked
-from ..neurons import NeuronSet, ablate
+from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
 from ..store import Result, storable
 from ..text import Identifier, as_corpus, identifier
@@ -143,6 +143,7 @@ def generations(
     contexts: dict[str, contextlib.AbstractContextManager[HookedModel]] = {BASELINE: hooked(model, [])}
     for name, change in interventions.items():
         contexts[name] = ablate(model, change) if isinstance(change, NeuronSet) else hooked(model, change)
+    warn_of_other_weights(model, [change for change in interventions.values() if isinstance(change, NeuronSet)])
     flat: list[tuple[str, Any]] = [(language, text) for language in corpus for text in corpus[language]]
     texts = [text for _, text in flat]
     encoded = encode(model, texts, texts, None)

@@ -17,7 +17,7 @@ from ..model.hooks import ForwardHook
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..model.unembedding import ROWS_AT_ONCE, final_norm, top_ids
-from ..neurons import NeuronSet, NeuronSpace
+from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
 from ..store import storable
 from ..text import Document, Identifier
 from .neuron_cards import Neuron, NeuronCards, sign_of
@@ -116,6 +116,7 @@ def _as_set(model: HookedModel, neurons: NeuronSet | Iterable[Neuron]) -> Neuron
     space = NeuronSpace.of(model)
     neuron_set = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_list(space, neurons)
     neuron_set.space.require_compatible(space)
+    warn_of_other_weights(model, [neuron_set])
     if not len(neuron_set):
         raise ValueError(f"{neuron_set!r} holds no neuron to inspect.")
     return neuron_set

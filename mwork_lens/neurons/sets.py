@@ -267,6 +267,15 @@ class NeuronSet(Result, kind="neuron_set"):
                 raise ValueError(f"values of {site} have shape {shape}, where {self.space.model} has {expected}.")
 
 
+def warn_of_other_weights(model: HookedModel, sets: Iterable[NeuronSet]) -> None:
+    """Warn of sets that were detected in a model of this name with other weights; the model's are read once."""
+    recorded = [one.space for one in sets if one.space.fingerprint]
+    ours = NeuronSpace.of(model, fingerprint=bool(recorded))
+    for space in recorded:
+        if space == ours:  # else whatever uses the set warns, or refuses it
+            space.require_compatible(ours)
+
+
 def ablate(
     model: HookedModel,
     neurons: NeuronSet,
@@ -286,6 +295,7 @@ def ablate(
 
     Raises:
         ValueError: at once, if the set is of a model with other sizes, or for options that do not fit the mode.
+            Another name warns; weights are not compared here, as that reads them all (:func:`effect_matrix` does).
 
     Example:
         >>> before = model("Bonjour le monde")

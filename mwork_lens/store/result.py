@@ -45,13 +45,25 @@ def versions() -> dict[str, str]:
 def require_free(path: str | Path, *, overwrite: bool = False) -> Path:
     """``path``; a FileExistsError unless nothing or an empty directory is there, or one result to overwrite."""
     path = Path(path).expanduser()
-    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+    there = _where_it_is(path)
+    if not os.path.lexists(there) or (there.is_dir() and not any(there.iterdir())):
         return path
     if not overwrite:
         raise FileExistsError(f"{path} exists already and is not an empty directory: choose another path.")
-    if not _holds_one_result(path):
+    if not _holds_one_result(there):
         raise FileExistsError(f"{path} holds something other than one saved result, which is not overwritten.")
     return path
+
+
+def _previous(path: Path) -> Path:
+    """Where the old result is between the two renames that overwriting takes: no call replaces a full directory."""
+    path = path.resolve()
+    return path.with_name(f".{path.name}.previous")
+
+
+def _where_it_is(path: Path) -> Path:
+    """``path``, or the old result that a process killed between these renames left next to it."""
+    return path if os.path.lexists(path) or not (previous := _previous(path)).exists() else previous
 
 
 def _holds_one_result(path: Path) -> bool:
@@ -68,11 +80,12 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     path = require_free(path, overwrite=overwrite).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    previous = building.with_name(f"{building.name}.previous")
+    previous = _previous(path)
     try:
         yield building
         building.chmod(0o755)
-        if overwrite and path.exists():  # no system call replaces a directory that holds files
+        if overwrite and path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
             os.replace(path, previous)
         os.replace(building, path)
     except BaseException:
@@ -98,8 +111,8 @@ class Result:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write to a directory that does not exist yet or is empty; an interruption leaves nothing there.
 
-        ``overwrite`` replaces a directory that holds a saved result and nothing else. A process that is killed between
-        the two renames that this takes leaves the old result next to ``path``, as ``.NAME.….previous``.
+        ``overwrite`` replaces a directory that holds a saved result and nothing else; interrupted or killed at any
+        moment, it leaves the old or the new result for :meth:`load`.
 
         Raises:
             FileExistsError: for a path that is not free, before anything is written.
@@ -110,11 +123,7 @@ class Result:
         for name, value in fields_of(self).items():
             try:
                 tree[name] = encode(value, arrays)
-            except (
-                TypeError,
-                KeyError,
-                RuntimeError,
-            ) as error:
+            except (TypeError, KeyError, RuntimeError) as error:
                 raise TypeError(f"{name} of this {type(self).__name__} cannot be saved: {error}") from error
         with atomic_directory(path, overwrite=overwrite) as building:
             save_file(_unshared(arrays), building / TENSORS_NAME)
@@ -134,7 +143,7 @@ class Result:
             ValueError: if it is of another kind or a newer format, or not what was written.
         """
         path, kind = Path(path).expanduser(), cls.result_kind
-        cfg, arrays = _read(path, kind)
+        cfg, arrays = _read(_where_it_is(path), kind)
         try:
             values = upgraded_fields(kind, cfg, arrays) if cfg["format"] == 1 else decode(cfg["fields"], arrays)
             return made(cls.__name__, values)

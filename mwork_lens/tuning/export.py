@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..model import HALF_TOLERANCE, HookedModel, bridge_on, device_of, logit_distance, source_directory
-from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries
+from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries, warn_of_other_weights
 from ..store import atomic_directory, require_free
 from .delta import NeuronDelta
 
@@ -63,6 +63,7 @@ def export_edited(
     if not len(neurons):
         raise ValueError(f"{neurons!r} holds no neurons: there is nothing to switch off.")
     entries = silencing_entries(model, neurons)
+    warn_of_other_weights(model, [neurons])
     old = {part.name: part.read(part.parameter.detach()).cpu() for part in entries}
     new = {name: torch.zeros_like(values) for name, values in old.items()}
     places = {part.name: part.neurons for part in entries if part.neurons is not None}

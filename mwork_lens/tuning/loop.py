@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..effects import passage_nats
 from ..model import HookedModel, batches, encode
-from ..neurons import NeuronSet, NeuronSpace, selected_entries
+from ..neurons import NeuronSet, NeuronSpace, selected_entries, warn_of_other_weights
 from ..text import Document
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
@@ -90,7 +90,8 @@ def tune(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: before the work for no neurons, a set of another model, quantised weights or texts too short.
+        ValueError: before the work for no neurons, a set of a model with other sizes, quantised weights or texts too
+            short. A set of another model of these sizes (its name, or the fingerprint of its weights) warns.
         Diverged: a ValueError, on the way, if a loss or gradient is not finite (the last good checkpoint is kept).
             After any error or interruption the set's weights are what they were before tuning.
 
@@ -113,6 +114,7 @@ def tune(
     if held_out and not any(predicted(model, row) for row in measured):
         raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
     selected, folder = neurons if isinstance(neurons, NeuronSet) else None, Path(checkpoint) if checkpoint else None
+    warn_of_other_weights(model, [selected] if selected else [])
     run = _Run(
         model, selected, recipe, texts, measured, evaluate_every, patience, folder, checkpoint_every, callbacks
     )  # fmt: skip

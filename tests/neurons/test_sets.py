@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mwork_lens as mw
 from mwork_lens.model.sites import SITES
-from mwork_lens.neurons import NeuronSet, NeuronSpace, ablate
+from mwork_lens.neurons import Fingerprint, NeuronSet, NeuronSpace, ablate
 
-from ..made_up import SPACE, members, neuron_set
-from ..tiny import tiny
+from ..made_up import LABELS, SPACE, members, neuron_set
+from ..tiny import spelled, tiny
 
 WIDTHS = {"q": 12, "k": 6, "v": 6, "mlp": 5}
 LAYERS = range(3)
@@ -128,6 +129,35 @@ def test_one_model_on_another_of_the_same_sizes_warns():
     neurons = neuron_set({(0, "q", 0)}, NeuronSpace.of(tiny("llama")))
     with pytest.warns(UserWarning, match="tiny-llama .* used with tiny-mistral"):
         ablate(tiny("mistral"), neurons)
+
+
+def test_other_weights_under_the_same_name_warn_where_much_is_read():
+    model, text = spelled("llama"), {"en": ["a b c d a b"]}
+    neurons = mw.detect(model, text, progress=False).active("en")
+    uses = [
+        lambda model: mw.effect_matrix(model, {"en": neurons}, text, progress=False),
+        lambda model: mw.tune(model, neurons, text["en"], steps=1, learning_rate=1e-2, progress=False).delta.revert(
+            model
+        ),
+        lambda model: mw.generations(model, {"en": neurons}, text, identify="script", progress=False),
+        lambda model: mw.inspect(model, neurons, text, token_languages=LABELS, progress=False),
+    ]
+    tuned = copy.deepcopy(model)
+    with torch.no_grad():
+        tuned.blocks[1].mlp.W_out[3] *= 1.1
+    for use in uses:
+        use(model)
+        with pytest.warns(UserWarning, match="tiny-llama are used with a model of this name with other weights"):
+            use(tuned)
+    ablate(tuned, neurons)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_same_weights_in_another_dtype_are_the_same(dtype):
+    model = tiny("llama", torch.bfloat16)
+    prints = [Fingerprint.of(one) for one in (copy.deepcopy(model).to(torch.float32), copy.deepcopy(model).to(dtype))]
+    assert prints[0].agrees(prints[1])
+    assert not prints[0].agrees(Fingerprint.of(tiny("llama", torch.float32)))
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,6 @@ def write() -> None:
     for name, content in {"public": public(), "options": options(), "counts": counts()}.items():
         text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
         (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    for name, text in helps().items():
-        (FOLDER / "help" / f"{name.replace(' ', '_')}.txt").write_text(text + "\n", encoding="utf-8")
 
 
 def read(name: str) -> Any:
@@ -104,20 +102,11 @@ def commands() -> Iterator[tuple[str, Any]]:
     """Every command by its whole name."""
 
     def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
-        command.rich_markup_mode = None  # plain help, without boxes
         yield name, command
         for part, inner in getattr(command, "commands", {}).items():
             yield from walk(f"{name} {part}", inner)
 
     return walk("mwork-lens", typer.main.get_command(app))
-
-
-def helps() -> dict[str, str]:
-    """The help text of every command."""
-    wide = {"terminal_width": 200, "max_content_width": 200}
-    return {
-        name: command.get_help(command.context_class(command, info_name=name, **wide)) for name, command in commands()
-    }
 
 
 def options() -> dict[str, dict[str, Any]]:

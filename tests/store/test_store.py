@@ -1,10 +1,13 @@
 import copy
+import itertools
 import json
 import math
+import os
 import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -242,6 +245,30 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch, step, over
     monkeypatch.undo()
     assert {entry.name for entry in tmp_path.iterdir()} == before
     assert not overwrite or Box.load(path).content == "old"
+
+
+@pytest.mark.parametrize(("steps", "content"), [(0, "old"), (1, "old"), (2, "old"), (3, "new")])
+def test_a_process_killed_while_it_overwrites_leaves_a_result(tmp_path, monkeypatch, steps, content):
+    """Killed before and between its two renames, or before the old result is removed; the next save tidies up."""
+    path, number = saved(tmp_path / "box", "old"), itertools.count()
+
+    def until_killed(function, *arguments, **options):
+        if next(number) >= steps:
+            raise KeyboardInterrupt  # in cleaning up as well
+        function(*arguments, **options)
+
+    monkeypatch.setattr(os, "replace", partial(until_killed, os.replace))
+    monkeypatch.setattr(shutil, "rmtree", partial(until_killed, shutil.rmtree))
+    with pytest.raises(KeyboardInterrupt):
+        Box("new").save(path, overwrite=True)
+    monkeypatch.undo()
+    assert path.exists() == (steps != 2)
+    with pytest.raises(FileExistsError, match="box exists already"):
+        Box(3).save(path)
+    assert Box.load(path).content == content
+    Box(4).save(path, overwrite=True)
+    assert Box.load(path).content == 4
+    assert not list(tmp_path.glob(".box.previous"))
 
 
 def test_the_home_directory_is_found(tmp_path, monkeypatch):
