@@ -54,25 +54,28 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
 def load_lape(path: str | Path, model: HookedModel | NeuronSpace, languages: Sequence[str]) -> dict[str, NeuronSet]:
     """The sets of a ``.pth`` file of LAPE's code (Tang et al. 2024): by language and layer, indices of ``mlp`` neurons.
 
-    ``languages`` are in the file's order, which it does not record (their released ones: en, zh, fr, es, vi, id, ja);
-    it is read with ``weights_only=True``. ``model`` is as in :func:`load_released`.
+    ``languages`` are in the file's order, which it does not record (their released ones: en, zh, fr, es, vi, id, ja).
+    ``model`` is as in :func:`load_released`.
 
     Raises:
         ValueError: for a file of another form or another number of languages, or neurons that the model lacks.
     """
     space = model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
     try:
-        lists: Any = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and lists, which is not read.") from error
-    if not isinstance(lists, list) or len(lists) != len(languages):
-        number = len(lists) if isinstance(lists, list) else type(lists).__name__
-        raise ValueError(f"{path} holds {number} languages; {len(languages)} are named: {', '.join(languages)}.")
+        # what is not a tensor, a number or a plain container raises UnpicklingError and is not executed
+        content: Any = torch.load(path, weights_only=True, map_location="cpu")
+        if not isinstance(content, list):
+            raise TypeError(f"a {type(content).__name__}, not a list")
+        lists = [[[int(i) for i in indices] for indices in layers] for layers in content]
+    except (pickle.UnpicklingError, EOFError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or holds more than tensors and lists of numbers.") from error
+    if len(lists) != len(languages):
+        raise ValueError(f"{path} holds {len(lists)} languages; {len(languages)} are named: {', '.join(languages)}.")
     sets = {}
     for language, layers in zip(languages, lists, strict=True):
         if len(layers) != space.n_layers:
             raise ValueError(f"{path} is of a model with {len(layers)} layers; {space.model} has {space.n_layers}.")
-        neurons = [(layer, "mlp", int(i)) for layer, indices in enumerate(layers) for i in indices]
+        neurons = [(layer, "mlp", index) for layer, indices in enumerate(layers) for index in indices]
         sets[language] = NeuronSet.from_list(space, neurons, kind="LAPE", source=Path(path).name, language=language)
     return sets
 

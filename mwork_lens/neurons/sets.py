@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partialmethod
 from html import escape
 from operator import and_, or_, xor
 from types import MappingProxyType
@@ -156,17 +156,10 @@ class NeuronSet(Result, kind="neuron_set"):
         masks = {site: operation(mask, other.masks[site]) for site, mask in self.masks.items()}
         return NeuronSet(self.space, masks, Origin(operation=name, operands=(self.origin, other.origin)))
 
-    def __and__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combine(other, "and", and_)
-
-    def __or__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combine(other, "or", or_)
-
-    def __xor__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combine(other, "xor", xor)
-
-    def __sub__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combine(other, "minus", lambda a, b: a & ~b)
+    __and__ = partialmethod(_combine, name="and", operation=and_)
+    __or__ = partialmethod(_combine, name="or", operation=or_)
+    __xor__ = partialmethod(_combine, name="xor", operation=xor)
+    __sub__ = partialmethod(_combine, name="minus", operation=lambda a, b: a & ~b)
 
     def __invert__(self) -> "NeuronSet":
         masks = {site: ~mask for site, mask in self.masks.items()}

@@ -4,7 +4,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -137,7 +137,7 @@ class NeuronSpace:
 
     def to_fields(self) -> dict[str, Any]:
         """What is saved: also each site's width."""
-        return {**{part.name: getattr(self, part.name) for part in fields(self)}, "widths": self.widths}
+        return {**vars(self), "widths": self.widths}
 
     @classmethod
     def from_fields(cls, *, widths: Any = MappingProxyType({}), **sizes: Any) -> "NeuronSpace":

@@ -241,14 +241,12 @@ def load_corpus(
     if sentences_per_passage < 1 or (limit is not None and limit < 1):
         raise ValueError(f"{sentences_per_passage=} and {limit=} must be at least 1.")
     rows, name = _read(source, wanted, labels, text_field, split)
-    for language in wanted or ():
-        if language not in rows:
-            raise ValueError(f"{name} has no {language!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
+    if absent := [language for language in wanted or () if language not in rows]:
+        raise ValueError(f"{name} has no {absent[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
+    rows = {language: rows[language] for language in wanted or rows}
     if parallel is None and isinstance(source, Corpus):
         parallel = source.parallel
-    corpus = _assemble(
-        {language: rows[language] for language in wanted or rows}, name, labels, parallel, sentences_per_passage
-    )
+    corpus = _assemble(rows, name, labels, parallel, sentences_per_passage)
     corpus = corpus if limit is None else corpus.limit(limit)
     for problem in _problems(corpus):
         warnings.warn(problem, stacklevel=2)

@@ -61,7 +61,6 @@ def read_rows(
     suffix, opened = suffix_of(path), gzip.open if path.name.endswith(".gz") else open
     if suffix not in (*SUFFIXES, ".json"):
         raise ValueError(f"{path}: unsupported file type ({', '.join(SUFFIXES)} are read, also with .gz).")
-    rows: list[Parsed] = []
     number = 0
 
     def lines(file: Iterable[str]) -> Iterator[str]:
@@ -74,8 +73,7 @@ def read_rows(
     newline = {".csv": "", ".jsonl": "\n"}.get(suffix)
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline=newline) as file:
-            for row in _parsed(lines(file), suffix, field, columns):
-                rows.append(parse(row))
+            rows = [parse(row) for row in _parsed(lines(file), suffix, field, columns)]
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {str(path)!r}.") from None
     except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, csv.Error, zlib.error) as error:

@@ -63,7 +63,7 @@ def test_the_sets_of_lape(tmp_path):
         mw.load_lape(tmp_path / "tiny.pth", tiny("llama", n_layers=5), ["en", "zh"])
 
 
-def test_a_pickle_that_would_run_something_is_refused(tmp_path):
+def test_a_pickle_that_would_run_something_is_refused(tmp_path, capsys):
     class Harm:
         def __reduce__(self):
             return (print, ("harm",))
@@ -71,3 +71,20 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path):
     torch.save([Harm()], tmp_path / "harm.pth")
     with pytest.raises(ValueError, match="holds more than tensors and lists"):
         mw.load_lape(tmp_path / "harm.pth", tiny("llama"), ["en"])
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [[1], {"en": [torch.tensor([0])]}, [[torch.tensor(3)]], 7, [["a"]]])
+def test_other_forms_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth is damaged, or holds more than"):
+        mw.load_lape(tmp_path / "other.pth", tiny("llama"), ["en"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.95])
+def test_files_that_were_cut_short_are_refused(tmp_path, share):
+    path = tmp_path / "cut.pth"
+    torch.save([[torch.tensor([0])]], path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"cut\.pth is damaged"):
+        mw.load_lape(path, tiny("llama"), ["en"])
