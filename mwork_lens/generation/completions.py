@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -71,7 +71,7 @@ def generate(
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(f"{temperature=} must be 0 or more, and {top_p=} in (0, 1].")
     names = [f"prompt {i}" for i in range(len(prompts))]
-    encoded = encode(model, prompts, names, None) if prompts else []
+    encoded = encode(model, prompts, names, None)
     for ids, name in zip(encoded, names, strict=True):
         if len(ids) + max_new_tokens > model.cfg.n_ctx:
             raise ValueError(
@@ -173,15 +173,15 @@ def picker(temperature: float, top_p: float, seed: int) -> Pick:
     """The likeliest token, or a seeded draw."""
     if temperature == 0:
         return lambda logits, names: logits.argmax(-1).tolist()
-    generators: dict[int, torch.Generator] = {}
+
+    @cache
+    def generator(name: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed * 1_000_003 + name)
 
     def sample(logits: Tensor, names: Sequence[int]) -> list[int]:
         probabilities = _nucleus((logits.double().cpu() / temperature).softmax(-1), top_p)
-        for name in names:
-            if name not in generators:
-                generators[name] = torch.Generator().manual_seed(seed * 1_000_003 + name)
         draws = zip(probabilities, names, strict=True)
-        return [int(torch.multinomial(row, 1, generator=generators[name])) for row, name in draws]
+        return [int(torch.multinomial(row, 1, generator=generator(name))) for row, name in draws]
 
     return sample
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -146,10 +147,8 @@ def steer(
         if not norm:
             raise ValueError(f"{name!r} does not move the stream up to block {layer}: choose a higher layer=.")
     equal = {f"direction as {name}": norm for name, norm in norms.items()}
-    directions = {
-        name: mean_difference(means, toward=toward, away=away, layer=layer, norm=norm) for name, norm in equal.items()
-    }
-    interventions: dict[str, Sequence[ForwardHook]] = {**by_neurons, **directions}
+    direction = partial(mean_difference, means, toward=toward, away=away, layer=layer)
+    interventions = {**by_neurons, **{name: direction(norm=norm) for name, norm in equal.items()}}
     options |= {"identify": identify, "languages": languages or list(means.values), "progress": progress}
-    texts = generations(model, interventions, {away: list(prompts)}, **options)
+    texts = generations(model, interventions, {away: prompts}, **options)
     return Steering(texts, {BASELINE: 0.0, **norms, **equal}, stream_norm, toward, away, layer)

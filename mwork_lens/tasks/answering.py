@@ -1,9 +1,8 @@
 """A batch of prompts read once: the likelihood of reference answers, and what the model writes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,17 +15,7 @@ from ..generation.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
 from .prompts import Prompt
 
-
-@dataclass(frozen=True)
-class Reading:
-    """What one prompt gave."""
-
-    completion: Completion | None
-    """None where nothing was to be written."""
-    nats: tuple[float, ...]
-    """Negative log-likelihood of each continuation, given the prompt."""
-
-
+Value = TypeVar("Value")
 SHORTEST = 0.75
 """Prompts of a HookedTransformer are read together with none shorter than this share of the longest: what is padded
 costs as much as what is read. They are continued all at once, where padding costs little."""
@@ -35,55 +24,46 @@ costs as much as what is read. They are continued all at once, where padding cos
 @torch.inference_mode()
 def read_prompts(
     model: HookedModel, prompts: Sequence[Prompt], *, max_new_tokens: int, stop: Sequence[str] = ()
-) -> list[Reading]:
-    """Weigh every prompt's continuations and, with ``max_new_tokens`` above 0, continue it greedily.
+) -> tuple[list[list[float]], list[Completion | None]]:
+    """By prompt: −log p of each continuation given it, in nats; and, with ``max_new_tokens`` above 0, a greedy answer.
 
     On a HookedTransformer the prompts run once, and everything else goes on from their key-value cache; on a raw
     bridge prompts run again with each continuation.
     """
+    nothing: list[Completion | None] = [None] * len(prompts)
     if wrapped_model(model):
         ids = [prompt.ids for prompt in prompts]
         options = {"max_new_tokens": max_new_tokens, "stop": stop, "batch_size": len(ids)}
-        written = generate(model, ids, **options) if max_new_tokens else []
         whole = [torch.cat([prompt.ids, answer]) for prompt in prompts for answer in prompt.continuations]
         skip = [len(prompt.ids) for prompt in prompts for _ in prompt.continuations]
         nats = _by_prompt(passage_nats(model, whole, skip=skip)[0], prompts)
-    else:
-        nats, written = _from_cache(model, prompts, max_new_tokens, stop)
-    completions = written or [None] * len(prompts)
-    return [Reading(completion, tuple(values)) for completion, values in zip(completions, nats, strict=True)]
-
-
-def _from_cache(
-    model: Any, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[str]
-) -> tuple[list[list[float]], list[Completion]]:
-    """By prompt: nats of its continuations, and what was written where anything was to be."""
-    order, nats, caches, last = _read(model, prompts)
-    weighed = [values for _, values in sorted(zip(order, nats, strict=True))]
+        return nats, [*generate(model, ids, **options)] if max_new_tokens else nothing
+    groups = _groups([len(prompt.ids) for prompt in prompts])
+    caches, last, by_group = zip(*(_read(model, [prompts[row] for row in rows]) for rows in groups), strict=True)
+    order = [row for rows in groups for row in rows]
+    nats = _put_back(order, [values for group in by_group for values in group])
     if not max_new_tokens:
-        return weighed, []
-    reading, logits = Cached(model, concat_caches(caches)), all_logits(model, last)
+        return nats, nothing
+    reader, logits = Cached(model, concat_caches(caches)), all_logits(model, torch.cat(last))
     del caches  # as large as their copy
     rule, pick = StopRule.of(model.tokenizer, stop, max_new_tokens), picker(0.0, 1.0, 0)
-    texts = continue_from(reading, logits, [prompts[row].ids for row in order], order, rule, pick)
-    return weighed, [text for _, text in sorted(zip(order, texts, strict=True), key=itemgetter(0))]
+    written = continue_from(reader, logits, [prompts[row].ids for row in order], order, rule, pick)
+    return nats, _put_back(order, written)
 
 
-def _read(
-    model: Any, prompts: Sequence[Prompt]
-) -> tuple[list[int], list[list[float]], list[Any], Float[Tensor, "row d_model"]]:
-    """Prompts in the order of their length: which, nats of their continuations, caches, and their last states."""
-    order, nats, caches, last = [], [], [], []
-    for rows in _groups([len(prompt.ids) for prompt in prompts]):
-        some, cache = [prompts[row] for row in rows], new_cache(model, len(rows))
-        tokens, mask = left_padded([prompt.ids for prompt in some], device_of(model))
-        options = {"stop_at_layer": model.cfg.n_layers, "attention_mask": mask}
-        states = model(tokens, past_kv_cache=cache, **options)[:, -1]
-        if not torch.isfinite(states).all():
-            raise ValueError(f"The residual stream of {model.cfg.model_name} is not finite.")
-        order, nats = [*order, *rows], [*nats, *_by_prompt(_answer_nats(model, cache, states, some), some)]
-        caches, last = [*caches, cache], [*last, states]
-    return order, nats, caches, torch.cat(last)
+def _put_back(order: Sequence[int], values: Sequence[Value]) -> list[Value]:
+    """Each value at the place that ``order`` names."""
+    return [value for _, value in sorted(zip(order, values, strict=True), key=itemgetter(0))]
+
+
+def _read(model: Any, prompts: Sequence[Prompt]) -> tuple[Any, Float[Tensor, "prompt d_model"], list[list[float]]]:
+    """Cache and last states of prompts of similar length, and the nats of their continuations."""
+    cache = new_cache(model, len(prompts))
+    tokens, mask = left_padded([prompt.ids for prompt in prompts], device_of(model))
+    states = model(tokens, past_kv_cache=cache, stop_at_layer=model.cfg.n_layers, attention_mask=mask)[:, -1]
+    if not torch.isfinite(states).all():
+        raise ValueError(f"The residual stream of {model.cfg.model_name} is not finite.")
+    return cache, states, _by_prompt(_answer_nats(model, cache, states, prompts), prompts)
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:

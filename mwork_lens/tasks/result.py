@@ -94,14 +94,13 @@ class TaskResult:
         """
         by_id = {(q.language, q.id): q for questions in self.questions.values() for q in questions}
         answers = {(row["language"], row["id"]): row for row in self.rows if row["arm"] == ORIGINAL}
-        chance: dict[str, dict[str, np.ndarray]] = {metric: {} for metric in self.task.metrics}
+        by_language: dict[str, pd.DataFrame] = {}
         for language, rows in self._baseline.items():
             keys = [(language, name) for name in rows.index]
             questions = [by_id[key] for key in keys]
-            by_question = [self._by_chance(questions, place, answers[key]) for place, key in enumerate(keys)]
-            for metric in self.task.metrics:
-                chance[metric][language] = np.array([scores[metric] for scores in by_question], dtype=float)
-        return chance
+            scores = [self._by_chance(questions, place, answers[key]) for place, key in enumerate(keys)]
+            by_language[language] = pd.DataFrame(scores, dtype=float)
+        return {m: {lang: scores[m].to_numpy() for lang, scores in by_language.items()} for m in self.task.metrics}
 
     def _by_chance(self, questions: Sequence[Question], place: int, row: Mapping[str, Any]) -> Mapping[str, float]:
         question = questions[place]
@@ -115,12 +114,17 @@ class TaskResult:
 
     def measurable(self, metric: str) -> dict[str, bool]:
         """By language: whether chance is below the interval of the original model's score, as its cell shows it."""
-        if metric == LIKELIHOOD:
-            return dict.fromkeys(self._baseline, True)
+        return dict.fromkeys(self._baseline, True) if metric == LIKELIHOOD else dict(self._above_chance[metric])
+
+    @cached_property
+    def _above_chance(self) -> dict[str, dict[str, bool]]:
         return {
-            language: self._score_interval(metric, {language: rows[metric].to_numpy()})[0]
-            > float(self.chance[metric][language].mean())
-            for language, rows in self._baseline.items()
+            metric: {
+                language: self._score_interval(metric, {language: rows[metric].to_numpy()})[0]
+                > float(chance[language].mean())
+                for language, rows in self._baseline.items()
+            }
+            for metric, chance in self.chance.items()
         }
 
     @cached_property

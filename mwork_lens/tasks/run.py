@@ -12,9 +12,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..generation import Completion
 from ..model import HookedModel
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries
-from .answering import Reading, read_prompts
+from .answering import read_prompts
 from .prompts import Prompt
 from .task import Answer, Task
 
@@ -81,8 +82,8 @@ def run_task(
             with _switched_off(model, condition.neurons if todo else None):
                 for batch in todo:
                     length = _to_write(batch, max_new_tokens)
-                    readings = read_prompts(model, batch, max_new_tokens=length, stop=task.stop)
-                    answered = [_row(task, condition, p, reading) for p, reading in zip(batch, readings, strict=True)]
+                    read = read_prompts(model, batch, max_new_tokens=length, stop=task.stop)
+                    answered = [_row(task, condition, *each) for each in zip(batch, *read, strict=True)]
                     file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
                     file.flush()
                     rows |= {_key(condition, prompt): row for prompt, row in zip(batch, answered, strict=True)}
@@ -139,26 +140,26 @@ def _switched_off(model: HookedModel, neurons: NeuronSet | None) -> contextlib.A
     return edit_weights(model, neurons)
 
 
-def _row(task: Task, condition: Condition, prompt: Prompt, reading: Reading) -> dict[str, Any]:
+def _row(
+    task: Task, condition: Condition, prompt: Prompt, nats: Sequence[float], completion: Completion | None
+) -> dict[str, Any]:
     question = prompt.question
     lengths = [len(answer) for answer in prompt.continuations]
-    if question.choices:
-        by_token = [nats / n for nats, n in zip(reading.nats[1:], lengths[1:], strict=True)]
+    if completion is None:
+        by_token = [total / n for total, n in zip(nats[1:], lengths[1:], strict=True)]
         answer, stopped = Answer(question.choices[by_token.index(min(by_token))]), "choice"
     else:
-        assert reading.completion is not None
-        stopped = reading.completion.stopped
-        answer = Answer(reading.completion.text, cut=stopped == "length")
+        answer, stopped = Answer(completion.text, cut=completion.stopped == "length"), completion.stopped
     row = {
         **dict(zip(KEY, _key(condition, prompt), strict=True)),
         "document": question.document,
         "output": answer.output,
         "stopped": stopped,
         "scores": dict(task.score(question, answer)),
-        "nats": reading.nats[0],
+        "nats": nats[0],
         "tokens": lengths[0],
     }
-    options = {"choice_nats": list(reading.nats[1:]), "choice_tokens": lengths[1:]} if question.choices else {}
+    options = {"choice_nats": nats[1:], "choice_tokens": lengths[1:]} if question.choices else {}
     return {**row, **options}
 
 

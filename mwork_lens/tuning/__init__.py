@@ -1,9 +1,9 @@
 """Tune only some neurons: the masked-gradient loop, what it changed, checkpoints."""
 
 from .delta import NeuronDelta
-from .enhancement import HELD_OUT, RATES, Enhancement, Passages, Rate, Run, RunResult
+from .enhancement import HELD_OUT, Enhancement, Passages, Rate, Run, RunResult
 from .export import export_edited, export_tuned
 from .loop import Diverged, tune
 from .masked import kept_weights
-from .recipe import Recipe, predicted
-from .result import Step, Tuned, tuning_effects
+from .recipe import Recipe
+from .result import Tuned, tuning_effects

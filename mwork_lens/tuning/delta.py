@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -10,13 +11,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..model import GATE, SITES, HookedModel
+from ..model import GATE, SITES, HookedModel, Slices
 from ..neurons import Entries, NeuronSpace, entries_of
 from ..store import Result
 
 Collide = Literal["refuse", "add"]
-_SITE_OF = {**{piece.weight: name for name, site in SITES.items() for piece in site.tuning}, GATE.weight: "mlp"}
-_PIECES = {piece.weight: piece for piece in (*(p for site in SITES.values() for p in site.tuning), GATE)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +62,10 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
     def __len__(self) -> int:
         """How many neurons; one that has several weights counts once."""
-        sizes: dict[tuple[str, str], int] = {}
+        sizes: dict[tuple[int, str], int] = {}
         for name, neurons in self.neurons.items():
-            _, layer, weight = name.split(".", 2)
-            place = layer, _SITE_OF[weight]
-            sizes[place] = max(len(neurons), sizes.get(place, 0))
+            layer, site, _ = _place(name)
+            sizes[layer, site] = max(len(neurons), sizes.get((layer, site), 0))
         return sum(sizes.values())
 
     def _replace(self, model: HookedModel, expected: Mapping[str, Tensor], values: Mapping[str, Tensor], which: str):
@@ -80,20 +78,19 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
     def entries(self, model: HookedModel) -> list[Entries]:
         """Where the delta's weights lie in ``model``."""
-        places = [(name.split(".", 2), neurons) for name, neurons in self.neurons.items()]
-        return [entries_of(model, int(layer), _PIECES[weight], neurons) for (_, layer, weight), neurons in places]
+        places = [(_place(name), neurons) for name, neurons in self.neurons.items()]
+        return [entries_of(model, layer, piece, neurons) for (layer, _, piece), neurons in places]
 
     def collisions(self, other: "NeuronDelta") -> pd.DataFrame:
         """Neurons that both change, one row each: weight, neuron, and the cosine between the two changes."""
         rows = []
         for name in (name for name in self.neurons if name in other.neurons):
-            ours, theirs = _common(self, other, name)
-            neurons, changes = (
-                self.neurons[name][ours].tolist(),
-                (_change(self, name)[ours], _change(other, name)[theirs]),
-            )
-            for neuron, one, another in zip(neurons, *changes, strict=True):
-                rows.append((name, neuron, torch.cosine_similarity(one.flatten(), another.flatten(), dim=0).item()))
+            ours, theirs = self.neurons[name], other.neurons[name]
+            shared = ours[torch.isin(ours, theirs)]
+            changes = (_change(self, name)[torch.isin(ours, theirs)], _change(other, name)[torch.isin(theirs, ours)])
+            # a bias has one entry per neuron: [neuron] as [neuron, 1]
+            one, another = (change[:, None].flatten(1) for change in changes)
+            rows += zip(repeat(name), shared.tolist(), torch.cosine_similarity(one, another).tolist())
         return pd.DataFrame(rows, columns=["weight", "neuron", "cosine"])
 
     def merge(self, other: "NeuronDelta", *, collide: Collide = "refuse") -> "NeuronDelta":
@@ -120,7 +117,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
     def to_frame(self) -> pd.DataFrame:
         """One row per weight: neurons, entries, how many changed, largest, mean absolute and mean relative change."""
         rows = []
-        for name in sorted(self.neurons, key=lambda name: (int(name.split(".")[1]), name)):
+        for name in sorted(self.neurons, key=lambda name: (_place(name)[0], name)):
             old, change = self.old[name].double(), _change(self, name).abs()
             sizes = {"neurons": len(self.neurons[name]), "entries": old.numel()}
             changes = {
@@ -157,10 +154,16 @@ def require_values(part: Entries, expected: Tensor, which: str, model: str) -> N
         )
 
 
+def _place(name: str) -> tuple[int, str, Slices]:
+    """Layer, site and slices of a weight; sites that were added to the table have theirs too."""
+    _, layer, weight = name.split(".", 2)
+    pieces = [(site.name, piece) for site in SITES.values() for piece in site.tuning] + [("mlp", GATE)]
+    return int(layer), *next((site, piece) for site, piece in pieces if piece.weight == weight)
+
+
 def _common(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Bool[Tensor, " _"], Bool[Tensor, " _"]]:
     """Which neurons of each are in the other too."""
-    nothing = torch.empty(0, dtype=torch.int64)
-    ours, theirs = a.neurons.get(name, nothing), b.neurons.get(name, nothing)
+    ours, theirs = a.neurons[name], b.neurons[name]
     return torch.isin(ours, theirs), torch.isin(theirs, ours)
 
 
@@ -179,8 +182,8 @@ def _merged(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Tensor, Tensor, 
         old[place], new[place] = delta.old[name], delta.new[name]
     if not torch.equal(old[places[0]], parts[0].old[name]):
         raise ValueError(f"The two deltas were made from other values of {name}: they are of different models.")
-    ours, theirs = _common(a, b, name)
-    if ours.any():
+    if len(parts) == 2:
+        ours, theirs = _common(a, b, name)
         both = a.old[name][ours].double() + _change(a, name)[ours] + _change(b, name)[theirs]
         new[torch.isin(neurons, a.neurons[name][ours])] = both.to(new.dtype)
     return neurons, old, new

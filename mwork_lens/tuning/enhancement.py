@@ -197,16 +197,18 @@ class Enhancement(Result, kind="enhancement"):
         return [self._finding(language, rate) for language in self.design["languages"] for rate in rates]
 
     def _finding(self, language: str, rate: Rate) -> str:
-        arms = [arm for tuned, arm in self._by_arm(rate) if tuned == language]
-        cells = {arm: self._cell(language, arm, rate) for arm in arms}
-        listed = "; ".join(f"{arm} {c['rise']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f})" for arm, c in cells.items())
+        passages = max(self.design["documents"])
+        where = "domain == @HELD_OUT and rate == @rate and documents == @passages and language == read == @language"
+        cells = self.changes.query(where)[["arm", "change", "low", "high"]].to_numpy()
+        arms, listed = list(cells[:, 0]), "; ".join(f"{arm} {c:+.4f} ({a:+.4f} to {b:+.4f})" for arm, c, a, b in cells)
         sentences = [
-            f"{language}, {max(self.design['documents'])} passages, {rate} rate: change of its held-out loss in nats "
-            f"per token, with 95 % intervals: {listed}."
+            f"{language}, {passages} passages, {rate} rate: change of its held-out loss in nats per token, with 95 % "
+            f"intervals: {listed}."
         ]
         for arm in ("random", "matched", "all") if "specific" in arms else ():
             if arm in arms:
-                rise, *ends = self._cell(language, "specific", rate, arm)[["rise", "low", "high"]]
+                beyond = self.matrix(rate=rate, against=arm).intervals.set_index(["off", "read"])
+                rise, *ends = beyond.loc[(f"{language} specific", language), ["rise", "low", "high"]]
                 side = _VERDICTS.get(verdict(*ends), "not told apart from")
                 sentences.append(f"Its own neurons are {side} {arm} ({rise:+.4f}, {ends[0]:+.4f} to {ends[1]:+.4f}).")
         tried, own = self.design["rates"], self.settings["own_rates"][language]
@@ -215,11 +217,6 @@ class Enhancement(Result, kind="enhancement"):
             best = f"The lowest or highest rate tried was best for {', '.join(edges)}"
             sentences.append(f"{best}: one beyond it may be better still.")
         return " ".join(sentences)
-
-    def _cell(self, language: str, arm: str, rate: Rate, against: str = ORIGINAL) -> pd.Series:
-        """Change of a language's own held-out loss, with its interval."""
-        cells = self.matrix(rate=rate, against=against).intervals.set_index(["off", "read"])
-        return cells.loc[(f"{language} {arm}", language)]
 
     def __repr__(self) -> str:
         return f"Enhancement({len(self.results)} runs)\n" + "\n".join(self.findings())

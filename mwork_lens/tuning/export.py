@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..model import HALF_TOLERANCE, HookedModel, bridge_on, device_of, logit_distance, source_directory
 from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries, warn_of_other_weights
-from ..store import atomic_directory, require_free
+from ..store import Result, atomic_directory, require_free
 from .delta import NeuronDelta
 
-TOLERANCE = {torch.float64: 2e-5, torch.float32: 2e-5}
+TOLERANCE = 2e-5
 """Root mean square difference of logits, in their standard deviations; half precision has a tolerance of its own."""
 
 Source = str | Path | nn.Module
@@ -44,7 +44,6 @@ def export_tuned(
         FileExistsError: if ``path`` is taken.
         ValueError: if ``source`` does not hold the delta's old values, or what was written differs from ``model``.
     """
-    require_free(path)
     return _export(model, delta, path, source, tokenizer, {"delta": delta})
 
 
@@ -59,7 +58,6 @@ def export_edited(
         FileExistsError: if ``path`` is taken.
         ValueError: for no neurons, a set of another model, or a ``source`` of which ``model`` was not loaded.
     """
-    require_free(path)
     if not len(neurons):
         raise ValueError(f"{neurons!r} holds no neurons: there is nothing to switch off.")
     entries = silencing_entries(model, neurons)
@@ -73,15 +71,12 @@ def export_edited(
 
 
 def _export(
-    model: HookedModel,
-    delta: NeuronDelta,
-    path: str | Path,
-    source: Any,
-    tokenizer: Any,
-    results: Mapping[str, NeuronDelta | NeuronSet],
+    model: HookedModel, delta: NeuronDelta, path: str | Path, source: Any, tokenizer: Any, extra: Mapping[str, Result]
 ) -> Path:
+    """Writes ``extra`` results too, each in a folder of its name."""
     from transformers import AutoTokenizer, PreTrainedModel
 
+    require_free(path)
     dtype = next(iter(delta.new.values())).dtype
     if isinstance(source, PreTrainedModel) and tokenizer is None:
         raise ValueError(f"{type(source).__name__} comes without a tokenizer: give tokenizer=.")
@@ -99,7 +94,7 @@ def _export(
         read_back = _load(building, dtype)
         _require_values(read_back, places, delta.new, "what was written does not hold the delta's new values")
         _require_same_logits(model, read_back)
-        for name, result in results.items():
+        for name, result in extra.items():
             result.save(building / name)
     return Path(path)
 
@@ -157,7 +152,7 @@ def _require_same_logits(model: HookedModel, theirs: Any) -> None:
     ids = torch.randint(model.cfg.d_vocab, (1, min(32, model.cfg.n_ctx)), generator=generator)
     ours: Tensor = model(ids.to(device_of(model)))[0]
     difference = logit_distance(theirs(ids.to(theirs.device)).logits[0], ours)
-    if not difference <= TOLERANCE.get(ours.dtype, HALF_TOLERANCE):
+    if not difference <= (HALF_TOLERANCE if ours.dtype.itemsize < 4 else TOLERANCE):
         raise ValueError(
             f"The exported model's logits differ from those of {model.cfg.model_name} by {difference:.2g} of their "
             "standard deviation: the model holds other weights than source and delta say. Nothing was written."

@@ -4,7 +4,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import InitVar, asdict, dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -113,10 +113,12 @@ def tune(
     measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
     if held_out and not any(predicted(model, row) for row in measured):
         raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
-    selected, folder = neurons if isinstance(neurons, NeuronSet) else None, Path(checkpoint) if checkpoint else None
-    warn_of_other_weights(model, [selected] if selected else [])
+    if isinstance(neurons, NeuronSet):
+        warn_of_other_weights(model, [neurons])
     run = _Run(
-        model, selected, recipe, texts, measured, evaluate_every, patience, folder, checkpoint_every, callbacks
+        model, neurons if isinstance(neurons, NeuronSet) else None, recipe, recipe.rows(model, texts), measured,
+        evaluate_every=evaluate_every, patience=patience, folder=Path(checkpoint) if checkpoint else None,
+        checkpoint_every=checkpoint_every, callbacks=callbacks,
     )  # fmt: skip
     return run.run(progress)
 
@@ -128,7 +130,7 @@ class _Run:
     model: HookedModel
     neurons: NeuronSet | None
     recipe: Recipe
-    texts: InitVar[Sequence[Document]]
+    rows: list[Int[Tensor, " _"]]
     held_out: list[Int[Tensor, " _"]]
     evaluate_every: int | None
     patience: int | None
@@ -140,7 +142,7 @@ class _Run:
     best: dict[str, Tensor] | None = None
     starting: dict[str, Tensor] = field(default_factory=dict)
 
-    def __post_init__(self, texts: Sequence[Document]) -> None:
+    def __post_init__(self) -> None:
         self.ties: list[TiedWeights] = []
         if self.neurons is None:
             self.parts, self.ties = whole_model(self.model)
@@ -148,7 +150,6 @@ class _Run:
             entries = selected_entries(self.model, self.neurons, gate=self.recipe.gate)
             self.parts = [MaskedParameter(part) for part in entries]
             self.starting = {part.name: part.read().cpu() for part in self.parts}
-        self.rows = self.recipe.rows(self.model, texts)
         self.total = self.recipe.total_steps(len(self.rows))
         self.masters = {part.name: part.master for part in self.parts}
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
@@ -160,10 +161,7 @@ class _Run:
             "texts": _digest(self.rows),
             "held_out": _digest(self.held_out),
         }
-        last = (
-            None if self.folder is None else Checkpoint.resume(self.folder, self.parts, self.optimiser, self.identity)
-        )
-        if last is not None:
+        if last := self.folder and Checkpoint.resume(self.folder, self.parts, self.optimiser, self.identity):
             self.steps, self.measured, self.starting = list(last.steps), dict(last.measured), dict(last.starting)
             self.best = None if last.best is None else dict(last.best)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..effects import TUNED, EffectMatrix, Intervention, losses_with
 from ..model import MAX_TOKENS, HookedModel
@@ -50,10 +51,8 @@ class Tuned(Result, kind="tuned"):
     @property
     def changed(self) -> float:
         """The share of the selected stored entries that differ from before; NaN where all were tuned."""
-        if self.delta is None:
-            return float("nan")
-        frame = self.delta.to_frame()
-        return int(frame["changed"].to_numpy().sum()) / int(frame["entries"].to_numpy().sum())
+        frame = self.changes
+        return float("nan") if frame.empty else float(frame["changed"].to_numpy().sum() / frame["entries"].sum())
 
     @property
     def changes(self) -> pd.DataFrame:
@@ -69,9 +68,8 @@ class Tuned(Result, kind="tuned"):
     def summary(self) -> str:
         """What changed, in a sentence."""
         losses = f"{len(self.steps)} steps, loss {self.steps[0].loss:.3f} to {self.steps[-1].loss:.3f} nats per token"
-        if self.delta is None:
+        if (frame := self.changes).empty:
             return f"{losses}; all parameters were tuned."
-        frame = self.delta.to_frame()
         return (
             f"{losses}; {frame['changed'].sum():,} of {frame['entries'].sum():,} selected weights changed, by "
             f"{frame['largest_change'].max():.2g} at most and {frame['relative_change'].mean():.2g} of their size on "
@@ -114,11 +112,7 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
 
     @classmethod
     def resume(
-        cls,
-        folder: Path,
-        parts: Sequence[MaskedParameter],
-        optimiser: torch.optim.Optimizer,
-        identity: Mapping[str, Any],
+        cls, folder: Path, parts: Sequence[MaskedParameter], optimiser: Optimizer, identity: Mapping[str, Any]
     ) -> "Checkpoint | None":
         """The last checkpoint, with parts and optimiser put where it has them; None if there is none."""
         if not (paths := checkpoints_in(folder)):

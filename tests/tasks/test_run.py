@@ -28,22 +28,21 @@ def test_prompts_read_once_give_what_whole_passes_give(family):
     prompts = [prompt(length, seed) for seed, length in enumerate((5, 9, 3, 8, 6))]
     whole = [torch.cat([p.ids, answer]) for p in prompts for answer in p.continuations]
     with mw.edit_weights(model, some_neurons(model)):
-        found = read_prompts(model, prompts, max_new_tokens=4)
+        found, completions = read_prompts(model, prompts, max_new_tokens=4)
         expected, _ = passage_nats(model, whole, skip=[len(p.ids) for p in prompts for _ in p.continuations])
         written = generate(model, [p.ids for p in prompts], max_new_tokens=4)
-    nats = torch.tensor([n for reading in found for n in reading.nats], dtype=torch.float64)
+    nats = torch.tensor([n for of_prompt in found for n in of_prompt], dtype=torch.float64)
     torch.testing.assert_close(nats, expected, rtol=1e-9, atol=1e-12)
-    assert [reading.completion for reading in found] == written
+    assert completions == written
 
 
 def test_prompts_of_any_length_end_apart_as_they_do_alone():
     model = spelled("llama")
     prompts = [prompt(length, seed) for seed, length in enumerate((5, 14, 3, 12, 6, 4))]
     options = {"max_new_tokens": 8, "stop": ["h"]}
-    together = read_prompts(model, prompts, **options)
-    alone = [read_prompts(model, [one], **options)[0] for one in prompts]
-    assert [reading.completion for reading in together] == [reading.completion for reading in alone]
-    assert len({len(reading.completion.tokens) for reading in together}) > 1
+    _, together = read_prompts(model, prompts, **options)
+    assert together == [completion for one in prompts for completion in read_prompts(model, [one], **options)[1]]
+    assert len({len(completion.tokens) for completion in together}) > 1
 
 
 def test_a_prompt_without_room_for_its_answer_is_refused_before_any_is_asked(tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.bench import tuning_cost
+from mwork_lens.model import Site, Slices, add_site, remove_site
 from mwork_lens.model.forward import batches
 from mwork_lens.neurons.weights import selected_entries
 from mwork_lens.tuning.masked import MaskedParameter, kept_weights, training
@@ -285,6 +286,20 @@ def test_deltas_of_two_languages_merge():
     torch.testing.assert_close(change, parts[0] + parts[1], rtol=1e-4, atol=1e-6)
     merged.revert(start)
     assert all(torch.equal(v, weights(tiny("gemma3", torch.float32))[n]) for n, v in weights(start).items())
+
+
+def test_neurons_of_an_added_site_are_tuned_and_put_back():
+    rows = (Slices("attn.W_O", "head index 1"),)
+    add_site(Site("z", "attention", "attn.hook_z", "query", silencing=rows, tuning=rows, writes=True))
+    try:
+        model = fresh()
+        before = weights(model)
+        tuned = mw.tune(model, some(model, [(0, "z", 3), (1, "z", 31)]), TEXTS, **OPTIONS)
+        assert (len(tuned.delta), list(tuned.delta.neurons)) == (2, ["blocks.0.attn.W_O", "blocks.1.attn.W_O"])
+        tuned.delta.revert(model)
+        assert all(torch.equal(values, before[name]) for name, values in weights(model).items())
+    finally:
+        remove_site("z")
 
 
 def test_nothing_changed_is_said():
