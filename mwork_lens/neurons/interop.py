@@ -85,11 +85,9 @@ def _printed(line: str, where: str) -> list[tuple[int, int]]:
     by_layer: Any = None
     with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         by_layer = ast.literal_eval(line.strip())
-    if not isinstance(by_layer, dict) or not all(map(_are_numbers, by_layer, by_layer.values())):
+    if not isinstance(by_layer, dict) or not all(
+        isinstance(indices, set | list | tuple) and all(isinstance(n, int) and n >= 0 for n in (layer, *indices))
+        for layer, indices in by_layer.items()
+    ):
         raise ValueError(f"{where} is not a printed dict from layer to indices: {line[:60]!r}")
     return [(layer, index) for layer, indices in by_layer.items() for index in indices]
-
-
-def _are_numbers(layer: Any, indices: Any) -> bool:
-    listed = isinstance(indices, set | list | tuple)
-    return listed and all(isinstance(number, int) and number >= 0 for number in (layer, *indices))

@@ -141,13 +141,13 @@ class NeuronSet(Result, kind="neuron_set"):
         Raises:
             ValueError: for a neuron that the model does not have.
         """
-        masks = {site: mask.clone() for site, mask in cls.empty(space).masks.items()}
+        neuron_set = cls(space, {}, origin)
         for layer, site, neuron in neurons:
             if not (0 <= layer < space.n_layers and 0 <= neuron < space.widths.get(site, 0)):
                 sizes = space.described_sizes
                 raise ValueError(f"{space.model} has no neuron ({layer}, {site!r}, {neuron}): it has {sizes}.")
-            masks[site][layer, neuron] = True
-        return cls(space, masks, origin)
+            neuron_set.masks[site][layer, neuron] = True
+        return neuron_set
 
     def _combine(self, other: "NeuronSet", name: Operation, operation: Callable[..., Tensor]) -> "NeuronSet":
         if not isinstance(other, NeuronSet):
@@ -201,8 +201,8 @@ class NeuronSet(Result, kind="neuron_set"):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: layer, site, structure, neuron, head (NA in the feed-forward), index in it."""
-        places = [(layer, site, index) for site, mask in self.masks.items() for layer, index in mask.nonzero().tolist()]
-        rows = [(layer, site, SITES[site].structure, index) for layer, site, index in places]
+        places = [(site, place) for site, mask in self.masks.items() for place in mask.nonzero().tolist()]
+        rows = [(layer, site, SITES[site].structure, neuron) for site, (layer, neuron) in places]
         frame = pd.DataFrame(rows, columns=["layer", "site", "structure", "neuron"])
         in_head = frame["structure"] == "attention"
         frame["head"] = (frame["neuron"] // self.space.d_head).where(in_head).astype("Int64")

@@ -101,7 +101,15 @@ class NeuronSpace:
             processing=weight_processing(model),
             fingerprint=Fingerprint.of(model) if fingerprint else None,
         )
-        _require_widths(model, space)
+        for (site, width), layer in product(space.widths.items(), range(space.n_layers)):
+            matrix = SITES[site].tuning[0]
+            shape = weight(model, layer, matrix.weight).shape
+            columns = math.prod(shape[axis] for axis in matrix.neuron_axes)
+            if columns != width:
+                raise ValueError(
+                    f"{space.model} has {columns} columns in {matrix.weight} of layer {layer} where its configuration "
+                    f"says {width}: its {site} neurons are not what they seem."
+                )
         return space
 
     @property
@@ -149,18 +157,6 @@ class NeuronSpace:
                 reason = f"where its sizes give {expected} in every layer: other widths are not supported."
                 raise ValueError(f"{space.model} has {site} neurons of widths {width}, {reason}")
         return space
-
-
-def _require_widths(model: HookedModel, space: NeuronSpace) -> None:
-    for (site, width), layer in product(space.widths.items(), range(space.n_layers)):
-        matrix = SITES[site].tuning[0]
-        shape = weight(model, layer, matrix.weight).shape
-        columns = math.prod(shape[axis] for axis in matrix.neuron_axes)
-        if columns != width:
-            raise ValueError(
-                f"{space.model} has {columns} columns in {matrix.weight} of layer {layer} where its configuration says "
-                f"{width}: its {site} neurons are not what they seem."
-            )
 
 
 def weight_processing(model: HookedModel) -> str:

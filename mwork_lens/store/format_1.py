@@ -18,14 +18,13 @@ _FIELDS = {
     "workflow": "evidence:Evidence layers:tuple_values settings",
     "generations": "rows:Generation settings",
     "steering": "generations:generations norms stream_norm toward away layer",
-    "language_ratio": "counts:by_language chance:tensor vocabulary:tensor layers:tuple names:tuple languages:tuple "
-    "documents settings",
-    "lens_grid": "ids:tensor probabilities:tensor tokens:tuple decoded:numbered names:tuple vocabulary settings",
-    "neuron_cards": "neurons:tuples firing_rate:tensor mean:tensor magnitude:tensor strongest:tensor contexts:tuples "
-    "promoted:tensor suppressed:tensor tokens:numbered vocabulary languages:tuple settings",
-    "latent_languages": "probability:tensor rank:tensor entropy:tensor languages:tuple prompts:tuple settings",
-    "identifier_accuracy": "confusion:tensor languages:tuple names:labels settings:rest",
-    "token_languages": "labels:tensor names:labels settings:rest",
+    "language_ratio": "counts:by_language chance vocabulary layers names languages documents settings",
+    "lens_grid": "ids probabilities tokens decoded:numbered names vocabulary settings",
+    "neuron_cards": "neurons firing_rate mean magnitude strongest contexts promoted suppressed tokens:numbered "
+    "vocabulary languages settings",
+    "latent_languages": "probability rank entropy languages prompts settings",
+    "identifier_accuracy": "confusion languages names:labels settings:rest",
+    "token_languages": "labels names:labels settings:rest",
     "neuron_delta": "space:space neurons:under old:under new:under origin",
     "tuned": "steps:Step held_out:pairs delta:delta settings",
     "tuning_checkpoint": "identity steps:taken measured:measured starting:under masters:masters optimiser:optimiser "
@@ -33,13 +32,17 @@ _FIELDS = {
     "enhancement_run": "run:run nats:by_domain metadata:facts",
     "enhancement": "original:original results:results read:read settings",
 }
-"""By kind: its fields, each with the rule that makes it; without one it is as it was."""
+"""By kind: its fields, each with the rule that makes it where it is not simply there."""
 
 
 def upgraded_fields(kind: str, cfg: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The fields of a result, out of its settings and tensors."""
     rules = (field.partition(":") for field in _FIELDS[kind].split())
-    return {field: _RULES[rule](cfg, tensors, field) if rule else cfg[field] for field, _, rule in rules}
+    return {field: _RULES[rule](cfg, tensors, field) for field, _, rule in rules}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -73,9 +76,7 @@ def _passages(cfg: dict[str, Any], tensors: dict[str, Tensor], domain: str) -> A
 
 _RULES: Mapping[str, Callable[[dict[str, Any], dict[str, Tensor], str], Any]] = {
     "space": lambda c, t, f: made("NeuronSpace", c[f]),
-    "tensor": lambda c, t, f: t[f],
-    "tuple": lambda c, t, f: tuple(c[f]),
-    "tuples": lambda c, t, f: tuple(map(tuple, c[f])),
+    "": lambda c, t, f: t[f] if f in t else _tuples(c[f]),
     "tuple_values": lambda c, t, f: {key: tuple(value) for key, value in c[f].items()},
     "numbered": lambda c, t, f: {int(key): tuple(value) for key, value in c[f].items()},
     "pairs": lambda c, t, f: dict(c[f]),

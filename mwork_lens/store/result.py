@@ -88,13 +88,11 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
             shutil.rmtree(previous, ignore_errors=True)
             os.replace(path, previous)
         os.replace(building, path)
-    except BaseException:
+    finally:
         shutil.rmtree(building, ignore_errors=True)
         if previous.exists() and not path.exists():
             os.replace(previous, path)
         shutil.rmtree(previous, ignore_errors=True)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 class Result:
@@ -127,10 +125,9 @@ class Result:
                 raise TypeError(f"{name} of this {type(self).__name__} cannot be saved: {error}") from error
         with atomic_directory(path, overwrite=overwrite) as building:
             save_file(_unshared(arrays), building / TENSORS_NAME)
-            cfg = {"kind": self.result_kind, "format": FORMAT_VERSION, "versions": versions()}
-            cfg["sha256"] = {"tensors": _file_hash(building / TENSORS_NAME)}
+            cfg = {"kind": self.result_kind, "format": FORMAT_VERSION, "versions": versions(), "sha256": None}
             cfg |= {**self._identity(), "fields": tree}
-            cfg["sha256"]["cfg"] = _cfg_hash(cfg)
+            cfg["sha256"] = _hashes(cfg, building / TENSORS_NAME)
             text = json.dumps(cfg, indent=1, ensure_ascii=False, allow_nan=False)
             (building / CFG_NAME).write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
 
@@ -181,30 +178,18 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} holds a {saved_kind!r}, not a {kind!r}.")
     if number not in (1, FORMAT_VERSION):
         raise ValueError(f"{path} is damaged, or of a newer mwork_lens (format {number!r}): upgrade to read it.")
-    if number == FORMAT_VERSION:
-        _require_hashes(cfg, cfg_path, tensors_path)
+    if number == FORMAT_VERSION and (hashes := _hashes(cfg, tensors_path)) != cfg.get("sha256"):
+        changed = cfg_path if hashes["tensors"] in str(cfg.get("sha256")) else tensors_path
+        raise ValueError(f"{changed} is not what was written: it was changed or cut short (its SHA-256 differs).")
     try:
         return cfg, load_file(tensors_path)
     except SafetensorError as error:
         raise ValueError(f"{tensors_path} is damaged or cut short: {error}") from error
 
 
-def _require_hashes(cfg: Mapping[str, Any], cfg_path: Path, tensors_path: Path) -> None:
-    try:
-        cfg_matches = cfg["sha256"]["cfg"] == _cfg_hash(cfg)
-        tensors_match = cfg["sha256"]["tensors"] == _file_hash(tensors_path)
-    except _DAMAGE as error:
-        raise ValueError(f"{cfg_path} is damaged: it does not hold the hashes of its content.") from error
-    if not (cfg_matches and tensors_match):
-        path = tensors_path if cfg_matches else cfg_path
-        raise ValueError(f"{path} is not what was written: it was changed or cut short (its SHA-256 differs).")
-
-
-def _cfg_hash(cfg: Mapping[str, Any]) -> str:
-    hashed = {**cfg, "sha256": {"tensors": cfg["sha256"]["tensors"]}}
-    return hashlib.sha256(json.dumps(hashed, separators=(",", ":")).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _hashes(cfg: Mapping[str, Any], tensors_path: Path) -> dict[str, str]:
+    """Of the tensors, and of ``cfg`` with that hash, whose place in it counts."""
+    with tensors_path.open("rb") as file:
+        of_tensors = {"tensors": hashlib.file_digest(file, "sha256").hexdigest()}
+    text = json.dumps({**cfg, "sha256": of_tensors}, separators=(",", ":"))
+    return {**of_tensors, "cfg": hashlib.sha256(text.encode()).hexdigest()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .languages import Labels, expected_scripts, main_script, require_language
-from .readers import SUFFIXES, Document, Passages, language_of, read_files, read_folder, read_hub
+from .readers import SUFFIXES, Document, Passages, join_rows, language_of, read_files, read_folder, read_hub
 
 FEW_PASSAGES = 20
 
@@ -44,10 +44,9 @@ class Corpus(Mapping[str, list[Document]]):
         object.__setattr__(self, "ids", ids)
 
     def __getitem__(self, language: str) -> list[Document]:
-        try:
-            return list(self.texts[language])
-        except KeyError:
-            raise KeyError(f"The corpus has no {language!r}; it has {', '.join(self.texts)}.") from None
+        if language not in self.texts:
+            raise KeyError(f"The corpus has no {language!r}; it has {', '.join(self.texts)}.")
+        return list(self.texts[language])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
@@ -305,7 +304,7 @@ def _assemble(
         for i, (_, text) in enumerate(passages):
             if fault := _fault(text):
                 raise ValueError(f"Document {i} of {language!r} is {fault}.")
-    rows = {language: _join(passages, sentences, language, labels) for language, passages in rows.items()}
+    rows = {language: join_rows(passages, sentences, language, labels) for language, passages in rows.items()}
     documents = {
         language: tuple(str(i) if document is None else document for i, (document, _) in enumerate(passages))
         for language, passages in rows.items()
@@ -329,21 +328,6 @@ def _fault(text: Any) -> str | None:
     if not isinstance(text, str):
         return f"a {type(text).__name__}, not a string or a tensor of ids"
     return None if text.strip() else "empty"
-
-
-def _join(rows: Passages, sentences: int, language: str, labels: Labels) -> Passages:
-    """Join neighbours of one document; rows that name no document are one running text."""
-    if sentences == 1:
-        return rows
-    unspaced = labels != "free" and expected_scripts(language) <= {"Hani", "Hira", "Kana"}
-    by_document: dict[str | None, list[Any]] = defaultdict(list)
-    for document, text in rows:
-        by_document[document].append(text)
-    return [
-        (document, torch.cat(part) if isinstance(part[0], Tensor) else ("" if unspaced else " ").join(part))
-        for document, parts in by_document.items()
-        for part in (parts[start : start + sentences] for start in range(0, len(parts), sentences))
-    ]
 
 
 def _problems(corpus: Corpus) -> Iterator[str]:

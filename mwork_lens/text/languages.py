@@ -142,16 +142,16 @@ def identifier(name: str | Identifier, languages: Sequence[str]) -> Identifier:
     tags = [require_language(tag) for tag in languages]
     if not tags or len(set(tags)) < len(tags):
         raise ValueError(f"An identifier needs distinct candidate languages, not {list(languages)}.")
-    return _IDENTIFIERS[name](dict(zip(tags, languages, strict=True)))
+    try:
+        return _IDENTIFIERS[name](dict(zip(tags, languages, strict=True)))
+    except ImportError as error:
+        missing = f"Identifying languages with {name!r} needs what is not installed ({error})"
+        raise ImportError(f"{missing}: pip install 'mwork_lens[lid]'.") from error
 
 
 def _lingua(tags: Mapping[str, str]) -> Identifier:
-    try:
-        from lingua import Language, LanguageDetectorBuilder
-    except ImportError as error:
-        raise ImportError(
-            "Identifying languages with 'lingua' needs lingua-language-detector: pip install 'mwork_lens[lid]'."
-        ) from error
+    from lingua import Language, LanguageDetectorBuilder
+
     languages = {require_language(language.iso_code_639_1.name.lower()): language for language in Language.all()}
     languages["no"] = languages["nb"]
     label_of = _match("lingua", languages, tags)
@@ -169,10 +169,8 @@ def _lingua(tags: Mapping[str, str]) -> Identifier:
 
 
 def _cld3(tags: Mapping[str, str]) -> Identifier:
-    try:
-        from gcld3 import NNetLanguageIdentifier
-    except ImportError as error:
-        raise ImportError("Identifying languages with 'cld3' needs cld3-py: pip install 'mwork_lens[lid]'.") from error
+    from gcld3 import NNetLanguageIdentifier
+
     label_of = _match("cld3", {require_language(code): code for code in _CLD3.split()}, tags)
     detector = NNetLanguageIdentifier(0, 2000)
 
@@ -187,12 +185,11 @@ def _script(tags: Mapping[str, str]) -> Identifier:
     scripts = {label: expected_scripts(tag) for tag, label in tags.items()}
     by_script: dict[frozenset[str], str] = {}
     for label, written in scripts.items():
-        if written in by_script:
+        if (other := by_script.setdefault(written, label)) != label:
             raise ValueError(
-                f"{by_script[written]!r} and {label!r} are both written in {'/'.join(sorted(written))}: their script "
-                "does not distinguish them. Use 'lingua', or leave one out."
+                f"{other!r} and {label!r} are both written in {'/'.join(sorted(written))}: their script does not "
+                "distinguish them. Use 'lingua', or leave one out."
             )
-        by_script[written] = label
     return lambda texts: [_only(scripts, text) for text in texts]
 
 

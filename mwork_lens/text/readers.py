@@ -3,20 +3,22 @@
 import contextlib
 import csv
 import gzip
+import itertools
 import json
 import logging
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import langcodes
 import regex
+import torch
 from torch import Tensor
 
-from .languages import Labels, require_language
+from .languages import Labels, expected_scripts, require_language
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
 DOCUMENT_IDS = "DOCUMENT_IDS.tsv"
@@ -61,24 +63,17 @@ def read_rows(
     suffix, opened = suffix_of(path), gzip.open if path.name.endswith(".gz") else open
     if suffix not in (*SUFFIXES, ".json"):
         raise ValueError(f"{path}: unsupported file type ({', '.join(SUFFIXES)} are read, also with .gz).")
-    number = 0
-
-    def lines(file: Iterable[str]) -> Iterator[str]:
-        nonlocal number
-        for line in file:
-            number += 1
-            yield line
-
     # U+2028 and its like end no line anywhere, a lone \r none of a .jsonl
-    newline = {".csv": "", ".jsonl": "\n"}.get(suffix)
+    newline, lines_read = {".csv": "", ".jsonl": "\n"}.get(suffix), itertools.count()
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline=newline) as file:
-            rows = [parse(row) for row in _parsed(lines(file), suffix, field, columns)]
+            lines = (line for line, _ in zip(file, lines_read, strict=False))
+            rows = [parse(row) for row in _parsed(lines, suffix, field, columns)]
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {str(path)!r}.") from None
     except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, csv.Error, zlib.error) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} cannot be read, line {number}: {what}.") from error
+        raise ValueError(f"{path} cannot be read, line {next(lines_read)}: {what}.") from error
     if not rows:
         raise ValueError(f"{path} is empty.")
     return rows
@@ -178,9 +173,24 @@ def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: 
         if text_field not in table.column_names:
             raise ValueError(f"{source} ({language}) has no column {text_field!r} among {table.column_names}.")
         named = "document" in table.column_names
-        documents = [str(d) for d in table["document"]] if named else [None] * len(table)
+        documents = map(str, table["document"]) if named else [None] * len(table)
         rows[language] = list(zip(documents, table[text_field], strict=True))
     return rows
+
+
+def join_rows(rows: Passages, sentences: int, language: str, labels: Labels) -> Passages:
+    """Join neighbours of one document; rows that name no document are one running text."""
+    if sentences == 1:
+        return rows
+    unspaced = labels != "free" and expected_scripts(language) <= {"Hani", "Hira", "Kana"}
+    by_document: dict[str | None, list[Any]] = defaultdict(list)
+    for document, text in rows:
+        by_document[document].append(text)
+    return [
+        (document, torch.cat(part) if isinstance(part[0], Tensor) else ("" if unspaced else " ").join(part))
+        for document, parts in by_document.items()
+        for part in (parts[start : start + sentences] for start in range(0, len(parts), sentences))
+    ]
 
 
 @contextlib.contextmanager

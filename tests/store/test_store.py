@@ -22,7 +22,7 @@ import mwork_lens as mw
 from mwork_lens.model import Encoded
 from mwork_lens.neurons import NeuronSet, NeuronSpace, Origin
 from mwork_lens.store import Result, storable
-from mwork_lens.store.result import _cfg_hash
+from mwork_lens.store.result import _hashes
 
 from ..tiny import tiny, tokens
 
@@ -155,7 +155,7 @@ def test_only_declared_classes_are_made(tmp_path):
 def rehash(path, change):
     cfg = json.loads((path / "cfg.json").read_text(encoding="utf-8"))
     change(cfg)
-    cfg["sha256"]["cfg"] = _cfg_hash(cfg)
+    cfg["sha256"] = _hashes(cfg, path / "tensors.safetensors")
     (path / "cfg.json").write_text(json.dumps(cfg), encoding="utf-8")
 
 
@@ -206,8 +206,8 @@ def test_other_kinds_newer_formats_and_missing_files(box, tmp_path):
     rehash(path, lambda cfg: cfg.update(format=3))
     with pytest.raises(ValueError, match=r"newer mwork_lens \(format 3\)"):
         Box.load(path)
-    (path / "tensors.safetensors").unlink()
     rehash(path, lambda cfg: cfg.update(format=2))
+    (path / "tensors.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"b is not whole: tensors\.safetensors is missing"):
         Box.load(path)
 
@@ -230,7 +230,7 @@ def test_overwriting_replaces_one_result_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("step", ["save_file", "versions", "_file_hash", "os.replace"])
+@pytest.mark.parametrize("step", ["save_file", "versions", "_hashes", "os.replace"])
 def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch, step, overwrite):
     path, before = tmp_path / "box", {"box"} if overwrite else set()
     if overwrite:

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from mwork_lens.text.languages import SHARED, identifier
@@ -63,6 +65,13 @@ def test_regions_count_and_unusual_scripts_do_not():
 def test_bad_candidates_are_named(name, languages, message):
     with pytest.raises(ValueError, match=message):
         identifier(name, languages)
+
+
+@pytest.mark.parametrize(("name", "module"), [("lingua", "lingua"), ("cld3", "gcld3")])
+def test_an_identifier_that_is_not_installed_is_named(monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"'{name}' needs .*{module}.*: pip install 'mwork_lens\[lid\]'"):
+        identifier(name, ["en", "fr"])
 
 
 def test_a_function_of_your_own_is_used_as_it_is():
