@@ -1,70 +1,34 @@
 """The public names; the package looks them up here at first use, as importing them takes seconds."""
 
-from . import plots as plots
-from .detection import Activations as Activations
-from .detection import Detection as Detection
-from .detection import agreement as agreement
-from .detection import all_controls as all_controls
-from .detection import collect_means as collect_means
-from .detection import collect_samples as collect_samples
-from .detection import cut_to_equal as cut_to_equal
-from .detection import cut_to_size as cut_to_size
-from .detection import detect as detect
-from .detection import importance as importance
-from .detection import matched_control as matched_control
-from .detection import neuron_counts as neuron_counts
-from .detection import other_control as other_control
-from .detection import overlap as overlap
-from .detection import random_control as random_control
-from .detection import shared_control as shared_control
-from .detection import top_control as top_control
-from .detection import with_controls as with_controls
-from .effects import EffectMatrix as EffectMatrix
-from .effects import LayerSweep as LayerSweep
-from .effects import StageGrid as StageGrid
-from .effects import Workflow as Workflow
-from .effects import effect_matrix as effect_matrix
-from .effects import folded_effects as folded_effects
-from .effects import language_losses as language_losses
-from .effects import layer_sweep as layer_sweep
-from .effects import stage_grid as stage_grid
-from .effects import workflow as workflow
-from .experiments.corpus import describe_corpus as describe_corpus
-from .experiments.tasks import TaskOptions as TaskOptions
-from .experiments.tasks import run_task_experiment as run_task_experiment
-from .generation import Generations as Generations
-from .generation import Steering as Steering
-from .generation import generate as generate
-from .generation import generations as generations
-from .generation import mean_difference as mean_difference
-from .generation import steer as steer
-from .lens import LanguageRatio as LanguageRatio
-from .lens import NeuronCards as NeuronCards
-from .lens import identifier_accuracy as identifier_accuracy
-from .lens import inspect as inspect
-from .lens import label_vocabulary as label_vocabulary
-from .lens import language_ratio as language_ratio
-from .lens import latent_languages as latent_languages
-from .lens import lens_grid as lens_grid
-from .lens import translation_probes as translation_probes
-from .measures import LayerMeasure as LayerMeasure
-from .measures import Measure as Measure
-from .model import ContentPositions as ContentPositions
-from .model import load_model as load_model
-from .neurons import NeuronSet as NeuronSet
-from .neurons import NeuronSpace as NeuronSpace
-from .neurons import Stages as Stages
-from .neurons import ablate as ablate
-from .neurons import edit_weights as edit_weights
-from .neurons import load_lape as load_lape
-from .neurons import load_released as load_released
-from .tasks import TaskResult as TaskResult
-from .tasks import load_questions as load_questions
-from .text import Corpus as Corpus
-from .text import load_corpus as load_corpus
-from .tuning import NeuronDelta as NeuronDelta
-from .tuning import Tuned as Tuned
-from .tuning import export_edited as export_edited
-from .tuning import export_tuned as export_tuned
-from .tuning import tune as tune
-from .tuning import tuning_effects as tuning_effects
+from . import plots
+from .detection import Detection, detect, importance, shared_control, top_control, with_controls
+from .detection.activations import Activations, collect_means, collect_samples
+from .detection.comparison import agreement, neuron_counts, overlap
+from .detection.controls import all_controls, cut_to_equal, cut_to_size, matched_control, other_control, random_control
+from .effects import EffectMatrix, effect_matrix, folded_effects, language_losses
+from .effects.parts import LayerSweep, StageGrid, layer_sweep, stage_grid
+from .effects.workflow import Workflow, workflow
+from .experiments.corpus import describe_corpus
+from .experiments.tasks import TaskOptions, run_task_experiment
+from .generation import Generations, Steering, generate, generations, mean_difference, steer
+from .lens import LanguageRatio, NeuronCards, inspect, language_ratio, latent_languages, lens_grid, translation_probes
+from .lens.vocabulary import identifier_accuracy, label_vocabulary
+from .measures import LayerMeasure, Measure
+from .model import ContentPositions, load_model
+from .neurons import NeuronSet, NeuronSpace, Stages, ablate, edit_weights, load_lape, load_released
+from .tasks import TaskResult, load_questions
+from .text import Corpus, load_corpus
+from .tuning import NeuronDelta, Tuned, export_edited, export_tuned, tune, tuning_effects
+
+__all__ = ["ContentPositions", "Corpus", "describe_corpus", "load_corpus", "load_model", "plots"]
+__all__ += ["LayerMeasure", "Measure", "NeuronSet", "NeuronSpace", "Stages", "load_lape", "load_released"]
+__all__ += ["Activations", "Detection", "collect_means", "collect_samples", "detect", "importance"]
+__all__ += ["all_controls", "matched_control", "other_control", "random_control", "shared_control", "top_control"]
+__all__ += ["agreement", "cut_to_equal", "cut_to_size", "neuron_counts", "overlap", "with_controls"]
+__all__ += ["LanguageRatio", "language_ratio", "latent_languages", "lens_grid", "translation_probes"]
+__all__ += ["NeuronCards", "identifier_accuracy", "inspect", "label_vocabulary"]
+__all__ += ["EffectMatrix", "LayerSweep", "StageGrid", "Workflow", "ablate", "effect_matrix", "folded_effects"]
+__all__ += ["language_losses", "layer_sweep", "stage_grid", "workflow"]
+__all__ += ["Generations", "Steering", "generate", "generations", "mean_difference", "steer"]
+__all__ += ["TaskOptions", "TaskResult", "load_questions", "run_task_experiment"]
+__all__ += ["NeuronDelta", "Tuned", "edit_weights", "export_edited", "export_tuned", "tune", "tuning_effects"]

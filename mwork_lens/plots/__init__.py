@@ -9,3 +9,8 @@ from .generation import generations, steering, task_changes
 from .lens import language_heatmap, language_ratio, latent_languages, lens_grid, promoted_language
 from .stages import layer_sweep, stage_grid, workflow
 from .tuning import enhancement_by_documents, enhancement_by_language, enhancement_matrix, tuning
+
+__all__ = ["agreement", "benchmark", "effect_matrix", "enhancement_by_documents", "enhancement_by_language"]
+__all__ += ["enhancement_matrix", "generations", "language_heatmap", "language_ratio", "latent_languages"]
+__all__ += ["layer_sweep", "lens_grid", "neuron_counts", "overlap", "promoted_language", "selectivity"]
+__all__ += ["stage_grid", "steering", "task_changes", "tuning", "workflow"]
