@@ -1,9 +1,9 @@
 """Inspect neurons: what they read on a corpus, and what they write through the unembedding."""
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -92,15 +92,17 @@ def inspect(
         if mask[layer].any()
     }
     activity = _follow(model, places, plan, contexts, progress)
+    means = activity.means()
     promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
-    space, positions = neurons.space, activity.positions[:, None]
-    settings = {"origin": dict(neurons.origin), "max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
-    fire = torch.tensor([_fires(model, site) for (_, site), of_site in places.items() for _ in of_site])
+    listed = tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist())
+    fire = torch.tensor([[_fires(model, site)] for _, site, _ in listed])
+    of_model = {"model": neurons.space.model, "processing": neurons.space.processing}
+    settings = {**of_model, "origin": dict(neurons.origin), "max_tokens": max_tokens}
     return NeuronCards(
-        neurons=tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist()),
-        firing_rate=torch.where(fire, activity.fired.double() / positions, torch.nan).t(),
-        mean=(activity.total.value() / positions).t(),
-        magnitude=(activity.magnitude.value() / positions).t(),
+        neurons=listed,
+        firing_rate=torch.where(fire, means["fired"], torch.nan),
+        mean=means["total"],
+        magnitude=means["magnitude"],
         strongest=activity.strongest.values,
         contexts=_contexts(model, activity.strongest.where, encoded, window),
         promoted=promoted,
@@ -108,7 +110,7 @@ def inspect(
         tokens=decoded_tokens(model, labels, torch.cat([promoted, suppressed])),
         vocabulary=labels.shares(),
         languages=languages,
-        settings={"model": space.model, "processing": space.processing, **settings, **labels.settings},
+        settings={**settings, "corpus": encoded.corpus.describe(), **labels.settings},
     )
 
 
@@ -133,7 +135,7 @@ class Strongest:
     values: Float[Tensor, "neuron rank"]
     """With their sign, strongest first."""
     where: Int[Tensor, "neuron rank"]
-    """The place of each among all tokens of the corpus; -1 where there are fewer."""
+    """The place of each in the corpus; -1 where there are fewer."""
 
     @classmethod
     def among(cls, values: Float[Tensor, "neuron row"], where: Int[Tensor, "neuron row"], number: int) -> "Strongest":
@@ -156,23 +158,19 @@ class Activity(Reducer, kind="activity"):
     """What some neurons do on the ordinary tokens of a corpus."""
 
     positions: Int[Tensor, " language"]
-    fired: Int[Tensor, "language neuron"]
-    """Positions where each neuron fires; 0 where it does not belong to a nonlinearity."""
-    total: ExactSum
-    magnitude: ExactSum
-    """``[language, neuron]``: sums of activations and of their absolute values."""
+    sums: dict[str, ExactSum]
+    """``[language, neuron]``: of activations (``total``), of their absolute values (``magnitude``), and how often each
+    neuron ``fired``, which is 0 where it does not belong to a nonlinearity."""
     strongest: Strongest
 
     @classmethod
     def empty(cls, plan: Plan, neurons: int, contexts: int) -> "Activity":
         """On no tokens."""
-        shape = (len(plan.encoded), neurons)
+        languages = len(plan.encoded)
         return cls(
             **Reducer.start(plan),
-            positions=torch.zeros(len(plan.encoded), dtype=torch.long),
-            fired=torch.zeros(shape, dtype=torch.long),
-            total=ExactSum.zeros(*shape),
-            magnitude=ExactSum.zeros(*shape),
+            positions=torch.zeros(languages, dtype=torch.long),
+            sums={name: ExactSum.zeros(languages, neurons) for name in ("fired", "total", "magnitude")},
             strongest=Strongest(torch.zeros(neurons, contexts), torch.full((neurons, contexts), -1)),
         )
 
@@ -180,29 +178,33 @@ class Activity(Reducer, kind="activity"):
         """Add what was seen of all neurons in a batch of one language, by its number."""
         self.claim(batch)
         self.positions[language] += int(batch.content.sum())
-        self.fired[language] += seen["fired"]
-        self.total.add(ExactSum.of(seen["total"][None]), language)
-        self.magnitude.add(ExactSum.of(seen["magnitude"][None]), language)
+        for name, total in self.sums.items():
+            total.add(ExactSum.of(seen[name][None]), language)
         self.strongest.add(Strongest(seen["strongest"], seen["where"]))
+
+    def means(self) -> dict[str, Float[Tensor, "neuron language"]]:
+        """The sums over positions."""
+        return {name: (total.value() / self.positions[:, None]).t() for name, total in self.sums.items()}
 
 
 def _follow(model: HookedModel, places: Places, plan: Plan, contexts: int, progress: bool) -> Activity:
     """Stream a corpus through the model."""
     activity = Activity.empty(plan, sum(map(len, places.values())), contexts)
-    running, languages, starts = Running(), list(plan.encoded), _starts(plan.encoded)
-    seen = {place: {"fired": torch.zeros(len(neurons), dtype=torch.long)} for place, neurons in places.items()}
+    running, languages, longest = Running(), list(plan.encoded), _longest(plan.encoded)
+    before = dict(zip(languages, accumulate(plan.encoded.documents.values(), initial=0), strict=False))
+    seen = {place: {"fired": torch.zeros(len(neurons))} for place, neurons in places.items()}
 
     def values(place: Place, activation: Tensor) -> Float[Tensor, "neuron row"]:
         return activation.flatten(2)[running.batch.content][:, places[place].to(activation.device)].t().cpu()
 
     def count(place: Place, activation: Tensor, hook: Any = None) -> Tensor:
-        seen[place]["fired"] = (values(place, activation) > 0).sum(1)
+        seen[place]["fired"] = (values(place, activation) > 0).double().sum(1)
         return activation
 
     def read(place: Place, activation: Tensor, hook: Any = None) -> Tensor:
         each, batch = values(place, activation).float(), running.batch
         rows, positions = (axis.cpu() for axis in batch.content.nonzero(as_tuple=True))
-        where = starts[batch.language][list(batch.rows)][rows] + positions
+        where = (before[batch.language] + torch.tensor(batch.rows)[rows]) * longest + positions
         best = Strongest.among(each, where.expand_as(each), contexts)
         sums = {"total": each.double().sum(1), "magnitude": each.double().abs().sum(1)}
         seen[place] |= {**sums, "strongest": best.values, "where": best.where}
@@ -216,11 +218,9 @@ def _follow(model: HookedModel, places: Places, plan: Plan, contexts: int, progr
     return activity
 
 
-def _starts(encoded: Encoded) -> dict[str, Int[Tensor, " document"]]:
-    """The place of each document's first token among all tokens of the corpus, by language."""
-    lengths = torch.tensor([len(ids) for documents in encoded.values() for ids in documents])
-    starts = (lengths.cumsum(0) - lengths).split(list(encoded.documents.values()))
-    return dict(zip(encoded, starts, strict=True))
+def _longest(encoded: Encoded) -> int:
+    """Tokens of the longest document: places in the corpus are counted as if each had so many."""
+    return max(len(ids) for documents in encoded.values() for ids in documents)
 
 
 def _fires(model: HookedModel, site: str) -> bool:
@@ -233,11 +233,11 @@ def _contexts(
 ) -> tuple[tuple[dict[str, Any], ...], ...]:
     """The text around each place: language, passage, position, and what stands before, at and after it."""
     documents = [(tag, *document) for tag in encoded for document in zip(encoded.names[tag], encoded[tag], strict=True)]
-    starts = torch.cat([*_starts(encoded).values()]).tolist()
+    longest = _longest(encoded)
 
     def context(place: int) -> dict[str, Any]:
-        number = bisect_right(starts, place) - 1
-        (language, passage, ids), position = documents[number], place - starts[number]
+        number, position = divmod(place, longest)
+        language, passage, ids = documents[number]
         parts = ids[max(0, position - window) : position], ids[[position]], ids[position + 1 : position + 1 + window]
         before, token, after = (_joined(model, part.tolist()) for part in parts)
         # the window may cut through a character of several tokens

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import Estimate, Resampling, verdict
+from ..statistics import Estimate, Resampling, Values, verdict
 from ..store import Result
 from ..text import OTHER, SHARED
 
@@ -55,16 +56,15 @@ class LanguageRatio(Result, kind="language_ratio"):
         95 % interval low and high (mean over prompts, bootstrap over documents), chance (share in random directions),
         vocabulary (share of the vocabulary), lift (share − chance) with lift_low and lift_high.
         """
-        cells = pd.MultiIndex.from_product([self.layers, self.labels], names=["layer", "language"])
-        vocabulary = np.tile((self.vocabulary @ self._fold).numpy(), len(self.layers))
         frames = {}
         for prompts, share in self._shares.items():
             lift = share - self._chance
             (low, high), (lift_low, lift_high) = share.percentile_interval, lift.percentile_interval
             columns = {"share": share.value, "low": low, "high": high, "chance": self._chance.value}
-            columns |= {"vocabulary": vocabulary, "lift": lift.value, "lift_low": lift_low, "lift_high": lift_high}
-            frames[prompts] = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=cells)
-        return pd.concat(frames, names=["prompt_language"]).reset_index()
+            columns |= {"vocabulary": self._reported.vocabulary.numpy()}
+            columns |= {"lift": lift.value, "lift_low": lift_low, "lift_high": lift_high}
+            frames[prompts] = by_layer(self.layers, self.labels, columns)
+        return pd.concat(frames, names=["prompt_language"]).droplevel(1).reset_index()
 
     def only(self, prompt_language: str) -> "LanguageRatio":
         """The same result for the prompts of one language.
@@ -89,15 +89,12 @@ class LanguageRatio(Result, kind="language_ratio"):
                 f"Groups {dict(groups)} must hold, once each, some of {', '.join(self.names[:-2])}: the languages that "
                 "tokens were identified over."
             )
-        fold = _fold(self.names, groups)
-        return replace(
-            self,
-            counts={label: counts @ fold for label, counts in self.counts.items()},
-            chance=self.chance @ fold,
-            vocabulary=self.vocabulary @ fold,
-            names=(*groups, SHARED, OTHER),
-            languages=tuple(groups),
-        )
+        group_of = {language: group for group, members in groups.items() for language in members} | {SHARED: SHARED}
+        names, targets = (*groups, SHARED, OTHER), [group_of.get(name, OTHER) for name in self.names]
+        fold = torch.tensor([[target == name for name in names] for target in targets], dtype=torch.float64)
+        counts = {label: counts @ fold for label, counts in self.counts.items()}
+        folded = {"counts": counts, "chance": self.chance @ fold, "vocabulary": self.vocabulary @ fold}
+        return replace(self, **folded, names=names, languages=tuple(groups))
 
     def two_way(self, language: str = "en") -> "LanguageRatio":
         """Two rows, as in the paper's figure: one language, and all others that tokens were identified over."""
@@ -171,23 +168,22 @@ class LanguageRatio(Result, kind="language_ratio"):
         return wanted
 
     @cached_property
-    def _fold(self) -> Float[Tensor, "label reported"]:
-        return _fold(self.names, {language: [language] for language in self.languages})
+    def _reported(self) -> "LanguageRatio":
+        """The same result without the languages that are not reported."""
+        return self.grouped({language: [language] for language in self.languages})
 
     @cached_property
     def _shares(self) -> dict[str, Estimate]:
         """By prompt language, ``[layer, reported]``: the mean share over prompts."""
         resampling = Resampling.of(self.documents, paired=bool(self.settings["corpus"]["parallel"]))
-        return {label: resampling.mean(label, _shares(counts @ self._fold)) for label, counts in self.counts.items()}
+        return {label: resampling.mean(label, _shares(counts)) for label, counts in self._reported.counts.items()}
 
     @cached_property
     def _chance(self) -> Estimate:
         """``[layer, reported]``: the mean share over random directions, which are resampled; NaN without directions."""
-        number = self.chance.shape[1]
-        if not number:
-            nothing = np.full((1, len(self.layers), len(self.labels)), np.nan)
-            return Estimate(nothing[0], nothing, nothing, number)
-        chance = Estimate.of_mean(_shares(self.chance @ self._fold).transpose(1, 0, 2), seed=1)
+        if not self.chance.shape[1]:
+            return Estimate.nan()
+        chance = Estimate.of_mean(_shares(self._reported.chance).transpose(1, 0, 2), seed=1)
         return replace(chance, leave_one_out=np.asarray(chance.value)[None])  # it does not rest on the documents
 
     def __repr__(self) -> str:
@@ -204,11 +200,8 @@ def _shares(counts: Float[Tensor, "*shape label"]) -> Float[np.ndarray, "*shape 
     return (counts / counts.sum(-1, keepdim=True)).numpy()
 
 
-def _fold(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Float[Tensor, "label group"]:
-    """1 where a label goes into a group; ``shared`` stays, and what is in no group goes to ``other``."""
-    targets = [*groups, SHARED, OTHER]
-    of = {language: group for group, members in groups.items() for language in members} | {SHARED: SHARED}
-    fold = torch.zeros(len(names), len(targets), dtype=torch.float64)
-    for i, name in enumerate(names):
-        fold[i, targets.index(of.get(name, OTHER))] = 1
-    return fold
+def by_layer(layers: Sequence[int], languages: Sequence[str], columns: Mapping[str, Values]) -> pd.DataFrame:
+    """One row per layer and language, of columns that broadcast to ``[layer, language]``."""
+    cells = pd.DataFrame(product(layers, languages), columns=["layer", "language"])
+    shape = len(layers), len(languages)
+    return cells.assign(**{name: np.broadcast_to(values, shape).ravel() for name, values in columns.items()})

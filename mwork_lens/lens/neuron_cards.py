@@ -1,5 +1,6 @@
 """Cards of single neurons: what each reads and writes, and in which languages."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -75,15 +76,12 @@ class NeuronCards(Result, kind="neuron_cards"):
         Columns: layer, language, neurons (those that write to the residual stream), share of their promoted tokens with
         its 95 % interval low and high (bootstrap over neurons), and the label's share of the vocabulary.
         """
-        layers, shares = self._promoted_shares()
         columns = ["layer", "language", "neurons", "share", "low", "high", "vocabulary"]
         rows = []
-        for layer in np.unique(layers):
-            of_layer = shares[layers == layer]
-            mean = Estimate.of_mean(of_layer)
-            numbers = zip(*map(np.asarray, (mean.value, *mean.percentile_interval)), strict=True)
-            for (label, vocabulary), (share, low, high) in zip(self.vocabulary.items(), numbers, strict=True):
-                rows.append((int(layer), label, len(of_layer), share, low, high, vocabulary))
+        for layer, shares in self._promoted_shares().groupby(level="layer"):
+            mean = Estimate.of_mean(shares.to_numpy())
+            numbers = zip(shares, mean.value, *mean.percentile_interval, self.vocabulary.values(), strict=True)
+            rows += [(layer, label, len(shares), *rest) for label, *rest in numbers]
         return pd.DataFrame(rows, columns=columns)
 
     def summary(self, language: str) -> dict[str, float]:
@@ -98,22 +96,19 @@ class NeuronCards(Result, kind="neuron_cards"):
         """
         if language not in self.vocabulary:
             raise ValueError(f"Tokens were not identified as {language!r}, but as {', '.join(self.vocabulary)}.")
-        _, shares = self._promoted_shares()
-        of_language = shares[:, list(self.vocabulary).index(language)]
-        share = Estimate.of_mean(of_language) if len(of_language) else Estimate.nan()
+        shares = self._promoted_shares()[language].to_numpy()
+        share = Estimate.of_mean(shares) if len(shares) else Estimate.nan()
         low, high = map(float, share.percentile_interval)
         numbers = {"share": float(share.value), "low": low, "high": high}
-        return {**numbers, "vocabulary": self.vocabulary[language], "neurons": len(of_language)}
+        return {**numbers, "vocabulary": self.vocabulary[language], "neurons": len(shares)}
 
-    def _promoted_shares(self) -> tuple[Int[np.ndarray, " writing"], Float[np.ndarray, "writing label"]]:
-        """Of each neuron that writes, its layer and the languages of its promoted tokens."""
-        writing = [i for i, (_, site, _) in enumerate(self.neurons) if SITES[site].writes]
-        labels = list(self.vocabulary)
-        shares = np.zeros((len(writing), len(labels)))
-        for row, i in enumerate(writing):
-            for _, language in self._tokens(self.promoted[i]):
-                shares[row, labels.index(language)] += 1 / self.promoted.shape[1]
-        return np.array([self.neurons[i][0] for i in writing], dtype=int), shares
+    def _promoted_shares(self) -> pd.DataFrame:
+        """The languages of promoted tokens: one row per neuron that writes, by layer, one column per label."""
+        counts = [Counter(language for _, language in self._tokens(ids)) for ids in self.promoted]
+        layers = [layer for layer, _, _ in self.neurons]
+        frame = pd.DataFrame(counts, pd.Index(layers, name="layer"), list(self.vocabulary), dtype=float)
+        writing = [SITES[site].writes for _, site, _ in self.neurons]
+        return frame[writing].fillna(0) / self.promoted.shape[1]
 
     def __len__(self) -> int:
         return len(self.neurons)

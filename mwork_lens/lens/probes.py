@@ -22,6 +22,7 @@ from ..neurons import weight_processing
 from ..statistics import Estimate
 from ..store import Result
 from ..text import read_rows, require_language
+from .language_ratio import by_layer
 
 NAMES = {
     "ar": "العربية",
@@ -77,12 +78,9 @@ class LatentLanguages(Result, kind="latent_languages"):
         """
         mean = Estimate.of_mean(self.probability.double().numpy())
         low, high = mean.percentile_interval
-        layers = range(self.entropy.shape[1])
-        cells = pd.MultiIndex.from_product([layers, self.languages], names=["layer", "language"])
-        entropy = np.repeat([float(self.entropy[:, layer].mean()) for layer in layers], len(self.languages))
         columns = {"probability": mean.value, "low": low, "high": high, "rank": np.median(self.rank.numpy(), axis=0)}
-        frame = pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=cells)
-        return frame.assign(entropy=entropy).reset_index()
+        entropy = self.entropy.mean(0).double().numpy()[:, None]
+        return by_layer(range(len(entropy)), self.languages, {**columns, "entropy": entropy})
 
     def finding(self, pivot: str = "en") -> str:
         """How likely each language's answer is at the end, and the pivot's on the way, as a sentence with its numbers.

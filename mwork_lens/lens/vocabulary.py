@@ -52,13 +52,12 @@ class TokenLanguages(Result, kind="token_languages"):
 
     def shares(self) -> dict[str, float]:
         """Each label's share of the vocabulary."""
-        counts = torch.bincount(self.labels, minlength=len(self.names)).double()
-        return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
+        return self.to_frame().set_index("language")["share"].to_dict()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per label: its tokens and their share of the vocabulary."""
         counts = torch.bincount(self.labels, minlength=len(self.names))
-        return pd.DataFrame({"language": self.names, "tokens": counts.tolist(), "share": list(self.shares().values())})
+        return pd.DataFrame({"language": self.names, "tokens": counts, "share": counts.double() / counts.sum()})
 
     def of(self, ids: Int[Tensor, " some"] | Sequence[int]) -> list[str]:
         """The labels of some tokens."""

@@ -34,7 +34,7 @@ def activity(batches, activity=None):
         values[1] = 1.0  # ties
         where = 100 * batch.number + torch.arange(values.shape[1])
         best = Strongest.among(values, where.expand_as(values), 2)
-        sums = {"fired": (values > 0).sum(1), "total": values.sum(1), "magnitude": values.abs().sum(1)}
+        sums = {"fired": (values > 0).double().sum(1), "total": values.sum(1), "magnitude": values.abs().sum(1)}
         seen = {**sums, "strongest": best.values, "where": best.where}
         activity.update(batch, list(CORPUS).index(batch.language), seen)
     return activity
