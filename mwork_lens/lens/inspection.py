@@ -261,19 +261,16 @@ def _written(
     model: HookedModel, places: Places, signs: Int[Tensor, " neuron"], k: int
 ) -> tuple[Int[Tensor, "neuron k"], Int[Tensor, "neuron k"]]:
     """The tokens that neurons promote and suppress most by an activation of this sign; -1 for what writes nothing."""
-    tokens = []
-    for (place, neurons), sign in zip(places.items(), signs.split([*map(len, places.values())]), strict=True):
-        if not SITES[place[1]].writes:
-            tokens.append(torch.full((2, len(neurons), k), -1))
-            continue
-        added = directions(model, place, neurons)
-        added = added * sign.to(added)[:, None]
-        # less the norm of nothing: a final norm's own bias is not the neuron's doing
-        normed = final_norm(model, added) - final_norm(model, torch.zeros_like(added))
-        ids = [top_ids(model, part, k) for part in torch.cat([normed, -normed]).split(ROWS_AT_ONCE)]
-        tokens.append(torch.cat(ids).cpu().view(2, len(neurons), k))
-    promoted, suppressed = torch.cat(tokens, 1)
-    return promoted, suppressed
+    sizes, tokens = [*map(len, places.values())], torch.full((2, len(signs), k), -1)
+    for (place, neurons), sign, ids in zip(places.items(), signs.split(sizes), tokens.split(sizes, 1), strict=True):
+        if SITES[place[1]].writes:
+            added = directions(model, place, neurons)
+            added = added * sign.to(added)[:, None]
+            # less the norm of nothing: a final norm's own bias is not the neuron's doing
+            normed = final_norm(model, added) - final_norm(model, torch.zeros_like(added))
+            parts = torch.cat([normed, -normed]).split(ROWS_AT_ONCE)
+            ids.copy_(torch.cat([top_ids(model, part, k) for part in parts]).view_as(ids))
+    return tokens[0], tokens[1]
 
 
 def directions(model: HookedModel, place: Place, neurons: Int[Tensor, " neuron"]) -> Float[Tensor, "neuron d_model"]:

@@ -54,18 +54,15 @@ class NeuronCards(Result, kind="neuron_cards"):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: its place, what it is strongest on, and the tokens it promotes and suppresses."""
-        rows = []
-        for i, (layer, site, neuron) in enumerate(self.neurons):
-            row: dict[str, Any] = {"layer": layer, "site": site, "neuron": neuron}
-            for name, values in (("firing", self.firing_rate), ("mean", self.mean), ("magnitude", self.magnitude)):
-                row |= {f"{name}_{tag}": value for tag, value in zip(self.languages, values[i].tolist(), strict=True)}
-            row["strongest_on"] = [context["token"] for context in self.contexts[i]]
-            for name, ids in (("promotes", self.promoted[i]), ("suppresses", self.suppressed[i])):
-                tokens = self._tokens(ids)
-                row[name] = [text for text, _ in tokens]
-                row[f"{name}_languages"] = [language for _, language in tokens]
-            rows.append(row)
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(self.neurons, columns=["layer", "site", "neuron"])
+        for name, values in {"firing": self.firing_rate, "mean": self.mean, "magnitude": self.magnitude}.items():
+            frame[[f"{name}_{tag}" for tag in self.languages]] = values.numpy()
+        frame["strongest_on"] = [[context["token"] for context in contexts] for contexts in self.contexts]
+        for name, ids in {"promotes": self.promoted, "suppresses": self.suppressed}.items():
+            tokens = list(map(self._tokens, ids))
+            frame[name] = [[text for text, _ in each] for each in tokens]
+            frame[f"{name}_languages"] = [[language for _, language in each] for each in tokens]
+        return frame
 
     def _tokens(self, ids: Int[Tensor, " k"]) -> list[tuple[str, str]]:
         return [self.tokens[i] for i in ids.tolist() if i >= 0]

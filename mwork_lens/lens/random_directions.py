@@ -49,7 +49,7 @@ class RandomDirections(Reducer, kind="random_directions"):
         for layer, drawn, draws, mean, norm in zip(layers, *parts, strict=True):
             centred = drawn - draws[:, None] * mean
             lengths = centred.norm(dim=1, keepdim=True)
-            if lengths.max() <= LEAST_SPREAD * norm:
+            if len(lengths) and lengths.max() <= LEAST_SPREAD * norm:
                 raise ValueError(
                     f"All states read at layer {layer} are the same: they have no covariance to draw random directions "
                     "from. Read more positions, or give directions=0."

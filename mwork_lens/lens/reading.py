@@ -92,13 +92,12 @@ def language_ratio(
     reported = _reported(encoded.corpus, languages, token_languages)
     labels = token_languages or label_vocabulary(model, reported, identifier=identifier, identify_over=identify_over)
     encoded = _continued(model, encoded, new_tokens) if new_tokens else encoded
-    masks = _masks(encoded, positions)
+    masks = _masks(encoded, slice(None) if positions is None else positions)
     states = {label: sum(int(mask.sum()) for mask in by_prompt) for label, by_prompt in masks.items()}
     if directions and sum(states.values()) < 2:
         raise ValueError("One position has no covariance to draw random directions from: give directions=0.")
     lens, plan = Lens(model, labels, tuple(layers), top_k, by, normalize), encoded.plan(batch_size)
-    draws = Draws(plan, masks, len(layers), directions, seed) if directions else None
-    counts, chance = _read(lens, plan, masks, draws, progress)
+    counts, chance = _read(lens, plan, masks, Draws(plan, masks, len(layers), directions, seed), progress)
     read = {"positions": "all" if positions is None else str(positions), "new_tokens": new_tokens, "states": states}
     settings = {**lens.settings(), **read, "directions": directions, "seed": seed}
     return LanguageRatio(
@@ -114,44 +113,36 @@ def language_ratio(
 
 
 def _read(
-    lens: "Lens", plan: Plan, masks: Masks, draws: Draws | None, progress: bool
+    lens: "Lens", plan: Plan, masks: Masks, draws: Draws, progress: bool
 ) -> tuple[dict[str, Float[Tensor, "prompt layer label"]], Float[Tensor, "layer direction label"]]:
     """The labels that the prompts' states, by prompt language, and random directions decode to."""
-    counts = LabelCounts.empty(plan, lens)
-    random = RandomDirections.empty(plan, draws, lens.model.cfg.d_model) if draws else None
-    running, by_layer, sums = Running(), [], []  # of the running batch, layer by layer
+    counts, random = LabelCounts.empty(plan, lens), RandomDirections.empty(plan, draws, lens.model.cfg.d_model)
+    running, layers = Running(), []  # of the running batch
 
     def read(activation: Tensor, hook: Any = None) -> Tensor:
         batch = running.batch
         states, prompts = activation[batch.content], batch.content.nonzero()[:, 0].cpu()
         labels = lens(states).double().cpu()
-        by_layer.append(labels.new_zeros(len(batch.rows), labels.shape[1]).index_add_(0, prompts, labels))
-        if draws:
-            sums.append(draws.sums(batch, len(sums), states))
+        by_prompt = labels.new_zeros(len(batch.rows), labels.shape[1]).index_add_(0, prompts, labels)
+        layers.append((by_prompt, draws.sums(batch, len(layers), states)))
         return activation
 
-    batches = (_reading(batch, masks[batch.language]) for batch in plan)
+    def reading(batch: TokenBatch) -> TokenBatch:
+        of_rows = [masks[batch.language][row] for row in batch.rows]
+        return replace(batch, content=pad_sequence(of_rows, batch_first=True))
+
     hooks = [(stream_hook(layer), read) for layer in lens.layers]
     with tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress) as bar:
-        for batch, _ in stream(lens.model, batches, hooks, running, progress=bar):
+        for batch, _ in stream(lens.model, map(reading, plan), hooks, running, progress=bar):
             bar.set_description(f"reading {batch.language}")
-            counts.update(batch, torch.stack(by_layer, 1))
-            if random:
-                random.update(batch, sums)
-            by_layer.clear()
-            sums.clear()
+            by_prompt, sums = zip(*layers, strict=True)
+            counts.update(batch, torch.stack(by_prompt, 1))
+            random.update(batch, sums)
+            layers.clear()
         bar.set_description("reading random directions")
-        chance = torch.zeros(len(lens.layers), 0, len(lens.labels.names), dtype=torch.float64)
-        if random:
-            directions = (rows.to(lens.model.unembed.W_U) for rows in random.directions(lens.layers))
-            with torch.inference_mode():
-                chance = torch.stack([lens(rows).double().cpu() for rows in directions])
-    return counts.counts, chance
-
-
-def _reading(batch: TokenBatch, masks: Sequence[Bool[Tensor, " _"]]) -> TokenBatch:
-    """A batch whose content is what is read of it."""
-    return replace(batch, content=pad_sequence([masks[row] for row in batch.rows], batch_first=True))
+        with torch.inference_mode():
+            rows = (rows.to(lens.model.unembed.W_U) for rows in random.directions(lens.layers))
+            return counts.counts, torch.stack([lens(each).double().cpu() for each in rows])
 
 
 @dataclass(frozen=True)
@@ -178,16 +169,10 @@ class Lens:
 
     def settings(self) -> dict[str, Any]:
         """What decides the labels."""
-        return {
-            "model": str(self.model.cfg.model_name),
-            "n_layers": self.model.cfg.n_layers,
-            "processing": weight_processing(self.model),
-            "dtype": str(self.model.unembed.W_U.dtype),
-            "top_k": self.top_k if self.by == "count" else None,
-            "by": self.by,
-            "normalize": self.normalize,
-            **self.labels.settings,
-        }
+        cfg, dtype = self.model.cfg, str(self.model.unembed.W_U.dtype)
+        of_model = {"model": str(cfg.model_name), "n_layers": cfg.n_layers, "processing": weight_processing(self.model)}
+        decoding = {"top_k": self.top_k if self.by == "count" else None, "by": self.by, "normalize": self.normalize}
+        return {**of_model, "dtype": dtype, **decoding, **self.labels.settings}
 
 
 @dataclass(frozen=True)
@@ -213,7 +198,7 @@ class LabelCounts(Reducer, kind="label_counts"):
 # --- what to read ---------------------------------------------------------------------------------
 
 
-def _masks(encoded: Encoded, positions: Positions | None) -> Masks:
+def _masks(encoded: Encoded, positions: Positions) -> Masks:
     """Where the ordinary tokens to read are, without positions that a prompt does not have; refuses one without any."""
     masks = {label: [_mask(ids, encoded.special, positions) for ids in each] for label, each in encoded.items()}
     for label, by_prompt in masks.items():
@@ -223,15 +208,13 @@ def _masks(encoded: Encoded, positions: Positions | None) -> Masks:
     return masks
 
 
-def _mask(ids: Int[Tensor, " pos"], special: Int[Tensor, " id"], positions: Positions | None) -> Bool[Tensor, " pos"]:
+def _mask(ids: Int[Tensor, " pos"], special: Int[Tensor, " id"], positions: Positions) -> Bool[Tensor, " pos"]:
     ordinary = (~torch.isin(ids, special)).nonzero().flatten()
-    if isinstance(positions, slice):
-        ordinary = ordinary[list(range(len(ordinary))[positions])]
-    elif positions is not None:
-        ordinary = ordinary[[i for i in positions if -len(ordinary) <= i < len(ordinary)]]
-    mask = torch.zeros(len(ids), dtype=torch.bool)
-    mask[ordinary] = True
-    return mask
+    every = range(len(ordinary))
+    listed = (
+        every[positions] if isinstance(positions, slice) else [i for i in positions if -len(every) <= i < len(every)]
+    )
+    return torch.zeros_like(ids, dtype=torch.bool).index_fill(0, ordinary[list(listed)], True)
 
 
 @torch.inference_mode()

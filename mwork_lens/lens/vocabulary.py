@@ -1,6 +1,5 @@
 """The language of every token of a vocabulary, identified once and then read from the cache; how often it is right."""
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -112,9 +111,9 @@ def label_vocabulary(
     logger.info("Identifying the language of %s tokens once (up to a minute) ...", f"{model.cfg.d_vocab:,}")
     labels = _labels(model, identifier_of(identifier, candidates), candidates)
     try:
-        # another process may have written the same in the meantime
-        with contextlib.suppress(FileExistsError):
-            TokenLanguages(labels.to(torch.int16), names, settings).save(path)
+        TokenLanguages(labels.to(torch.int16), names, settings).save(path)
+    except FileExistsError:
+        pass  # another process has written the same in the meantime
     except OSError as error:
         logger.warning("The labels could not be written to %s (%s); they will be identified again.", path, error)
     return TokenLanguages(labels, names, settings)
@@ -178,8 +177,9 @@ def _labels(model: HookedModel, identifier: Identifier, candidates: Sequence[str
     scripts = [script for tag in candidates for script in expected_scripts(tag)]
     # a single Chinese character is a word
     crowded = {script for script in scripts if scripts.count(script) > 1} - {"Hani"}
-    texts = {i: text for i, text in enumerate(token_texts(model, range(size))) if i not in special}
-    readable = {i: text.strip() for i, text in texts.items() if _readable(text, crowded)}
+    ids = [i for i in range(size) if i not in special]
+    texts = zip(ids, token_texts(model, ids), strict=True)
+    readable = {i: text.strip() for i, text in texts if _readable(text, crowded)}
     index = {name: i for i, name in enumerate((*candidates, SHARED, OTHER))}
     labels = torch.full((model.cfg.d_vocab,), index[OTHER])
     for i, label in zip(readable, identifier(list(readable.values())), strict=True):

@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,17 +36,15 @@ def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, An
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    bundled = files("mwork_lens").joinpath("report", "report.ipynb")
-    with as_file(bundled) as default, _figures_as_data():
+    with _figures_as_data():
         papermill.execute_notebook(
-            str(default if notebook is None else notebook),
+            str(notebook or Path(__file__).with_name("report.ipynb")),
             str(path),
             dict(parameters),
             kernel_name="python3",
             progress_bar=progress,
             log_output=False,
-            # or the kernel warns on the terminal that it listens on this machine
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=ERROR"],  # or the kernel warns that it listens on this machine
         )
     return path
 
@@ -97,21 +94,24 @@ def _parts(cells: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _texts(source: str) -> Iterator[tuple[str, Any]]:
-    from nbconvert.filters import markdown2html
-
-    below: list[str] = []
-    fenced = False
+    below, fenced = [], False
     for line in [*source.splitlines(), "# "]:
         rank, _, words = line.partition(" ")
         fenced ^= line.lstrip().startswith("```")
         if rank in ("#", "##") and not fenced:
             if any(map(str.strip, below)):
-                yield "", Html(markdown2html("\n".join(below)))
+                yield "", _markdown("\n".join(below))
             below = []
             if words.strip():
                 yield rank, words.strip()
         else:
             below.append(line)
+
+
+def _markdown(text: str) -> Html:
+    from nbconvert.filters import markdown2html
+
+    return Html(markdown2html(text))
 
 
 def _output(output: Any) -> Content:
@@ -126,7 +126,5 @@ def _output(output: Any) -> Content:
     if "text/html" in data:
         return Html(data["text/html"])
     if "text/markdown" in data:
-        from nbconvert.filters import markdown2html
-
-        return Html(markdown2html(data["text/markdown"]))
+        return _markdown(data["text/markdown"])
     return Html(f"<pre>{escape(data.get('text/plain', ''))}</pre>")
