@@ -77,8 +77,8 @@ class NeuronCards(Result, kind="neuron_cards"):
         rows = []
         for layer, shares in self._promoted_shares().groupby(level="layer"):
             mean = Estimate.of_mean(shares.to_numpy())
-            numbers = zip(shares, mean.value, *mean.percentile_interval, self.vocabulary.values(), strict=True)
-            rows += [(layer, label, len(shares), *rest) for label, *rest in numbers]
+            numbers = np.stack([mean.value, *mean.percentile_interval, list(self.vocabulary.values())], axis=1)
+            rows += [(layer, label, len(shares), *each) for label, each in zip(shares, numbers, strict=True)]
         return pd.DataFrame(rows, columns=columns)
 
     def summary(self, language: str) -> dict[str, float]:
@@ -101,11 +101,10 @@ class NeuronCards(Result, kind="neuron_cards"):
 
     def _promoted_shares(self) -> pd.DataFrame:
         """The languages of promoted tokens: one row per neuron that writes, by layer, one column per label."""
-        counts = [Counter(language for _, language in self._tokens(ids)) for ids in self.promoted]
-        layers = [layer for layer, _, _ in self.neurons]
-        frame = pd.DataFrame(counts, pd.Index(layers, name="layer"), list(self.vocabulary), dtype=float)
-        writing = [SITES[site].writes for _, site, _ in self.neurons]
-        return frame[writing].fillna(0) / self.promoted.shape[1]
+        writing = [i for i, (_, site, _) in enumerate(self.neurons) if SITES[site].writes]
+        counts = [Counter(language for _, language in self._tokens(self.promoted[i])) for i in writing]
+        layers = pd.Index([self.neurons[i][0] for i in writing], name="layer")
+        return pd.DataFrame(counts, layers, list(self.vocabulary), dtype=float).fillna(0) / self.promoted.shape[1]
 
     def __len__(self) -> int:
         return len(self.neurons)

@@ -130,7 +130,8 @@ def write_figure(path: str | Path, figure: go.Figure) -> list[Path]:
 
 
 def _section(i: int, section: Section) -> str:
-    parts = section.content if isinstance(section.content, list | tuple) else [section.content]
+    several = isinstance(section.content, Sequence)
+    parts: Sequence[Content] = section.content if several else [section.content]  # pyright: ignore
     heading = f'<h2 id="part-{i}">{escape(section.title)}</h2>'
     return f"<section>{heading}{paragraphs(section.text).markup}{''.join(map(_content, parts))}</section>"
 
