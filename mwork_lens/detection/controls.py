@@ -81,7 +81,7 @@ def shared_control(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -
     neurons.space.require_compatible(detection.space)
     pool = ~NeuronSet.empty(detection.space)
     for language in detection.languages:
-        pool = pool & detection.active(language, quorum=neurons.origin.get("quorum", 0.9))
+        pool = pool & detection.active(language, quorum=neurons.origin.quorum or 0.9)
     return _draw_from(pool - neurons, neurons, seed, "shared")
 
 
@@ -105,7 +105,7 @@ def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> Neu
 
     Where ``other`` has fewer, all of them are taken, with a warning; :func:`cut_to_equal` cuts both sides instead.
     """
-    return _draw_from(other - neurons, neurons, seed, f"specific {other.origin.get('language', 'other')}")
+    return _draw_from(other - neurons, neurons, seed, f"specific {other.origin.language or 'other'}")
 
 
 def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, NeuronSet]:
@@ -147,7 +147,7 @@ def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> 
             return sum(int(size.minimum(sizes[site]).sum()) for site, size in _sizes(other - neurons).items())
 
         fullest = max(others, key=places_filled)
-        controls[f"specific {fullest.origin['language']}"] = other_control(neurons, fullest, seed=seed)
+        controls[f"specific {fullest.origin.language}"] = other_control(neurons, fullest, seed=seed)
     return controls
 
 
@@ -207,7 +207,7 @@ def _layers(neurons: NeuronSet) -> Iterator[tuple[str, int, Bool[Tensor, " neuro
 
 
 def _language(neurons: NeuronSet, detection: Detection, language: str | None) -> str:
-    language = language or neurons.origin.get("language")
+    language = language or neurons.origin.language
     if language is None:
         raise ValueError("The set does not say whose neurons it holds: give language=.")
     require_language(detection, language)
@@ -217,13 +217,12 @@ def _language(neurons: NeuronSet, detection: Detection, language: str | None) ->
 
 def _specific(neurons: NeuronSet, detection: Detection, language: str) -> NeuronSet:
     """A language's specific neurons at the quorums that a set was made with."""
-    quorum, against_quorum = neurons.origin.get("quorum", 0.9), neurons.origin.get("against_quorum")
-    return detection.specific(language, quorum=quorum, against_quorum=against_quorum)
+    origin = neurons.origin
+    return detection.specific(language, quorum=origin.quorum or 0.9, against_quorum=origin.against_quorum)
 
 
 def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:
-    language = {"language": neurons.origin["language"]} if "language" in neurons.origin else {}
-    return {**language, "kind": kind, "seed": seed, "of": dict(neurons.origin)}
+    return {"language": neurons.origin.language, "kind": kind, "seed": seed, "of": dict(neurons.origin)}
 
 
 def _sizes(neurons: NeuronSet) -> dict[str, Int[Tensor, " layer"]]:

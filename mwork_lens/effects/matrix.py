@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..statistics import Estimate, Resampling, benjamini_hochberg, verdict
 from ..store import Result
-from ..text import share_a_script
+from ..text.languages import share_a_script
 
 BASELINE, TUNED = "baseline", "tuned"
 Unit = Literal["token", "byte", "passage"]

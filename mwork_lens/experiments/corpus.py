@@ -9,7 +9,8 @@ import pandas as pd
 import regex
 
 from ..statistics import wilson
-from ..text import Corpus, is_spaced, language_of, read_rows, require_language, word_segmenter
+from ..text import Corpus, language_of, read_rows, require_language
+from ..text.languages import is_spaced, word_segmenter
 
 NO_VOCABULARY = "no reference vocabulary"
 

@@ -13,8 +13,7 @@ from ..model import HookedModel
 from .sets import NeuronSet
 from .space import NeuronSpace
 
-RELEASED_LINES = ("mlp", "mlp", "q", "k", "v")
-"""One per line: W_up, W_down (the same neurons), W_Q, W_K, W_V."""
+RELEASED_LINES = ("mlp", "mlp", "q", "k", "v")  # of W_up, W_down (the same neurons), W_Q, W_K, W_V
 
 
 def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, language: str | None = None) -> NeuronSet:
@@ -25,17 +24,16 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
     * Feed-forward scores: there sums of absolute x·W_up, without gate and W_down; here the norm of what switching the
       neuron off changes. V: there sums of absolute attention output by query heads; here that norm, by key-value heads.
     * Q and K: there one list for both, after rotation and not scaled; here each its own, before norm and rotation.
-    * K and V of grouped heads: there a query-head index ``// group``, mostly another neuron; here the head's own.
+    * K and V of grouped heads: there a query-head index ``// group``, mostly another neuron (the set has what that code
+      switched off, not what was meant); here the head's own.
     * There a document that runs out of memory is left out silently; here an error names it.
     * English's neurons: there those that five languages share; here as ``against`` says.
     * Switching off: there weights are zeroed in place and stay so; here hooks, after which every logit is as before.
     * Results: there printed dicts, read with ``eval``; here safetensors and JSON with model, corpus and settings.
 
-    The set has the neurons of W_up's or W_down's list, and of keys and values ``index // group``: what that code
-    switched off, not what was meant.
-
-    ``model`` has the sizes that the file is of, or is the space of such a model's set or detection; ``language`` is
-    whose neurons they are, which the file does not say: controls and effects use it.
+    The set's feed-forward neurons are those of W_up's or W_down's list. ``model`` has the sizes that the file is of, or
+    is the space of such a model's set or detection; ``language`` is whose neurons they are, which the file does not
+    say: controls and effects use it.
 
     Raises:
         ValueError: for a file of another form (with the line), or neurons that the model does not have.

@@ -52,7 +52,7 @@ class Origin(Mapping[str, Any]):
         """This origin with further entries, or other ones."""
         more = {**self.more, **record}
         typed = {name: more.pop(name) for name in _TYPED if name in more}
-        for word in (word for word in get_args(Operation) if word in more):
+        for word in more.keys() & set(get_args(Operation)):
             names = more.pop(word)
             typed |= {"operation": word, "operands": (names,) if word == "not" else tuple(names)}
         return replace(self, **typed, more=more)
@@ -60,7 +60,7 @@ class Origin(Mapping[str, Any]):
     @cached_property
     def _record(self) -> dict[str, Any]:
         typed = {name: value for name in _TYPED if (value := getattr(self, name)) is not None}
-        names = self._operand_names
+        names = [operand if isinstance(operand, str) else operand.name for operand in self.operands]
         algebra = {self.operation: names[0] if self.operation == "not" else names} if self.operation else {}
         return {**typed, **algebra, **self.more}
 
@@ -74,10 +74,6 @@ class Origin(Mapping[str, Any]):
         return len(self._record)
 
     @property
-    def _operand_names(self) -> list[str]:
-        return [operand if isinstance(operand, str) else operand.name for operand in self.operands]
-
-    @property
     def name(self) -> str:
         """A short name for a set of this origin."""
         if self.language is not None:
@@ -85,8 +81,8 @@ class Origin(Mapping[str, Any]):
             return f"{name} (against {', '.join(self.against)})" if self.against else name
         if self.operation is None:
             return self.kind or "neurons"
-        names = self._operand_names
-        return f"not {names[0]}" if self.operation == "not" else f"({f' {self.operation} '.join(names)})"
+        names = self[self.operation]
+        return f"not {names}" if self.operation == "not" else f"({f' {self.operation} '.join(names)})"
 
 
 _TYPED = ("language", "kind", "against", "against_kind", "quorum", "against_quorum", "seed")

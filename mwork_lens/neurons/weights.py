@@ -47,11 +47,7 @@ class Entries:
 
 
 def selected_entries(model: HookedModel, neurons: NeuronSet, *, gate: bool = False) -> list[Entries]:
-    """What belongs to ``neurons``, and with ``gate`` columns of W_gate: one for each layer and weight that holds any.
-
-    A bias that is zero in every layer is one that TransformerLens added. Refuses a set without neurons or of other
-    sizes, quantised weights, and a gate where the model has none.
-    """
+    """What belongs to ``neurons`` (with ``gate``, columns of W_gate too): one for each layer and weight with any."""
     if not len(neurons):
         raise ValueError(f"{neurons!r} holds no neurons: there is nothing to change.")
     pieces = {name: (*site.tuning, *((GATE,) if gate and name == "mlp" else ())) for name, site in SITES.items()}
@@ -66,7 +62,7 @@ def silencing_entries(model: HookedModel, neurons: NeuronSet) -> list[Entries]:
 def _entries(model: HookedModel, neurons: NeuronSet, pieces: Mapping[str, Sequence[Slices]]) -> list[Entries]:
     neurons.space.require_compatible(NeuronSpace.of(model))
 
-    def exists(piece: Slices) -> bool:
+    def exists(piece: Slices) -> bool:  # a bias that is zero in every layer is one that TransformerLens added
         shown = (_shown(model, layer, piece) for layer in range(model.cfg.n_layers))
         return not piece.is_bias or any(bias is not None and bool(bias.any()) for bias in shown)
 

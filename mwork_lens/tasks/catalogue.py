@@ -11,7 +11,7 @@ from typing import Any
 import langcodes
 import regex
 
-from ..text import normalized
+from ..text.languages import normalized
 from .task import Answer, Hub, Question, Row, Task
 
 DECIMAL_COMMA = {"de", "es", "fr", "ru", "it", "pt", "nl", "vi", "pl", "id", "tr", "el"}
