@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -15,8 +16,12 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 DIVERGING, SEQUENTIAL = "RdBu_r", "Viridis"
 
 _AXIS = {"gridcolor": "#e5e5e5", "zerolinecolor": "#bbbbbb", "automargin": True, "title": {"standoff": 10}}
-TEMPLATE = go.layout.Template(
-    layout={
+
+
+@cache
+def _template() -> go.layout.Template:
+    """Of every figure; made with the first one, as plotly takes long to import what checks it."""
+    layout = {
         "font": {"family": "system-ui, 'Noto Sans', sans-serif", "size": 14, "color": "#222222"},
         "title": {"font": {"size": 17}, "x": 0, "xref": "paper", "xanchor": "left"},
         "colorway": COLOURS,
@@ -26,7 +31,7 @@ TEMPLATE = go.layout.Template(
         "yaxis": _AXIS,
         "margin": {"l": 70, "r": 30, "t": 100, "b": 70},
     }
-)
+    return go.layout.Template(layout=layout)
 
 
 def finish(figure: go.Figure, title: str, detail: str, layout: Mapping[str, Any], **defaults: Any) -> go.Figure:
@@ -37,7 +42,7 @@ def finish(figure: go.Figure, title: str, detail: str, layout: Mapping[str, Any]
     if isinstance(layout.get("title"), str):
         layout = {**layout, "title": {"text": layout["title"]}}
     _share_legend(figure)
-    figure.update_layout(template=TEMPLATE, title={"text": title, "subtitle": {"text": detail}}, **defaults)
+    figure.update_layout(template=_template(), title={"text": title, "subtitle": {"text": detail}}, **defaults)
     return figure.update_layout(**layout)
 
 
