@@ -12,7 +12,7 @@ from .. import __version__
 from ..settings import TASK_EXPERIMENTS
 from .commands import bench, demo, detect, effects, ratio, report, tune
 from .experiments import corpus, enhancement, language_ratio, layer_sweep, neuron_counts, overlap, task_command
-from .options import flatten
+from .options import add_command
 
 LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError, OverflowError)
 
@@ -22,9 +22,9 @@ app.add_typer(experiment, name="experiment")
 
 _TASKS = map(task_command, TASK_EXPERIMENTS)
 for _command in (demo, detect, effects, ratio, tune, report, bench):
-    app.command()(flatten(_command))
+    add_command(app, _command)
 for _command in (language_ratio, layer_sweep, *_TASKS, corpus, overlap, neuron_counts, enhancement):
-    experiment.command()(flatten(_command))
+    add_command(experiment, _command)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -34,13 +34,11 @@ def _print_version(wanted: bool) -> bool:
     return wanted
 
 
-_Version = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-]
+_VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
 
 
 @app.callback()
-def _app(version: _Version = False) -> None:
+def _app(version: Annotated[bool, _VERSION] = False) -> None:
     """How a multilingual language model works inside."""
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import mwork_lens as mw
+
 from ..settings import (
     DEMO_LANGUAGES,
     DetectionSettings,
@@ -35,18 +37,15 @@ class DetectConfig:
 
 def detect(run: Run, selection: DetectionSettings, config: DetectConfig) -> Paths:
     """Find each language's neurons; writes the detection, each language's specific set and their counts by layer."""
-    from .. import plots
-    from ..detection import detect, neuron_counts
-
     folder, corpus = run.new_folder("detection"), run.load_text()
-    options: dict[str, Any] = {**asdict(config), "top": selection.top, "max_tokens": selection.max_tokens}
-    detection = detect(run.load_model(), corpus, **options)
+    limits = {"top": selection.top, "max_tokens": selection.max_tokens}
+    detection = mw.detect(run.load_model(), corpus, **limits, **asdict(config))
     detection.save(folder / "detection")
     kind = "specific" if len(detection.languages) > 1 else "active"
-    counts = neuron_counts(detection, kind=kind, quorum=selection.quorum)
+    counts = mw.neuron_counts(detection, kind=kind, quorum=selection.quorum)
     sets = {name: getattr(detection, kind)(name, quorum=selection.quorum) for name in detection.languages}
     print(*sets.values(), sep="\n")
-    written = write(folder, sets, {"counts": counts}, {"counts": lambda: plots.neuron_counts(counts)})
+    written = write(folder, sets, {"counts": counts}, {"counts": lambda: mw.plots.neuron_counts(counts)})
     return [folder / "detection", *written]
 
 
@@ -67,16 +66,14 @@ def effects(run: Run, config: EffectsConfig, source: SetSettings) -> Paths:
     With --neurons or --detection the whole corpus must be held out. With neither, the corpus is divided into folds and
     detection runs for each on the rest. The same --output and options resume a run that was stopped.
     """
-    from ..detection import Detection
     from ..experiments.effects import effects_of_sets, run_effects, write_effects
-    from ..neurons import NeuronSet
 
     if source.neurons and (source.detection or config.controls or config.stages):
         raise ValueError("--neurons goes without --detection, --controls and --stages.")
     resumed = run.output is not None and not source.neurons and (run.output / "settings.json").is_file()
     path = run.path("effects") if resumed else run.new_folder("effects")
-    detection = None if source.detection is None else Detection.load(source.detection)
-    sets = {file.name: NeuronSet.load(file) for file in source.neurons or ()}
+    detection = None if source.detection is None else mw.Detection.load(source.detection)
+    sets = {file.name: mw.NeuronSet.load(file) for file in source.neurons or ()}
     corpus, hooked = run.load_text(), run.load_model()
     if sets:
         matrix, grid, folder = effects_of_sets(hooked, sets, corpus, path, config.max_tokens)
@@ -126,34 +123,30 @@ class RatioConfig(DecodingConfig):
 
 def ratio(*, run: Run = Run(limit=5), config: RatioConfig) -> Paths:
     """Which language each layer speaks: decoded tokens by language and layer, compared with chance."""
-    from .. import lens, plots
-
     folder = run.new_folder("ratio")
     if config.validate:
         texts = replace(run, limit=None).load_prompts(config.identifier, pivot=())
-        accuracy = lens.identifier_accuracy(run.load_model(), texts, name=config.identifier)
+        accuracy = mw.identifier_accuracy(run.load_model(), texts, name=config.identifier)
         print(accuracy)
         return write(folder, tables={"identifier": accuracy.to_frame()})
     prompts, hooked = run.load_prompts(config.identifier), run.load_model()
     reading: dict[str, Any] = {"normalize": not config.raw, "identifier": config.identifier}
     counting: dict[str, Any] = {"by": config.by, "positions": config.positions, "new_tokens": config.new_tokens}
-    measured = lens.language_ratio(hooked, prompts, top_k=config.top_k, **counting, **reading)
+    measured = mw.language_ratio(hooked, prompts, top_k=config.top_k, **counting, **reading)
     written = write_ratio(folder, measured)
     if config.grid is not None:
-        grid = lens.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
-        written += write(folder, tables={"grid": grid.to_frame()}, figures={"grid": lambda: plots.lens_grid(grid)})
+        grid = mw.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
+        written += write(folder, tables={"grid": grid.to_frame()}, figures={"grid": lambda: mw.plots.lens_grid(grid)})
     return written
 
 
 def write_ratio(folder: Path, measured: Any) -> list[Path]:
     """The result, its table and its figures; prints the verdict."""
-    from .. import plots
-
     figures = {
-        "ratio": lambda: plots.language_ratio(measured),
-        "heatmap": lambda: plots.language_heatmap(measured),
-        "lift": lambda: plots.language_heatmap(measured, value="lift"),
-        "english": lambda: plots.language_ratio(measured.two_way("en")),
+        "ratio": lambda: mw.plots.language_ratio(measured),
+        "heatmap": lambda: mw.plots.language_heatmap(measured),
+        "lift": lambda: mw.plots.language_heatmap(measured, value="lift"),
+        "english": lambda: mw.plots.language_ratio(measured.two_way("en")),
     }
     frame = measured.to_frame()
     written = write(folder, {"ratio": measured}, {"ratio": frame}, figures)
@@ -190,34 +183,30 @@ def tune(
     run: Run, selection: Annotated[DetectionSettings, "max_tokens"], config: TuneConfig, recipe: RecipeSettings
 ) -> Paths:
     """Tune only a language's neurons; writes what changed, the losses and, on request, the tuned model."""
-    from .. import plots, tuning
-    from ..detection import detect
-    from ..neurons import NeuronSet
-
     language, settings = config.language, asdict(recipe)
-    tuning.Recipe(**settings)
+    mw.tuning.Recipe(**settings)
     folder = run.new_folder("tuned")
     train, held_out = run.load_text().split(config.held_out)
     texts, measured = train[language], held_out[language]
     hooked = run.load_model()
     if config.neurons is not None:
-        neurons = NeuronSet.load(config.neurons)
+        neurons = mw.NeuronSet.load(config.neurons)
     elif len(train) < 2:
         raise ValueError(
             f"{language!r} alone has no specific neurons: give --languages to compare it with, or --neurons."
         )
     else:
-        detection = detect(hooked, train, top=selection.top, max_tokens=recipe.max_tokens)
+        detection = mw.detect(hooked, train, top=selection.top, max_tokens=recipe.max_tokens)
         neurons = detection.specific(language, quorum=selection.quorum)
     print(neurons)
     stopping = {name: getattr(config, name) for name in ("evaluate_every", "patience", "checkpoint")}
-    tuned = tuning.tune(hooked, neurons, texts, held_out=measured, **settings, **stopping)
+    tuned = mw.tune(hooked, neurons, texts, held_out=measured, **settings, **stopping)
     print(tuned.summary())
     assert tuned.delta is not None  # of a set there always is one
     results, tables = {"neurons": neurons, "tuned": tuned, "delta": tuned.delta}, {"changes": tuned.changes}
-    written = write(folder, results, {"losses": tuned.to_frame(), **tables}, {"losses": lambda: plots.tuning(tuned)})
+    written = write(folder, results, {"losses": tuned.to_frame(), **tables}, {"losses": lambda: mw.plots.tuning(tuned)})
     if config.export:
-        written.append(tuning.export_tuned(hooked, tuned.delta, folder / "model", source=run.model))
+        written.append(mw.export_tuned(hooked, tuned.delta, folder / "model", source=run.model))
     return written
 
 
@@ -290,18 +279,17 @@ def bench(
 
     With --tuning: what tuning 0.5 % of the neurons costs compared with tuning all parameters.
     """
-    from .. import plots
-    from ..bench import benchmark, joined_text, tuning_cost
-
     folder, corpus, hooked = run.new_folder("bench"), run.load_text(), run.load_model()
     if config.tuning is None:
-        costs = benchmark(hooked, corpus, lengths=config.lengths, parallel_up_to=config.parallel_up_to)
-        written = write(folder, tables={"bench": costs.to_frame()}, figures={"bench": lambda: plots.benchmark(costs)})
+        costs = mw.bench.benchmark(hooked, corpus, lengths=config.lengths, parallel_up_to=config.parallel_up_to)
+        written = write(
+            folder, tables={"bench": costs.to_frame()}, figures={"bench": lambda: mw.plots.benchmark(costs)}
+        )
         tables = {title: (costs.table(column), digits) for column, (title, digits) in COSTS.items()}
     else:
         language = next(iter(corpus))
-        document = joined_text(hooked, corpus[language], language, config.tuning)[: config.tuning]
-        costs = tuning_cost(hooked, document)
+        document = mw.bench.joined_text(hooked, corpus[language], language, config.tuning)[: config.tuning]
+        costs = mw.bench.tuning_cost(hooked, document)
         written = write(folder, tables={"tuning": costs.to_frame()})
         tables = {
             "Time per step, peak memory above the loaded model, optimiser state": (costs.to_frame(), 2),

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import mwork_lens as mw
+
 from ..settings import (
     DETECTIONS,
     TASK_EXPERIMENTS,
@@ -21,11 +23,9 @@ from .options import Paths, Resumable, Run, write
 
 def language_ratio(*, run: Run = Run(limit=20), config: DecodingConfig = DecodingConfig(every=4)) -> Paths:
     """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, compared with chance."""
-    from ..lens import language_ratio
-
     folder, prompts = run.new_folder("language-ratio"), run.load_prompts(config.identifier)
     options: dict[str, Any] = {"positions": config.positions, "identifier": config.identifier}
-    return write_ratio(folder, language_ratio(run.load_model(), prompts, top_k=config.top_k, **options))
+    return write_ratio(folder, mw.language_ratio(run.load_model(), prompts, top_k=config.top_k, **options))
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,22 @@ def layer_sweep(run: Run, selection: DetectionSettings, config: SweepConfig, sou
 
     With --detection the whole corpus must be development text; without it, detection runs on three quarters.
     """
-    from .. import plots
-    from ..detection import Detection, detect
-    from ..effects import layer_sweep
     from ..experiments.sets import specific_sets
 
     folder = run.new_folder("layer-sweep")
-    detection = None if source.detection is None else Detection.load(source.detection)
+    detection = None if source.detection is None else mw.Detection.load(source.detection)
     corpus, hooked = run.load_text(), run.load_model()
     if detection is None:
         train, corpus = corpus.split()
-        detection = detect(hooked, train, top=selection.top, max_tokens=selection.max_tokens)
+        detection = mw.detect(hooked, train, top=selection.top, max_tokens=selection.max_tokens)
         detection.save(folder / "detection")
     read = corpus if config.passages is None else corpus.limit(config.passages)
     own = specific_sets(detection, quorum=selection.quorum)
     sets = {language: neurons for language, neurons in own.items() if language in read and language != "en"}
-    sweep = layer_sweep(hooked, sets, read, depths=config.depths, max_tokens=selection.max_tokens)
+    sweep = mw.layer_sweep(hooked, sets, read, depths=config.depths, max_tokens=selection.max_tokens)
     print(sweep.finding())
     return write(
-        folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, {"sweep-figure": lambda: plots.layer_sweep(sweep)}
+        folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, {"sweep-figure": lambda: mw.plots.layer_sweep(sweep)}
     )
 
 
@@ -123,7 +120,6 @@ class DetectionsConfig:
 
     def open(self, name: str, run: Run, rule: DetectionSettings) -> tuple[Any, Any]:
         """The results folder of an experiment, and its detections by the name of their directory or model."""
-        from ..detection import Detection, detect
         from ..experiments.folder import ResultsFolder, load_detections, load_or_run
 
         path, settings = run.path(name), {"quorum": rule.quorum, "top": rule.top}
@@ -136,7 +132,7 @@ class DetectionsConfig:
             raise ValueError(f"At least two languages are needed to compare; {run.corpus} has {', '.join(corpus)}.")
         folder = ResultsFolder.open(path, name, {"corpus": corpus.describe(), **settings})
         place = folder.path / "detection"
-        detection = load_or_run(place, Detection, lambda: detect(run.load_model(), corpus, top=rule.top))
+        detection = load_or_run(place, mw.Detection, lambda: mw.detect(run.load_model(), corpus, top=rule.top))
         folder.written.append(place)
         return folder, {detection.space.model: detection}
 
@@ -147,12 +143,9 @@ Rule = Annotated[DetectionSettings, "max_tokens"]
 
 def overlap(run: Unlimited, config: DetectionsConfig, selection: Rule) -> Paths:
     """The overlap heat maps: active neurons that languages share, compared with chance; several detections together."""
-    from .. import plots
-    from ..detection import comparison
-
     folder, detections = config.open("overlap", run, selection)
-    table = comparison.overlap(detections, quorum=selection.quorum)
-    folder.write({"overlap": table}, {"overlap": plots.overlap(table)})
+    table = mw.overlap(detections, quorum=selection.quorum)
+    folder.write({"overlap": table}, {"overlap": mw.plots.overlap(table)})
     means = table.pivot_table(index=["detection", "structure"], values=["share", "expected_share"], sort=False)
     print(f"Share of a language's active neurons that another has too, mean over pairs\n\n{means.round(3)}")
     return folder.written
@@ -160,13 +153,10 @@ def overlap(run: Unlimited, config: DetectionsConfig, selection: Rule) -> Paths:
 
 def neuron_counts(run: Unlimited, config: DetectionsConfig, selection: Rule) -> Paths:
     """The paper's Fig. 3: specific and active neurons by layer, attention against feed-forward, and their means."""
-    from .. import plots
-    from ..detection import comparison
-
     folder, detections = config.open("neuron-counts", run, selection)
     for kind in ("specific", "active"):
-        counts = comparison.neuron_counts(detections, kind=kind, quorum=selection.quorum)
-        folder.write({kind: counts}, {kind: plots.neuron_counts(counts, title=f"Language-{kind} neurons by layer")})
+        counts = mw.neuron_counts(detections, kind=kind, quorum=selection.quorum)
+        folder.write({kind: counts}, {kind: mw.plots.neuron_counts(counts, title=f"Language-{kind} neurons by layer")})
         by = ["detection", "structure"]
         totals = counts.pivot_table(index=by, values=["neurons", "width"], aggfunc="sum", sort=False)
         totals["share"] = totals["neurons"] / totals["width"]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import mwork_lens
 from mwork_lens.cli import app
-from mwork_lens.cli.options import flatten
+from mwork_lens.cli.options import add_command
 from mwork_lens.settings import NO_OPTION, DetectionSettings, Names, Positive, Seeds
 
 
@@ -52,7 +52,7 @@ def run(*arguments, default=None):
     parameter = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, annotation=Larger, **defaults)
     command.__signature__ = inspect.Signature([parameter])
     single = typer.Typer()
-    single.command()(flatten(command))
+    add_command(single, command)
     result = CliRunner().invoke(single, list(arguments), env={"COLUMNS": "200"})
     if isinstance(result.exception, ValueError):
         raise result.exception
