@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 DEMO_LANGUAGES = ("en", "fr", "zh", "ru", "th")
@@ -57,15 +56,15 @@ def whole_numbers(least: int) -> Reader:
     return Reader(str, read, join_commas)
 
 
-def at_least(least: int) -> Callable[[str, int], int]:
-    """The number itself, unless it is smaller."""
+def at_least(least: int) -> Reader:
+    """A whole number from ``least`` on."""
 
     def read(option: str, number: int) -> int:
         if number < least:
             raise ValueError(f"{option} {number}: it must be at least {least}.")
         return number
 
-    return read
+    return Reader(int, read)
 
 
 def _fractions(option: str, text: str) -> list[float]:
@@ -89,38 +88,17 @@ def _detection(_: str, path: Path) -> Path:
 COMMAS = Reader(str, lambda _, text: split_commas(text), join_commas)
 DETECTION = Reader(Path, _detection)
 DETECTIONS = Reader(list[Path], lambda option, paths: [_detection(option, path) for path in paths])
-_SEEDS = Reader(int, lambda option, number: tuple(range(at_least(1)(option, number))), len)
 
 Names = Annotated[Sequence[str], COMMAS]
 OptionalNames = Annotated[Sequence[str] | None, COMMAS]
-Positive = Annotated[int, Reader(int, at_least(1))]
-Seeds = Annotated[Sequence[int], _SEEDS]
+Positive = Annotated[int, at_least(1)]
+Seeds = Annotated[
+    Sequence[int], Reader(int, lambda option, number: tuple(range(at_least(1).read(option, number))), len)
+]
 """Of which the command line has the number."""
 
 
 # --- shared by commands ---
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """A model and where it is computed, text by language, and where results are written."""
-
-    model: str = "demo"
-    """demo, a TransformerLens or hub name, a directory, a .gguf."""
-    device: str | None = None
-    """cpu, cuda, mps; by default CUDA if there is one."""
-    dtype: str = "float32"
-    """float32, bfloat16, float16 or float64."""
-    languages: OptionalNames = None
-    """BCP 47 tags with commas, e.g. en,fr."""
-    corpus: str = "demo"
-    """demo, a folder with one file per language, or a hub id."""
-    sentences_per_passage: int = 1
-    """Neighbouring lines joined into one."""
-    limit: int | None = None
-    """At most this many passages per language."""
-    output: Path | None = None
-    """A directory that is new or empty."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +173,7 @@ class EffectsConfig(DetectionSettings, StageSettings):
     """Draws of each control."""
     stages: Names = ()
     """Languages of the stage grid, which reads these and English; in a report by default all but English."""
-    folds: Annotated[int, Reader(int, at_least(2))] = 2
+    folds: Annotated[int, at_least(2)] = 2
     """Detections, each on all other folds' documents; effects are measured on the fold's own."""
     passages: int | None = None
     """At most this many passages to measure on, per language (and fold, where there are folds)."""
@@ -284,10 +262,12 @@ class TaskOptions:
     batch_size: Positive = 16
     """Prompts at a time."""
     detection: Annotated[str | Path | None, DETECTION] = SavedDetection.detection
-    corpus: str = RunSettings.corpus
+    corpus: str = "demo"
+    """demo, a folder with one file per language, or a hub id."""
     passages: int = 40
     """Passages per language to find neurons on."""
-    sentences_per_passage: int = RunSettings.sentences_per_passage
+    sentences_per_passage: int = 1
+    """Neighbouring lines joined into one."""
     top: float = DetectionSettings.top
     shown: Annotated[bool, NO_OPTION] = True
     """Whether to show bars."""
@@ -295,16 +275,14 @@ class TaskOptions:
 
 # --- enhancement ---
 
-TUNED_ARMS: Mapping[str, str] = MappingProxyType(
-    {
-        "random": "as many uniformly random neurons",
-        "matched": "as many neurons with equal scores",
-        "specific": "the language's own neurons",
-        "all": "all parameters",
-        "english-text": "the language's own neurons, tuned on the same documents in English",
-        "other-neurons": "another language's neurons, tuned on this language's documents",
-    }
-)
+TUNED_ARMS: Mapping[str, str] = {
+    "random": "as many uniformly random neurons",
+    "matched": "as many neurons with equal scores",
+    "specific": "the language's own neurons",
+    "all": "all parameters",
+    "english-text": "the language's own neurons, tuned on the same documents in English",
+    "other-neurons": "another language's neurons, tuned on this language's documents",
+}
 """What is tuned, compared with the original model."""
 
 
@@ -333,8 +311,7 @@ class EnhancementConfig(DetectionSettings):
     """Passages per language to choose rates on."""
     evaluation: Annotated[int, "--evaluation-passages"] = 40
     """Passages per language to measure the result on."""
-    seed: Annotated[int, NO_OPTION] = 0
-    """Of the division of documents."""
+    seed: Annotated[int, NO_OPTION] = EffectsConfig.seed
     xquad: str | None = None
     """Also measure on XQuAD's contexts: its folder, or hub."""
     mgsm: str | None = None
@@ -367,13 +344,8 @@ class EnhancementConfig(DetectionSettings):
         return [arm for arm in self.arms if not (arm == "english-text" and language == ENGLISH)]
 
     def divide(self, corpus: Any) -> dict[str, Any]:
-        """Disjoint parts of the corpus by whole documents: detection, development, evaluation, tuning.
-
-        Raises:
-            ValueError: for a language that the corpus lacks, or too few documents.
-        """
+        """Parts of the corpus by whole documents; ValueError for a language that it lacks, or too few documents."""
         needed = [*self.languages, *([ENGLISH] if "english-text" in self.arms else [])]
-        absent = [language for language in needed if language not in corpus]
-        if absent:
+        if absent := [language for language in needed if language not in corpus]:
             raise ValueError(f"The corpus has no {absent[0]!r}; it has {', '.join(corpus)}.")
         return corpus.divide({**self.part_sizes, "tuning": max(self.documents)}, seed=self.seed)

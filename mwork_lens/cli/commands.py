@@ -13,7 +13,6 @@ from ..settings import (
     DetectionSettings,
     EffectsConfig,
     Positive,
-    Reader,
     RecipeSettings,
     ReportConfig,
     SavedDetection,
@@ -121,7 +120,7 @@ class RatioConfig(DecodingConfig):
     """Only score the identifier on the corpus."""
 
 
-def ratio(*, run: Run = Run(limit=5), config: RatioConfig) -> Paths:
+def ratio(run: Annotated[Run, {"limit": 5}], config: RatioConfig) -> Paths:
     """Which language each layer speaks: decoded tokens by language and layer, compared with chance."""
     folder = run.new_folder("ratio")
     if config.validate:
@@ -213,7 +212,7 @@ def tune(
 # --- all on one page ---
 
 
-def demo(*, run: Run = Run(limit=40), selection: Annotated[DetectionSettings, "max_tokens"]) -> Paths:
+def demo(run: Annotated[Run, {"limit": 40}], selection: Annotated[DetectionSettings, "max_tokens"]) -> Paths:
     """The whole story: find each language's neurons, switch them off, measure every language, write a page."""
     from ..experiments.report import run_demo
 
@@ -241,20 +240,18 @@ def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageC
     The same --output and options resume a run that was stopped. The notebook only shows what is in the folder: copy
     OUTPUT/report.ipynb, edit it, and give it as --notebook for a page of your own.
     """
-    from ..report import execute, render, require_extra
-
-    require_extra()
     from ..experiments.report import measure
 
+    mw.report.require_extra()
     notebook = page.notebook
     if notebook is not None and not notebook.is_file():
         raise FileNotFoundError(f"There is no notebook {str(notebook)!r}.")
     corpus = run.load_text(DEMO_LANGUAGES if run.corpus == "demo" else None)
     hooked = run.load_model()
     folder = measure(hooked, corpus, run.output or Path("mwork-lens-report"), config)
-    shown = execute(notebook, folder.path / "report.ipynb", {"folder": str(folder.path.resolve())})
+    shown = mw.report.execute(notebook, folder.path / "report.ipynb", {"folder": str(folder.path.resolve())})
     title = f"Languages inside {hooked.cfg.model_name}"
-    return [render(shown, folder.path / "report.html", title=title), shown, folder.path]
+    return [mw.report.render(shown, folder.path / "report.html", title=title), shown, folder.path]
 
 
 # --- costs ---
@@ -268,12 +265,12 @@ class BenchConfig:
     """Tokens per document, with commas."""
     parallel_up_to: int = 128
     """Longest document for the paper's form."""
-    tuning: Annotated[int | None, Reader(int, at_least(2))] = None
+    tuning: Annotated[int | None, at_least(2)] = None
     """Instead: tuning, on this many tokens."""
 
 
 def bench(
-    *, run: Annotated[Run, "sentences_per_passage", "limit"] = Run(languages=("en", "zh")), config: BenchConfig
+    run: Annotated[Run, "sentences_per_passage", "limit", {"languages": ("en", "zh")}], config: BenchConfig
 ) -> Paths:
     """What detection costs compared with the bare forward pass: exact scores of every neuron, and the paper's form.
 
@@ -282,10 +279,12 @@ def bench(
     folder, corpus, hooked = run.new_folder("bench"), run.load_text(), run.load_model()
     if config.tuning is None:
         costs = mw.bench.benchmark(hooked, corpus, lengths=config.lengths, parallel_up_to=config.parallel_up_to)
-        written = write(
-            folder, tables={"bench": costs.to_frame()}, figures={"bench": lambda: mw.plots.benchmark(costs)}
-        )
-        tables = {title: (costs.table(column), digits) for column, (title, digits) in COSTS.items()}
+        written = write(folder, {}, {"bench": costs.to_frame()}, {"bench": lambda: mw.plots.benchmark(costs)})
+        tables = {
+            "Time over the bare forward pass through the blocks, by tokens of a document": (costs.table("ratio"), 2),
+            "Peak memory above it, MB": (costs.table("megabytes_above_forward"), 0),
+            "Share of active neurons that exact scores of every neuron make active too": (costs.table("as_dense"), 4),
+        }
     else:
         language = next(iter(corpus))
         document = mw.bench.joined_text(hooked, corpus[language], language, config.tuning)[: config.tuning]
@@ -299,11 +298,3 @@ def bench(
         print(f"\n{title}\n\n{table.to_string(float_format=f'{{:.{digits}f}}'.format, na_rep='–')}")
     (folder / "settings.json").write_text(json.dumps(dict(costs.settings), indent=2, ensure_ascii=False))
     return [*written, folder / "settings.json"]
-
-
-COSTS = {
-    "ratio": ("Time over the bare forward pass through the blocks, by tokens of a document", 2),
-    "megabytes_above_forward": ("Peak memory above it, MB", 0),
-    "as_dense": ("Share of active neurons that exact scores of every neuron make active too", 4),
-}
-"""Columns of a benchmark that are printed: title, decimals."""

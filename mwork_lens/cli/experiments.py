@@ -21,7 +21,7 @@ from .commands import DecodingConfig, write_ratio
 from .options import Paths, Resumable, Run, write
 
 
-def language_ratio(*, run: Run = Run(limit=20), config: DecodingConfig = DecodingConfig(every=4)) -> Paths:
+def language_ratio(run: Annotated[Run, {"limit": 20}], config: Annotated[DecodingConfig, {"every": 4}]) -> Paths:
     """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, compared with chance."""
     folder, prompts = run.new_folder("language-ratio"), run.load_prompts(config.identifier)
     options: dict[str, Any] = {"positions": config.positions, "identifier": config.identifier}
@@ -56,19 +56,16 @@ def layer_sweep(run: Run, selection: DetectionSettings, config: SweepConfig, sou
     sets = {language: neurons for language, neurons in own.items() if language in read and language != "en"}
     sweep = mw.layer_sweep(hooked, sets, read, depths=config.depths, max_tokens=selection.max_tokens)
     print(sweep.finding())
-    return write(
-        folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, {"sweep-figure": lambda: mw.plots.layer_sweep(sweep)}
-    )
-
-
-_OWN = ("languages", "corpus", "sentences_per_passage", "limit")
-"""Settings of a run that tasks have among theirs."""
+    figures = {"sweep-figure": lambda: mw.plots.layer_sweep(sweep)}
+    return write(folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, figures)
 
 
 def task_command(name: str) -> Callable[..., Paths]:
     """The command of one of the paper's tables on tasks."""
 
-    def command(run: Annotated[Resumable, *_OWN], options: TaskOptions) -> Paths:
+    def command(
+        run: Annotated[Resumable, "languages", "corpus", "sentences_per_passage", "limit"], options: TaskOptions
+    ) -> Paths:
         from ..experiments.tasks import PAPER_VALUES, blocks, gaps, run_task_experiment, task_of
 
         task_of(name, options)
@@ -98,13 +95,12 @@ def corpus(run: Annotated[Run, "device", "dtype"], config: VocabularyConfig) -> 
     """The appendix table: documents, tokens, distinct words by language, and coverage of a vocabulary."""
     from ..experiments.corpus import describe_corpus, read_vocabulary
     from ..experiments.folder import ResultsFolder
-    from ..model import load_tokenizer
 
     described = run.load_text()
     words = None if config.vocabulary is None else read_vocabulary(config.vocabulary, list(described))
     settings = {"corpus": described.describe(), "tokenizer": run.model, "vocabulary": config.vocabulary}
     folder = ResultsFolder.open(run.path("corpus"), "corpus", settings)
-    table = describe_corpus(described, tokenizer=load_tokenizer(run.model), vocabulary=words)
+    table = describe_corpus(described, tokenizer=mw.model.load_tokenizer(run.model), vocabulary=words)
     folder.write({"corpus": table})
     print(table.drop(columns=["low", "high"]).to_string(na_rep="–", float_format=lambda value: f"{value:.3f}"))
     return folder.written
@@ -168,7 +164,7 @@ def neuron_counts(run: Unlimited, config: DetectionsConfig, selection: Rule) -> 
 
 
 def enhancement(
-    *, config: EnhancementConfig, run: Annotated[Resumable, "limit"] = Resumable(output=Path("mwork-lens-enhancement"))
+    config: EnhancementConfig, run: Annotated[Resumable, "limit", {"output": Path("mwork-lens-enhancement")}]
 ) -> Paths:
     """Fig. 4 and the low-resource table: tune a language's neurons, compared with random and matched ones, all
     parameters, its neurons on English text and another language's on its text.

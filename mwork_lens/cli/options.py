@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, get_args
 
 import typer
@@ -16,7 +15,7 @@ from typer.core import TyperCommand
 
 import mwork_lens as mw
 
-from ..settings import NO_OPTION, Reader, RunSettings
+from ..settings import NO_OPTION, OptionalNames, Reader, TaskOptions
 
 _FIELD = re.compile(r'^    (\w+): (?:[^\n]*? = (\w+)\.\w+|[^\n]*)\n(?:    """(.*?)""")?', re.MULTILINE | re.DOTALL)
 
@@ -24,130 +23,114 @@ Paths = Sequence[Path]
 """What a command wrote."""
 
 
-class Command(TyperCommand):
-    """A command whose options are made when they are first asked for: a list of commands needs none."""
-
-    def __init__(self, function: Callable[..., Paths | None], **settings: Any) -> None:
-        self._function = function
-        super().__init__(**settings)
-
-    @functools.cached_property
-    def _whole(self) -> Any:
-        app = typer.Typer(add_completion=False)
-        app.command()(_flat(self._function))
-        return typer.main.get_command(app)
-
-    @property
-    def params(self) -> list[Any]:
-        """Its options."""
-        return self._whole.params
-
-    @params.setter
-    def params(self, _: Any) -> None:
-        """Those of a stand-in, which has none."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run it."""
-        return self._whole.invoke(ctx)
-
-
-def add_command(app: typer.Typer, function: Callable[..., Paths | None]) -> None:
+def add_command(app: typer.Typer, function: Callable[..., Paths]) -> None:
     """A command with one option per field of the dataclasses that the function takes; it prints what was written.
 
-    The default of such a parameter, an instance, has the defaults of its options; strings in its annotation name fields
-    that are not options of this command.
+    In the annotation of such a parameter, strings name fields that are not options of this command, and a dict has
+    defaults of its own.
     """
-    command: Any = functools.partial(Command, function)
+    command: Any = functools.partial(_Command, function)
     app.command(function.__name__.replace("_", "-"), cls=command, help=inspect.getdoc(function))(lambda: None)
 
 
-def _flat(function: Callable[..., Paths | None]) -> Callable[..., None]:
+class _Command(TyperCommand):
+    """A command whose options are made when they are first asked for: a list of commands needs none."""
+
+    def __init__(self, function: Callable[..., Paths], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._function = function
+        del self.params, self.callback
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("params", "callback"):
+            raise AttributeError(name)
+        app = typer.Typer(add_completion=False)
+        app.command()(_flat(self._function))
+        command = typer.main.get_command(app)
+        self.params, self.callback = command.params, command.callback
+        return getattr(self, name)
+
+
+def _flat(function: Callable[..., Paths]) -> Callable[..., None]:
     """The function as typer reads it."""
-    groups = {each.name: _group(each) for each in inspect.signature(function).parameters.values()}
+    groups = {each.name: _group(each.annotation) for each in inspect.signature(function).parameters.values()}
 
     def run(**values: Any) -> None:
         settings = {
-            name: make(**{option.name: option.read(values[option.key]) for option in options})
-            for name, (make, options) in groups.items()
+            group: make(**{name: read(values[parameter.name]) for name, (parameter, read) in options.items()})
+            for group, (make, options) in groups.items()
         }
-        print("Written: " + ", ".join(map(str, function(**settings) or ())))
+        print("Written: " + ", ".join(map(str, function(**settings))))
 
-    parameters = [option.parameter for _, options in groups.values() for option in options]
+    parameters = [parameter for _, options in groups.values() for parameter, _ in options.values()]
     run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return run
 
 
-def _group(parameter: inspect.Parameter) -> tuple[Callable[..., Any], list["_Option"]]:
-    """How to make the settings that a function takes, and their options."""
-    kind, *omitted = get_args(parameter.annotation) or [parameter.annotation]
-    base = None if parameter.default is inspect.Parameter.empty else parameter.default
-    helps, options = _docstrings(kind), []
+def _group(annotation: Any) -> tuple[Callable[..., Any], dict[str, "_Option"]]:
+    """How to make the settings that a parameter takes, and the options of their fields."""
+    kind, *marks = get_args(annotation) or [annotation]
+    defaults = next((mark for mark in marks if isinstance(mark, dict)), {})
+    helps, options = _docstrings(kind), {}
     for field in fields(kind):
-        annotation, *marks = get_args(field.type) if hasattr(field.type, "__metadata__") else [field.type]
-        option = next((mark for mark in marks if isinstance(mark, str)), f"--{field.name.replace('_', '-')}")
-        reader = next((mark for mark in marks if isinstance(mark, Reader)), Reader(annotation, lambda _, value: value))
-        default = field.default if base is None else getattr(base, field.name)
-        if option != NO_OPTION and field.name not in omitted:
-            options.append(_Option(field.name, option, reader, default, helps[field.name]))
-    return kind if base is None else functools.partial(replace, base), options
+        setting, *notes = get_args(field.type) if hasattr(field.type, "__metadata__") else [field.type]
+        declared: dict[Any, Any] = {type(note): note for note in notes}
+        option = declared.get(str, f"--{field.name.replace('_', '-')}")
+        reader = declared.get(Reader, Reader(setting, lambda _, value: value))
+        if option != NO_OPTION and field.name not in marks:
+            default = defaults.get(field.name, field.default)
+            options[field.name] = _option(option, reader, default, helps[field.name])
+    return functools.partial(kind, **defaults), options
 
 
-@dataclass(frozen=True)
-class _Option:
-    """The option that a field becomes."""
-
-    name: str
-    """Of the field."""
-    option: str
-    reader: Reader
-    default: Any
-    help: str
-
-    @property
-    def key(self) -> str:
-        """The option as a name of Python's."""
-        return self.option.removeprefix("--").replace("-", "_")
-
-    @property
-    def _shown(self) -> Any:
-        return inspect.Parameter.empty if self.default is MISSING else self.reader.show(self.default)
-
-    @property
-    def parameter(self) -> inspect.Parameter:
-        """As typer reads it."""
-        kind = self.reader.kind | None if self._shown is None else self.reader.kind
-        flag = {bool: self.option, bool | None: f"{self.option}/--no-{self.option.removeprefix('--')}"}
-        annotation = Annotated[kind, typer.Option(flag.get(kind, self.option), help=self.help)]
-        return inspect.Parameter(self.key, inspect.Parameter.KEYWORD_ONLY, default=self._shown, annotation=annotation)
-
-    def read(self, value: Any) -> Any:
-        """The setting, from the option's value."""
-        return self.default if value is None or value == self._shown else self.reader.read(self.option, value)
+_Option = tuple[inspect.Parameter, Callable[[Any], Any]]
+"""An option as typer reads it, and the setting from its value."""
 
 
-def _docstrings(kind: type) -> dict[str, str]:
-    """The docstring under every field, in one line; that of a field with another group's default is the other's."""
-    module = sys.modules[kind.__module__]
-    texts = {name: text for base in kind.__bases__ if base is not object for name, text in _docstrings(base).items()}
-    body = re.search(rf"^class {kind.__name__}\b.*?(?=^\S|\Z)", _source(module), re.DOTALL | re.MULTILINE)
-    for name, group, text in _FIELD.findall(body[0] if body else ""):
-        if not (text or group):
-            raise TypeError(f"{kind.__name__}.{name} needs a docstring, and its default on the line of its name.")
-        texts[name] = " ".join(text.split()) if text else _docstrings(getattr(module, group))[name]
-    return texts
+def _option(option: str, reader: Reader, default: Any, text: str) -> _Option:
+    shown = inspect.Parameter.empty if default is MISSING else reader.show(default)
+    kind = reader.kind | None if shown is None else reader.kind
+    names = f"{option}/--no-{option.removeprefix('--')}" if kind == bool | None else option
+    annotation = Annotated[kind, typer.Option(names, help=text)]
+    key = option.removeprefix("--").replace("-", "_")
+    parameter = inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
+    return parameter, lambda value: default if value is None or value == shown else reader.read(option, value)
 
 
 @functools.cache
-def _source(module: ModuleType) -> str:
-    return Path(module.__file__ or "").read_text(encoding="utf-8")
+def _docstrings(kind: type) -> dict[str, str]:
+    """The docstring under every field, in one line; that of a field with another group's default is the other's."""
+    texts = {name: text for base in kind.__bases__ if base is not object for name, text in _docstrings(base).items()}
+    for name, group, text in _FIELD.findall(inspect.getsource(kind)):
+        if not (text or group):
+            raise TypeError(f"{kind.__name__}.{name} needs a docstring, and its default on the line of its name.")
+        texts[name] = (
+            " ".join(text.split()) if text else _docstrings(getattr(sys.modules[kind.__module__], group))[name]
+        )
+    return texts
 
 
 # --- what commands load and write ---
 
 
 @dataclass(frozen=True)
-class Run(RunSettings):
-    """Loads the model and the text, and makes the folder."""
+class Run:
+    """A model and where it is computed, text by language, and where results are written."""
+
+    model: str = "demo"
+    """demo, a TransformerLens or hub name, a directory, a .gguf."""
+    device: str | None = None
+    """cpu, cuda, mps; by default CUDA if there is one."""
+    dtype: str = "float32"
+    """float32, bfloat16, float16 or float64."""
+    languages: OptionalNames = None
+    """BCP 47 tags with commas, e.g. en,fr."""
+    corpus: str = TaskOptions.corpus
+    sentences_per_passage: int = TaskOptions.sentences_per_passage
+    limit: int | None = None
+    """At most this many passages per language."""
+    output: Path | None = None
+    """A directory that is new or empty."""
 
     def load_model(self) -> Any:
         """The hooked model."""
@@ -160,8 +143,6 @@ class Run(RunSettings):
 
     def load_prompts(self, identified_by: str, pivot: Sequence[str] = ("en",)) -> Any:
         """A few passages to read, cut after loading; an identifier must have their languages and those of ``pivot``."""
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit={self.limit}: it must be at least 1.")
         corpus = replace(self, limit=None).load_text()
         mw.text.identifier(identified_by, list(dict.fromkeys([*pivot, *corpus])))
         return corpus if self.limit is None else corpus.limit(self.limit)

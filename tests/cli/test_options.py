@@ -1,7 +1,6 @@
 """Options from dataclasses: names, defaults, readers, help from docstrings, and that each is declared once or twice."""
 
 import ast
-import inspect
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,16 +40,14 @@ class Larger(Small):
     """Whether to shout."""
 
 
-def run(*arguments, default=None):
+def run(*arguments, **defaults):
     """What the command is given, or the end of what is printed."""
     given = []
-    defaults = {} if default is None else {"default": default}
 
-    def command(config):
+    def command(config: Annotated[Larger, defaults]):
         given.append(config)
+        return given
 
-    parameter = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, annotation=Larger, **defaults)
-    command.__signature__ = inspect.Signature([parameter])
     single = typer.Typer()
     add_command(single, command)
     result = CliRunner().invoke(single, list(arguments), env={"COLUMNS": "200"})
@@ -63,7 +60,7 @@ def test_fields_become_options_and_options_fields():
     assert run() == Larger()
     config = run("--tags", "zh, ru,zh", "--seeds", "3", "--top", "0.1", "--number", "7", "--loud")
     assert config == Larger(languages=["zh", "ru"], seeds=(0, 1, 2), top=0.1, number=7, loud=True)
-    assert run("--number", "2", default=Larger(top=0.5, hidden=4)) == Larger(top=0.5, hidden=4, number=2)
+    assert run("--number", "2", top=0.5, hidden=4) == Larger(top=0.5, hidden=4, number=2)
     with pytest.raises(ValueError, match="--number 0: it must be at least 1"):
         run("--number", "0")
 
