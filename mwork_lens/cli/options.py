@@ -101,12 +101,13 @@ def _option(option: str, reader: Reader, default: Any, text: str) -> _Option:
 def _docstrings(kind: type) -> dict[str, str]:
     """The docstring under every field, in one line; that of a field with another group's default is the other's."""
     texts = {name: text for base in kind.__bases__ if base is not object for name, text in _docstrings(base).items()}
-    for name, group, text in _FIELD.findall(inspect.getsource(kind)):
+    module = sys.modules[kind.__module__]
+    source = inspect.getsource(module)  # that of the class would parse all of it
+    [body] = re.findall(rf"^class {kind.__name__}\b.*?(?=^\S|\Z)", source, re.DOTALL | re.MULTILINE)
+    for name, group, text in _FIELD.findall(body):
         if not (text or group):
             raise TypeError(f"{kind.__name__}.{name} needs a docstring, and its default on the line of its name.")
-        texts[name] = (
-            " ".join(text.split()) if text else _docstrings(getattr(sys.modules[kind.__module__], group))[name]
-        )
+        texts[name] = " ".join(text.split()) if text else _docstrings(getattr(module, group))[name]
     return texts
 
 
