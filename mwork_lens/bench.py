@@ -2,7 +2,7 @@
 
 import gc
 import math
-import threading
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,9 +78,8 @@ def benchmark(
         ValueError: for a length above the model's context, or too little text.
     """
     corpus = as_corpus(corpus)
-    too_long = [length for length in lengths if length > model.cfg.n_ctx]
-    if too_long:
-        raise ValueError(f"length {too_long[0]} is above {model.cfg.model_name}'s context of {model.cfg.n_ctx}.")
+    if max(lengths) > model.cfg.n_ctx:
+        raise ValueError(f"length {max(lengths)} is above {model.cfg.model_name}'s context of {model.cfg.n_ctx}.")
     joined = {language: joined_text(model, corpus[language], language, max(lengths)) for language in corpus}
     detectors = {"stream": exact("stream"), "structure": exact("structure"), "parallel": parallel}
     measures = {name: [measure(model, i) for i in range(model.cfg.n_layers)] for name, measure in detectors.items()}
@@ -112,24 +111,20 @@ class _Trial:
         once = {"dense": self.run("stream", screen=False)}
         if with_parallel:
             once["parallel"] = self.run("parallel", screen=False)
-        number = len(self.documents)
-        costs = {**measured(runs, repeats * number), **measured(once, number), "sequential": self.one_by_one()}
-        forward, exactly = costs["forward"], {name: self.active(name, screen=False) for name in ("stream", "structure")}
-        as_dense = {}
-        for name in (name for name in self.measures if name in costs):
-            mask, dense = self.active(name), exactly["stream" if name == "stream" else "structure"]
+        device, number = device_of(self.model), len(self.documents)
+        costs = measured(runs, device, repeats * number) | measured(once, device, number)
+        costs["sequential"], forward = self.one_by_one(), costs["forward"]
+        exactly, as_dense = {name: self.active(name, screen=False) for name in ("stream", "structure")}, {}
+        for name in self.measures.keys() & costs:
+            mask, dense = self.active(name), exactly.get(name, exactly["structure"])
             as_dense[name] = ((mask & dense).sum() / mask.sum()).item()
-        return [
-            {
-                "tokens": len(self.documents[0]),
-                "method": METHODS_BY_KEY[name],
-                "seconds": cost.seconds,
-                "ratio": cost.seconds / forward.seconds,
-                "megabytes_above_forward": max(cost.megabytes - forward.megabytes, 0.0),  # NaN stays NaN
-                "as_dense": as_dense.get(name, math.nan),
-            }
-            for name, cost in costs.items()
-        ]
+        rows = []
+        for name, cost in costs.items():
+            times = {"seconds": cost.seconds, "ratio": cost.seconds / forward.seconds}
+            above = max(cost.megabytes - forward.megabytes, 0.0)  # NaN stays NaN
+            row = {"tokens": len(self.documents[0]), "method": METHODS_BY_KEY[name], **times}
+            rows.append({**row, "megabytes_above_forward": above, "as_dense": as_dense.get(name, math.nan)})
+        return rows
 
     def run(self, measure: str | None = None, *, screen: bool = True, receive: Receive = lambda *_: None) -> "Run":
         """Score one document after another; without a measure the forward pass alone."""
@@ -155,13 +150,14 @@ class _Trial:
 
         run = self.run(measure, screen=screen, receive=receive)
         for number in range(len(self.documents)):
-            run(number, Clock())
+            run(number, Clock(device_of(self.model)))
         return torch.cat([mask.flatten() for key in sorted(masks) for mask in masks[key]])
 
     @torch.inference_mode()
     def one_by_one(self) -> "Cost":
         """All neurons one by one, extrapolated from a few."""
-        (batch,), space, clock = batches(self.model, self.documents[:1]), NeuronSpace.of(self.model), Clock()
+        (batch,), space = batches(self.model, self.documents[:1]), NeuronSpace.of(self.model)
+        clock = Clock(device_of(self.model))
         clock.tick()
         for neuron in range(SEQUENTIAL_SAMPLE):
             with ablate(self.model, NeuronSet.from_list(space, [(0, "q", neuron)])):
@@ -210,7 +206,7 @@ def tuning_cost(
     plainly = partial(_tune_plainly, model, document, steps)
     runs: Sequence[Run] = [partial(by_loop, neurons), partial(by_loop, "all"), plainly]
     with kept_weights(model):
-        costs = measured(dict(zip(TUNING_METHODS, runs, strict=True)))
+        costs = measured(dict(zip(TUNING_METHODS, runs, strict=True)), device_of(model))
     rows = [
         {
             "method": method,
@@ -257,21 +253,21 @@ class Cost:
 class Clock:
     """Takes the time at each tick, on CUDA by events: when the device has reached it."""
 
-    def __init__(self) -> None:
-        self.ticks: list[Any] = []
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.ticks = device, []
 
     def tick(self) -> None:
         """Take the time."""
-        if torch.cuda.is_initialized():
-            self.ticks.append(torch.cuda.Event(enable_timing=True))
-            self.ticks[-1].record()
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            self.ticks.append(torch.cuda.current_stream(self.device).record_event(event))
         else:
             self.ticks.append(time.perf_counter())
 
     @property
     def seconds(self) -> list[float]:
         """From each tick to the next."""
-        if not torch.cuda.is_initialized():
+        if self.device.type != "cuda":
             return [end - start for start, end in pairwise(self.ticks)]
         self.ticks[-1].synchronize()
         return [start.elapsed_time(end) / 1000 for start, end in pairwise(self.ticks)]
@@ -281,7 +277,7 @@ Run = Callable[[int, Clock], Any]
 """Something to measure, from how often it ran before."""
 
 
-def measured(runs: Mapping[str, Run], rounds: int = 0) -> dict[str, Cost]:
+def measured(runs: Mapping[str, Run], device: torch.device, rounds: int = 0) -> dict[str, Cost]:
     """Each run's peak memory, and its time in rounds of all of them; without rounds, in the run for its memory.
 
     With rounds, a first run that compiles what has to be compiled is not counted.
@@ -289,41 +285,34 @@ def measured(runs: Mapping[str, Run], rounds: int = 0) -> dict[str, Cost]:
     memory, seconds = {}, {}
     for name, run in runs.items():
         if rounds:
-            run(0, Clock())
-        memory[name] = _with_peak_memory(run, clock := Clock())
+            run(0, Clock(device))
+        memory[name] = _with_peak_memory(run, clock := Clock(device))
         seconds[name] = [] if rounds else clock.seconds
     for number in range(rounds):
         for name, run in runs.items():
-            run(number, clock := Clock())
+            run(number, clock := Clock(device))
             seconds[name] += clock.seconds
     return {name: Cost(median_high(seconds[name]), *memory[name]) for name in runs}
 
 
 def _with_peak_memory(run: Run, clock: Clock) -> tuple[float, float, Any]:
-    """The highest memory of this process (CPU, sampled, Linux only) or of CUDA's allocator, that before, the result."""
+    """The highest memory of this process (CPU, Linux only) or of CUDA's allocator, that before, and the result."""
     gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-        before, result = torch.cuda.memory_allocated() / 2**20, run(0, clock)
-        return torch.cuda.max_memory_allocated() / 2**20, before, result
-    before = peak = _resident_megabytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, _resident_megabytes())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        result = run(0, clock)
-    finally:
-        done.set()
-        thread.join()
-    return peak, before, result
+    if clock.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(clock.device)
+        before, result = torch.cuda.memory_allocated(clock.device) / 2**20, run(0, clock)
+        return torch.cuda.max_memory_allocated(clock.device) / 2**20, before, result
+    if not os.access(PEAK_RESET, os.W_OK):
+        return math.nan, math.nan, run(0, clock)
+    PEAK_RESET.write_text("5")
+    before, result = _resident_megabytes("VmRSS"), run(0, clock)
+    return _resident_megabytes("VmHWM"), before, result
 
 
-def _resident_megabytes() -> float:
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * 4096 / 2**20 if statm.exists() else math.nan
+PEAK_RESET = Path("/proc/self/clear_refs")
+"""A 5 written here makes Linux count the peak of this process's memory from then on."""
+
+
+def _resident_megabytes(field: str) -> float:
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[field].split()[0]) / 2**10

@@ -1,10 +1,10 @@
 """The public names; the package looks them up here at first use, as importing them takes seconds."""
 
 from . import plots
-from .detection import Detection, detect, importance, shared_control, top_control, with_controls
+from .detection import Detection, detect, importance, matched_control, other_control, random_control, with_controls
 from .detection.activations import Activations, collect_means, collect_samples
 from .detection.comparison import agreement, neuron_counts, overlap
-from .detection.controls import all_controls, cut_to_equal, cut_to_size, matched_control, other_control, random_control
+from .detection.controls import all_controls, cut_to_equal, cut_to_size, shared_control, top_control
 from .effects import EffectMatrix, effect_matrix, folded_effects, language_losses
 from .effects.parts import LayerSweep, StageGrid, layer_sweep, stage_grid
 from .effects.workflow import Workflow, workflow

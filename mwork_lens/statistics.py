@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 
 from .store import storable
 
-RESAMPLES = 2000
-LEVEL = 0.95
+RESAMPLES, LEVEL = 2000, 0.95
 
 Values = int | float | Float[np.ndarray, "..."]
 Verdict = Literal["above", "at", "below", "not measurable"]
@@ -50,8 +49,7 @@ class Estimate:
     @classmethod
     def of_mean(cls, values: Float[np.ndarray, "unit *shape"], *, seed: int = 0) -> "Estimate":
         """The mean of independent units, e.g. of prompts or neurons: each is a document."""
-        units = {"": list(map(str, range(len(values))))}
-        return Resampling.of(units, paired=False, seed=seed).mean("", values)
+        return Resampling.of({"": [*map(str, range(len(values)))]}, paired=False, seed=seed).mean("", values)
 
     @staticmethod
     def mean(estimates: Sequence["Estimate"]) -> "Estimate":
@@ -175,17 +173,15 @@ class Resampling:
             place = {name: i for i, name in enumerate(distinct)}
             columns = slice(None) if len(distinct) == len(names) else [place[name] for name in names]
             weights[language] = drawn[distinct][:, columns]
-            whose = "" if paired else language
-            positions[language] = np.array([numbers.setdefault((whose, name), len(numbers)) for name in names])
+            keys = [("" if paired else language, name) for name in names]
+            positions[language] = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
         return cls(weights, positions, len(numbers))
 
     def total(self, language: str, values: Float[np.ndarray, "passage *shape"]) -> Estimate:
         """The sum over a language's passages."""
-        passages, *shape = values.shape
-        drawn = (self.weights[language] @ values.reshape(passages, -1)).reshape(-1, *shape)
-        of_document = np.zeros((self.documents, *shape))
+        of_document = np.zeros((self.documents, *values.shape[1:]))
         np.add.at(of_document, self.positions[language], values)
-        total = values.sum(0)
+        total, drawn = values.sum(0), np.tensordot(self.weights[language], values, 1)
         return Estimate(total, drawn, total - of_document, len(set(self.positions[language].tolist())))
 
     def mean_total(self, language: str, values: Float[np.ndarray, "draw passage"], seed: Sequence[int]) -> Estimate:
@@ -212,8 +208,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
     Of the tests whose adjusted value is at most 0.05, on average at most 5 % are false.
     """
     p = np.asarray(p, dtype=float)
-    adjusted = np.full(len(p), np.nan)
-    tested = ~np.isnan(p)
+    adjusted, tested = np.full(len(p), np.nan), ~np.isnan(p)
     if tested.any():
         from scipy.stats import false_discovery_control
 

@@ -1,8 +1,11 @@
+import os
+from functools import partial
+
 import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.bench import METHODS, benchmark
+from mwork_lens.bench import METHODS, PEAK_RESET, benchmark, measured
 from mwork_lens.measures.plnd.published import parallel
 
 from .tiny import tiny, tokens
@@ -34,3 +37,15 @@ def test_bad_lengths_and_models_are_refused():
         benchmark(tiny("llama"), {"en": [tokens(30)]}, lengths=[40], progress=False)
     with pytest.raises(ValueError, match="no soft cap"):
         parallel(tiny("gemma2"), 0)
+
+
+@pytest.mark.skipif(not os.access(PEAK_RESET, os.W_OK), reason="only Linux counts the peak of a process's memory")
+def test_the_peak_of_memory_is_that_of_each_run():
+    def fill(megabytes, number, clock):
+        clock.tick()
+        torch.ones(megabytes, 2**18).sum()
+        clock.tick()
+
+    costs = measured({str(size): partial(fill, size) for size in (256, 64)}, torch.device("cpu"))
+    for size, cost in costs.items():
+        assert cost.megabytes - cost.megabytes_before == pytest.approx(int(size), abs=16)

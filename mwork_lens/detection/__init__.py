@@ -2,16 +2,6 @@
 
 from .activations import Activations, collect_means, collect_samples
 from .comparison import Kind, agreement, neuron_counts, overlap
-from .controls import (
-    all_controls,
-    cut_to_equal,
-    cut_to_size,
-    matched_control,
-    other_control,
-    random_control,
-    shared_control,
-    top_control,
-    with_controls,
-)
-from .detecting import detect, importance, selection_rule
+from .controls import cut_to_size, matched_control, other_control, random_control, with_controls
+from .detecting import detect, importance
 from .detection import Detection

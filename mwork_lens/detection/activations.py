@@ -1,7 +1,7 @@
 """What neurons do by language: mean activations, or those of one drawn token, to hold a set of neurons at."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..model.architecture import HookedModel, at_least_float32, dtype_of, wide_dtype
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
-from ..model.hooks import ForwardHook, Mode
+from ..model.hooks import Mode
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
@@ -109,12 +109,12 @@ def collect_means(
     encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model)
     plan = encoded.plan(batch_size)
     sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
-    accumulate_activations(model, space, plan, sums, progress="means of" if progress else None)
-    settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
-    means = {language: part.sums.value() / part.tokens for language, part in sums.items()}
+    for batch, of_batch in layer_sums(model, space, plan, progress="means of" if progress else None):
+        sums[batch.language].update(batch, of_batch)
     tokens = {language: int(part.tokens) for language, part in sums.items()}
-    result = _activations(space, dtype_of(model), means, tokens, "mean", settings)
-    return replace(result, documents_of=encoded.hashes)
+    means = {language: part.sums.value() / tokens[language] for language, part in sums.items()}
+    settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
+    return _activations(model, space, means, tokens, "mean", settings, encoded.hashes)
 
 
 def collect_samples(
@@ -131,55 +131,42 @@ def collect_samples(
     corpus, draw, space = as_corpus(corpus), random.Random(seed), NeuronSpace.of(model)
     rows = {language: draw.randrange(len(documents)) for language, documents in corpus.items()}
     names = {language: corpus.ids[language][row] for language, row in rows.items()}
-    reader, values = _Reader(space), {}
+    values = {}
     for language, row in rows.items():
         (batch,) = batches(model, encode(model, [corpus[language][row]], [names[language]], max_tokens))
         # one of the ordinary tokens as all the content
         position = draw.choice(batch.content[0].nonzero().flatten().tolist())
         content = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)[None] == position
-        for _ in stream(model, [replace(batch, content=content)], reader.hooks(), reader.running):
-            values[language] = reader.taken()
+        ((_, values[language]),) = layer_sums(model, space, [replace(batch, content=content)])
     settings = {"seed": seed, "max_tokens": max_tokens, "corpus": corpus.describe(), "documents": names}
-    return _activations(space, dtype_of(model), values, dict.fromkeys(rows, 1), "sample", settings)
+    return _activations(model, space, values, dict.fromkeys(rows, 1), "sample", settings)
 
 
 def _activations(
-    space: NeuronSpace,
-    dtype: torch.dtype,
-    values: Mapping[str, Float[Tensor, "layer all"]],
-    tokens: Mapping[str, int],
-    statistic: Statistic,
-    settings: Mapping[str, Any],
+    model: HookedModel, space: NeuronSpace, rows: Mapping[str, Float[Tensor, "layer all"]], *fields: Any
 ) -> Activations:
-    by_language, streams = {}, {}
-    for language, rows in values.items():
-        *sites, of_stream = rows.to(wide_dtype(dtype)).split([*space.widths.values(), space.d_model], -1)
-        by_language[language] = {site: part.contiguous() for site, part in zip(space.widths, sites, strict=True)}
-        streams[language] = of_stream.contiguous()
-    return Activations(space, by_language, streams, tokens, statistic, settings)
+    """From rows by language of all sites' neurons and the stream; ``fields`` are those after ``streams``."""
+    dtype, widths = wide_dtype(dtype_of(model)), [*space.widths.values(), space.d_model]
+    parts = {language: [x.contiguous() for x in row.to(dtype).split(widths, -1)] for language, row in rows.items()}
+    values = {language: dict(zip(space.widths, sites, strict=True)) for language, (*sites, _) in parts.items()}
+    return Activations(space, values, {language: sites[-1] for language, sites in parts.items()}, *fields)
 
 
-class _Reader:
-    """Sums over the content of the running batch, by layer: every site's activations, then the stream after it."""
+def layer_sums(
+    model: HookedModel, space: NeuronSpace, batches: Plan | Iterable[TokenBatch], *, progress: Progress = None
+) -> Iterator[tuple[TokenBatch, Float[Tensor, "layer all"]]]:
+    """Each batch with sums over its content, by layer: of every site's activations, then of the stream after it."""
+    running, sums = Running(), {}
 
-    def __init__(self, space: NeuronSpace) -> None:
-        self.running, self.layers = Running(), range(space.n_layers)
-        self.points = [*(SITES[site].hook_name for site in space.widths), "blocks.{}.hook_resid_post".format]
-        self.sums: dict[tuple[int, int], Float[Tensor, " _"]] = {}
-
-    def hooks(self) -> list[ForwardHook]:
-        points = list(enumerate(self.points))
-        return [(point(layer), partial(self._read, (layer, i))) for layer in self.layers for i, point in points]
-
-    def _read(self, place: tuple[int, int], activation: Tensor, hook: Any = None) -> Tensor:
+    def read(name: str, activation: Tensor, hook: object = None) -> Tensor:
         wide = at_least_float32(activation.flatten(2).flatten(0, 1))
-        self.sums[place] = self.running.batch.content.flatten().to(wide) @ wide
+        sums[name] = running.batch.content.flatten().to(wide) @ wide
         return activation
 
-    def taken(self) -> Float[Tensor, "layer all"]:
-        """The sums, once the batch is through."""
-        layers = [torch.cat([self.sums[layer, i] for i in range(len(self.points))]) for layer in self.layers]
-        return torch.stack(layers).double().cpu()
+    points = [*(SITES[site].hook_name for site in space.widths), "blocks.{}.hook_resid_post".format]
+    names = [point(layer) for layer in range(space.n_layers) for point in points]
+    for batch, _ in stream(model, batches, [(name, partial(read, name)) for name in names], running, progress=progress):
+        yield batch, torch.cat([sums[name] for name in names]).unflatten(0, (space.n_layers, -1)).double().cpu()
 
 
 @dataclass(frozen=True)
@@ -200,17 +187,3 @@ class ActivationSums(Reducer, kind="activation_sums"):
         self.claim(batch)
         self.tokens.add_(batch.content.sum().cpu())
         self.sums.add(ExactSum.of(sums[None]))
-
-
-def accumulate_activations(
-    model: HookedModel,
-    space: NeuronSpace,
-    batches: Plan | Iterable[TokenBatch],
-    sums: Mapping[str, ActivationSums],
-    *,
-    progress: Progress = None,
-) -> None:
-    """Add the activations of batches of a plan to the sums of their languages."""
-    reader = _Reader(space)
-    for batch, _ in stream(model, batches, reader.hooks(), reader.running, progress=progress):
-        sums[batch.language].update(batch, reader.taken())

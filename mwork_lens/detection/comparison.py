@@ -1,7 +1,7 @@
 """What two detections, or two languages of one, have in common, compared with chance."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import permutations, product
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -42,17 +42,10 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
         number = max(1, int(top * len(first) + 1e-9))
         common = torch.isin(first.topk(number).indices, second.topk(number).indices)
         constant = first.min() == first.max() or second.min() == second.max()
-        rows.append(
-            {
-                "model": a.space.model,
-                "language": language,
-                "layer": layer,
-                "site": site,
-                "spearman": float("nan") if constant else float(spearmanr(first, second).statistic),  # pyright: ignore
-                "top_overlap": common.double().mean().item(),
-                "expected": number / len(first),
-            }
-        )
+        spearman = float("nan") if constant else float(spearmanr(first, second).statistic)  # pyright: ignore
+        place = {"model": a.space.model, "language": language, "layer": layer, "site": site}
+        shares = {"top_overlap": common.double().mean().item(), "expected": number / len(first)}
+        rows.append({**place, "spearman": spearman, **shares})
     return pd.DataFrame(rows)
 
 
@@ -139,9 +132,8 @@ def overlap(
             if not sites:
                 raise ValueError(f"{name} has no neurons in {part!r}; structures are attention and feed_forward.")
             sets = {language: neurons.restrict(sites=sites) for language, neurons in active.items()}
-            pairs = product(sets, repeat=2)
             key = {"detection": name, "model": detection.space.model, "structure": part}
-            rows += [{**key, **_pair(sets, a, b)} for a, b in pairs if a != b]
+            rows += [{**key, **_pair(sets, a, b)} for a, b in permutations(sets, 2)]
     return pd.DataFrame(rows)
 
 
@@ -163,14 +155,6 @@ def _pair(sets: Mapping[str, NeuronSet], a: str, b: str) -> dict[str, Any]:
     def share(whole: int, part: float = common) -> float:
         return part / whole if whole else float("nan")
 
-    return {
-        "language": a,
-        "other": b,
-        "neurons": sizes[0],
-        "other_neurons": sizes[1],
-        "common": common,
-        "jaccard": share(sum(sizes) - common),
-        "overlap_coefficient": share(min(sizes)),
-        "share": share(sizes[0]),
-        "expected_share": share(sizes[0], by_chance),
-    }
+    counts = {"language": a, "other": b, "neurons": sizes[0], "other_neurons": sizes[1], "common": common}
+    alike = {"jaccard": share(sum(sizes) - common), "overlap_coefficient": share(min(sizes))}
+    return {**counts, **alike, "share": share(sizes[0]), "expected_share": share(sizes[0], by_chance)}

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -79,9 +81,8 @@ def shared_control(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -
     A neuron is active at the quorum that the set was made with (0.9 where it does not say).
     """
     neurons.space.require_compatible(detection.space)
-    pool = ~NeuronSet.empty(detection.space)
-    for language in detection.languages:
-        pool = pool & detection.active(language, quorum=neurons.origin.quorum or 0.9)
+    quorum = neurons.origin.quorum or 0.9
+    pool = reduce(and_, (detection.active(language, quorum=quorum) for language in detection.languages))
     return _draw_from(pool - neurons, neurons, seed, "shared")
 
 
@@ -91,13 +92,12 @@ def top_control(neurons: NeuronSet, detection: Detection, *, language: str = "en
     Drawn from the neurons outside the set with the highest mean scores in ``language``, twice as many as are needed,
     so that seeds differ.
     """
-    neurons.space.require_compatible(detection.space)
     scores = detection.mean_scores[_language(neurons, detection, language)]
-    pool = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}
+    top = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}
     for site, layer, row in _layers(neurons):
         order = scores[site][layer].masked_fill(row, -torch.inf).argsort(descending=True)
-        pool[site][layer, order[: min(2 * int(row.sum()), int((~row).sum()))]] = True
-    return _draw_from(NeuronSet(neurons.space, pool), neurons, seed, f"top {language}")
+        top[site][layer, order[: 2 * int(row.sum())]] = True
+    return _draw_from(NeuronSet(neurons.space, top) - neurons, neurons, seed, f"top {language}")
 
 
 def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> NeuronSet:
@@ -119,7 +119,8 @@ def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, N
     first, *_ = sets.values()
     for neurons in sets.values():
         first.space.require_compatible(neurons.space)
-    least = {site: torch.stack([_sizes(neurons)[site] for neurons in sets.values()]).amin(0) for site in first.masks}
+    sizes = [_sizes(neurons) for neurons in sets.values()]
+    least = {site: torch.stack([each[site] for each in sizes]).amin(0) for site in first.masks}
     generator, how = np.random.default_rng(seed), {"cut_to_equal": list(sets), "seed": seed}
     masks = {name: _drawn(neurons, least, generator) for name, neurons in sets.items()}
     return {name: NeuronSet(first.space, masks[name], sets[name].origin | how) for name in sets}
@@ -225,10 +226,6 @@ def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:
     return {"language": neurons.origin.language, "kind": kind, "seed": seed, "of": dict(neurons.origin)}
 
 
-def _sizes(neurons: NeuronSet) -> dict[str, Int[Tensor, " layer"]]:
-    return {site: mask.sum(-1) for site, mask in neurons.masks.items()}
-
-
 def _draw_from(pool: NeuronSet, neurons: NeuronSet, seed: int, kind: str) -> NeuronSet:
     """As many of ``pool`` in each layer and site as ``neurons`` has, or all that there are, with a warning."""
     masks = _drawn(pool, _sizes(neurons), np.random.default_rng(seed))
@@ -242,9 +239,14 @@ def _draw_from(pool: NeuronSet, neurons: NeuronSet, seed: int, kind: str) -> Neu
     return control
 
 
+def _sizes(neurons: NeuronSet) -> dict[str, Int[Tensor, " layer"]]:
+    return {site: mask.sum(-1) for site, mask in neurons.masks.items()}
+
+
 def _drawn(
     pool: NeuronSet, sizes: Mapping[str, Int[Tensor, " layer"]], generator: np.random.Generator
 ) -> dict[str, Bool[Tensor, "layer _"]]:
+    """So many of each layer and site, or all that there are."""
     masks = {site: torch.zeros_like(mask) for site, mask in pool.masks.items()}
     for site, layer, row in _layers(pool):
         masks[site][layer] = _random_part(row, int(sizes[site][layer]), generator)

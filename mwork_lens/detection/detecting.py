@@ -1,8 +1,9 @@
 """Any measure streamed over documents: on how many documents each neuron is active, and its mean score."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
 from ..model.architecture import HookedModel, at_least_float32, dtype_of, stream_before, wide_dtype
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
-from ..model.hooks import ForwardHook
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
@@ -79,16 +79,18 @@ class BatchCounts:
         self.scores: dict[str, dict[int, Float[Tensor, "batch _"]]] = {}
         self.rms: dict[str, dict[int, Float[Tensor, " batch"]]] = {}
 
-    def hooks(self, model: HookedModel, measure: Measure) -> list[ForwardHook]:
-        """Hook functions that score every layer, and read the streams whose rms is needed."""
+    def over(
+        self, model: HookedModel, measure: Measure, batches: Plan | Iterable[TokenBatch], *, progress: Progress = None
+    ) -> Iterator[tuple[TokenBatch, Mapping[tuple[str, int], LayerCounts]]]:
+        """Each batch with its counts."""
         layers = range(model.cfg.n_layers)
-        streams = [
-            (stream_before(model, layer, SITES[site].structure), partial(self._read, site, layer))
-            for site in (RELATIVE if self.scope == "model" else ())
-            for layer in layers
-        ]
-        measures = [measure(model, layer) for layer in layers]
-        return [*score_hooks(measures, self.running, self._receive, self.screen), *streams]
+        hooks = score_hooks([measure(model, layer) for layer in layers], self.running, self._receive, self.screen)
+        for site, layer in product(RELATIVE if self.scope == "model" else (), layers):
+            hooks.append((stream_before(model, layer, SITES[site].structure), partial(self._read, site, layer)))
+        for batch, _ in stream(model, batches, hooks, self.running, progress=progress):
+            self._count_over_model()
+            yield batch, self.layers
+            self.layers, self.scores = {}, {}
 
     def _read(self, site: str, layer: int, activation: Tensor, hook: object = None) -> Tensor:
         content = self.running.batch.content
@@ -101,42 +103,21 @@ class BatchCounts:
             if self.scope == "model":
                 self.scores.setdefault(site, {})[layer] = values
             else:
-                mask = None if exact is None else exact[site]
-                self._count(site, layer, values, self.selection.active(values), mask)
+                self._count(site, layer, values, self.selection.active(values), exact[site] if exact else None)
 
-    def _count(self, site: str, layer: int, scores: Tensor, active: Tensor, exact: Tensor | None) -> None:
+    def _count(self, site: str, layer: int, scores: Tensor, active: Tensor, exact: Tensor | None = None) -> None:
         counts = active.sum(0).to("cpu", torch.int32)
         screened = torch.zeros_like(counts) if exact is None else (~exact).sum(0).to("cpu", torch.int32)
         self.layers[site, layer] = counts, screened, ExactSum.of(scores)
 
-    def taken(self) -> dict[tuple[str, int], LayerCounts]:
-        """The counts, once the batch is through; the next ones begin at nothing."""
+    def _count_over_model(self) -> None:
         for site, by_layer in self.scores.items():
-            numbers = sorted(by_layer)
-            comparable = scores = torch.stack([by_layer[number] for number in numbers], 1)
+            comparable = scores = torch.stack(list(by_layer.values()), 1)
             if site in RELATIVE:
-                comparable = scores / torch.stack([self.rms[site][number] for number in numbers], 1)[..., None]
+                comparable = scores / torch.stack([self.rms[site][layer] for layer in by_layer], 1)[..., None]
             active = self.selection.active(comparable.flatten(1)).view_as(scores)
-            for i, number in enumerate(numbers):
-                self._count(site, number, scores[:, i], active[:, i], None)
-        layers, self.layers, self.scores = self.layers, {}, {}
-        return layers
-
-
-@torch.inference_mode()
-def accumulate(
-    model: HookedModel,
-    measure: Measure,
-    batches: Plan | Iterable[TokenBatch],
-    counts: Mapping[str, DetectionCounts],
-    batch_counts: BatchCounts,
-    *,
-    progress: Progress = None,
-) -> None:
-    """Add the scores of batches of a plan to the counts of their languages."""
-    hooks = batch_counts.hooks(model, measure)
-    for batch, _ in stream(model, batches, hooks, batch_counts.running, progress=progress):
-        counts[batch.language].update(batch, batch_counts.taken())
+            for i, layer in enumerate(by_layer):
+                self._count(site, layer, scores[:, i], active[:, i])
 
 
 def detect(
@@ -176,7 +157,7 @@ def detect(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for options out of range, empty documents or weights that are not finite, before the work.
+        ValueError: for options out of range or empty documents, before the work; for weights that are not finite.
 
     Example:
         >>> detection = mw.detect(model, train, max_tokens=32, progress=False)
@@ -186,12 +167,13 @@ def detect(
     for name, value, values in (("scores", scores, Scores), ("scope", scope, Scope)):
         if value not in get_args(values):
             raise ValueError(f"{name}={value!r}: it must be one of {', '.join(get_args(values))}.")
-    batch_counts = BatchCounts(selection_rule(top, threshold), scope, screen=scores == "screened")
+    selection = Selection(top=top) if threshold is None else Selection(threshold=threshold)
+    batch_counts = BatchCounts(selection, scope, screen=scores == "screened")
     space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)
     encoded = Encoded.of(model, corpus, max_tokens)
     plan, documents, dtype = encoded.plan(batch_size), encoded.documents, dtype_of(model)
     settings = {
-        **{key: value for key, value in asdict(batch_counts.selection).items() if value is not None},
+        **{key: value for key, value in asdict(selection).items() if value is not None},
         "scope": scope,
         "scores": "screened" if batch_counts.screen else "exact",
         "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
@@ -202,7 +184,8 @@ def detect(
         "corpus": encoded.corpus.describe(),
     }
     counts = {language: DetectionCounts.empty(space, plan, language, f"{space} {settings}") for language in encoded}
-    accumulate(model, detector, plan, counts, batch_counts, progress="detecting" if progress else None)
+    for batch, layers in batch_counts.over(model, detector, plan, progress="detecting" if progress else None):
+        counts[batch.language].update(batch, layers)
     return Detection(
         space=space,
         counts={language: part.counts for language, part in counts.items()},
@@ -238,17 +221,16 @@ def importance(
     """
     space, detector, running = NeuronSpace.of(model), _detector(formulation, measure), Running()
     encoded = encode(model, [document], ["given"], max_tokens)
-    by_site: dict[str, dict[int, Tensor]] = {site: {} for site in space.widths}
+    by_site: dict[str, list[Tensor]] = {site: [] for site in space.widths}
 
     def receive(layer: int, scores: SiteScores, _: SiteMasks | None) -> None:
         for site, values in scores.items():
-            by_site[site][layer] = values[0].cpu()
+            by_site[site].append(values[0].cpu())
 
     hooks = score_hooks([detector(model, layer) for layer in range(space.n_layers)], running, receive)
     for _ in stream(model, batches(model, encoded), hooks, running):
         pass
-    layers = range(space.n_layers)
-    return {site: torch.stack([scores[layer] for layer in layers]) for site, scores in by_site.items() if scores}
+    return {site: torch.stack(scores) for site, scores in by_site.items() if scores}
 
 
 def _detector(formulation: str | Measure, measure: Where) -> Measure:
@@ -257,8 +239,3 @@ def _detector(formulation: str | Measure, measure: Where) -> Measure:
     if formulation not in FORMULATIONS:
         raise ValueError(f"formulation={formulation!r}: it must be {', '.join(map(repr, FORMULATIONS))} or a Measure.")
     return FORMULATIONS[formulation](measure)
-
-
-def selection_rule(top: float, threshold: float | None) -> Selection:
-    """``threshold`` if given, else ``top``; refuses values out of range."""
-    return Selection(top=top) if threshold is None else Selection(threshold=threshold)

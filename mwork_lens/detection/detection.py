@@ -5,6 +5,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -90,14 +91,11 @@ class Detection(Result, kind="detection"):
         return NeuronSet(self.space, masks, origin)
 
     def _against(self, language: str, against: str | Iterable[str]) -> list[str]:
-        require_language(self, language)
         if against == "others":
             return [other for other in self.languages if other != language]
         if against == "shared":
             return self.languages
         others = [against] if isinstance(against, str) else list(against)
-        for other in others:
-            require_language(self, other)
         if language in others or not others:
             raise ValueError(f"against={others} must name languages other than {language!r}.")
         return others
@@ -139,8 +137,6 @@ class Detection(Result, kind="detection"):
         return f"Detection({self.space.model}: documents {documents}; {rule})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()
         table = (sums["active"] / sums["width"]).unstack().reindex(self.languages)  # pyright: ignore
         caption = "Share of neurons that are active on at least nine in ten documents, by language and site"

@@ -1,6 +1,6 @@
 """Loss by language, and the effect of switching neurons off."""
 
-from .losses import Intervention, Sets, effect_matrix, folded_effects, language_losses, losses_with, passage_nats
-from .matrix import BASELINE, TUNED, UNITS, Among, EffectMatrix, Unit, concat_passages, concat_rows
+from .losses import Intervention, effect_matrix, folded_effects, language_losses, losses_with, passage_nats
+from .matrix import BASELINE, TUNED, UNITS, Among, EffectMatrix
 from .parts import MEAN, SIDES, LayerSweep, StageGrid, layer_sweep, pool_grids, stage_grid
 from .workflow import Evidence, Workflow, workflow

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, product
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from ..detection import Detection, detect
 from ..model import MAX_TOKENS, Encoded, HookedModel, Mode, Plan, Reducer, TokenBatch, batches, stream, token_losses
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..text import Document, as_corpus
-from .matrix import BASELINE, EffectMatrix, concat_passages
+from .matrix import BASELINE, BY_PASSAGE, EffectMatrix
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
 """What to switch off, by name: a set, or several draws of a control whose mean effect counts."""
@@ -63,13 +63,12 @@ def language_losses(
         ValueError: for empty documents, before the work.
     """
     losses = PassageLosses.of(model, Encoded.of(model, corpus, max_tokens).plan())
-    tokens = {language: int(counts.sum()) for language, counts in losses.tokens.items()}
-    columns = {
-        "passages": {language: len(nats) for language, nats in losses.nats.items()},
-        "tokens": tokens,
-        "nats_per_token": {language: float(nats.sum() / tokens[language]) for language, nats in losses.nats.items()},
+    rows = {
+        language: (len(nats), int(losses.tokens[language].sum()), float(nats.sum() / losses.tokens[language].sum()))
+        for language, nats in losses.nats.items()
     }
-    return pd.DataFrame(columns).rename_axis("language")
+    columns = ["passages", "tokens", "nats_per_token"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("language")
 
 
 def passage_nats(
@@ -107,14 +106,9 @@ def _losses(
 # --- under interventions ---
 
 
-@dataclass(frozen=True)
-class Intervention:
-    """Something that is done to a model for a while."""
-
-    context: AbstractContextManager[Any]
-    """In it the model is changed; afterwards it is as before."""
-    made_of: Mapping[str, Any]
-    """What is recorded of it: neurons (their number), fraction, model, and the origin of the set."""
+Intervention = tuple[AbstractContextManager[Any], Mapping[str, Any]]
+"""In what context a model is changed, after which it is as before; and what is recorded of that: neurons (their
+number), fraction, model, and the origin of the set."""
 
 
 def effect_matrix(
@@ -151,24 +145,20 @@ def effect_matrix(
         >>> effects.to_frame().shape  # one row per set, one column per language: rise of loss, nats per token
         (1, 2)
     """
-    if not sets:
+    rows = {name: [draws] if isinstance(draws, NeuronSet) else list(draws) for name, draws in sets.items()}
+    if not rows:
         raise ValueError("sets is empty: name at least one set of neurons to switch off.")
-    if BASELINE in sets:
+    if BASELINE in rows:
         raise ValueError(f"{BASELINE!r} is the row with nothing off: give that set another name.")
-    drawn = {name: [draws] if isinstance(draws, NeuronSet) else list(draws) for name, draws in sets.items()}
-    if empty := [name for name, draws in drawn.items() if not draws]:
+    if empty := [name for name, draws in rows.items() if not draws]:
         raise ValueError(f"The row {empty[0]!r} has no set to switch off.")
-    interventions = {
-        name: [
-            Intervention(
-                ablate(model, one, mode, **options),
-                {"neurons": len(one), "fraction": one.fraction, "model": one.space.model, "origin": dict(one.origin)},
-            )
-            for one in draws
-        ]
-        for name, draws in drawn.items()
-    }
-    warn_of_other_weights(model, chain(*drawn.values()))
+
+    def ablation(one: NeuronSet) -> Intervention:
+        record = {"neurons": len(one), "fraction": one.fraction, "model": one.space.model, "origin": dict(one.origin)}
+        return ablate(model, one, mode, **options), record
+
+    interventions = {name: [*map(ablation, draws)] for name, draws in rows.items()}
+    warn_of_other_weights(model, chain(*rows.values()))
     reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
     return losses_with(model, interventions, corpus, mode=mode, **reading)
 
@@ -186,37 +176,31 @@ def losses_with(
     """Loss of every language without an intervention and with each; several of one name are its draws."""
     encoded = Encoded.of(model, corpus, max_tokens)
     plan, corpus = encoded.plan(batch_size), encoded.corpus
-    rows = {BASELINE: [Intervention(nullcontext(), {})], **interventions}
+    rows = {BASELINE: [(nullcontext(), {})], **interventions}
     total = sum(map(len, rows.values())) * sum(encoded.documents.values())
     with tqdm(total=total, unit="doc", disable=not progress) as bar:
 
-        def measure(name: str, intervention: Intervention) -> PassageLosses:
+        def measure(name: str, context: AbstractContextManager[Any]) -> PassageLosses:
             bar.set_description(f"{mode}: {name}")
-            with intervention.context:
+            with context:
                 return PassageLosses.of(model, plan, progress=bar)
 
-        losses = {name: [measure(name, each) for each in draws] for name, draws in rows.items()}
-    made_of = {name: [dict(each.made_of) for each in draws] for name, draws in interventions.items()}
+        losses = {name: [measure(name, context) for context, _ in draws] for name, draws in rows.items()}
+    sets = {name: [dict(record) for _, record in draws] for name, draws in interventions.items()}
+    nats = {
+        name: {read: torch.stack([each.nats[read] for each in draws]) for read in corpus}
+        for name, draws in losses.items()
+    }
+    settings = {"model": str(model.cfg.model_name), "mode": mode, "max_tokens": max_tokens}
     return EffectMatrix(
-        nats={
-            name: {read: torch.stack([each.nats[read] for each in draws]) for read in corpus}
-            for name, draws in losses.items()
-        },
+        nats=nats,
         tokens=losses[BASELINE][0].tokens,
         utf8_bytes={read: _utf8_bytes(model, corpus[read], encoded[read], max_tokens) for read in corpus},
         documents=corpus.documents,
         folds={read: [0] * len(corpus[read]) for read in corpus},
         documents_of=encoded.hashes,
-        languages={
-            name: name if name in corpus else draws[0]["origin"].get("language") for name, draws in made_of.items()
-        },
-        settings={
-            "model": str(model.cfg.model_name),
-            "mode": mode,
-            "max_tokens": max_tokens,
-            "corpus": corpus.describe(),
-            "sets": made_of,
-        },
+        languages={n: n if n in corpus else draws[0]["origin"].get("language") for n, draws in sets.items()},
+        settings={**settings, "corpus": corpus.describe(), "sets": sets},
     )
 
 
@@ -269,3 +253,71 @@ def folded_effects(
         evaluated = held_out if passages is None else held_out.limit(passages)
         matrices.append(effect_matrix(model, sets, evaluated, **options))
     return concat_passages(matrices)
+
+
+# --- of several runs ---
+
+
+def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = False) -> EffectMatrix:
+    """One matrix of several, each measured on its own documents with sets from a detection of its own: its folds.
+
+    Args:
+        matrices: one per fold.
+        common_rows: whether to take only the rows that every matrix has, as a set may have neurons in one detection
+            and none in another.
+
+    Raises:
+        ValueError: for none, matrices whose rows, draws, languages or units differ, or no row in common.
+    """
+    if not matrices:
+        raise ValueError("There is no effect matrix to pool.")
+    if common_rows:
+        common = [row for row in matrices[0].rows if all(row in matrix.rows for matrix in matrices)]
+        matrices = [matrix.select(common) for matrix in matrices]
+    first = matrices[0]
+    for other, (what, ours) in product(matrices, _shape(first).items()):
+        if (theirs := _shape(other)[what]) != ours:
+            raise ValueError(f"These effect matrices cannot be pooled: {what} {ours} and {theirs}.")
+    by_read: dict[str, dict[str, Any]] = {name: {} for name in BY_PASSAGE}
+    for name, read in product(BY_PASSAGE, first.tokens):
+        parts = [getattr(matrix, name).get(read) for matrix in matrices]
+        if not any(part is None for part in parts):
+            by_read[name][read] = torch.cat(parts) if isinstance(parts[0], Tensor) else list(chain(*parts))
+    by_read["folds"] = {read: [i for i, m in enumerate(matrices) for _ in m.documents[read]] for read in first.tokens}
+    corpora = [matrix.settings["corpus"] for matrix in matrices]
+    passages = {read: sum(corpus["passages"][read] for corpus in corpora) for read in first.tokens}
+    corpus = {**corpora[0], "hash": [corpus["hash"] for corpus in corpora], "passages": passages}
+    sets = {off: [one for matrix in matrices for one in matrix.settings["sets"][off]] for off in first.rows}
+    return replace(
+        first,
+        **by_read,
+        nats={off: {r: torch.cat([m.nats[off][r] for m in matrices], 1) for r in first.tokens} for off in first.nats},
+        settings={**first.settings, "corpus": corpus, "sets": sets},
+    )
+
+
+def concat_rows(matrices: Sequence[EffectMatrix]) -> EffectMatrix:
+    """One matrix of several with other rows, measured on the same documents.
+
+    Raises:
+        ValueError: for none, other documents, or a row that is in two.
+    """
+    if not matrices:
+        raise ValueError("There is no effect matrix to join.")
+    first, rows = matrices[0], [row for matrix in matrices for row in matrix.rows]
+    documents = [{read: list(names) for read, names in matrix.documents.items()} for matrix in matrices]
+    if len(set(rows)) < len(rows) or any(other != documents[0] for other in documents):
+        raise ValueError(f"These effect matrices cannot be joined: rows {rows}, or other documents.")
+    sets = {row: made_of for matrix in matrices for row, made_of in matrix.settings["sets"].items()}
+    return replace(
+        first,
+        nats={off: by_read for matrix in matrices for off, by_read in matrix.nats.items()},
+        languages={row: language for matrix in matrices for row, language in matrix.languages.items()},
+        settings={**first.settings, "sets": sets},
+    )
+
+
+def _shape(matrix: EffectMatrix) -> dict[str, Any]:
+    """What matrices of several folds have in common: rows with their number of draws, languages, unit."""
+    rows = {off: len(next(iter(by_read.values()))) for off, by_read in matrix.nats.items()}
+    return {"rows": rows, "languages": list(matrix.tokens), "unit": matrix.unit}

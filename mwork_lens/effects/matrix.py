@@ -21,9 +21,14 @@ Unit = Literal["token", "byte", "passage"]
 UNITS: Mapping[str, str] = {"token": "nats per token", "byte": "nats per UTF-8 byte", "passage": "nats per passage"}
 DECIMALS: Mapping[str, int] = {"token": 2, "byte": 3, "passage": 1}
 """With how many decimals to show a rise in each unit."""
-_VERDICTS = {"above": "selective", "below": "not selective", "at": "not clearly selective"}
-_TUNED_VERDICTS = {"above": "against {}", "below": "in favour of {}", "at": "not clearly for or against {}"}
+_VERDICTS = {
+    False: {"above": "selective", "below": "not selective", "at": "not clearly selective"},
+    True: {"above": "against {}", "below": "in favour of {}", "at": "not clearly for or against {}"},
+}
+"""What a difference says of a set that was switched off (False) or tuned (True)."""
 Among = Literal["others", "same_script", "other_script"]
+BY_PASSAGE = ("tokens", "utf8_bytes", "documents", "folds", "documents_of")
+"""Fields with an entry for each passage, by language."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: if there is no such fold.
         """
-        numbers = {read: [i for i, fold in enumerate(folds) if fold == number] for read, folds in self.folds.items()}
-        if not all(numbers.values()):
+        passages = {read: [i for i, fold in enumerate(folds) if fold == number] for read, folds in self.folds.items()}
+        if not all(passages.values()):
             raise ValueError(f"There is no fold {number}; there are {self._fold_numbers}.")
-        return replace(
-            self,
-            nats={off: {r: x[:, numbers[r]] for r, x in by_read.items()} for off, by_read in self.nats.items()},
-            tokens={read: x[numbers[read]] for read, x in self.tokens.items()},
-            utf8_bytes={read: x[numbers[read]] for read, x in self.utf8_bytes.items()},
-            documents={read: [names[i] for i in numbers[read]] for read, names in self.documents.items()},
-            folds={read: [number] * len(rows) for read, rows in numbers.items()},
-            documents_of={read: [hashes[i] for i in numbers[read]] for read, hashes in self.documents_of.items()},
-        )
+        return self._part(self.rows, passages)
 
     def select(self, rows: Sequence[str] | None = None, languages: Sequence[str] | None = None) -> "EffectMatrix":
         """Some rows and some of the languages read; ``selectivity`` then compares among these only.
@@ -114,30 +111,32 @@ class EffectMatrix(Result, kind="effect_matrix"):
             raise ValueError(
                 f"There is no {unknown or 'row and language'} among {self.rows} read in {list(self.tokens)}."
             )
+        return self._part(rows, {read: list(range(len(self.folds[read]))) for read in reads})
+
+    def _part(self, rows: Sequence[str], passages: Mapping[str, Sequence[int]]) -> "EffectMatrix":
+        """Some rows, and some passages of the languages named."""
         by_read = {
-            field: {read: getattr(self, field)[read] for read in reads}
-            for field in ("tokens", "utf8_bytes", "documents", "folds")
+            name: {read: _pick(values[read], i) for read, i in passages.items() if read in values}
+            for name, values in ((name, getattr(self, name)) for name in BY_PASSAGE)
         }
         corpus = self.settings["corpus"]
-        corpus = {**corpus, "passages": {read: corpus["passages"][read] for read in reads}}
+        corpus = {**corpus, "passages": {read: corpus["passages"][read] for read in passages}}
         sets = {name: self.settings["sets"][name] for name in rows}
         return replace(
             self,
             **by_read,
-            nats={off: {read: self.nats[off][read] for read in reads} for off in (BASELINE, *rows)},
+            nats={off: {read: self.nats[off][read][:, i] for read, i in passages.items()} for off in (BASELINE, *rows)},
             languages={name: self.languages[name] for name in rows},
-            documents_of={read: self.documents_of[read] for read in reads if read in self.documents_of},
             settings={**self.settings, "corpus": corpus, "sets": sets},
         )
 
     def to_frame(self) -> pd.DataFrame:
         """Rise of each language's loss (columns) when a set is off (rows), in nats per ``unit``."""
-        sizes = {read: float(self._sizes(read).sum()) for read in self.tokens}
-        rises = {
-            off: {read: self._rises(off, read).mean(0).sum() / size for read, size in sizes.items()}
-            for off in self.rows
+        columns = {
+            read: {off: self._rises(off, read).mean(0).sum() / float(self._sizes(read).sum()) for off in self.rows}
+            for read in self.tokens
         }
-        return pd.DataFrame.from_dict(rises, orient="index", columns=list(self.tokens)).rename_axis("off")
+        return pd.DataFrame(columns, index=self.rows).rename_axis("off")
 
     @property
     def baseline(self) -> pd.Series:
@@ -153,7 +152,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
         """
         frame = pd.DataFrame(
-            {"off": off, "read": read, **(rise := self._rise(off, read)).cells("rise"), "p": rise.p}
+            {"off": off, "read": read, **(rise := self._cells[off, read]).cells("rise"), "p": rise.p}
             for off, read in product(self.rows, self.tokens)
         )
         return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy()))
@@ -178,8 +177,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         if not rows:
             return pd.DataFrame()
         frame = pd.DataFrame(rows).set_index("off")
-        frame["p_adjusted"] = benjamini_hochberg(frame["p"].to_numpy())
-        return frame
+        return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy()))
 
     def by_fold(self, among: Among = "others") -> pd.DataFrame:
         """:meth:`selectivity` of each fold alone, one row per set and fold: what another detection would have given."""
@@ -209,28 +207,20 @@ class EffectMatrix(Result, kind="effect_matrix"):
         if side == "not measurable":
             return f"{sentence}, without an interval on a single document."
         sentence += f" ({row['low']:{shown}} to {row['high']:{shown}})"
-        if self.tuned:
-            return f"{sentence}; {_TUNED_VERDICTS[side].format(own)}."
-        times = "" if np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
-        return f"{sentence}{times}; {_VERDICTS[side]}."
+        times = "" if self.tuned or np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
+        return f"{sentence}{times}; {_VERDICTS[self.tuned][side].format(own)}."
 
     def passages(self) -> pd.DataFrame:
         """One row per passage, set and draw: off, draw, read, fold, document, nats, tokens, utf8_bytes."""
-        columns = ["off", "draw", "read", "fold", "document", "nats", "tokens", "utf8_bytes"]
+        sizes = {read: (self.tokens[read].tolist(), self.utf8_bytes[read].tolist()) for read in self.tokens}
         rows = [
             (off, draw, read, *passage)
             for off, by_language in self.nats.items()
             for read, draws in by_language.items()
             for draw, nats in enumerate(draws.tolist())
-            for passage in zip(
-                self.folds[read],
-                self.documents[read],
-                nats,
-                self.tokens[read].tolist(),
-                self.utf8_bytes[read].tolist(),
-                strict=True,
-            )
+            for passage in zip(self.folds[read], self.documents[read], nats, *sizes[read], strict=True)
         ]
+        columns = ["off", "draw", "read", "fold", "document", "nats", "tokens", "utf8_bytes"]
         return pd.DataFrame(rows, columns=columns)
 
     def difference(self, off: str, among: Among = "others") -> Estimate:
@@ -243,7 +233,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         others = self._others(own, among) if own in self.tokens else []
         if not others:
             raise ValueError(f"The row {off!r} (language {own!r}) has no own language and others to compare.")
-        return self._rise(off, own) - self._mean_rise(off, others)
+        return self._cells[off, own] - Estimate.mean([self._cells[off, read] for read in others])
 
     def document_count(self, reads: Sequence[str] | None = None) -> int:
         """How many documents a statistic of these languages (all by default) rests on."""
@@ -251,23 +241,15 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     def _selectivity(self, off: str, own: str | None, among: Among) -> dict[str, Any]:
         own, made_of = str(own), self.settings["sets"][off]
-        others, rise = self._others(own, among), self._rise(off, own)
-        mean = self._mean_rise(off, others) if others else Estimate.nan()
+        others, rise = self._others(own, among), self._cells[off, own]
+        mean = Estimate.mean([self._cells[off, read] for read in others]) if others else Estimate.nan()
         difference = rise - mean
         mean = replace(mean, documents=difference.documents)
         ratio = rise / mean if mean.verdict() == "above" else Estimate.nan()
-        return {
-            "off": off,
-            "language": own,
-            "kind": made_of[0]["origin"].get("kind"),
-            "neurons": float(np.mean([one["neurons"] for one in made_of])),
-            "own": float(rise.value),
-            **mean.cells("others", "others_"),
-            **difference.cells("difference"),
-            "p": difference.p,
-            "p_adjusted": np.nan,
-            **ratio.cells("ratio", "ratio_"),
-        }
+        kind, sizes = made_of[0]["origin"].get("kind"), [one["neurons"] for one in made_of]
+        row = {"off": off, "language": own, "kind": kind, "neurons": float(np.mean(sizes)), "own": float(rise.value)}
+        cells = {**mean.cells("others", "others_"), **difference.cells("difference"), "p": difference.p}
+        return {**row, **cells, "p_adjusted": np.nan, **ratio.cells("ratio", "ratio_")}
 
     def _others(self, own: str, among: Among) -> list[str]:
         others = [read for read in self.tokens if read != own]
@@ -287,21 +269,18 @@ class EffectMatrix(Result, kind="effect_matrix"):
     def _resampling(self) -> Resampling:
         return Resampling.of(self.documents, paired=bool(self.settings["corpus"]["parallel"]))
 
-    @cached_property
-    def _total_sizes(self) -> dict[str, Estimate]:
-        return {read: self._resampling.total(read, self._sizes(read).double().numpy()) for read in self.tokens}
-
     def _rises(self, off: str, read: str) -> Float[np.ndarray, "draw passage"]:
         return (self.nats[off][read] - self.nats[BASELINE][read]).numpy()
 
-    def _rise(self, off: str, read: str) -> Estimate:
-        """The mean over draws, which are the same ones in each resample whatever is read."""
-        rises = self._rises(off, read)
-        return self._resampling.mean_total(read, rises, [1, self.rows.index(off)]) / self._total_sizes[read]
-
-    def _mean_rise(self, off: str, reads: Sequence[str]) -> Estimate:
-        """The mean over languages, each weighing the same."""
-        return Estimate.mean([self._rise(off, read) for read in reads])
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], Estimate]:
+        """The rise of each cell: the mean over draws, which are the same ones in each resample whatever is read."""
+        sizes = {read: self._resampling.total(read, self._sizes(read).double().numpy()) for read in self.tokens}
+        return {
+            (off, read): self._resampling.mean_total(read, self._rises(off, read), [1, row]) / size
+            for row, off in enumerate(self.rows)
+            for read, size in sizes.items()
+        }
 
     def __repr__(self) -> str:
         return f"EffectMatrix(rise in {UNITS[self.unit]})\n{self.to_frame().round(3).to_string()}"
@@ -310,70 +289,5 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return f"<p>Rise of loss, {UNITS[self.unit]} (off × read)</p>" + self.to_frame().round(3).to_html()
 
 
-def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = False) -> EffectMatrix:
-    """One matrix of several, each measured on its own documents with sets from a detection of its own: its folds.
-
-    Args:
-        matrices: one per fold.
-        common_rows: whether to take only the rows that every matrix has, as a set may have neurons in one detection
-            and none in another.
-
-    Raises:
-        ValueError: for none, matrices whose rows, draws, languages or units differ, or no row in common.
-    """
-    if not matrices:
-        raise ValueError("There is no effect matrix to pool.")
-    if common_rows:
-        common = [row for row in matrices[0].rows if all(row in matrix.rows for matrix in matrices)]
-        matrices = [matrix.select(common) for matrix in matrices]
-    first = matrices[0]
-    shapes = [
-        {
-            "rows": {off: len(next(iter(by_read.values()))) for off, by_read in matrix.nats.items()},
-            "languages": list(matrix.tokens),
-            "unit": matrix.unit,
-        }
-        for matrix in matrices
-    ]
-    for other, (what, ours) in product(shapes, shapes[0].items()):
-        if other[what] != ours:
-            raise ValueError(f"These effect matrices cannot be pooled: {what} {ours} and {other[what]}.")
-    corpora = [matrix.settings["corpus"] for matrix in matrices]
-    passages = {read: sum(corpus["passages"][read] for corpus in corpora) for read in first.tokens}
-    corpus = {**corpora[0], "hash": [corpus["hash"] for corpus in corpora], "passages": passages}
-    sets = {off: [one for matrix in matrices for one in matrix.settings["sets"][off]] for off in first.rows}
-    return replace(
-        first,
-        nats={off: {r: torch.cat([m.nats[off][r] for m in matrices], 1) for r in first.tokens} for off in first.nats},
-        tokens={read: torch.cat([matrix.tokens[read] for matrix in matrices]) for read in first.tokens},
-        utf8_bytes={read: torch.cat([matrix.utf8_bytes[read] for matrix in matrices]) for read in first.tokens},
-        documents={read: [name for matrix in matrices for name in matrix.documents[read]] for read in first.tokens},
-        folds={read: [i for i, m in enumerate(matrices) for _ in m.documents[read]] for read in first.tokens},
-        documents_of={
-            read: [name for matrix in matrices for name in matrix.documents_of[read]]
-            for read in first.tokens
-            if all(read in matrix.documents_of for matrix in matrices)
-        },
-        settings={**first.settings, "corpus": corpus, "sets": sets},
-    )
-
-
-def concat_rows(matrices: Sequence[EffectMatrix]) -> EffectMatrix:
-    """One matrix of several with other rows, measured on the same documents.
-
-    Raises:
-        ValueError: for none, other documents, or a row that is in two.
-    """
-    if not matrices:
-        raise ValueError("There is no effect matrix to join.")
-    first, rows = matrices[0], [row for matrix in matrices for row in matrix.rows]
-    documents = [{read: list(names) for read, names in matrix.documents.items()} for matrix in matrices]
-    if len(set(rows)) < len(rows) or any(other != documents[0] for other in documents):
-        raise ValueError(f"These effect matrices cannot be joined: rows {rows}, or other documents.")
-    sets = {row: made_of for matrix in matrices for row, made_of in matrix.settings["sets"].items()}
-    return replace(
-        first,
-        nats={off: by_read for matrix in matrices for off, by_read in matrix.nats.items()},
-        languages={row: language for matrix in matrices for row, language in matrix.languages.items()},
-        settings={**first.settings, "sets": sets},
-    )
+def _pick(values: Tensor | Sequence[Any], numbers: Sequence[int]) -> Tensor | list[Any]:
+    return values[numbers] if isinstance(values, Tensor) else [values[i] for i in numbers]

@@ -14,8 +14,8 @@ from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
 from ..statistics import Estimate
 from ..store import Result
 from ..text import Document
-from .losses import effect_matrix
-from .matrix import EffectMatrix, concat_passages
+from .losses import concat_passages, effect_matrix
+from .matrix import EffectMatrix
 
 Side = Literal["first", "last"]
 SIDES: tuple[Side, ...] = ("first", "last")
@@ -80,7 +80,8 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         """
         rows = []
         for language, side, depth in product([*self.languages, MEAN], SIDES, [*self.depths, self.n_layers]):
-            difference, excess = self._difference(language, side, depth), self._excess(language, side, depth)
+            difference, whole = (self._difference(language, side, layers) for layers in (depth, self.n_layers))
+            excess = difference - whole * (depth / self.n_layers)
             cells = {**difference.cells("difference", "difference_"), **excess.cells("excess", "excess_")}
             rows.append({"language": language, "side": side, "layers": depth, **cells})
         return pd.DataFrame(rows)
@@ -91,8 +92,8 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         The knee of both curves (mean over languages). Raises a ValueError where the sets are not selective at all, or
         neither curve is ever above an even share: such sets tell nothing about stages.
         """
-        whole = float(self._difference(MEAN, "first", self.n_layers).value)
-        excess = {(s, d): float(self._excess(MEAN, s, d).value) for s, d in product(SIDES, self.depths)}
+        whole = self._means["first", self.n_layers]["difference"]
+        excess = {key: mean["excess"] for key, mean in self._means.items()}
         allowed = [(a, b) for a, b in product(self.depths, repeat=2) if a + b < self.n_layers]
         first, last = max(allowed, key=lambda pair: excess["first", pair[0]] + excess["last", pair[1]])
         if whole <= 0 or max(excess["first", first], excess["last", last]) <= 0:
@@ -106,17 +107,17 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
     def finding(self) -> str:
         """The choice as a sentence with its numbers."""
         try:
-            choice = dict(zip(SIDES, self.choice(), strict=True))
+            first, last = self.choice()
         except ValueError as error:
             return str(error)
-        whole = self._difference(MEAN, "first", self.n_layers).value
         parts = []
-        for side, depth in choice.items():
-            difference, excess = self._difference(MEAN, side, depth), self._excess(MEAN, side, depth)
+        for side, depth in ("first", first), ("last", last):
+            mean = self._means[side, depth]
             parts.append(
-                f"the {side} {f'{depth} layers hold' if depth > 1 else 'layer holds'} {difference.value:+.3f}, "
-                f"{excess.value:+.3f} ({excess.low:+.3f} to {excess.high:+.3f}) above an even share"
+                f"the {side} {f'{depth} layers hold' if depth > 1 else 'layer holds'} {mean['difference']:+.3f}, "
+                f"{mean['excess']:+.3f} ({mean['excess_low']:+.3f} to {mean['excess_high']:+.3f}) above an even share"
             )
+        whole = self._means["first", self.n_layers]["difference"]
         return (
             f"Own rise minus the others' with all {self.n_layers} layers' neurons off: {whole:+.3f} nats per token "
             f"(mean of {', '.join(self.languages)}); {'; '.join(parts)}."
@@ -127,14 +128,16 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         first, last = self.choice()
         return Stages(model, understanding=first, generation=last)
 
+    @cached_property
+    def _means(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The rows of the mean over languages in :meth:`to_frame`, by side and number of layers."""
+        rows = self.to_frame().to_dict("records")
+        return {(row["side"], row["layers"]): row for row in rows if row["language"] == MEAN}
+
     def _difference(self, language: str, side: Side, depth: int) -> Estimate:
         side = side if depth < self.n_layers else "first"
         languages = self.languages if language == MEAN else [language]
         return self.mean_difference([row_name(name, f"{side} {depth}") for name in languages])
-
-    def _excess(self, language: str, side: Side, depth: int) -> Estimate:
-        even = self._difference(language, side, self.n_layers) * (depth / self.n_layers)
-        return self._difference(language, side, depth) - even
 
     def __repr__(self) -> str:
         return f"LayerSweep({self.effects.settings['model']}: {', '.join(self.languages)}; layers {self.depths})"
@@ -206,14 +209,11 @@ class StageGrid(PartEffects, kind="stage_grid"):
 
         With ``equal``, each language's parts are cut to the size of the smallest that has any neurons.
         """
-        table = self.effects.selectivity()
-        rows = []
-        for language, part in product(self.languages, MWORK_PARTS):
-            name = row_name(language, part, equal)
-            cells = table.loc[name].to_dict() if name in table.index else {"neurons": 0}
-            rows.append({**cells, "language": language, "part": part})
+        parts, table = list(product(self.languages, MWORK_PARTS)), self.effects.selectivity()
+        frame = table.reindex([row_name(*part, equal) for part in parts]).fillna({"neurons": 0})
+        frame["language"], frame["part"] = zip(*parts, strict=True)
         columns = ["language", "part", *table.columns.difference(["language", "kind"], sort=False)]
-        return pd.DataFrame(rows, columns=columns)
+        return frame.reset_index(drop=True).reindex(columns=columns)
 
     def means(self, *, equal: bool = False, without: Sequence[str] = ("en",)) -> pd.DataFrame:
         """One row per part: own rise minus the others' mean rise, mean over languages, with its 95 % interval.

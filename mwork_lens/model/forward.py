@@ -243,8 +243,15 @@ def stream(
             running.batch = batch = batch.to(device)
             if description:
                 bar.set_description(f"{description} {batch.language}")
-            with torch.inference_mode(), hooked(model, hooks):
-                states = run_blocks(model, batch.tokens)
+            with torch.inference_mode():
+                try:
+                    with hooked(model, hooks):
+                        states = run_blocks(model, batch.tokens)
+                except (ValueError, OverflowError):
+                    run_blocks(
+                        model, batch.tokens
+                    )  # its error is clearer, where a hook met a stream that is not finite
+                    raise
             yield batch, states
             bar.update(len(batch.rows))
 

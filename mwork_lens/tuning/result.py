@@ -179,4 +179,4 @@ def tuning_effects(
 def _intervention(model: HookedModel, delta: NeuronDelta) -> Intervention:
     space, neurons = delta.space, len(delta)
     origin = {"neurons": neurons, "fraction": neurons / space.total, "model": space.model}
-    return Intervention(delta.applied(model), {**origin, "origin": dict(delta.origin.get("set", {}))})
+    return delta.applied(model), {**origin, "origin": dict(delta.origin.get("set", {}))}

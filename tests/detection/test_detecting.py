@@ -1,4 +1,6 @@
+from copy import deepcopy
 from dataclasses import fields
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -7,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mwork_lens as mw
-from mwork_lens.detection.activations import ActivationSums, accumulate_activations
-from mwork_lens.detection.detecting import BatchCounts, DetectionCounts, accumulate
+from mwork_lens.detection.activations import ActivationSums, layer_sums
+from mwork_lens.detection.detecting import BatchCounts, DetectionCounts
 from mwork_lens.measures import Selection, exact
 from mwork_lens.model import Encoded
 from mwork_lens.neurons import NeuronSpace
@@ -24,15 +26,18 @@ SPACE, PLAN = NeuronSpace.of(MODEL), Encoded.of(MODEL, CORPUS).plan(2)
 
 
 def detect_by_layer(batches, counts):
-    accumulate(MODEL, exact(), batches, counts, BatchCounts(Selection(top=0.3), screen=True))
+    for batch, layers in BatchCounts(Selection(top=0.3), screen=True).over(MODEL, exact(), batches):
+        counts[batch.language].update(batch, layers)
 
 
 def detect_over_model(batches, counts):
-    accumulate(MODEL, exact(), batches, counts, BatchCounts(Selection(top=0.3), "model"))
+    for batch, layers in BatchCounts(Selection(top=0.3), "model").over(MODEL, exact(), batches):
+        counts[batch.language].update(batch, layers)
 
 
 def activations(batches, sums):
-    accumulate_activations(MODEL, SPACE, batches, sums)
+    for batch, of_batch in layer_sums(MODEL, SPACE, batches):
+        sums[batch.language].update(batch, of_batch)
 
 
 RUNS = {detect_by_layer: DetectionCounts, detect_over_model: DetectionCounts, activations: ActivationSums}
@@ -134,3 +139,15 @@ def test_means_are_exact(in_order):
         for site, means in detection.mean_scores[language].items():
             exactly = torch.stack([score[site].double() for score in scores]).mean(0).float()
             torch.testing.assert_close(means, exactly, rtol=1.2e-7, atol=0)
+
+
+BROKEN = [("embed.W_E", torch.nan), ("mlp.W_in", torch.inf), ("mlp.W_out", 6e4)]
+
+
+@pytest.mark.parametrize(("weight", "value"), BROKEN)
+@pytest.mark.parametrize("run", [mw.detect, partial(mw.detect, scope="model"), mw.collect_means])
+def test_broken_weights_are_one_error_that_names_the_model_and_its_stream(run, weight, value):
+    model = deepcopy(tiny("llama", torch.float16))
+    (model if "embed" in weight else model.blocks[1]).get_parameter(weight).data.fill_(value)
+    with pytest.raises(ValueError, match=r"^The residual stream of tiny-llama is not finite: .*float16 overflows"):
+        run(model, CORPUS, progress=False)
