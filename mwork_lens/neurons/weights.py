@@ -36,9 +36,9 @@ class Entries:
     def _by_neuron(self, like_parameter: Tensor) -> Tensor:
         return like_parameter.movedim(self.axes, tuple(range(len(self.axes))))
 
-    def read(self, like_parameter: Tensor) -> Tensor:
+    def read(self, gradient: Tensor | None = None) -> Tensor:
         """A copy of these entries of the parameter, or of its gradient: ``[neuron, d_model]``, a bias ``[neuron]``."""
-        return self._by_neuron(like_parameter)[self._index].clone()
+        return self._by_neuron(self.parameter.detach() if gradient is None else gradient)[self._index].clone()
 
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
@@ -113,7 +113,7 @@ def edit_weights(model: HookedModel, neurons: NeuronSet) -> Iterator[HookedModel
     Raises:
         ValueError: if the set is of a model with other sizes, or a weight is a copy that edits would not reach.
     """
-    stored = [(entries, entries.read(entries.parameter.detach())) for entries in silencing_entries(model, neurons)]
+    stored = [(entries, entries.read()) for entries in silencing_entries(model, neurons)]
     try:
         for entries, values in stored:
             entries.write(torch.zeros_like(values))

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..model import GATE, SITES, HookedModel, Slices
@@ -41,7 +41,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
         Raises:
             ValueError: if the model is of other sizes or does not hold the old values; nothing is changed then.
         """
-        self._replace(model, self.old, self.new, "old")
+        self._replace(model, "old", "new")
 
     def revert(self, model: HookedModel) -> None:
         """Write the old values back, bit for bit.
@@ -49,7 +49,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
         Raises:
             ValueError: if the model does not hold the new values; nothing is changed then.
         """
-        self._replace(model, self.new, self.old, "new")
+        self._replace(model, "new", "old")
 
     @contextlib.contextmanager
     def applied(self, model: HookedModel) -> Iterator[None]:
@@ -62,19 +62,24 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
     def __len__(self) -> int:
         """How many neurons; one that has several weights counts once."""
-        sizes: dict[tuple[int, str], int] = {}
-        for name, neurons in self.neurons.items():
-            layer, site, _ = _place(name)
-            sizes[layer, site] = max(len(neurons), sizes.get((layer, site), 0))
-        return sum(sizes.values())
+        rows = [(*_place(name)[:2], len(neurons)) for name, neurons in self.neurons.items()]
+        return int(pd.DataFrame(rows, columns=["layer", "site", "size"]).groupby(["layer", "site"])["size"].max().sum())
 
-    def _replace(self, model: HookedModel, expected: Mapping[str, Tensor], values: Mapping[str, Tensor], which: str):
+    def _replace(self, model: HookedModel, before: str, after: str) -> None:
         self.space.require_compatible(NeuronSpace.of(model))
         entries = self.entries(model)
         for part in entries:
-            require_values(part, expected[part.name], which, str(model.cfg.model_name))
+            expected, values, of_model = getattr(self, before)[part.name], part.read().cpu(), model.cfg.model_name
+            if values.dtype != expected.dtype:
+                made_on = f"{values.dtype}, but the delta was made on {expected.dtype}"
+                raise ValueError(f"{part.name} of {of_model} is {made_on}.")
+            if differ := int((values != expected).sum()):
+                raise ValueError(
+                    f"{part.name} of {of_model} does not hold the delta's {before} values: {differ:,} of "
+                    f"{values.numel():,} entries differ. It is another model, or was changed since."
+                )
         for part in entries:
-            part.write(values[part.name])
+            part.write(getattr(self, after)[part.name])
 
     def entries(self, model: HookedModel) -> list[Entries]:
         """Where the delta's weights lie in ``model``."""
@@ -140,31 +145,11 @@ class NeuronDelta(Result, kind="neuron_delta"):
         return {f"{kind}/{name}": tensor for kind, by_name in kinds.items() for name, tensor in by_name.items()}
 
 
-def require_values(part: Entries, expected: Tensor, which: str, model: str) -> None:
-    """Refuse unless these entries of the model are ``expected``, bit for bit."""
-    values = part.read(part.parameter.detach()).cpu()
-    if values.dtype != expected.dtype:
-        raise ValueError(f"{part.name} of {model} is {values.dtype}, but the delta was made on {expected.dtype}.")
-    differ = int((values != expected).sum())
-    if differ:
-        entries = f"{differ:,} of {values.numel():,} entries differ"
-        raise ValueError(
-            f"{part.name} of {model} does not hold the delta's {which} values: {entries}. It is another model, or was "
-            "changed since."
-        )
-
-
 def _place(name: str) -> tuple[int, str, Slices]:
     """Layer, site and slices of a weight; sites that were added to the table have theirs too."""
     _, layer, weight = name.split(".", 2)
     pieces = [(site.name, piece) for site in SITES.values() for piece in site.tuning] + [("mlp", GATE)]
     return int(layer), *next((site, piece) for site, piece in pieces if piece.weight == weight)
-
-
-def _common(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Bool[Tensor, " _"], Bool[Tensor, " _"]]:
-    """Which neurons of each are in the other too."""
-    ours, theirs = a.neurons[name], b.neurons[name]
-    return torch.isin(ours, theirs), torch.isin(theirs, ours)
 
 
 def _change(delta: NeuronDelta, name: str) -> Tensor:
@@ -174,16 +159,13 @@ def _change(delta: NeuronDelta, name: str) -> Tensor:
 def _merged(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Neurons, old and new values of one weight of the merged delta."""
     parts = [delta for delta in (a, b) if name in delta.neurons]
-    neurons = torch.cat([delta.neurons[name] for delta in parts]).unique()
-    places = [torch.isin(neurons, delta.neurons[name]) for delta in parts]
-    old = parts[0].old[name].new_empty(len(neurons), *parts[0].old[name].shape[1:])
-    new = old.clone()
-    for delta, place in zip(parts, places, strict=True):
-        old[place], new[place] = delta.old[name], delta.new[name]
-    if not torch.equal(old[places[0]], parts[0].old[name]):
+    neurons, place = torch.cat([delta.neurons[name] for delta in parts]).unique(return_inverse=True)
+    olds, news = (torch.cat([getattr(delta, which)[name] for delta in parts]) for which in ("old", "new"))
+    old, new = (values.new_empty(len(neurons), *values.shape[1:]) for values in (olds, news))
+    old[place], new[place] = olds, news
+    if not torch.equal(old[place], olds):
         raise ValueError(f"The two deltas were made from other values of {name}: they are of different models.")
-    if len(parts) == 2:
-        ours, theirs = _common(a, b, name)
-        both = a.old[name][ours].double() + _change(a, name)[ours] + _change(b, name)[theirs]
-        new[torch.isin(neurons, a.neurons[name][ours])] = both.to(new.dtype)
+    sums = old.double().index_add(0, place, news.double() - olds.double())
+    both = place.bincount() == 2
+    new[both] = sums[both].to(new.dtype)
     return neurons, old, new

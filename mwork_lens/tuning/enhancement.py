@@ -1,6 +1,6 @@
 """What tuning a language's neurons does to every language: losses of the original model and after each run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -108,10 +108,12 @@ class Enhancement(Result, kind="enhancement"):
         """
         if domain not in self.read:
             raise ValueError(f"domain={domain!r} was not read; there are {', '.join(self.read)}.")
-        by_arm = self._by_arm(rate, documents)
-        if not by_arm:
-            raise ValueError(f"Nothing was tuned at the {rate!r} rate on {documents} passages.")
-        passages, base = self.read[domain], self.original.nats[domain]
+        if rate not in RATES:
+            raise ValueError(f"rate={rate!r}: it must be one of {', '.join(RATES)}.")
+        number = max(self.design["documents"]) if documents is None else documents
+        if (rate, number) not in self._by_arm:
+            raise ValueError(f"Nothing was tuned at the {rate!r} rate on {number} passages.")
+        passages, base, by_arm = self.read[domain], self.original.nats[domain], self._by_arm[rate, number]
         nats, languages, sets = {BASELINE: {read: base[read][None] for read in passages.tokens}}, {}, {}
         for (language, arm), draws in by_arm.items():
             if arm == against:
@@ -139,37 +141,29 @@ class Enhancement(Result, kind="enhancement"):
             settings={**settings, "sets": sets, "against": against},
         )
 
-    def _by_arm(self, rate: str, documents: int | None = None) -> dict[tuple[str, str], list[RunResult]]:
-        """Results of all seeds, by language and arm."""
-        if rate not in RATES:
-            raise ValueError(f"rate={rate!r}: it must be one of {', '.join(RATES)}.")
-        number = max(self.design["documents"]) if documents is None else documents
-        by_arm: dict[tuple[str, str], list[RunResult]] = {}
-        for result in self.results:
+    @cached_property
+    def _by_arm(self) -> dict[tuple[Rate, int], dict[tuple[str, str], list[RunResult]]]:
+        """By rate and number of passages that were run: results of all seeds, by language and arm."""
+        runs: dict[tuple[Rate, int], dict[tuple[str, str], list[RunResult]]] = {}
+        for rate, number, result in product(RATES, self.design["documents"], self.results):
             run = result.run
             assert run is not None
-            if run.documents == number and run.rate == self._rate(run.language, run.arm, rate):
-                by_arm.setdefault((run.language, run.arm), []).append(result)
-        return by_arm
-
-    def _rate(self, language: str, arm: str, rate: str) -> float | None:
-        return self.design["paper_rate"] if rate == "paper" else self.settings["own_rates"][language][arm]
+            at = self.design["paper_rate"] if rate == "paper" else self.settings["own_rates"][run.language][run.arm]
+            if (run.documents, run.rate) == (number, at):
+                runs.setdefault((rate, number), {}).setdefault((run.language, run.arm), []).append(result)
+        return runs
 
     @cached_property
     def changes(self) -> pd.DataFrame:
         """One row per domain, rate, number of passages, tuned language, arm and language read: change of loss against
         the original model in nats per token, with its 95 % interval (low, high)."""
         frames = []
-        places: Iterator[tuple[str, Rate, int]] = product(self.read, RATES, self.design["documents"])
-        for domain, rate, documents in places:
-            arms = {" ".join(key): key for key in self._by_arm(rate, documents)}
-            if not arms:
-                continue
-            matrix = self.matrix(domain, rate=rate, documents=documents)
-            cells = matrix.intervals.rename(columns={"rise": "change"})
-            tuned = pd.DataFrame([arms[row] for row in cells.pop("off")], columns=["language", "arm"])
-            place = pd.DataFrame({"domain": domain, "rate": rate, "documents": documents}, index=cells.index)
-            frames.append(pd.concat([place, tuned, cells], axis=1))
+        for domain, ((rate, documents), by_arm) in product(self.read, self._by_arm.items()):
+            cells = self.matrix(domain, rate=rate, documents=documents).intervals.rename(columns={"rise": "change"})
+            arms = {" ".join(arm): arm for arm in by_arm}
+            places = [(domain, rate, documents, *arms[row]) for row in cells.pop("off")]
+            place = pd.DataFrame(places, columns=["domain", "rate", "documents", "language", "arm"])
+            frames.append(place.join(cells))
         return pd.concat(frames, ignore_index=True)
 
     def to_frame(self) -> pd.DataFrame:
@@ -186,18 +180,18 @@ class Enhancement(Result, kind="enhancement"):
         if not len(table):
             return table
         table["neurons"] = table["neurons"].where(table["neurons"] > 0)  # NaN where all parameters are tuned
-        rates = {" ".join(key): self._rate(*key, rate) for key in self._by_arm(rate, documents)}
+        rates = [matrix.settings["sets"][row][0]["origin"]["rate"] for row in table.index]
         table = table[["neurons", "own", "others", "difference", "low", "high"]]
         english = frame["en"].reindex(table.index) if "en" in frame else float("nan")
-        return table.assign(english=english, learning_rate=table.index.map(rates)).rename_axis("tuned")
+        return table.assign(english=english, learning_rate=rates).rename_axis("tuned")
 
     def findings(self) -> list[str]:
         """What the held-out numbers say of each language, for most passages, in sentences."""
-        rates: list[Rate] = [rate for rate in RATES if self._by_arm(rate)]
-        return [self._finding(language, rate) for language in self.design["languages"] for rate in rates]
+        most = max(self.design["documents"])
+        rates = [rate for rate, number in self._by_arm if number == most]
+        return [self._finding(language, rate, most) for language in self.design["languages"] for rate in rates]
 
-    def _finding(self, language: str, rate: Rate) -> str:
-        passages = max(self.design["documents"])
+    def _finding(self, language: str, rate: Rate, passages: int) -> str:
         where = "domain == @HELD_OUT and rate == @rate and documents == @passages and language == read == @language"
         cells = self.changes.query(where)[["arm", "change", "low", "high"]].to_numpy()
         arms, listed = list(cells[:, 0]), "; ".join(f"{arm} {c:+.4f} ({a:+.4f} to {b:+.4f})" for arm, c, a, b in cells)

@@ -62,7 +62,7 @@ def export_edited(
         raise ValueError(f"{neurons!r} holds no neurons: there is nothing to switch off.")
     entries = silencing_entries(model, neurons)
     warn_of_other_weights(model, [neurons])
-    old = {part.name: part.read(part.parameter.detach()).cpu() for part in entries}
+    old = {part.name: part.read().cpu() for part in entries}
     new = {name: torch.zeros_like(values) for name, values in old.items()}
     places = {part.name: part.neurons for part in entries if part.neurons is not None}
     off = NeuronDelta(NeuronSpace.of(model), places, old, new, {"off": dict(neurons.origin)})
@@ -122,8 +122,7 @@ def _places(delta: NeuronDelta, source: Any, tokenizer: Any) -> dict[str, Places
         for number, parameter in enumerate(marked.parameters()):
             _mark(parameter.data, number, axis)
         for entries in delta.entries(bridge_on(marked, tokenizer)):
-            read = entries.read(entries.parameter.detach())
-            marks[entries.name].append(read.round().long().flatten().cpu())
+            marks[entries.name].append(entries.read().round().long().flatten().cpu())
     return {
         name: (names[int(number[0])], tuple(index[:1] if ".b_" in name else index))
         for name, (number, *index) in marks.items()

@@ -106,19 +106,18 @@ def tune(
     )  # fmt: skip
     if patience is not None and not (held_out and evaluate_every):
         raise ValueError(f"patience={patience} needs held_out documents and evaluate_every.")
-    if neurons == "all" and checkpoint is not None:
-        raise ValueError(f"checkpoint={str(checkpoint)!r}: only the tuning of a set can be checkpointed, not of all.")
-    if not isinstance(neurons, NeuronSet) and neurons != "all":
+    selected = neurons if isinstance(neurons, NeuronSet) else None
+    if selected is None and neurons != "all":
         raise ValueError(f"neurons={neurons!r}: give a NeuronSet, or 'all'.")
+    if selected is None and checkpoint is not None:
+        raise ValueError(f"checkpoint={str(checkpoint)!r}: only the tuning of a set can be checkpointed, not of all.")
     measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
     if held_out and not any(predicted(model, row) for row in measured):
         raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
-    if isinstance(neurons, NeuronSet):
-        warn_of_other_weights(model, [neurons])
+    warn_of_other_weights(model, [selected] if selected else [])
     run = _Run(
-        model, neurons if isinstance(neurons, NeuronSet) else None, recipe, recipe.rows(model, texts), measured,
-        evaluate_every=evaluate_every, patience=patience, folder=Path(checkpoint) if checkpoint else None,
-        checkpoint_every=checkpoint_every, callbacks=callbacks,
+        model, selected, recipe, recipe.rows(model, texts), measured, evaluate_every, patience,
+        Path(checkpoint) if checkpoint else None, checkpoint_every, callbacks,
     )  # fmt: skip
     return run.run(progress)
 
@@ -149,8 +148,8 @@ class _Run:
         else:
             entries = selected_entries(self.model, self.neurons, gate=self.recipe.gate)
             self.parts = [MaskedParameter(part) for part in entries]
-            self.starting = {part.name: part.read().cpu() for part in self.parts}
-        self.total = self.recipe.total_steps(len(self.rows))
+            self.starting = {part.name: part.read().cpu() for part in entries}
+        self.total = self.recipe.steps or self.recipe.epochs * math.ceil(len(self.rows) / self.recipe.batch_size)
         self.masters = {part.name: part.master for part in self.parts}
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         self.optimiser = torch.optim.AdamW(self.masters.values(), lr=rate, weight_decay=decay)
@@ -268,11 +267,13 @@ class _Run:
                 self.masters[name].data.copy_(values)
             self.write()
         state = [value for values in self.optimiser.state.values() for value in values.values()]
-        size = {
+        settings = {
+            **self.identity,
             "trained_entries": sum(master.numel() for master in self.masters.values()),
-            "optimiser_bytes": sum(value.numel() * value.element_size() for value in state),
+            "optimiser_bytes": sum(value.nbytes for value in state),
+            "kept_step": kept_step,
+            "device": str(self.parts[0].master.device),
         }
-        settings = {**self.identity, **size, "kept_step": kept_step, "device": str(self.parts[0].master.device)}
         tuned = Tuned(tuple(self.steps), dict(self.measured), self.delta(), settings)
         if tuned.changed < FEW_CHANGED:
             dtype = self.parts[0].parameter.dtype
@@ -285,8 +286,9 @@ class _Run:
         """Old and new values of the selected entries."""
         if self.neurons is None:
             return None
-        neurons = {part.name: part.entries.neurons for part in self.parts if part.entries.neurons is not None}
-        new = {part.name: part.read().cpu() for part in self.parts}
+        entries = [part.entries for part in self.parts]
+        neurons = {part.name: part.neurons for part in entries if part.neurons is not None}
+        new = {part.name: part.read().cpu() for part in entries}
         origin = {"set": dict(self.neurons.origin), **self.identity}
         return NeuronDelta(NeuronSpace.of(self.model), neurons, dict(self.starting), new, origin)
 

@@ -21,12 +21,8 @@ class MaskedParameter:
         wide = self.parameter.dtype in (torch.float32, torch.float64)
         # all of a wide parameter is its own master; anything else gets a copy of just these entries
         self.in_place = entries.neurons is None and wide
-        values = self.parameter.detach() if self.in_place else self.read()
+        values = self.parameter.detach() if self.in_place else entries.read()
         self.master = self.parameter if self.in_place else Parameter(values if wide else values.float())
-
-    def read(self) -> Tensor:
-        """The entries as the model has them, a copy."""
-        return self.entries.read(self.parameter.detach())
 
     def collect(self, parameter: Parameter) -> None:
         """Called as the gradient arrives: keeps the selected entries and frees the rest at once."""

@@ -41,10 +41,6 @@ class Recipe(RecipeSettings):
         if self.layout not in get_args(Layout):
             raise ValueError(f"layout={self.layout!r}: it must be one of {', '.join(get_args(Layout))}.")
 
-    def total_steps(self, rows: int) -> int:
-        """Steps of the whole run over this many rows."""
-        return self.steps or self.epochs * math.ceil(rows / self.batch_size)
-
     def rate(self, step: int, total: int) -> float:
         """The learning rate of ``step`` (from 0): linear warm-up counted from one, then a cosine; never zero."""
         warm = math.ceil(self.warmup * total)

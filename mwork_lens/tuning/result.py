@@ -133,7 +133,7 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
                 advice = "choose another folder, or the same settings to go on with it"
                 raise ValueError(f"{path} was written by a run with {key}={before!r}, not {value!r}: {advice}.")
         for part in parts:
-            current, starting = part.read().cpu(), self.starting[part.name]
+            current, starting = part.entries.read().cpu(), self.starting[part.name]
             if not torch.equal(current, starting) and not torch.equal(current, self.masters[part.name].to(current)):
                 problem = f"{path} goes on from other weights than the model has (first in {part.name})"
                 raise ValueError(f"{problem}: give it the model that the run started from.")
