@@ -143,9 +143,8 @@ def steer(
     by_neurons |= {f"scale ×{factor:g}": sets[toward].hooks("scale", factor=factor) for factor in factors}
     norms = stream_changes(model, by_neurons, prompts, layer)
     stream_norm = norms.pop(BASELINE)
-    for name, norm in norms.items():
-        if not norm:
-            raise ValueError(f"{name!r} does not move the stream up to block {layer}: choose a higher layer=.")
+    if idle := [name for name, norm in norms.items() if not norm]:
+        raise ValueError(f"{idle[0]!r} does not move the stream up to block {layer}: choose a higher layer=.")
     equal = {f"direction as {name}": norm for name, norm in norms.items()}
     direction = partial(mean_difference, means, toward=toward, away=away, layer=layer)
     interventions = {**by_neurons, **{name: direction(norm=norm) for name, norm in equal.items()}}

@@ -1,8 +1,7 @@
 """A batch of prompts read once: the likelihood of reference answers, and what the model writes."""
 
 from collections.abc import Sequence
-from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,7 +14,6 @@ from ..generation.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
 from .prompts import Prompt
 
-Value = TypeVar("Value")
 SHORTEST = 0.75
 """Prompts of a HookedTransformer are read together with none shorter than this share of the longest: what is padded
 costs as much as what is read. They are continued all at once, where padding costs little."""
@@ -41,19 +39,16 @@ def read_prompts(
     groups = _groups([len(prompt.ids) for prompt in prompts])
     caches, last, by_group = zip(*(_read(model, [prompts[row] for row in rows]) for rows in groups), strict=True)
     order = [row for rows in groups for row in rows]
-    nats = _put_back(order, [values for group in by_group for values in group])
+    places = sorted(range(len(order)), key=lambda place: order[place])
+    answered = [values for group in by_group for values in group]
+    nats = [answered[place] for place in places]
     if not max_new_tokens:
         return nats, nothing
     reader, logits = Cached(model, concat_caches(caches)), all_logits(model, torch.cat(last))
     del caches  # as large as their copy
     rule, pick = StopRule.of(model.tokenizer, stop, max_new_tokens), picker(0.0, 1.0, 0)
     written = continue_from(reader, logits, [prompts[row].ids for row in order], order, rule, pick)
-    return nats, _put_back(order, written)
-
-
-def _put_back(order: Sequence[int], values: Sequence[Value]) -> list[Value]:
-    """Each value at the place that ``order`` names."""
-    return [value for _, value in sorted(zip(order, values, strict=True), key=itemgetter(0))]
+    return nats, [written[place] for place in places]
 
 
 def _read(model: Any, prompts: Sequence[Prompt]) -> tuple[Any, Float[Tensor, "prompt d_model"], list[list[float]]]:

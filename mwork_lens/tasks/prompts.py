@@ -44,17 +44,11 @@ def uses_chat(model: HookedModel, chat: bool | None) -> bool:
 
 
 def make_prompts(
-    model: HookedModel,
-    task: Task,
-    questions: Sequence[Question],
-    *,
-    chat: bool | None = None,
-    max_tokens: int | None = None,
+    model: HookedModel, task: Task, questions: Sequence[Question], *, chat: bool | None, max_tokens: int | None
 ) -> list[Prompt]:
-    """Fill the task's template in each question's language.
+    """The task's template, filled in each question's language.
 
-    With ``chat`` it goes through the chat template, where there is one by default. Prompts longer than ``max_tokens``
-    lose the end of the field that the task allows to be cut (an article).
+    Prompts longer than ``max_tokens`` lose the end of the field that the task allows to be cut (an article).
     """
     words, by_chat = templates(task.name), uses_chat(model, chat)
     lacking = sorted({q.language for q in questions} - set(words))
@@ -66,27 +60,23 @@ def make_prompts(
 def _prompt(
     model: HookedModel, task: Task, question: Question, words: Mapping[str, str], chat: bool, max_tokens: int | None
 ) -> Prompt:
-    fields = dict(question.fields)
-    text, ids = _filled(model, words["prompt"], fields, chat, question.id)
+    def filled(fields: Mapping[str, str]) -> tuple[str, Int[Tensor, " pos"]]:
+        text = words["prompt"].format_map(fields)
+        if chat:
+            turns = [{"role": "user", "content": text}]
+            text = model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return text, _encode(model, text, chat, question.id)
+
+    text, ids = filled(question.fields)
     if max_tokens is not None and task.cut and len(ids) > max_tokens:
-        tokens = _ordinary_ids(model, fields[task.cut])
+        tokens = _ordinary_ids(model, question.fields[task.cut])
         left = tokens[: max(1, len(tokens) - (len(ids) - max_tokens))]
-        fields[task.cut] = model.tokenizer.decode(left, skip_special_tokens=True)
-        text, ids = _filled(model, words["prompt"], fields, chat, question.id)
+        cut = model.tokenizer.decode(left, skip_special_tokens=True)
+        text, ids = filled({**question.fields, task.cut: cut})
     between = "" if chat else words["between"]
     reference = words["reference"].format(answer=question.references[0])
     answers = [between + answer for answer in (reference, *question.choices)]
     return Prompt(question, text, ids, tuple(_after(model, text, ids, answer, chat) for answer in answers))
-
-
-def _filled(
-    model: HookedModel, template: str, fields: Mapping[str, str], chat: bool, name: str
-) -> tuple[str, Int[Tensor, " pos"]]:
-    text = template.format_map(fields)
-    if chat:
-        turns = [{"role": "user", "content": text}]
-        text = model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return text, _encode(model, text, chat, name)
 
 
 def _encode(model: HookedModel, text: str, chat: bool, name: str) -> Int[Tensor, " pos"]:

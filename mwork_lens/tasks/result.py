@@ -17,7 +17,8 @@ LIKELIHOOD = "log-likelihood"
 """Of the reference answer, mean over its tokens, in nats: every task has this metric as well as its own."""
 GROUPS = ("English", "non-English", "Δ")
 ALL = "all"
-NO_DATA, NOT_MEASURABLE, NO_NEURONS, MEASURED = "no data", "not measurable", "no neurons", "measured"
+STATUSES = NO_DATA, NO_NEURONS, NOT_MEASURABLE, MEASURED = "no data", "no neurons", "not measurable", "measured"
+"""Of a cell; of two compared cells the first of these counts."""
 MISMATCHED = 20
 """With the references of how many other questions an answer is scored to find what chance gives."""
 
@@ -58,7 +59,7 @@ class TaskResult:
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        columns = ("arm", "part", "off", "language", "id", "document")
+        columns = ("arm", "part", "off", "language", "id", "document", "output", "stopped")
         rows = [
             {**{key: row[key] for key in columns}, **row["scores"], LIKELIHOOD: -row["nats"] / row["tokens"]}
             for row in self.rows
@@ -93,22 +94,19 @@ class TaskResult:
         with the references of other questions (about other documents).
         """
         by_id = {(q.language, q.id): q for questions in self.questions.values() for q in questions}
-        answers = {(row["language"], row["id"]): row for row in self.rows if row["arm"] == ORIGINAL}
         by_language: dict[str, pd.DataFrame] = {}
         for language, rows in self._baseline.items():
-            keys = [(language, name) for name in rows.index]
-            questions = [by_id[key] for key in keys]
-            scores = [self._by_chance(questions, place, answers[key]) for place, key in enumerate(keys)]
+            questions = [by_id[language, name] for name in rows.index]
+            answers = [Answer(output, cut=end == "length") for output, end in rows[["output", "stopped"]].to_numpy()]
+            scores = [self._by_chance(questions, place, answer) for place, answer in enumerate(answers)]
             by_language[language] = pd.DataFrame(scores, dtype=float)
         return {m: {lang: scores[m].to_numpy() for lang, scores in by_language.items()} for m in self.task.metrics}
 
-    def _by_chance(self, questions: Sequence[Question], place: int, row: Mapping[str, Any]) -> Mapping[str, float]:
+    def _by_chance(self, questions: Sequence[Question], place: int, answer: Answer) -> Mapping[str, float]:
         question = questions[place]
-        guess = self.task.chance(question)
-        if guess is not None:
-            return dict.fromkeys(self.task.metrics, guess)
+        if question.choices:
+            return dict.fromkeys(self.task.metrics, 1 / len(question.choices))
         others = [q for q in (*questions[place + 1 :], *questions[:place]) if q.document != question.document]
-        answer = Answer(row["output"], cut=row["stopped"] == "length")
         scored = [self.task.score(other, answer) for other in others[:MISMATCHED]]
         return {m: float(np.mean([s[m] for s in scored])) if scored else np.nan for m in self.task.metrics}
 
@@ -120,8 +118,7 @@ class TaskResult:
     def _above_chance(self) -> dict[str, dict[str, bool]]:
         return {
             metric: {
-                language: self._score_interval(metric, {language: rows[metric].to_numpy()})[0]
-                > float(chance[language].mean())
+                language: self._score(metric, {language: rows[metric].to_numpy()})[1] > float(chance[language].mean())
                 for language, rows in self._baseline.items()
             }
             for metric, chance in self.chance.items()
@@ -175,36 +172,28 @@ class TaskResult:
         original = {name: self._baseline[name][metric].to_numpy() for name in names}
         if arm == ORIGINAL:
             return MEASURED, original, original
-        run = {
-            name: [off for off in (offs if name == ENGLISH else [name]) if (arm, part, off) not in self.empty]
-            for name in names
-        }
-        if not all(run.values()):
-            return NO_NEURONS, {}, original
-        values = {
-            name: np.mean([self._frame.loc[(arm, part, name, off), metric].to_numpy() for off in of_name], axis=0)
-            for name, of_name in run.items()
-        }
-        measurable = self.measurable(metric)
+        values, measurable = {}, self.measurable(metric)
+        for name in names:
+            run = [off for off in (offs if name == ENGLISH else [name]) if (arm, part, off) not in self.empty]
+            if not run:
+                return NO_NEURONS, {}, original
+            values[name] = np.mean([self._frame.loc[(arm, part, name, off), metric] for off in run], axis=0)
         return (MEASURED if all(measurable[name] for name in names) else NOT_MEASURABLE), values, original
 
     def _cell(self, metric: str, arm: str, parts: Sequence[tuple[str, Values, Values]]) -> dict[str, Any]:
         """Of one group, or of the first compared with the second."""
-        statuses = [status for status, _, _ in parts]
-        status = next((s for s in (NO_DATA, NO_NEURONS, NOT_MEASURABLE) if s in statuses), MEASURED)
+        status = min((status for status, _, _ in parts), key=STATUSES.index)
         names = [name for _, _, original in parts for name in original]
         cell: dict[str, Any] = {"status": status, "n": 0 if status == NO_DATA else self._distinct(names, "id")}
         if status in (NO_DATA, NO_NEURONS):
             return cell
         if len(parts) == 1:
-            values = parts[0][1]
-            low, high = self._score_interval(metric, values)
-            cell |= {"score": float(self._mean(values).value), "low": low, "high": high}
+            cell |= zip(("score", "low", "high"), self._score(metric, parts[0][1]), strict=True)
         if arm == ORIGINAL or status == NOT_MEASURABLE:
             return cell
         changes, relatives = [], []
         for _, values, original in parts:
-            changes.append(self._mean({name: values[name] - original[name] for name in values}))
+            changes.append(self._mean({name: scores - original[name] for name, scores in values.items()}))
             chance = self.chance.get(metric)  # the log-likelihood has none
             above = self._mean({n: x - chance[n] for n, x in original.items()}).value if chance else np.nan
             relatives.append(changes[-1].value / float(above))
@@ -218,13 +207,13 @@ class TaskResult:
         frames = {language: self._baseline[language].reset_index() for language in languages}
         return len({("" if self.task.parallel else name, one) for name, frame in frames.items() for one in frame[key]})
 
-    def _score_interval(self, metric: str, values: Values) -> tuple[float, float]:
-        """Wilson's for shares of questions that are independent, else a bootstrap over documents."""
-        whole, mean = np.concatenate(list(values.values())), self._mean(values)
-        n = self._distinct(list(values), "id")
-        if np.isin(whole, (0.0, 1.0)).all() and n == self._distinct(list(values), "document"):
-            return wilson(round(float(mean.value) * n), n)
-        return (mean.low, mean.high) if metric == LIKELIHOOD else (max(0.0, mean.low), min(1.0, mean.high))
+    def _score(self, metric: str, values: Values) -> tuple[float, float, float]:
+        """With its interval: Wilson's for shares of questions that are independent, else a bootstrap over documents."""
+        mean, n = self._mean(values), self._distinct(list(values), "id")
+        score, shares = float(mean.value), np.isin(np.concatenate(list(values.values())), (0.0, 1.0)).all()
+        if shares and n == self._distinct(list(values), "document"):
+            return score, *wilson(round(score * n), n)
+        return score, *((mean.low, mean.high) if metric == LIKELIHOOD else (max(0.0, mean.low), min(1.0, mean.high)))
 
     def table(self, metric: str | None = None, *, scope: str = ALL) -> pd.DataFrame:
         """The paper's table as text: arms by part and group; a star where q is at most 0.05.

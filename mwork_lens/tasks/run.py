@@ -66,21 +66,16 @@ def run_task(
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     path = Path(path)
     rows = _read_rows(path)
-    batched: dict[str, list[list[Prompt]]] = {}
-    for language, of_language in prompts.items():
-        ordered = sorted(of_language, key=lambda prompt: len(prompt.ids))
-        batched[language] = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    work = [(condition, batch) for condition in conditions for read in condition.reads for batch in batched[read]]
-    left = [(condition, batch) for condition, batch in work if not all(_key(condition, p) in rows for p in batch)]
-    total, answers = (sum(len(batch) for _, batch in each) for each in (work, left))
+    work = [(condition, _batches(prompts, condition.reads, batch_size)) for condition in conditions]
+    left = [(c, [batch for batch in every if not all(_key(c, p) in rows for p in batch)]) for c, every in work]
+    total, answers = (sum(len(batch) for _, batches in each for batch in batches) for each in (work, left))
     bar = tqdm(total=total, initial=total - answers, disable=not progress)
     start, logged = time.perf_counter(), False
     with path.open("a", encoding="utf-8") as file, bar:
-        for condition in conditions:
-            todo = [batch for other, batch in left if other is condition]
+        for condition, batches in left:
             bar.set_description(" ".join(filter(None, (condition.arm, condition.part, condition.off))))
-            with _switched_off(model, condition.neurons if todo else None):
-                for batch in todo:
+            with _switched_off(model, condition.neurons if batches else None):
+                for batch in batches:
                     length = _to_write(batch, max_new_tokens)
                     read = read_prompts(model, batch, max_new_tokens=length, stop=task.stop)
                     answered = [_row(task, condition, *each) for each in zip(batch, *read, strict=True)]
@@ -90,8 +85,14 @@ def run_task(
                     bar.update(len(batch))
                     if not logged:
                         seconds, logged = time.perf_counter() - start, True
-                        _log_estimate([batch for _, batch in left], seconds, max_new_tokens, in_full)
-    return [rows[_key(condition, prompt)] for condition, batch in work for prompt in batch]
+                        _log_estimate([batch for _, every in left for batch in every], seconds, max_new_tokens, in_full)
+    return [rows[_key(condition, prompt)] for condition, batches in work for batch in batches for prompt in batch]
+
+
+def _batches(prompts: Mapping[str, Sequence[Prompt]], reads: Sequence[str], size: int) -> list[Sequence[Prompt]]:
+    """Of one language each, of like length."""
+    ordered = [sorted(prompts[read], key=lambda prompt: len(prompt.ids)) for read in reads]
+    return [some[start : start + size] for some in ordered for start in range(0, len(some), size)]
 
 
 def require_room(model: HookedModel, prompts: Mapping[str, Sequence[Prompt]], max_new_tokens: int) -> None:
@@ -150,7 +151,8 @@ def _row(
         answer, stopped = Answer(question.choices[by_token.index(min(by_token))]), "choice"
     else:
         answer, stopped = Answer(completion.text, cut=completion.stopped == "length"), completion.stopped
-    row = {
+    options = {"choice_nats": nats[1:], "choice_tokens": lengths[1:]} if question.choices else {}
+    return {
         **dict(zip(KEY, _key(condition, prompt), strict=True)),
         "document": question.document,
         "output": answer.output,
@@ -158,9 +160,8 @@ def _row(
         "scores": dict(task.score(question, answer)),
         "nats": nats[0],
         "tokens": lengths[0],
+        **options,
     }
-    options = {"choice_nats": nats[1:], "choice_tokens": lengths[1:]} if question.choices else {}
-    return {**row, **options}
 
 
 def _log_estimate(
@@ -173,14 +174,7 @@ def _log_estimate(
 
     answers = sum(map(len, batches))
     whole = seconds * sum(map(tokens, batches)) / tokens(batches[0])
-    full = f"; without a limit, {in_full:,} answers, about {_duration(whole * in_full / answers)}" if in_full else ""
-    logger.info(
-        "The first %d of %d answers took %.1f s: about %s for all%s.",
-        len(batches[0]), answers, seconds, _duration(whole), full,
-    )  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    all_of_them, unlimited = map(tqdm.format_interval, (whole, whole * (in_full or 0) / answers))
+    full = f"; without a limit, {in_full:,} answers, about {unlimited}" if in_full else ""
+    first = f"The first {len(batches[0])} of {answers} answers took {tqdm.format_interval(seconds)}"
+    logger.info("%s: about %s for all%s.", first, all_of_them, full)

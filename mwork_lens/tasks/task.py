@@ -81,10 +81,6 @@ class Task:
         """The languages that the hub has it in."""
         return tuple(self.hub.configurations)
 
-    def chance(self, question: Question) -> float | None:
-        """The score of a guess among the options; None where the answer is written."""
-        return 1 / len(question.choices) if question.choices else None
-
 
 def load_questions(
     task: Task,
@@ -157,10 +153,8 @@ def _local_rows(task: Task, source: Path, wanted: list[str] | None) -> dict[str,
     rows: dict[str, tuple[str, Sequence[Row]]] = {}
     for language in wanted or by_language:
         path = by_language[language]
-        if suffix_of(path) == ".json":
-            rows[language] = path.name, list(itertools.chain(*read_rows(path, _squad_rows)))
-        else:
-            rows[language] = path.name, list(read_rows(path, lambda row: row, columns=task.columns))
+        parse = _squad_rows if suffix_of(path) == ".json" else lambda row: [row]
+        rows[language] = path.name, [*itertools.chain(*read_rows(path, parse, columns=task.columns))]
     return rows
 
 

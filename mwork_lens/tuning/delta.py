@@ -1,6 +1,7 @@
 """What tuning changed: old and new values of each entry, to apply, take back, merge and save."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -62,8 +63,10 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
     def __len__(self) -> int:
         """How many neurons; one that has several weights counts once."""
-        rows = [(*_place(name)[:2], len(neurons)) for name, neurons in self.neurons.items()]
-        return int(pd.DataFrame(rows, columns=["layer", "site", "size"]).groupby(["layer", "site"])["size"].max().sum())
+        sizes = Counter[tuple[int, str]]()
+        for name, neurons in self.neurons.items():
+            sizes |= Counter({_place(name)[:2]: len(neurons)})  # the larger of both
+        return sizes.total()
 
     def _replace(self, model: HookedModel, before: str, after: str) -> None:
         self.space.require_compatible(NeuronSpace.of(model))

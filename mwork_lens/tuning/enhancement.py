@@ -1,6 +1,6 @@
 """What tuning a language's neurons does to every language: losses of the original model and after each run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -145,7 +145,8 @@ class Enhancement(Result, kind="enhancement"):
     def _by_arm(self) -> dict[tuple[Rate, int], dict[tuple[str, str], list[RunResult]]]:
         """By rate and number of passages that were run: results of all seeds, by language and arm."""
         runs: dict[tuple[Rate, int], dict[tuple[str, str], list[RunResult]]] = {}
-        for rate, number, result in product(RATES, self.design["documents"], self.results):
+        places: Iterator[tuple[Rate, int]] = product(RATES, self.design["documents"])
+        for (rate, number), result in product(places, self.results):
             run = result.run
             assert run is not None
             at = self.design["paper_rate"] if rate == "paper" else self.settings["own_rates"][run.language][run.arm]
@@ -187,9 +188,8 @@ class Enhancement(Result, kind="enhancement"):
 
     def findings(self) -> list[str]:
         """What the held-out numbers say of each language, for most passages, in sentences."""
-        most = max(self.design["documents"])
-        rates = [rate for rate, number in self._by_arm if number == most]
-        return [self._finding(language, rate, most) for language in self.design["languages"] for rate in rates]
+        most, places = max(self.design["documents"]), product(self.design["languages"], self._by_arm)
+        return [self._finding(language, rate, most) for language, (rate, number) in places if number == most]
 
     def _finding(self, language: str, rate: Rate, passages: int) -> str:
         where = "domain == @HELD_OUT and rate == @rate and documents == @passages and language == read == @language"

@@ -104,7 +104,6 @@ def test_rouge_on_words_and_characters():
 def test_choices():
     question = asked("en", "hospital", choices=("town", "hospital"))
     assert scores("xcsqa", question, "hospital")["accuracy"] == 1.0
-    assert TASKS["xcsqa"].chance(question) == 0.5
 
 
 def test_words_of_spaced_languages_and_a_clear_error_else():
