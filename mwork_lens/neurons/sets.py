@@ -137,9 +137,9 @@ class NeuronSet(Result, kind="neuron_set"):
         Raises:
             ValueError: for a neuron that the model does not have.
         """
-        neuron_set = cls(space, {}, origin)
+        neuron_set, widths = cls(space, {}, origin), space.widths
         for layer, site, neuron in neurons:
-            if not (0 <= layer < space.n_layers and 0 <= neuron < space.widths.get(site, 0)):
+            if not (0 <= layer < space.n_layers and 0 <= neuron < widths.get(site, 0)):
                 sizes = space.described_sizes
                 raise ValueError(f"{space.model} has no neuron ({layer}, {site!r}, {neuron}): it has {sizes}.")
             neuron_set.masks[site][layer, neuron] = True

@@ -172,9 +172,9 @@ def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: 
     for language, table in tables.items():
         if text_field not in table.column_names:
             raise ValueError(f"{source} ({language}) has no column {text_field!r} among {table.column_names}.")
-        named = "document" in table.column_names
-        documents = map(str, table["document"]) if named else [None] * len(table)
-        rows[language] = list(zip(documents, table[text_field], strict=True))
+        documents = table["document"] if "document" in table.column_names else [None] * len(table)
+        names = (None if document is None else str(document) for document in documents)
+        rows[language] = list(zip(names, table[text_field], strict=True))
     return rows
 
 
