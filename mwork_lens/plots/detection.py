@@ -1,5 +1,6 @@
 """Figures of detections: where the neurons are, what detections and languages have in common, what detecting costs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -30,29 +31,27 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
     by_detection = groups(counted, "detection")
     figure, cells = panels(list(by_detection), shared_yaxes=True)
     for cell, rows in zip(cells, by_detection.values(), strict=True):
-        for i, (structure, counts) in enumerate(groups(rows, "structure").items()):
-            for trace in _share_lines(counts, STRUCTURES[structure], colour(i)):
-                figure.add_trace(trace, **cell)
-    figure.update_xaxes(title_text="share of the structure's neurons", rangemode="tozero", tickformat=".1%")
+        for trace in _share_lines(rows):
+            figure.add_trace(trace, **cell)
+    figure.update_xaxes(rangemode="tozero", tickformat=".1%")
     figure.update_yaxes(dtick=max(1, counted["layer"].nunique() // 10))
-    figure.update_yaxes(title_text="layer", row=1, col=1)
     models, languages = (", ".join(counted[name].unique()) for name in ("model", "language"))
     detail = f"{models}; languages: {languages}; thin: each language"
-    return finish(figure, title, detail, layout, height=560, margin={"t": 130})
+    return finish(figure, title, detail, layout, x="share of the structure's neurons", y="layer", height=560)
 
 
-def _share_lines(counted: pd.DataFrame, label: str, stroke: str) -> list[go.Scatter]:
-    """The languages, where there are several, and their mean."""
-    by_layer = counted.pivot_table(index="layer", columns="language", values=["neurons", "width"], aggfunc="sum")
-    shares: pd.DataFrame = by_layer["neurons"] / by_layer["width"]  # pyright: ignore[reportAssignmentType, reportOperatorIssue]
-    several = shares.shape[1] > 1
-
-    def draw(name: str, x: Any, width: int, **options: Any) -> go.Scatter:
-        hover = f"{name}<br>layer %{{y}}: %{{x:.2%}}"
-        return line(x, shares.index, name, {"color": stroke, "width": width}, hover, **options)
-
-    thin = [draw(f"{tag}, {label}", shares[tag], 1, opacity=0.45, showlegend=False) for tag in shares if several]
-    return [*thin, draw(f"{label}, {'mean' if several else shares.columns[0]}", shares.mean(axis=1), 3)]
+def _share_lines(counted: pd.DataFrame) -> Iterator[go.Scatter]:
+    """Of each structure the languages, where there are several, and their mean."""
+    hover = "<br>layer %{y}: %{x:.2%}"
+    for i, (structure, rows) in enumerate(groups(counted, "structure").items()):
+        by_layer = rows.pivot_table(index="layer", columns="language", values=["neurons", "width"], aggfunc="sum")
+        shares: pd.DataFrame = by_layer["neurons"] / by_layer["width"]  # pyright: ignore[reportAssignmentType, reportOperatorIssue]
+        several = shares.shape[1] > 1
+        for tag in shares if several else ():
+            name, pale = f"{tag}, {STRUCTURES[structure]}", {"opacity": 0.45, "showlegend": False}
+            yield line(shares[tag], shares.index, name, colour(i), name + hover, width=1, **pale)
+        name = f"{STRUCTURES[structure]}, {'mean' if several else shares.columns[0]}"
+        yield line(shares.mean(axis=1), shares.index, name, colour(i), name + hover, width=3)
 
 
 def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detections", **layout: Any) -> go.Figure:
@@ -66,16 +65,14 @@ def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detectio
     figure, cells = panels([*values.values()], shared_yaxes=True)
     for i, (site, rows) in enumerate(groups(compared, "site").items()):
         by_layer = rows.pivot_table(index="layer", values=list(values))
+        look = {"hover": f"{site}, layer %{{y}}: %{{x:.3f}}", "mode": "lines+markers"}
         for cell, value in zip(cells, values, strict=True):
-            hover = f"{site}, layer %{{y}}: %{{x:.3f}}"
-            trace = line(by_layer[value], by_layer.index, site, {"color": colour(i)}, hover, mode="lines+markers")
-            figure.add_trace(trace, **cell)
+            figure.add_trace(line(by_layer[value], by_layer.index, site, colour(i), **look), **cell)
     figure.add_vline(x=float(compared["expected"].mean()), line={"dash": "dash", "color": "#999999"}, col=2)  # pyright: ignore[reportArgumentType]
     figure.update_xaxes(range=[0, 1.02])
-    figure.update_yaxes(title_text="layer", row=1, col=1)
     models, languages = (", ".join(compared[name].unique()) for name in ("model", "language"))
     detail = f"{models}; mean over {languages}; dashed: overlap by chance"
-    return finish(figure, title, detail, layout, height=520, margin={"t": 130})
+    return finish(figure, title, detail, layout, y="layer", height=520)
 
 
 def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> go.Figure:
@@ -104,11 +101,10 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
         figure.add_trace(heat(table, text=text, hover=hover, customdata=chance, coloraxis="coloraxis"), **cell)
     table_axes(figure)
     axis = {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": value}}}
-    detections = compared["detection"].nunique()
-    height = 180 + detections * max(320, 44 * compared["language"].nunique())
-    chance = compared["expected_share"].mean()
-    detail = f"{', '.join(compared['model'].unique())}; rows in columns; mean share by chance {chance:.2f}"
-    return finish(figure, "Active neurons in common", detail, layout, height=height, margin={"t": 130}, coloraxis=axis)
+    height = 180 + compared["detection"].nunique() * max(320, 44 * compared["language"].nunique())
+    models, chance = ", ".join(compared["model"].unique()), compared["expected_share"].mean()
+    detail = f"{models}; rows in columns; mean share by chance {chance:.2f}"
+    return finish(figure, "Active neurons in common", detail, layout, height=height, coloraxis=axis)
 
 
 def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
@@ -121,13 +117,12 @@ def benchmark(found: Benchmark, **layout: Any) -> go.Figure:
     for cell, value in zip(cells, COSTS, strict=True):
         for i, (method, rows) in enumerate(groups(frame, "method").items()):
             costs = rows[value].clip(lower=1 if value == MEMORY else None)
-            hover = f"{method}, %{{x}} tokens: %{{y:.3~r}}"
-            trace = line(rows["tokens"], costs, method, {"color": colour(i)}, hover, mode="lines+markers")
-            figure.add_trace(trace, **cell)
+            look = {"hover": f"{method}, %{{x}} tokens: %{{y:.3~r}}", "mode": "lines+markers"}
+            figure.add_trace(line(rows["tokens"], costs, method, colour(i), **look), **cell)
     lengths = sorted(frame["tokens"].unique())
-    figure.update_xaxes(type="log", title_text="tokens of a document", tickvals=lengths, ticktext=[*map(str, lengths)])
+    figure.update_xaxes(type="log", tickvals=lengths, ticktext=[*map(str, lengths)])
     figure.update_yaxes(type="log", dtick=1)
     settings = {**found.settings, "dtype": found.settings["dtype"].removeprefix("torch.")}
     detail = "{model}, {dtype}, {device}, {threads} threads".format(**settings)
-    legend = {"orientation": "h", "y": -0.2}
-    return finish(figure, "What detection costs", detail, layout, height=520, margin={"t": 130}, legend=legend)
+    look = {"x": "tokens of a document", "height": 520, "legend": {"orientation": "h", "y": -0.2}}
+    return finish(figure, "What detection costs", detail, layout, **look)

@@ -8,8 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..effects import UNITS, Among, EffectMatrix
-from ..statistics import verdict
-from .style import colour, error_bars, finish, groups, heat, table_axes
+from .style import colour, error_bars, finish, groups, heat, hovering, table_axes
 
 FALSE_DISCOVERIES = 0.05
 """Cells are marked where their adjusted p value is at most this."""
@@ -30,21 +29,19 @@ def effect_matrix(effects: EffectMatrix, **layout: Any) -> go.Figure:
     bound = float(np.abs(frame.loc[language_rows or frame.index].to_numpy()).max()) or 1.0
     figure = go.Figure(heat(frame, text=text, hover=hover, bound=bound, colorbar={"title": {"text": unit}}))
     for y, row in enumerate(frame.index):
-        language = effects.languages.get(str(row))
-        if language in frame.columns:
+        if (language := effects.languages.get(str(row))) in frame.columns:
             x = list(frame.columns).index(str(language))
             box = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.48, "y1": y + 0.48}
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
     table_axes(figure)
-    figure.update_xaxes(title_text="language read")
-    figure.update_yaxes(title_text=f"neurons {'tuned' if effects.tuned else 'off'}")
     passages = sum(map(len, effects.documents.values()))
     detail = (
         f"{effects.settings['model']}; {passages} held-out passages; frame: own language; "
         f"*: not zero, q ≤ {FALSE_DISCOVERIES:g}"
     )
     title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
-    return finish(figure, title, detail, layout, height=180 + max(23 * len(frame), 46 * min(len(frame), 12)))
+    rows, height = f"neurons {'tuned' if effects.tuned else 'off'}", max(23 * len(frame), 46 * min(len(frame), 12))
+    return finish(figure, title, detail, layout, x="language read", y=rows, height=180 + height)
 
 
 def star(cell: Mapping[Any, Any]) -> str:
@@ -74,59 +71,44 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     if not len(table):
         raise ValueError("No row of this effect matrix belongs to a language.")
     table["bar"] = [_bar_name(row) for row in table.to_dict("records")]
-    by_name, done = groups(table, "bar"), "tuned" if effects.tuned else "off"
-    bars = [_bars(rows, name, colour(i)) for i, (name, rows) in enumerate(by_name.items())]
-    figure = go.Figure([*bars, *(_ratios(rows, name) for name, rows in by_name.items())])
+    bars, done = groups(table, "bar"), "tuned" if effects.tuned else "off"
+    figure = go.Figure([_bars(rows, name, i) for i, (name, rows) in enumerate(bars.items())])
+    figure.add_traces([_ratios(rows, name) for name, rows in bars.items()])
     others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
     # room for the first label
-    room = [-0.7, table["language"].nunique() - 0.4]
-    figure.update_xaxes(title_text=f"language whose neurons are {done}", type="category", range=room)
-    figure.update_yaxes(title_text=f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}")
-    grouped = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {done}"}}}
+    figure.update_xaxes(type="category", range=[-0.7, table["language"].nunique() - 0.4])
+    look = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {done}"}}, "height": 520}
+    look["x"] = f"language whose neurons are {done}"
+    look["y"] = f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}"
     detail = f"{effects.settings['model']}; labels: own : others (of controls, matched only); bars: 95 %"
-    title = "Selectivity of a language's neurons and of its controls"
-    return finish(figure, title, detail, layout, height=520, **grouped)
+    return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout, **look)
 
 
 def _bar_name(row: Mapping[Any, Any]) -> str:
     return "specific" if row["off"] == row["language"] else row["off"].removesuffix(f" for {row['language']}")
 
 
-def _bars(rows: pd.DataFrame, name: str, fill: str) -> go.Bar:
+def _bars(rows: pd.DataFrame, name: str, i: int) -> go.Bar:
     hover = [
         f"{row['off']}<br>{row['neurons']:.0f} neurons<br>own {row['own']:+.3f}, others {row['others']:+.3f}<br>"
         f"difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         for row in rows.to_dict("records")
     ]
-    return go.Bar(
-        x=rows["language"],
-        y=rows["difference"],
-        name=name,
-        marker={"color": fill},
-        offsetgroup=name,
-        error_y=error_bars(rows, "difference"),
-        hovertext=hover,
-        hoverinfo="text",
-    )
+    look = {"marker": {"color": colour(i)}, "offsetgroup": name, "error_y": error_bars(rows, "difference")}
+    return go.Bar(x=rows["language"], y=rows["difference"], name=name, **look, **hovering(hover))
 
 
 def _ratios(rows: pd.DataFrame, name: str) -> go.Scatter:
     """Own : others, over each bar that is clearly above zero."""
+    labelled = (rows["low"] > 0) & rows["ratio"].notna() & ~rows["kind"].astype(str).str.startswith(UNLABELLED)
+    place = {"textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False, "showlegend": False}
     return go.Scatter(
         x=rows["language"],
         y=rows["high"],
-        text=[f"{row['ratio']:.1f}" if _is_labelled(row) else "" for row in rows.to_dict("records")],
+        text=rows["ratio"].map("{:.1f}".format).where(labelled, ""),
         mode="text",
-        textposition="top center",
-        textfont={"size": 12},
-        cliponaxis=False,
         offsetgroup=name,
         legendgroup=name,
-        showlegend=False,
         hoverinfo="skip",
+        **place,
     )
-
-
-def _is_labelled(row: Mapping[Any, Any]) -> bool:
-    shown = not np.isnan(row["ratio"]) and not str(row["kind"]).startswith(UNLABELLED)
-    return shown and verdict(row["low"], row["high"]) == "above"

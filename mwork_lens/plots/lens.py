@@ -13,7 +13,7 @@ from plotly.colors import hex_to_rgb
 
 from ..lens import LanguageRatio, LatentLanguages, LensGrid, NeuronCards
 from ..text import OTHER, SHARED
-from .style import COLOURS, DIVERGING, SEQUENTIAL, band, colour, finish, groups, heat, line, panels
+from .style import COLOURS, DIVERGING, SEQUENTIAL, banded_line, colour, finish, groups, heat, line, panels
 
 OWN, REST = "the prompts' own", "other languages"
 GREYS = {SHARED: "#999999", OTHER: "#666666"}
@@ -90,13 +90,10 @@ def _lines(prompt: str, name: str, rows: pd.DataFrame, stroke: str) -> list[go.S
         for row in rows.to_dict("records")
     ]
     if name in GREYS:
-        style = {"color": stroke, "width": 1.2, "dash": "dash"}
-        return [line(rows["layer"], rows["share"], name, style, hoverinfo="text", hovertext=hover)]
-    style = {"color": stroke, "width": 2.5}
-    share = line(rows["layer"], rows["share"], name, style, hoverinfo="text", hovertext=hover)
-    dotted = {"color": stroke, "dash": "dot", "width": 1.5}
-    chance = line(rows["layer"], rows["chance"], name, dotted, legendgroup=name, showlegend=False)
-    return [band(rows, stroke, name), chance, share]
+        return [line(rows["layer"], rows["share"], name, stroke, hover, width=1.2, dash="dash")]
+    dotted = {"dash": "dot", "width": 1.5, "legendgroup": name, "showlegend": False}
+    band, share = banded_line(rows, "layer", "share", name, stroke, hover=hover, width=2.5)
+    return [band, line(rows["layer"], rows["chance"], name, stroke, **dotted), share]
 
 
 def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int = 3, **layout: Any) -> go.Figure:
@@ -127,7 +124,7 @@ def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int
     axis = {"colorscale": scale, "cmin": lowest, "cmax": largest, "colorbar": bar}
     title = "Which language each layer speaks" + (", above and below random directions" if value == "lift" else "")
     height = 170 + cells[-1]["row"] * (70 + 20 * len(ratio.labels))
-    return finish(figure, title, _detail(ratio), layout, height=height, margin={"t": 130}, coloraxis=axis)
+    return finish(figure, title, _detail(ratio), layout, height=height, coloraxis=axis)
 
 
 def _tables(ratio: LanguageRatio, value: str) -> dict[str, pd.DataFrame]:
@@ -159,7 +156,11 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
     """
     rows = list(range(len(grid.ids)) if layers is None else layers)
     best = [[grid.decoded[i] for i in grid.ids[layer, :, 0].tolist()] for layer in rows]
-    names = _grid_names(Counter(language for row in best for _, language in row))
+    counts = Counter(language for row in best for _, language in row)
+    by_number = [name for name, _ in counts.most_common() if name not in GREYS]
+    # the rarest languages go together where colours run out
+    names = {name: name if i < len(GRID_COLOURS) else REST for i, name in enumerate(by_number)}
+    names |= {name: name for name in GREYS if name in counts}
     shown = list(dict.fromkeys(names.values()))
     places = pd.DataFrame([[shown.index(names[language]) for _, language in row] for row in best])
     shares = [sum(grid.vocabulary[label] for label, called in names.items() if called == name) for name in shown]
@@ -177,14 +178,13 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
         },
         textfont={"size": 11, "color": "#111111"},
     )
-    figure = go.Figure(cells).update_xaxes(title_text="token read", side="bottom", tickangle=-45)
     tokens = [_label(token, TOKEN_LENGTH) for token in grid.tokens]
-    figure.update_xaxes(tickvals=[*range(len(tokens))], ticktext=tokens, showgrid=False, zeroline=False)
-    ticks = {"tickvals": [*range(len(rows))], "ticktext": [*map(str, rows)]}
-    figure.update_yaxes(title_text=LAYERS, **ticks, showgrid=False, zeroline=False)
-    size = {"height": 220 + 24 * len(rows), "width": max(520, 190 + 88 * len(grid.tokens))}
+    bare = {"showgrid": False, "zeroline": False}
+    figure = go.Figure(cells).update_yaxes(tickvals=[*range(len(rows))], ticktext=[*map(str, rows)], **bare)
+    figure.update_xaxes(side="bottom", tickangle=-45, tickvals=[*range(len(tokens))], ticktext=tokens, **bare)
+    look = {"x": "token read", "y": LAYERS, "height": 220 + 24 * len(rows), "width": max(520, 190 + 88 * len(tokens))}
     detail = f"{grid.settings['model']}; languages by {grid.settings['identifier']}; · is a space"
-    return finish(figure, "What each layer decodes to", detail, layout, **size)
+    return finish(figure, "What each layer decodes to", detail, layout, **look)
 
 
 def _grid_hover(grid: LensGrid, layer: int, pos: int) -> str:
@@ -201,13 +201,6 @@ def _label(token: str, longest: int) -> str:
     return f"\u2068{text}\u2069" if _RIGHT_TO_LEFT.search(text) else text
 
 
-def _grid_names(counts: Counter[str]) -> dict[str, str]:
-    """What the grid calls each label that is decoded: the rarest languages go together where colours run out."""
-    languages = [name for name, _ in counts.most_common() if name not in GREYS]
-    coloured = {*languages[: len(GRID_COLOURS)], *GREYS}
-    return {name: name if name in coloured else REST for name in [*languages, *GREYS] if name in counts}
-
-
 def _steps(colours: Sequence[str]) -> list[list[Any]]:
     """A colour scale of pale steps, so that black text can be read on them."""
     pale = ["rgb({}, {}, {})".format(*(round(255 - 0.45 * (255 - c)) for c in hex_to_rgb(one))) for one in colours]
@@ -220,15 +213,15 @@ def latent_languages(found: LatentLanguages, **layout: Any) -> go.Figure:
     titles = ("probability of the answer", "median rank of its likeliest token", "entropy of all tokens")
     figure, (top, middle, bottom) = panels(titles, 1, shared_xaxes=True, vertical_spacing=0.08)
     for i, language in enumerate(found.languages):
-        rows, stroke = frame.query("language == @language"), {"color": colour(i), "width": 2.5}
-        where = f"{language}, layer %{{x}}: "
-        figure.add_trace(band(rows, colour(i), language), **top)
-        figure.add_trace(line(rows["layer"], rows["probability"], language, stroke, where + "%{y:.3f}"), **top)
-        figure.add_trace(line(rows["layer"], rows["rank"], language, stroke, where + "rank %{y}"), **middle)
+        rows, where = frame[frame["language"] == language], f"{language}, layer %{{x}}: "
+        look = {"hover": where + "%{y:.3f}", "width": 2.5}
+        for trace in banded_line(rows, "layer", "probability", language, colour(i), **look):
+            figure.add_trace(trace, **top)
+        look["hover"] = where + "rank %{y}"
+        figure.add_trace(line(rows["layer"], rows["rank"], language, colour(i), **look), **middle)
     rows = frame[frame["language"] == found.languages[0]]
     hover = "layer %{x}: %{y:.2f} nats"
-    entropy = line(rows["layer"], rows["entropy"], "entropy", {"color": "#666666"}, hover, showlegend=False)
-    figure.add_trace(entropy, **bottom)
+    figure.add_trace(line(rows["layer"], rows["entropy"], "entropy", "#666666", hover, showlegend=False), **bottom)
     figure.update_yaxes(rangemode="tozero", tickformat="~g", **top)
     figure.update_yaxes(type="log", dtick=1, tickformat=",", autorange="reversed", **middle)
     figure.update_yaxes(title_text="nats", rangemode="tozero", **bottom)
@@ -252,16 +245,14 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     for i, (name, one) in enumerate(by_name.items()):
         whole, rows = one.summary(language), one.written().query("language == @language")
         label = f"{name}: {whole['share']:.1%} in all ({whole['low']:.1%} to {whole['high']:.1%})"
-        hover = f"{name}, layer %{{x}}: %{{y:.1%}} of what %{{customdata}} neurons promote"
-        options = {"mode": "lines+markers", "legendgroup": name, "customdata": rows["neurons"]}
-        trace = line(rows["layer"], rows["share"], label, {"color": colour(i), "width": 2.5}, hover, **options)
-        figure.add_traces([band(rows, colour(i), name), trace])
+        look = {"hover": f"{name}, layer %{{x}}: %{{y:.1%}} of what %{{customdata}} neurons promote", "width": 2.5}
+        look |= {"mode": "lines+markers", "customdata": rows["neurons"]}
+        figure.add_traces(banded_line(rows, "layer", "share", label, colour(i), **look))
     first = next(iter(by_name.values()))
     figure.add_hline(y=first.vocabulary[language], line={"dash": "dot", "color": "#666666"})
-    figure.update_yaxes(title_text=f"promoted tokens in {language}", tickformat=".0%", rangemode="tozero")
-    figure.update_xaxes(title_text="layer of the neurons (0: the first block)")
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     read = f"top {first.promoted.shape[1]} tokens of each v and mlp neuron by {first.settings['identifier']}"
     detail = f"{first.settings['model']}; {read}; dotted: share of the vocabulary"
-    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
-    title = f"How much of what neurons promote is {language}"
-    return finish(figure, title, detail, layout, height=480, margin={"t": 125}, legend=legend)
+    axes = {"x": "layer of the neurons (0: the first block)", "y": f"promoted tokens in {language}"}
+    look = {"height": 480, "margin": {"t": 125}, "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}}
+    return finish(figure, f"How much of what neurons promote is {language}", detail, layout, **axes, **look)

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from ..effects import MEAN, SIDES, Evidence, LayerSweep, StageGrid, Workflow
 from ..neurons import MWORK_PARTS, STAGES
 from .effects import star
-from .style import COLOURS, DASHES, band, colour, finish, groups, heat, line, panels, table_axes
+from .style import COLOURS, DASHES, banded_line, colour, finish, groups, heat, line, panels, table_axes
 
 MARKS = {"supported": ("✓", "#009E73"), "not supported": ("✗", "#D55E00"), "not measured": ("–", "#777777")}
 
@@ -22,44 +22,33 @@ def stage_grid(grid: StageGrid, **layout: Any) -> go.Figure:
     On the left whole parts, on the right (if measured) parts of equal size. A star marks what differs from zero
     (Benjamini-Hochberg over all rows, 5 %).
     """
-    versions = {"all neurons of each part": False} | ({"equally many in each part": True} if grid.has_equal else {})
-    figure, cells = panels(list(versions), shared_yaxes=True, horizontal_spacing=0.04)
-    frames = [grid.to_frame(equal=equal) for equal in versions.values()]
+    titles = ["all neurons of each part", "equally many in each part"][: 1 + grid.has_equal]
+    figure, cells = panels(titles, shared_yaxes=True, horizontal_spacing=0.04)
+    frames = [grid.to_frame(equal=equal) for equal in (False, True)[: len(titles)]]
     bound = float(np.nanmax(np.abs(pd.concat(frames)["difference"].to_numpy(dtype=float)))) or 1.0
     for cell, frame in zip(cells, frames, strict=True):
-        records = frame.to_dict("records")
-        text, hover = (_table(frame, grid, [*map(write, records)]).to_numpy() for write in (_text, _hover))
-        values = _table(frame, grid, list(frame["difference"]))
-        figure.add_trace(heat(values, text=text, hover=hover, bound=bound, showscale=False), **cell)
+        frame["text"], frame["hover"] = zip(*map(_cell, frame.to_dict("records")), strict=True)
+        table = frame.pivot(index="part", columns="language").loc[list(MWORK_PARTS)]
+        table.index = [part.replace("_", "-").replace(" ", "<br>") for part in MWORK_PARTS]
+        values, text, hover = (table[name][grid.languages] for name in ("difference", "text", "hover"))
+        shown = {"text": text.to_numpy(), "hover": hover.to_numpy(), "bound": bound, "showscale": False}
+        figure.add_trace(heat(values, **shown), **cell)
     table_axes(figure)
-    figure.update_xaxes(title_text="language whose neurons are off")
     layers = ", ".join(f"{stage.replace('_', '-')} {a.start}–{a.stop - 1}" for stage, a in grid.layers.items())
     detail = f"{grid.effects.settings['model']}; layers: {layers}; nats per token (neurons off)"
     title = "What each stage’s neurons do for their own language: own rise − others’"
-    size = {"height": 430, "width": max(950, 250 + 160 * len(grid.languages)), "margin": {"t": 130}}
-    return finish(figure, title, detail, layout, **size)
+    size = {"height": 430, "width": max(950, 250 + 160 * len(grid.languages))}
+    return finish(figure, title, detail, layout, x="language whose neurons are off", **size)
 
 
-def _table(frame: pd.DataFrame, grid: StageGrid, cells: list[Any]) -> pd.DataFrame:
-    """Parts by languages."""
-    table = frame.assign(cell=cells).pivot(index="part", columns="language", values="cell")
-    table = table.loc[list(MWORK_PARTS), grid.languages]
-    return table.set_axis([part.replace("_", "-").replace(" ", "<br>") for part in table.index])
-
-
-def _text(row: Mapping[Any, Any]) -> str:
+def _cell(row: Mapping[Any, Any]) -> tuple[str, str]:
+    """What is written in a cell, and shown over it."""
+    part = f"{row['language']}, {row['part']}"
     if not row["neurons"]:
-        return "no data<br>(0)"
-    return f"{row['difference']:.2f}{star(row)}<br>({row['neurons']:.0f})"
-
-
-def _hover(row: Mapping[Any, Any]) -> str:
-    if not row["neurons"]:
-        return f"{row['language']}, {row['part']}: no neurons"
-    return (
-        f"{row['language']}, {row['part']}: {row['neurons']:.0f} neurons off<br>own {row['own']:+.3f}, others "
-        f"{row['others']:+.3f} nats per token<br>difference {row['difference']:+.3f} "
-        f"({row['low']:+.3f} to {row['high']:+.3f})"
+        return "no data<br>(0)", f"{part}: no neurons"
+    return f"{row['difference']:.2f}{star(row)}<br>({row['neurons']:.0f})", (
+        f"{part}: {row['neurons']:.0f} neurons off<br>own {row['own']:+.3f}, others {row['others']:+.3f} nats per token"
+        f"<br>difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     )
 
 
@@ -78,25 +67,19 @@ def layer_sweep(sweep: LayerSweep, **layout: Any) -> go.Figure:
             for trace in _curve(by_language[language], language, i):
                 figure.add_trace(trace, **cell)
         ends = [0, list(by_language[MEAN]["difference"])[-1]]
-        even = line([0, sweep.n_layers], ends, "even share", {"dash": "dash", "color": "#777777"})
-        figure.add_trace(even, **cell)
-    choice = _mark_choice(figure, sweep)
-    figure.update_xaxes(title_text="layers n", dtick=2)
-    figure.update_yaxes(title_text="own rise − others’, nats per token", **cells[0])
-    title, detail = "Which layers a language’s neurons matter in", f"{sweep.effects.settings['model']}; {choice}"
-    return finish(figure, title, detail, layout, height=520, margin={"t": 130})
+        figure.add_trace(line([0, sweep.n_layers], ends, "even share", "#777777", dash="dash"), **cell)
+    figure.update_xaxes(dtick=2)
+    detail = f"{sweep.effects.settings['model']}; {_mark_choice(figure, sweep)}"
+    look = {"x": "layers n", "y": "own rise − others’, nats per token", "height": 520}
+    return finish(figure, "Which layers a language’s neurons matter in", detail, layout, **look)
 
 
 def _curve(rows: pd.DataFrame, language: str, i: int) -> list[go.Scatter]:
-    hover = f"{language}, %{{x}} layers: %{{y:.3f}}"
-    dash = DASHES[i // len(COLOURS) % len(DASHES)]
+    hover, dash = f"{language}, %{{x}} layers: %{{y:.3f}}", DASHES[i // len(COLOURS) % len(DASHES)]
     if language != MEAN:
-        stroke = {"color": colour(i), "width": 1.5, "dash": dash}
-        return [line(rows["layers"], rows["difference"], language, stroke, hover)]
-    stroke = {"color": "#222222", "width": 4, "dash": dash}
-    bounds = rows.rename(columns={"layers": "layer", "difference_low": "low", "difference_high": "high"})
-    mean = line(rows["layers"], rows["difference"], language, stroke, hover, mode="lines+markers")
-    return [band(bounds, "#222222", language), mean]
+        return [line(rows["layers"], rows["difference"], language, colour(i), hover, width=1.5, dash=dash)]
+    look = {"prefix": "difference_", "hover": hover, "width": 4, "dash": dash, "mode": "lines+markers"}
+    return banded_line(rows, "layers", "difference", language, "#222222", **look)
 
 
 def _mark_choice(figure: go.Figure, sweep: LayerSweep) -> str:

@@ -34,25 +34,28 @@ def _template() -> go.layout.Template:
     return go.layout.Template(layout=layout)
 
 
-def finish(figure: go.Figure, title: str, detail: str, layout: Mapping[str, Any], **defaults: Any) -> go.Figure:
+def finish(
+    figure: go.Figure, title: str, detail: str, layout: Mapping[str, Any], *, x: str = "", y: str = "", **defaults: Any
+) -> go.Figure:
     """Title, a line of model and settings under it, the template, one legend, and the caller's own layout last.
 
-    A title of the caller's stands above the same line. A name that several panels show is once in the legend.
+    ``x`` is the title of every x-axis, ``y`` that of the first y-axis. A title of the caller's stands above the same
+    line. A name that several panels show is once in the legend.
     """
     if isinstance(layout.get("title"), str):
         layout = {**layout, "title": {"text": layout["title"]}}
-    _share_legend(figure)
+    traces: Any = figure.data
+    names: set[str] = set()
+    for trace in traces:
+        if trace.name and trace.showlegend is None:
+            trace.update(legendgroup=trace.legendgroup or trace.name, showlegend=trace.name not in names)
+            names.add(trace.name)
+    if x:
+        figure.update_xaxes(title_text=x)
+    if y:
+        figure.update_layout(yaxis_title_text=y)
     figure.update_layout(template=_template(), title={"text": title, "subtitle": {"text": detail}}, **defaults)
     return figure.update_layout(**layout)
-
-
-def _share_legend(figure: go.Figure) -> None:
-    names: set[str] = set()
-    for trace in figure.data:
-        name = getattr(trace, "name", None)
-        if name and trace.showlegend is None:  # pyright: ignore[reportAttributeAccessIssue]
-            trace.update(legendgroup=trace.legendgroup or name, showlegend=name not in names)  # pyright: ignore[reportAttributeAccessIssue]
-            names.add(name)
 
 
 def colour(i: int) -> str:
@@ -69,28 +72,32 @@ def panels(titles: Sequence[str], columns: int | None = None, **options: Any) ->
     """An empty panel for each title, ``columns`` side by side (all by default), and where each is (row and col)."""
     columns = min(columns or len(titles), len(titles))
     figure = make_subplots(math.ceil(len(titles) / columns), columns, subplot_titles=list(titles), **options)
-    return figure, [{"row": i // columns + 1, "col": i % columns + 1} for i in range(len(titles))]
+    cells = [{"row": i // columns + 1, "col": i % columns + 1} for i in range(len(titles))]
+    return figure.update_layout(margin={"t": 130}), cells
 
 
-def line(x: Any, y: Any, name: str, stroke: Mapping[str, Any], hover: str | None = None, **options: Any) -> go.Scatter:
-    """A line of this ``stroke`` (colour, width, dash); ``hover`` is a template, None shows nothing."""
-    shown = {"hovertemplate": f"{hover}<extra></extra>"} if hover else {"hoverinfo": "skip"}
-    return go.Scatter(**{"x": x, "y": y, "name": name, "mode": "lines", "line": dict(stroke), **shown, **options})
+def hovering(hover: Any) -> dict[str, Any]:
+    """What is shown over the marks of a trace: a template for all (str), a text for each, or (None) nothing."""
+    if isinstance(hover, str):
+        return {"hovertemplate": f"{hover}<extra></extra>"}
+    return {"hoverinfo": "skip"} if hover is None else {"hovertext": hover, "hoverinfo": "text"}
 
 
-def band(rows: pd.DataFrame, colour: str, group: str) -> go.Scatter:
-    """The interval from ``low`` to ``high`` over ``layer``, as a pale area behind a line of ``colour``."""
-    return go.Scatter(
-        x=[*rows["layer"], *rows["layer"][::-1]],
-        y=[*rows["high"], *rows["low"][::-1]],
-        fill="toself",
-        fillcolor=f"rgba{(*hex_to_rgb(colour), 0.18)}",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=group,
-    )
+def line(
+    x: Any, y: Any, name: str, ink: str, hover: Any = None, *, width: Any = None, dash: Any = None, **options: Any
+) -> go.Scatter:
+    """A line of a colour, width and dash; ``hover`` as in :func:`hovering`."""
+    stroke = {"color": ink, "width": width, "dash": dash}
+    return go.Scatter(**{"x": x, "y": y, "name": name, "mode": "lines", "line": stroke, **hovering(hover), **options})
+
+
+def banded_line(
+    rows: pd.DataFrame, x: str, y: str, name: str, ink: str, *, prefix: str = "", **options: Any
+) -> list[go.Scatter]:
+    """The interval ``low`` to ``high`` of column ``y`` as a pale area over ``x``, and the column as a :func:`line`."""
+    area = [*rows[x], *rows[x][::-1]], [*rows[f"{prefix}high"], *rows[f"{prefix}low"][::-1]]
+    pale = {"fill": "toself", "fillcolor": f"rgba{(*hex_to_rgb(ink), 0.18)}", "showlegend": False}
+    return [line(*area, name, ink, width=0, legendgroup=name, **pale), line(rows[x], rows[y], name, ink, **options)]
 
 
 def error_bars(rows: pd.DataFrame, value: str, prefix: str = "") -> dict[str, Any]:
@@ -102,16 +109,14 @@ def error_bars(rows: pd.DataFrame, value: str, prefix: str = "") -> dict[str, An
 def heat(
     table: pd.DataFrame, *, text: Any = None, hover: Any = None, bound: float | None = None, **options: Any
 ) -> go.Heatmap:
-    """A table as coloured cells, with a text in each and another over it (or a template for all).
+    """A table as coloured cells, with a text in each; ``hover`` as in :func:`hovering`.
 
     Colours diverge from zero up to ``bound``, if there is one.
     """
     written = {} if text is None else {"text": text, "texttemplate": "%{text}"}
-    template = {"hovertemplate": f"{hover}<extra></extra>"}
-    shown = template if isinstance(hover, str) else {"hovertext": hover, "hoverinfo": "text"}
     scale = {} if bound is None else {"zmin": -bound, "zmax": bound, "colorscale": DIVERGING}
     cells = {"z": table.to_numpy(dtype=float), "x": list(table.columns), "y": list(table.index)}
-    return go.Heatmap(**{**cells, "xgap": 1, "ygap": 1, **written, **shown, **scale, **options})
+    return go.Heatmap(**{**cells, "xgap": 1, "ygap": 1, **written, **hovering(hover), **scale, **options})
 
 
 def table_axes(figure: go.Figure) -> None:

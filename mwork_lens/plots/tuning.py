@@ -9,6 +9,9 @@ from ..tuning import HELD_OUT, Enhancement, Rate, Tuned
 from .effects import effect_matrix
 from .style import colour, error_bars, finish, groups, line, panels
 
+CHANGE = "change of loss, nats per token"
+_SIZE = {"height": 480, "margin": {"t": 100}}
+
 
 def tuning(tuned: Tuned, **layout: Any) -> go.Figure:
     """Loss of each step's texts, and held-out loss where it was measured, over the steps."""
@@ -16,17 +19,16 @@ def tuning(tuned: Tuned, **layout: Any) -> go.Figure:
     figure = go.Figure()
     hover = "step %{x}: %{y:.3f} nats per token, rate %{customdata:.2g}"
     steps = {"mode": "lines+markers", "customdata": frame["learning_rate"]}
-    figure.add_trace(line(frame["step"] - 1, frame["loss"], "the step's texts", {"color": colour(0)}, hover, **steps))
+    figure.add_trace(line(frame["step"] - 1, frame["loss"], "the step's texts", colour(0), hover, **steps))
     if held_out:
         hover = "after %{x} steps: %{y:.3f} nats per token"
-        points, losses = list(held_out), list(held_out.values())
-        figure.add_trace(line(points, losses, "held-out texts", {"color": colour(4)}, hover, mode="lines+markers"))
-    figure.update_xaxes(title_text="steps taken")
-    figure.update_yaxes(title_text="loss, nats per token")
+        points = list(held_out), list(held_out.values())
+        figure.add_trace(line(*points, "held-out texts", colour(4), hover, mode="lines+markers"))
     recipe = tuned.settings["recipe"]
     rate = f"learning rate {recipe['learning_rate']:g}, {recipe['batch_size']} texts per step"
     detail = f"{tuned.settings['model']}; {tuned.settings['trained_entries']:,} weights tuned; {rate}"
-    return finish(figure, "Loss while tuning", detail, layout, height=460, showlegend=True)
+    look = {"x": "steps taken", "y": "loss, nats per token", "height": 460, "showlegend": True}
+    return finish(figure, "Loss while tuning", detail, layout, **look)
 
 
 def enhancement_matrix(
@@ -42,11 +44,9 @@ def enhancement_matrix(
     """
     matrix = found.matrix(domain, rate=rate, documents=documents)
     figure = effect_matrix(matrix).update_traces(text=matrix.to_frame().map("{:+.3f}".format).to_numpy())
-    figure.update_yaxes(title_text="tuned")
     number = documents or max(found.design["documents"])
     detail = f"{_detail(found, rate)}, {number} passages<br>read: {domain}; blue is better; frame: tuned language"
-    margin = {"l": 70, "r": 30, "t": 130, "b": 70}
-    return finish(figure, "Change of loss after tuning", detail, layout, margin=margin)
+    return finish(figure, "Change of loss after tuning", detail, layout, y="tuned", margin={"t": 130})
 
 
 def enhancement_by_documents(
@@ -58,9 +58,8 @@ def enhancement_by_documents(
     """
     rows = found.changes.query("domain == @domain and rate == @rate and read == language").sort_values("documents")
     figure = _panels(found, groups(rows, "language"), "documents", "lines+markers")
-    figure.update_xaxes(title_text="passages tuned on")
     title, detail = "What tuning does for the language, by number of passages", f"{_detail(found, rate)}; bars: 95 %"
-    return finish(figure, title, detail, layout, height=480)
+    return finish(figure, title, detail, layout, x="passages tuned on", y=CHANGE, **_SIZE)
 
 
 def enhancement_by_language(
@@ -74,10 +73,9 @@ def enhancement_by_language(
     rows = found.changes.query("domain == @domain and rate == @rate and documents == @number")
     own, english = rows.query("read == language"), rows.query("read == 'en'")
     figure = _panels(found, {"read: the language itself": own, "read: English": english}, "language", "markers")
-    figure.update_xaxes(title_text="language tuned")
-    detail = f"{_detail(found, rate)}, {number} passages; bars: 95 %"
     title = "What tuning does for each language, and for English"
-    return finish(figure, title, detail, layout, height=480, scattermode="group")
+    detail = f"{_detail(found, rate)}, {number} passages; bars: 95 %"
+    return finish(figure, title, detail, layout, x="language tuned", y=CHANGE, scattermode="group", **_SIZE)
 
 
 def _panels(found: Enhancement, rows: dict[str, pd.DataFrame], x: str, mode: str) -> go.Figure:
@@ -85,19 +83,11 @@ def _panels(found: Enhancement, rows: dict[str, pd.DataFrame], x: str, mode: str
     figure, cells = panels(list(rows), shared_yaxes=True)
     for cell, panel in zip(cells, rows.values(), strict=True):
         for arm, points in groups(panel, "arm").items():
-            trace = go.Scatter(
-                x=points[x].astype(str),
-                y=points["change"],
-                name=arm,
-                mode=mode,
-                offsetgroup=arm,
-                marker={"color": colour(list(found.design["arms"]).index(arm)), "size": 9},
-                error_y=error_bars(points, "change"),
-                hovertemplate=f"{arm}<br>%{{x}}: %{{y:+.4f}} nats per token<extra></extra>",
-            )
+            ink, hover = colour(list(found.design["arms"]).index(arm)), f"{arm}<br>%{{x}}: %{{y:+.4f}} nats per token"
+            look = {"mode": mode, "marker": {"color": ink, "size": 9}, "error_y": error_bars(points, "change")}
+            trace = line(points[x].astype(str), points["change"], arm, ink, hover, offsetgroup=arm, **look)
             figure.add_trace(trace, **cell)
     figure.update_xaxes(type="category")
-    figure.update_yaxes(title_text="change of loss, nats per token", **cells[0])
     return figure.add_hline(y=0, line={"color": "#888888", "width": 1})
 
 

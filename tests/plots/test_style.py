@@ -9,9 +9,9 @@ def test_a_name_that_several_panels_show_is_once_in_the_legend():
     figure, cells = panels(["one", "two", "three"], 2)
     assert cells == [{"row": 1, "col": 1}, {"row": 1, "col": 2}, {"row": 2, "col": 1}]
     for cell in cells:
-        figure.add_trace(line([0, 1], [0, 1], "a", {"color": "red"}), **cell)
-        figure.add_trace(line([0, 1], [1, 0], "thin", {"width": 1}, showlegend=False), **cell)
-    figure.add_trace(line([0, 1], [0, 1], "b", {"color": "blue"}), **cells[2])
+        figure.add_trace(line([0, 1], [0, 1], "a", "red"), **cell)
+        figure.add_trace(line([0, 1], [1, 0], "thin", "red", width=1, showlegend=False), **cell)
+    figure.add_trace(line([0, 1], [0, 1], "b", "blue"), **cells[2])
     finish(figure, "Title", "detail", {})
     assert [trace.name for trace in figure.data if trace.showlegend] == ["a", "b"]
     assert {trace.legendgroup for trace in figure.data if trace.name == "a"} == {"a"}
