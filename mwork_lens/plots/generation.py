@@ -90,7 +90,7 @@ def task_changes(result: TaskResult, *, metric: str | None = None, scope: str = 
     figure, cells = panels(list(GROUPS), shared_yaxes=True, horizontal_spacing=0.03)
     where = {"xref": "x domain", "yref": "y domain", "x": 0.5, "y": 0.97, "showarrow": False}
     for cell, group in zip(cells, GROUPS, strict=True):
-        panel = changes[changes["group"] == group]
+        panel = changes.query("group == @group")
         for i, (arm, rows) in enumerate(groups(panel, "arm").items()):
             bar = go.Bar(
                 x=[str(part).replace("_", "-").replace(" ", "<br>") for part in rows["part"]],

@@ -213,7 +213,7 @@ def latent_languages(found: LatentLanguages, **layout: Any) -> go.Figure:
     titles = ("probability of the answer", "median rank of its likeliest token", "entropy of all tokens")
     figure, (top, middle, bottom) = panels(titles, 1, shared_xaxes=True, vertical_spacing=0.08)
     for i, language in enumerate(found.languages):
-        rows, where = frame[frame["language"] == language], f"{language}, layer %{{x}}: "
+        rows, where = frame.query("language == @language"), f"{language}, layer %{{x}}: "
         look = {"hover": where + "%{y:.3f}", "width": 2.5}
         for trace in banded_line(rows, "layer", "probability", language, colour(i), **look):
             figure.add_trace(trace, **top)

@@ -37,8 +37,8 @@ def stage_grid(grid: StageGrid, **layout: Any) -> go.Figure:
     layers = ", ".join(f"{stage.replace('_', '-')} {a.start}–{a.stop - 1}" for stage, a in grid.layers.items())
     detail = f"{grid.effects.settings['model']}; layers: {layers}; nats per token (neurons off)"
     title = "What each stage’s neurons do for their own language: own rise − others’"
-    size = {"height": 430, "width": max(950, 250 + 160 * len(grid.languages))}
-    return finish(figure, title, detail, layout, x="language whose neurons are off", **size)
+    wide = max(950, 250 + 160 * len(grid.languages))
+    return finish(figure, title, detail, layout, x="language whose neurons are off", height=430, width=wide)
 
 
 def _cell(row: Mapping[Any, Any]) -> tuple[str, str]:
