@@ -91,11 +91,10 @@ class Estimate:
         The percentile interval is too narrow for few documents: its spread lacks a factor √(n / (n − 1)), and it knows
         nothing of Student's t. This one lies further out by both. Resamples that are NaN are left out.
         """
-        if self.documents < 2:
+        if (n := self.documents) < 2:
             return np.nan, np.nan
         from scipy.stats import norm, t
 
-        n = self.documents
         return self._between(float(norm.cdf(t.ppf((1 - LEVEL) / 2, n - 1) * np.sqrt(n / (n - 1)))))
 
     @cached_property
@@ -135,14 +134,12 @@ class Estimate:
 
         NaN for fewer than two documents, or a statistic that is NaN; 1 if it is zero in every resample.
         """
-        if self.documents < 2 or np.isnan(self.value) or np.isnan(self.draws).any():
+        if (n := self.documents) < 2 or np.isnan(self.value) or np.isnan(self.draws).any():
             return float("nan")
         from scipy.stats import t
 
-        error = float(self.draws.std() * np.sqrt(self.documents / (self.documents - 1)))
-        if error == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return float(2 * t.sf(abs(self.value) / error, self.documents - 1))
+        error = float(self.draws.std() * np.sqrt(n / (n - 1)))
+        return float(2 * t.sf(abs(self.value) / error, n - 1)) if error else float(self.value == 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,8 +119,7 @@ def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, N
     first, *_ = sets.values()
     for neurons in sets.values():
         first.space.require_compatible(neurons.space)
-    sizes = [_sizes(neurons) for neurons in sets.values()]
-    least = {site: torch.stack([each[site] for each in sizes]).amin(0) for site in first.masks}
+    least = {site: torch.stack([each.masks[site].sum(-1) for each in sets.values()]).amin(0) for site in first.masks}
     generator, how = np.random.default_rng(seed), {"cut_to_equal": list(sets), "seed": seed}
     masks = {name: _drawn(neurons, least, generator) for name, neurons in sets.items()}
     return {name: NeuronSet(first.space, masks[name], sets[name].origin | how) for name in sets}
