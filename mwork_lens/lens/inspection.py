@@ -85,12 +85,9 @@ def inspect(
     encoded = Encoded.of(model, corpus, max_tokens)
     languages, plan = tuple(encoded), encoded.plan(batch_size)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
-    places = {
-        (layer, site): mask[layer].nonzero().flatten()
-        for layer in range(neurons.space.n_layers)
-        for site, mask in neurons.masks.items()
-        if mask[layer].any()
-    }
+    masks = neurons.masks
+    cells = [(layer, site) for layer in range(neurons.space.n_layers) for site in masks if masks[site][layer].any()]
+    places = {(layer, site): masks[site][layer].nonzero().flatten() for layer, site in cells}
     activity = _follow(model, places, plan, contexts, progress)
     means = activity.means()
     promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
@@ -233,24 +230,20 @@ def _contexts(
 ) -> tuple[tuple[dict[str, Any], ...], ...]:
     """The text around each place: language, passage, position, and what stands before, at and after it."""
     documents = [(tag, *document) for tag in encoded for document in zip(encoded.names[tag], encoded[tag], strict=True)]
-    longest = _longest(encoded)
+    longest, decode = _longest(encoded), lambda ids: "".join(token_texts(model, ids))
+    if model.tokenizer is not None:
+        decode = partial(model.tokenizer.decode, skip_special_tokens=True)
 
     def context(place: int) -> dict[str, Any]:
         number, position = divmod(place, longest)
         language, passage, ids = documents[number]
         parts = ids[max(0, position - window) : position], ids[[position]], ids[position + 1 : position + 1 + window]
-        before, token, after = (_joined(model, part.tolist()) for part in parts)
+        before, token, after = (decode(part.tolist()) for part in parts)
         # the window may cut through a character of several tokens
         text = {"before": before.lstrip(BROKEN), "token": token, "after": after.rstrip(BROKEN)}
         return {"language": language, "passage": passage, "position": position, **text}
 
     return tuple(tuple(context(place) for place in places if place >= 0) for places in where.tolist())
-
-
-def _joined(model: HookedModel, ids: Sequence[int]) -> str:
-    if model.tokenizer is None:
-        return "".join(token_texts(model, ids))
-    return model.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 # --- what they write ------------------------------------------------------------------------------

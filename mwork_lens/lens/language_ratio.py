@@ -60,9 +60,9 @@ class LanguageRatio(Result, kind="language_ratio"):
         for prompts, share in self._shares.items():
             lift = share - self._chance
             (low, high), (lift_low, lift_high) = share.percentile_interval, lift.percentile_interval
-            columns = {"share": share.value, "low": low, "high": high, "chance": self._chance.value}
-            columns |= {"vocabulary": self._reported.vocabulary.numpy()}
-            columns |= {"lift": lift.value, "lift_low": lift_low, "lift_high": lift_high}
+            shares = {"share": share.value, "low": low, "high": high, "chance": self._chance.value}
+            lifts = {"lift": lift.value, "lift_low": lift_low, "lift_high": lift_high}
+            columns = {**shares, "vocabulary": self._reported.vocabulary.numpy(), **lifts}
             frames[prompts] = by_layer(self.layers, self.labels, columns)
         return pd.concat(frames, names=["prompt_language"]).droplevel(1).reset_index()
 

@@ -34,12 +34,11 @@ class LensGrid(Result, kind="lens_grid"):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, position and rank: the token there, what it decodes to, language and probability."""
-        layers, positions, k = self.ids.shape
         rows = [
-            (layer, pos, self.tokens[pos], rank, *self.decoded[int(self.ids[layer, pos, rank])])
-            for layer in range(layers)
-            for pos in range(positions)
-            for rank in range(k)
+            (layer, pos, self.tokens[pos], rank, *self.decoded[i])
+            for layer, positions in enumerate(self.ids.tolist())
+            for pos, ids in enumerate(positions)
+            for rank, i in enumerate(ids)
         ]
         frame = pd.DataFrame(rows, columns=["layer", "position", "token", "rank", "decoded", "language"])
         return frame.assign(probability=self.probabilities.flatten().tolist())

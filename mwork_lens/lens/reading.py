@@ -94,8 +94,6 @@ def language_ratio(
     encoded = _continued(model, encoded, new_tokens) if new_tokens else encoded
     masks = _masks(encoded, slice(None) if positions is None else positions)
     states = {label: sum(int(mask.sum()) for mask in by_prompt) for label, by_prompt in masks.items()}
-    if directions and sum(states.values()) < 2:
-        raise ValueError("One position has no covariance to draw random directions from: give directions=0.")
     lens, plan = Lens(model, labels, tuple(layers), top_k, by, normalize), encoded.plan(batch_size)
     counts, chance = _read(lens, plan, masks, Draws(plan, masks, len(layers), directions, seed), progress)
     read = {"positions": "all" if positions is None else str(positions), "new_tokens": new_tokens, "states": states}
