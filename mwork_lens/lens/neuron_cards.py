@@ -126,11 +126,10 @@ class NeuronCards(Result, kind="neuron_cards"):
     def _card(self, i: int) -> str:
         layer, site, neuron = self.neurons[i]
         rows = ["<tr><th></th><th>fires</th><th>mean</th><th>mean |·|</th></tr>"]
-        for tag, fires, *means in zip(
-            self.languages, self.firing_rate[i], self.mean[i], self.magnitude[i], strict=True
-        ):
-            cells = ("–" if fires.isnan() else f"{fires:.0%}", f"{means[0]:+.3g}", f"{means[1]:.3g}")
-            rows.append(f"<tr><td>{'</td><td>'.join((escape(tag), *cells))}</td></tr>")
+        values = torch.stack([self.firing_rate[i], self.mean[i], self.magnitude[i]], 1).tolist()
+        for tag, (fires, mean, magnitude) in zip(self.languages, values, strict=True):
+            cells = (escape(tag), "–" if np.isnan(fires) else f"{fires:.0%}", f"{mean:+.3g}", f"{magnitude:.3g}")
+            rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>")
         contexts = "".join(
             f"<li><b>{value:+.2f}</b> <i>{escape(c['language'])}</i> <bdi>{escape(c['before'])}"
             f"<mark>{escape(c['token'])}</mark>{escape(c['after'])}</bdi></li>"

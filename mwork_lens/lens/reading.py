@@ -232,9 +232,8 @@ def _continued(model: HookedModel, encoded: Encoded, new_tokens: int) -> Encoded
 def _require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
     every = range(model.cfg.n_layers + 1)
     wanted = sorted(set(every if layers is None else layers))
-    outside = [layer for layer in wanted if layer not in every]
-    if outside or not wanted:
-        wrong = outside or "none at all"
+    if not wanted or not set(wanted) <= set(every):
+        wrong = [layer for layer in wanted if layer not in every] or "none at all"
         raise ValueError(f"{model.cfg.model_name} has layers 0 (the embedding) to {every[-1]}, not {wrong}.")
     return wanted
 
@@ -254,12 +253,9 @@ def _reported(corpus: Corpus, languages: Sequence[str] | None, labels: TokenLang
     if languages is None and corpus.labels == "free" and labels is None:
         raise ValueError(f"The prompts' labels ({', '.join(corpus)}) are not languages: give languages=.")
     if languages is None:
-        wanted = list(labels.languages) if labels else ["en", *corpus]
-    else:
-        wanted = [languages] if isinstance(languages, str) else list(languages)
-    reported = list(dict.fromkeys(require_language(tag) for tag in wanted))
-    unlabelled = [tag for tag in reported if labels and tag not in labels.languages]
-    if unlabelled or not reported:
+        languages = labels.languages if labels else ("en", *corpus)
+    reported = list(dict.fromkeys(map(require_language, [languages] if isinstance(languages, str) else languages)))
+    if not reported or (labels and not set(reported) <= set(labels.languages)):
         over = f" tokens were identified over {', '.join(labels.languages)}" if labels else " it names none"
         raise ValueError(f"languages={languages} cannot be reported:{over}.")
     return reported

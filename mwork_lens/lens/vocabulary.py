@@ -93,14 +93,9 @@ def label_vocabulary(
     """
     candidates = _candidates(languages, identifier, identify_over)
     _require_tokenizer(model)
-    settings = {
-        "identifier": _name(identifier),
-        "identifier_version": version(_PACKAGES[identifier]) if isinstance(identifier, str) else None,
-        "identified_over": candidates,
-        "tokenizer_hash": tokenizer_hash(model.tokenizer),
-        "vocabulary": model.cfg.d_vocab,
-        "rules": RULES,
-    }
+    package = version(_PACKAGES[identifier]) if isinstance(identifier, str) else None
+    settings = {"identifier": _name(identifier), "identifier_version": package, "identified_over": candidates}
+    settings |= {"tokenizer_hash": tokenizer_hash(model.tokenizer), "vocabulary": model.cfg.d_vocab, "rules": RULES}
     names = (*candidates, SHARED, OTHER)
     if not isinstance(identifier, str):
         return TokenLanguages(_labels(model, identifier, candidates), names, settings)
@@ -272,12 +267,8 @@ def identifier_accuracy(
     confusion = torch.zeros(len(languages), len(names), dtype=torch.long)
     for (_, language), label in zip(certain, identifier([text for text, _ in certain]), strict=True):
         confusion[language, names.index(label) if label in names else -1] += 1
-    settings = {
-        "identifier": _name(name),
-        "languages": list(languages),
-        "tokenizer_hash": tokenizer_hash(model.tokenizer),
-        "corpus": encoded.corpus.describe(),
-    }
+    settings = {"identifier": _name(name), "languages": list(languages), "corpus": encoded.corpus.describe()}
+    settings |= {"tokenizer_hash": tokenizer_hash(model.tokenizer)}
     return IdentifierAccuracy(confusion, languages, names, settings)
 
 

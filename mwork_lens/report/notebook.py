@@ -1,6 +1,5 @@
 """A notebook in, a page out: executed with parameters, its headings, texts and outputs as the sections of a page."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +35,9 @@ def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, An
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    with _figures_as_data():
+    before = os.environ.get("PLOTLY_RENDERER")
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # as data, which the page draws with its one copy of plotly.js
+    try:
         papermill.execute_notebook(
             str(notebook or Path(__file__).with_name("report.ipynb")),
             str(path),
@@ -46,20 +47,11 @@ def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, An
             log_output=False,
             extra_arguments=["--log-level=ERROR"],  # or the kernel warns that it listens on this machine
         )
-    return path
-
-
-@contextlib.contextmanager
-def _figures_as_data() -> Iterator[None]:
-    """Figures as data, which the page draws with its one copy of plotly.js."""
-    before = os.environ.get("PLOTLY_RENDERER")
-    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
-    try:
-        yield
     finally:
         os.environ.pop("PLOTLY_RENDERER")
         if before is not None:
             os.environ["PLOTLY_RENDERER"] = before
+    return path
 
 
 def render(notebook: Path, path: Path, *, title: str | None = None) -> Path:
