@@ -1,29 +1,31 @@
 """Which language each layer speaks: hidden states decoded into tokens, and the tokens' languages counted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..model.architecture import HookedModel, device_of, stream_hook, wide_dtype
+from ..model import ExactSum, HookedModel, Reducer, device_of, label_masses, stream_hook, top_tokens
+from ..model.architecture import at_least_float32, wide_dtype
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
-from ..model.reducers import Reducer
-from ..model.unembedding import label_masses, top_tokens
 from ..neurons import weight_processing
 from ..text import Corpus, Document, Identifier, require_language
 from .language_ratio import LanguageRatio
-from .random_directions import Draws, Masks, RandomDirections
 from .vocabulary import TokenLanguages, label_vocabulary, require_top_k
 
 By = Literal["count", "mass"]
 Positions = slice | Sequence[int]
+Masks = Mapping[str, Sequence[Bool[Tensor, " _"]]]
+"""Which tokens of each prompt are read, by prompt language."""
+
 DIRECTIONS = 128
+LEAST_SPREAD = 1e-5
+"""States that differ by less than this, relative to their norm, are the same up to rounding."""
 
 
 def language_ratio(
@@ -111,7 +113,7 @@ def language_ratio(
 
 
 def _read(
-    lens: "Lens", plan: Plan, masks: Masks, draws: Draws, progress: bool
+    lens: "Lens", plan: Plan, masks: Masks, draws: "Draws", progress: bool
 ) -> tuple[dict[str, Float[Tensor, "prompt layer label"]], Float[Tensor, "layer direction label"]]:
     """The labels that the prompts' states, by prompt language, and random directions decode to."""
     counts, random = LabelCounts.empty(plan, lens), RandomDirections.empty(plan, draws, lens.model.cfg.d_model)
@@ -159,7 +161,7 @@ class Lens:
         number = len(self.labels.names)
         labels = self.labels.labels.to(hidden.device)
         if self.by == "mass":
-            members = one_hot(labels, number).t().to(wide_dtype(hidden.dtype))
+            members = torch.nn.functional.one_hot(labels, number).t().to(wide_dtype(hidden.dtype))
             return label_masses(self.model, hidden, members, normalize=self.normalize)
         _, ids = top_tokens(self.model, hidden, self.top_k, normalize=self.normalize)
         counts = torch.zeros(len(hidden), number, dtype=torch.float32, device=hidden.device)
@@ -191,6 +193,79 @@ class LabelCounts(Reducer, kind="label_counts"):
         """Add a batch."""
         self.claim(batch)
         self.counts[batch.language][list(batch.rows)] += labels
+
+
+# --- what noise decodes to ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RandomDirections(Reducer, kind="random_directions"):
+    """Random directions z ~ N(0, Σ) with the covariance Σ of each layer's states, which is never held.
+
+    z = Σ_i w_i g_i (h_i − μ) over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has
+    just the states' covariance about their mean μ. Every label (prompt language) counts the same, or the baseline
+    would swallow the signal. Directions are scaled to the layer's mean norm.
+    """
+
+    sums: dict[str, ExactSum]
+    """By layer: ``drawn`` Σ w g h, ``draws`` Σ w g, and the ``mean`` of the states and of their ``norm``."""
+
+    @classmethod
+    def empty(cls, plan: Plan, draws: "Draws", width: int) -> "RandomDirections":
+        """Of no states, which are ``width`` wide."""
+        number = draws.directions
+        shapes = {"drawn": (number, width), "draws": (number,), "mean": (width,), "norm": ()}
+        sums = {name: ExactSum.zeros(draws.layers, *shape) for name, shape in shapes.items()}
+        return cls(**Reducer.start(plan), sums=sums)
+
+    def update(self, batch: TokenBatch, layers: Sequence[Mapping[str, Tensor]]) -> None:
+        """Add a batch, layer by layer."""
+        self.claim(batch)
+        for i, sums in enumerate(layers):
+            for name, value in sums.items():
+                self.sums[name].add(ExactSum.of(value[None]), i)
+
+    def directions(self, layers: Sequence[int]) -> Iterator[Float[Tensor, "direction d_model"]]:
+        """The random directions of each layer; refuses states that are all the same, which have no direction."""
+        parts = (self.sums[name].value() for name in ("drawn", "draws", "mean", "norm"))
+        for layer, drawn, draws, mean, norm in zip(layers, *parts, strict=True):
+            centred = drawn - draws[:, None] * mean
+            lengths = centred.norm(dim=1, keepdim=True)
+            if len(lengths) and lengths.max() <= LEAST_SPREAD * norm:
+                raise ValueError(
+                    f"All states read at layer {layer} are the same: they have no covariance to draw random directions "
+                    "from. Read more positions, or give directions=0."
+                )
+            yield centred * (norm / lengths)
+
+
+class Draws:
+    """Weighted normal draws for the states of a plan's batches; a batch's are the same whoever takes it."""
+
+    def __init__(self, plan: Plan, masks: Masks, layers: int, directions: int, seed: int) -> None:
+        states = {label: [int(mask.sum()) for mask in by_prompt] for label, by_prompt in masks.items()}
+        self.layers, self.directions, self._seed = layers, directions, seed
+        self._weights = {label: 1 / (len(states) * sum(by_prompt)) for label, by_prompt in states.items()}
+        self._states = [sum(states[label][row] for row in rows) for label, rows in plan.groups]
+        self._last, self._draws = (-1, 0), self._all()
+
+    def sums(self, batch: TokenBatch, layer: int, states: Float[Tensor, "row d_model"]) -> dict[str, Tensor]:
+        """What the states of a batch at the ``layer``-th layer read add to :class:`RandomDirections`."""
+        states, weight = at_least_float32(states), self._weights[batch.language]
+        wanted = (batch.number, layer)
+        if wanted <= self._last:
+            self._draws = self._all()
+        self._last, draws = next(each for each in self._draws if each[0] == wanted)
+        draws = draws.to(states) * weight**0.5
+        norm = weight * states.norm(dim=1).sum()
+        return {"drawn": draws @ states, "draws": draws.sum(1), "mean": weight * states.sum(0), "norm": norm}
+
+    def _all(self) -> Iterator[tuple[tuple[int, int], Float[Tensor, "direction row"]]]:
+        """By batch and layer, in this order; whoever skips some passes over their draws."""
+        generator = torch.Generator().manual_seed(self._seed)
+        for batch, rows in enumerate(self._states):
+            for layer in range(self.layers):
+                yield (batch, layer), torch.randn(self.directions, rows, generator=generator)
 
 
 # --- what to read ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mwork_lens.lens.random_directions import Draws, RandomDirections
+from mwork_lens.lens.reading import Draws, RandomDirections
 from mwork_lens.model.forward import Encoded
 
 from ..made_up import ratio

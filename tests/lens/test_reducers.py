@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from mwork_lens.lens.inspection import Activity, Strongest
-from mwork_lens.lens.random_directions import Draws, RandomDirections
-from mwork_lens.lens.reading import LabelCounts, Lens
+from mwork_lens.lens.reading import Draws, LabelCounts, Lens, RandomDirections
 from mwork_lens.model import Encoded
 
 from ..made_up import LABELS
