@@ -116,7 +116,7 @@ def _read(
     lens: "Lens", plan: Plan, masks: Masks, draws: "Draws", progress: bool
 ) -> tuple[dict[str, Float[Tensor, "prompt layer label"]], Float[Tensor, "layer direction label"]]:
     """The labels that the prompts' states, by prompt language, and random directions decode to."""
-    counts, random = LabelCounts.empty(plan, lens), RandomDirections.empty(plan, draws, lens.model.cfg.d_model)
+    reading = Reading.empty(plan, draws, len(lens.labels.names), lens.model.cfg.d_model)
     running, layers = Running(), []  # of the running batch
 
     def read(activation: Tensor, hook: Any = None) -> Tensor:
@@ -127,22 +127,20 @@ def _read(
         layers.append((by_prompt, draws.sums(batch, len(layers), states)))
         return activation
 
-    def reading(batch: TokenBatch) -> TokenBatch:
+    def with_masks(batch: TokenBatch) -> TokenBatch:
         of_rows = [masks[batch.language][row] for row in batch.rows]
         return replace(batch, content=pad_sequence(of_rows, batch_first=True))
 
     hooks = [(stream_hook(layer), read) for layer in lens.layers]
     with tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress) as bar:
-        for batch, _ in stream(lens.model, map(reading, plan), hooks, running, progress=bar):
+        for batch, _ in stream(lens.model, map(with_masks, plan), hooks, running, progress=bar):
             bar.set_description(f"reading {batch.language}")
-            by_prompt, sums = zip(*layers, strict=True)
-            counts.update(batch, torch.stack(by_prompt, 1))
-            random.update(batch, sums)
+            reading.update(batch, layers)
             layers.clear()
         bar.set_description("reading random directions")
         with torch.inference_mode():
-            rows = (rows.to(lens.model.unembed.W_U) for rows in random.directions(lens.layers))
-            return counts.counts, torch.stack([lens(each).double().cpu() for each in rows])
+            rows = (rows.to(lens.model.unembed.W_U) for rows in reading.directions(lens.layers))
+            return reading.counts, torch.stack([lens(each).double().cpu() for each in rows])
 
 
 @dataclass(frozen=True)
@@ -175,58 +173,42 @@ class Lens:
         return {**of_model, "dtype": dtype, **decoding, **self.labels.settings}
 
 
+# --- what adds up ---------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class LabelCounts(Reducer, kind="label_counts"):
-    """What the states of prompts decode to."""
+class Reading(Reducer, kind="lens_reading"):
+    """What the states of prompts decode to, and what random directions like these states are made of.
+
+    Directions z ~ N(0, Σ) with the covariance Σ of each layer's states, which is never held: z = Σ_i w_i g_i (h_i − μ)
+    over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has just the states' covariance
+    about their mean μ. Every label (prompt language) counts the same, or the baseline would swallow the signal.
+    """
 
     counts: dict[str, Float[Tensor, "prompt layer label"]]
     """By prompt language, summed over positions. A prompt is in one batch of the plan: other batches add zero."""
-
-    @classmethod
-    def empty(cls, plan: Plan, lens: Lens) -> "LabelCounts":
-        """Of no prompts."""
-        shape, prompts = (len(lens.layers), len(lens.labels.names)), plan.encoded.documents
-        counts = {label: torch.zeros(number, *shape, dtype=torch.float64) for label, number in prompts.items()}
-        return cls(**Reducer.start(plan), counts=counts)
-
-    def update(self, batch: TokenBatch, labels: Float[Tensor, "batch layer label"]) -> None:
-        """Add a batch."""
-        self.claim(batch)
-        self.counts[batch.language][list(batch.rows)] += labels
-
-
-# --- what noise decodes to ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RandomDirections(Reducer, kind="random_directions"):
-    """Random directions z ~ N(0, Σ) with the covariance Σ of each layer's states, which is never held.
-
-    z = Σ_i w_i g_i (h_i − μ) over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has
-    just the states' covariance about their mean μ. Every label (prompt language) counts the same, or the baseline
-    would swallow the signal. Directions are scaled to the layer's mean norm.
-    """
-
     sums: dict[str, ExactSum]
     """By layer: ``drawn`` Σ w g h, ``draws`` Σ w g, and the ``mean`` of the states and of their ``norm``."""
 
     @classmethod
-    def empty(cls, plan: Plan, draws: "Draws", width: int) -> "RandomDirections":
-        """Of no states, which are ``width`` wide."""
-        number = draws.directions
+    def empty(cls, plan: Plan, draws: "Draws", labels: int, width: int) -> "Reading":
+        """Of no states, which are ``width`` wide and decode to so many ``labels``."""
+        shape, prompts, number = (draws.layers, labels), plan.encoded.documents, draws.directions
+        counts = {label: torch.zeros(size, *shape, dtype=torch.float64) for label, size in prompts.items()}
         shapes = {"drawn": (number, width), "draws": (number,), "mean": (width,), "norm": ()}
         sums = {name: ExactSum.zeros(draws.layers, *shape) for name, shape in shapes.items()}
-        return cls(**Reducer.start(plan), sums=sums)
+        return cls(**Reducer.start(plan), counts=counts, sums=sums)
 
-    def update(self, batch: TokenBatch, layers: Sequence[Mapping[str, Tensor]]) -> None:
-        """Add a batch, layer by layer."""
+    def update(self, batch: TokenBatch, layers: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> None:
+        """Add a batch: by layer the labels ``[batch, label]`` that its prompts decode to, and :meth:`Draws.sums`."""
         self.claim(batch)
-        for i, sums in enumerate(layers):
+        for i, (labels, sums) in enumerate(layers):
+            self.counts[batch.language][list(batch.rows), i] += labels
             for name, value in sums.items():
                 self.sums[name].add(ExactSum.of(value[None]), i)
 
     def directions(self, layers: Sequence[int]) -> Iterator[Float[Tensor, "direction d_model"]]:
-        """The random directions of each layer; refuses states that are all the same, which have no direction."""
+        """Those of each layer, scaled to its mean norm; refuses states that are all the same: they have none."""
         parts = (self.sums[name].value() for name in ("drawn", "draws", "mean", "norm"))
         for layer, drawn, draws, mean, norm in zip(layers, *parts, strict=True):
             centred = drawn - draws[:, None] * mean
@@ -250,7 +232,7 @@ class Draws:
         self._last, self._draws = (-1, 0), self._all()
 
     def sums(self, batch: TokenBatch, layer: int, states: Float[Tensor, "row d_model"]) -> dict[str, Tensor]:
-        """What the states of a batch at the ``layer``-th layer read add to :class:`RandomDirections`."""
+        """What the states of a batch at the ``layer``-th layer read add to :class:`Reading`."""
         states, weight = at_least_float32(states), self._weights[batch.language]
         wanted = (batch.number, layer)
         if wanted <= self._last:
@@ -283,11 +265,10 @@ def _masks(encoded: Encoded, positions: Positions) -> Masks:
 
 def _mask(ids: Int[Tensor, " pos"], special: Int[Tensor, " id"], positions: Positions) -> Bool[Tensor, " pos"]:
     ordinary = (~torch.isin(ids, special)).nonzero().flatten()
-    every = range(len(ordinary))
-    listed = (
-        every[positions] if isinstance(positions, slice) else [i for i in positions if -len(every) <= i < len(every)]
-    )
-    return torch.zeros_like(ids, dtype=torch.bool).index_fill(0, ordinary[list(listed)], True)
+    number = len(ordinary)
+    positions = range(number)[positions] if isinstance(positions, slice) else positions
+    there = [i for i in positions if -number <= i < number]
+    return torch.zeros_like(ids, dtype=torch.bool).index_fill(0, ordinary[there], True)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mwork_lens.lens.reading import Draws, RandomDirections
+from mwork_lens.lens.reading import Draws, Reading
 from mwork_lens.model.forward import Encoded
 
 from ..made_up import ratio
@@ -11,10 +11,11 @@ from ..tiny import tiny, tokens
 def summed(plan, masks, seen, numbers):
     """Random directions after some batches of a plan, one state per prompt."""
     draws = Draws(plan, masks, 1, 40000, 0)
-    random = RandomDirections.empty(plan, draws, 5)
+    reading = Reading.empty(plan, draws, 1, 5)
     for batch in map(plan.batch, numbers):
-        random.update(batch, [draws.sums(batch, 0, seen[batch.language][list(batch.rows)])])
-    return random
+        sums = draws.sums(batch, 0, seen[batch.language][list(batch.rows)])
+        reading.update(batch, [(torch.ones(len(batch.rows), 1), sums)])
+    return reading
 
 
 def test_random_directions_have_the_states_covariance():

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from mwork_lens.lens.inspection import Activity, Strongest
-from mwork_lens.lens.reading import Draws, LabelCounts, Lens, RandomDirections
+from mwork_lens.lens.reading import Draws, Reading
 from mwork_lens.model import Encoded
 
-from ..made_up import LABELS
 from ..tiny import tiny, tokens
 
 CORPUS = {"en": [tokens(9), tokens(4)], "fr": [tokens(5 + i, i) for i in range(7)]}
@@ -39,24 +38,17 @@ def activity(batches, activity=None):
     return activity
 
 
-def random_directions(batches, directions=None):
+def reading(batches, reading=None):
     draws = Draws(PLAN, MASKS, 2, 5, 0)
-    directions = directions or RandomDirections.empty(PLAN, draws, 4)
+    reading = reading or Reading.empty(PLAN, draws, 5, 4)
     for batch in batches:
         states = torch.randn(2, int(batch.content.sum()), 4, generator=torch.Generator().manual_seed(batch.number))
-        directions.update(batch, [draws.sums(batch, i, layer) for i, layer in enumerate(states)])
-    return directions
+        labels = torch.full((len(batch.rows), 5), float(batch.number))
+        reading.update(batch, [(i + labels, draws.sums(batch, i, layer)) for i, layer in enumerate(states)])
+    return reading
 
 
-def label_counts(batches, counts=None):
-    lens = Lens(tiny("llama"), LABELS, (0, 2), 1, "count", True)
-    counts = counts or LabelCounts.empty(PLAN, lens)
-    for batch in batches:
-        counts.update(batch, torch.full((len(batch.rows), 2, 5), float(batch.number)))
-    return counts
-
-
-@pytest.mark.parametrize("run", [activity, random_directions, label_counts])
+@pytest.mark.parametrize("run", [activity, reading])
 def test_a_reducer_saved_half_way_goes_on_to_the_same_bits(run, tmp_path):
     whole = run(PLAN)
     half = run(map(PLAN.batch, [4, 0, 3]))
