@@ -234,6 +234,9 @@ def load_corpus(
         {'en': 6, 'fr': 6}
         >>> train, held_out = corpus.split(held_out=0.25)
     """
+    if isinstance(source, Corpus):
+        labels = source.labels if labels == "bcp47" else labels
+        parallel = source.parallel if parallel is None else parallel
     wanted = None if languages is None else [require_language(language, labels) for language in languages]
     if wanted is not None and not wanted:
         raise ValueError("languages is empty: name at least one, e.g. languages=['en', 'fr'].")
@@ -243,8 +246,6 @@ def load_corpus(
     if absent := [language for language in wanted or () if language not in rows]:
         raise ValueError(f"{name} has no {absent[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
     rows = {language: rows[language] for language in wanted or rows}
-    if parallel is None and isinstance(source, Corpus):
-        parallel = source.parallel
     corpus = _assemble(rows, name, labels, parallel, sentences_per_passage)
     corpus = corpus if limit is None else corpus.limit(limit)
     for problem in _problems(corpus):

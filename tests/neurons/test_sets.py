@@ -131,7 +131,7 @@ def test_one_model_on_another_of_the_same_sizes_warns():
         ablate(tiny("mistral"), neurons)
 
 
-def test_other_weights_under_the_same_name_warn_where_much_is_read():
+def test_other_weights_under_the_same_name_warn_where_much_is_read(tmp_path):
     model, text = spelled("llama"), {"en": ["a b c d a b"]}
     neurons = mw.detect(model, text, progress=False).active("en")
     uses = [
@@ -150,6 +150,8 @@ def test_other_weights_under_the_same_name_warn_where_much_is_read():
         with pytest.warns(UserWarning, match="tiny-llama are used with a model of this name with other weights"):
             use(tuned)
     ablate(tuned, neurons)
+    with pytest.warns(UserWarning, match="other weights"), pytest.raises(FileNotFoundError, match="no GGUF file"):
+        mw.export_edited(tuned, neurons, tmp_path / "edited", source=tmp_path / "no.gguf", tokenizer=model.tokenizer)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -315,7 +315,9 @@ def test_a_file_that_names_no_language_is_of_any(tmp_path):
 def test_free_labels_are_kept_as_they_are(tmp_path):
     write(tmp_path, {"en-GB.txt": lines("en"), "my.dialect 1.txt": lines("th")})
     assert set(load_corpus(tmp_path, labels="free")) == {"en-GB", "my.dialect 1"}
-    assert set(load_corpus({"group 2": lines("ru")}, labels="free")) == {"group 2"}
+    groups = load_corpus({"group 2": lines("ru", 30)}, labels="free")
+    assert set(groups) == {"group 2"}
+    assert load_corpus(groups, limit=25).labels == load_corpus(made_up([20], ["en"]), labels="free").labels == "free"
 
 
 @pytest.mark.skipif(DATA is None, reason="MWORK_LENS_TEST_DATA names no folder of test data")
