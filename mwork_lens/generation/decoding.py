@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,25 +11,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..model import HookedModel, all_logits, device_of, wrapped_model
-
-
-@runtime_checkable
-class Decoder(Protocol):
-    """A model that has read a batch of prompts and goes on from there."""
-
-    def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
-        """Logits of what follows new tokens (0 in the mask is padding)."""
-        ...
-
-    def select_rows(self, rows: Int[Tensor, " row"]) -> None:
-        """Continue with these prompts only."""
-
-
-def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decoder:
-    """For ``batch`` prompts of which nothing is read yet."""
-    if not use_cache:
-        return _NoCache(model)
-    return _Bridge(model) if wrapped_model(model) else Cached(model, new_cache(model, batch))
 
 
 def new_cache(model: Any, batch: int) -> Any:
@@ -69,19 +50,19 @@ def _combined(caches: Sequence[Any], combine: Callable[[list[Tensor]], Tensor], 
 
 @dataclass
 class Cached:
-    """A HookedTransformer with its cache."""
+    """A HookedTransformer that has read a batch of prompts into its cache and goes on from there."""
 
     model: Any
     cache: Any
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
-        """See :class:`Decoder`."""
+        """Logits of what follows new tokens (0 in the mask is padding)."""
         depth = self.model.cfg.n_layers
         stream = self.model(tokens, past_kv_cache=self.cache, stop_at_layer=depth, attention_mask=mask)
         return all_logits(self.model, stream[:, -1])
 
     def select_rows(self, rows: Int[Tensor, " row"]) -> None:
-        """See :class:`Decoder`."""
+        """Continue with these prompts only."""
         self.cache = cache_rows(self.cache, rows)
 
 
@@ -122,3 +103,13 @@ class _NoCache:
 
     def select_rows(self, rows: Int[Tensor, " row"]) -> None:
         self.seen = [(tokens[rows], mask[rows]) for tokens, mask in self.seen]
+
+
+Decoder = Cached | _Bridge | _NoCache
+
+
+def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decoder:
+    """For ``batch`` prompts of which nothing is read yet."""
+    if not use_cache:
+        return _NoCache(model)
+    return _Bridge(model) if wrapped_model(model) else Cached(model, new_cache(model, batch))

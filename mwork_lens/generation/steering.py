@@ -75,10 +75,7 @@ def mean_difference(means: Activations, *, toward: str, away: str, layer: int, n
 def stream_changes(
     model: HookedModel, interventions: Mapping[str, Sequence[ForwardHook]], prompts: Sequence[str], layer: int
 ) -> dict[str, float]:
-    """How far each intervention moves the residual stream after block ``layer``, and as ``baseline`` the stream's norm.
-
-    Both are Euclidean norms' root mean squares over the ordinary tokens of the prompts.
-    """
+    """How far each moves the stream after ``layer``, and as ``baseline`` its norm: root mean squares over tokens."""
     encoded = encode(model, prompts, list(prompts), None)
 
     def streams(hooks: Sequence[ForwardHook]) -> Float[Tensor, "token d_model"]:

@@ -56,10 +56,6 @@ def run_task(
 
     Batches are the same whatever was asked before, so that a resumed run ends with the rows of one that was not
     interrupted. ``in_full`` is how many answers a run without a limit would take, for the estimate of its time.
-
-    Returns:
-        The rows: arm, part, off, language, id, document, output, stopped, scores, nats and tokens of the reference
-        (and of each option).
     """
     require_room(model, prompts, max_new_tokens)
     if batch_size < 1:

@@ -195,8 +195,7 @@ class _Run:
         if len(self.steps) % self.checkpoint_every == 0:
             self.save()
         rate = self.recipe.rate(len(self.steps), self.total)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.write()
@@ -274,7 +273,8 @@ class _Run:
             "kept_step": kept_step,
             "device": str(self.parts[0].master.device),
         }
-        tuned = Tuned(tuple(self.steps), dict(self.measured), self.delta(), settings)
+        delta = None if self.neurons is None else self.delta(self.neurons)
+        tuned = Tuned(tuple(self.steps), dict(self.measured), delta, settings)
         if tuned.changed < FEW_CHANGED:
             dtype = self.parts[0].parameter.dtype
             rounding = f", or tune in float32: {dtype} rounds small changes away" if dtype.itemsize < 4 else ""
@@ -282,14 +282,14 @@ class _Run:
             warnings.warn(f"Nearly nothing changed: {tuned.summary()} {advice}", stacklevel=4)
         return tuned
 
-    def delta(self) -> NeuronDelta | None:
+    def delta(self, selected: NeuronSet) -> NeuronDelta:
         """Old and new values of the selected entries."""
-        if self.neurons is None:
-            return None
         entries = [part.entries for part in self.parts]
         neurons = {part.name: part.neurons for part in entries if part.neurons is not None}
-        new = {part.name: part.read().cpu() for part in entries}
-        origin = {"set": dict(self.neurons.origin), **self.identity}
+        new, origin = (
+            {part.name: part.read().cpu() for part in entries},
+            {"set": dict(selected.origin), **self.identity},
+        )
         return NeuronDelta(NeuronSpace.of(self.model), neurons, dict(self.starting), new, origin)
 
 

@@ -114,29 +114,28 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
     def resume(
         cls, folder: Path, parts: Sequence[MaskedParameter], optimiser: Optimizer, identity: Mapping[str, Any]
     ) -> "Checkpoint | None":
-        """The last checkpoint, with parts and optimiser put where it has them; None if there is none."""
+        """The last checkpoint, with parts and optimiser put where it has them; None if there is none.
+
+        Refuses other settings, and weights that are neither those before tuning nor those of the checkpoint.
+        """
         if not (paths := checkpoints_in(folder)):
             return None
-        checkpoint = cls.load(paths[-1])
-        checkpoint._require_same(paths[-1], parts, identity)
+        path, checkpoint = paths[-1], cls.load(paths[-1])
+        for key, value in identity.items():
+            if (before := checkpoint.identity.get(key)) != value:
+                advice = "choose another folder, or the same settings to go on with it"
+                raise ValueError(f"{path} was written by a run with {key}={before!r}, not {value!r}: {advice}.")
+        for part in parts:
+            current, start = part.entries.read().cpu(), checkpoint.starting[part.name]
+            if not torch.equal(current, start) and not torch.equal(current, checkpoint.masters[part.name].to(current)):
+                problem = f"{path} goes on from other weights than the model has (first in {part.name})"
+                raise ValueError(f"{problem}: give it the model that the run started from.")
         for part in parts:
             part.master.data.copy_(checkpoint.masters[part.name])
             state, device = checkpoint.optimiser[part.name], part.master.device
             optimiser.state[part.master] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
             part.write()
         return checkpoint
-
-    def _require_same(self, path: Path, parts: Sequence[MaskedParameter], identity: Mapping[str, Any]) -> None:
-        """Refuse other settings, and weights that are neither those before tuning nor those of the checkpoint."""
-        for key, value in identity.items():
-            if (before := self.identity.get(key)) != value:
-                advice = "choose another folder, or the same settings to go on with it"
-                raise ValueError(f"{path} was written by a run with {key}={before!r}, not {value!r}: {advice}.")
-        for part in parts:
-            current, starting = part.entries.read().cpu(), self.starting[part.name]
-            if not torch.equal(current, starting) and not torch.equal(current, self.masters[part.name].to(current)):
-                problem = f"{path} goes on from other weights than the model has (first in {part.name})"
-                raise ValueError(f"{problem}: give it the model that the run started from.")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -171,12 +170,11 @@ def tuning_effects(
     rows = {name: [delta] if isinstance(delta, NeuronDelta) else list(delta) for name, delta in deltas.items()}
     if not rows or not all(rows.values()):
         raise ValueError(f"deltas={dict(deltas)}: name at least one delta, and give each row at least one.")
-    interventions = {name: [_intervention(model, delta) for delta in draws] for name, draws in rows.items()}
+
+    def intervention(delta: NeuronDelta) -> Intervention:
+        made_of = {"neurons": len(delta), "fraction": len(delta) / delta.space.total, "model": delta.space.model}
+        return delta.applied(model), {**made_of, "origin": dict(delta.origin.get("set", {}))}
+
+    interventions = {name: [intervention(delta) for delta in draws] for name, draws in rows.items()}
     reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
     return losses_with(model, interventions, corpus, mode=TUNED, **reading)
-
-
-def _intervention(model: HookedModel, delta: NeuronDelta) -> Intervention:
-    space, neurons = delta.space, len(delta)
-    origin = {"neurons": neurons, "fraction": neurons / space.total, "model": space.model}
-    return delta.applied(model), {**origin, "origin": dict(delta.origin.get("set", {}))}
