@@ -178,8 +178,9 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} holds a {saved_kind!r}, not a {kind!r}.")
     if number not in (1, FORMAT_VERSION):
         raise ValueError(f"{path} is damaged, or of a newer mwork_lens (format {number!r}): upgrade to read it.")
-    if number == FORMAT_VERSION and (hashes := _hashes(cfg, tensors_path)) != cfg.get("sha256"):
-        changed = cfg_path if hashes["tensors"] in str(cfg.get("sha256")) else tensors_path
+    if number == FORMAT_VERSION and (hashes := _hashes(cfg, tensors_path)) != (recorded := cfg.get("sha256")):
+        other_tensors = isinstance(recorded, dict) and recorded.get("tensors") not in (None, hashes["tensors"])
+        changed = tensors_path if other_tensors else cfg_path
         raise ValueError(f"{changed} is not what was written: it was changed or cut short (its SHA-256 differs).")
     try:
         return cfg, load_file(tensors_path)

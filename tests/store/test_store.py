@@ -196,6 +196,15 @@ def test_files_that_were_cut_short(box, tmp_path, name, share):
         Box.load(path)
 
 
+@pytest.mark.parametrize("hashes", [None, 3, {}, {"cfg": "0"}])
+def test_a_header_without_its_hashes_is_what_was_changed(box, tmp_path, hashes):
+    shutil.copytree(box, tmp_path / "b")
+    cfg = {**header(box), "sha256": hashes}
+    (tmp_path / "b" / "cfg.json").write_text(json.dumps(cfg), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"b/cfg\.json is not what was written"):
+        Box.load(tmp_path / "b")
+
+
 def test_other_kinds_newer_formats_and_missing_files(box, tmp_path):
     path = tmp_path / "b"
     with pytest.raises(FileNotFoundError, match="b holds no saved result"):
