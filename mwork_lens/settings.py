@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-DEMO_LANGUAGES = ("en", "fr", "zh", "ru", "th")
-"""Of the demo text, where no languages are named."""
 ENGLISH = "en"
 NO_OPTION = ""
 """Annotates a setting that the command line does not have."""
@@ -44,14 +42,14 @@ def join_commas(values: Sequence[Any] | None) -> str | None:
     return ",".join(texts) or None
 
 
-def whole_numbers(least: int) -> Reader:
+def numbers(least: int) -> Reader:
     """Whole numbers from ``least`` on, separated by commas."""
 
     def read(option: str, text: str) -> list[int]:
-        numbers = split_commas(text)
-        if not numbers or not all(number.isdigit() and int(number) >= least for number in numbers):
+        parts = split_commas(text)
+        if not parts or not all(part.isdigit() and int(part) >= least for part in parts):
             raise ValueError(f"{option} {text}: give whole numbers from {least} on with commas, e.g. 64,128.")
-        return [int(number) for number in numbers]
+        return [int(part) for part in parts]
 
     return Reader(str, read, join_commas)
 
@@ -120,21 +118,13 @@ class DetectionSettings:
 
 
 @dataclass(frozen=True)
-class SavedDetection:
-    """A detection that is there already."""
+class SavedSets:
+    """Neurons that are there already."""
 
     detection: Annotated[Path | None, DETECTION] = None
     """A folder of mwork-lens detect, instead of detecting on the corpus."""
-
-
-@dataclass(frozen=True)
-class StageSettings:
-    """Where the stages of the workflow begin and end."""
-
-    understanding: int | None = None
-    """N1: the first layers, which understand; by default a quarter of all."""
-    generation: int | None = None
-    """N2: the last layers, which generate; by default an eighth of all."""
+    neurons: list[Path] | None = None
+    """A saved set; repeat the option."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +154,7 @@ class RecipeSettings:
 
 
 @dataclass(frozen=True)
-class EffectsConfig(DetectionSettings, StageSettings):
+class EffectsConfig(DetectionSettings):
     """What is ablated and measured, compared with each language's own neurons."""
 
     controls: Names = ()
@@ -173,6 +163,10 @@ class EffectsConfig(DetectionSettings, StageSettings):
     """Draws of each control."""
     stages: Names = ()
     """Languages of the stage grid, which reads these and English; in a report by default all but English."""
+    understanding: int | None = None
+    """N1: the first layers, which understand; by default a quarter of all."""
+    generation: int | None = None
+    """N2: the last layers, which generate; by default an eighth of all."""
     folds: Annotated[int, at_least(2)] = 2
     """Detections, each on all other folds' documents; effects are measured on the fold's own."""
     passages: int | None = None
@@ -249,8 +243,8 @@ class TaskOptions:
     arms: OptionalNames = None
     """Rows of the table, by default the experiment's own."""
     quorum: float = DetectionSettings.quorum
-    understanding: int | None = StageSettings.understanding
-    generation: int | None = StageSettings.generation
+    understanding: int | None = EffectsConfig.understanding
+    generation: int | None = EffectsConfig.generation
     chat: bool | None = None
     """Whether prompts are chats; by default if the tokenizer has a template."""
     max_new_tokens: Positive = 128
@@ -261,7 +255,7 @@ class TaskOptions:
     """Of the random neurons."""
     batch_size: Positive = 16
     """Prompts at a time."""
-    detection: Annotated[str | Path | None, DETECTION] = SavedDetection.detection
+    detection: Annotated[str | Path | None, DETECTION] = SavedSets.detection
     corpus: str = "demo"
     """demo, a folder with one file per language, or a hub id."""
     passages: int = 40
@@ -292,7 +286,7 @@ class EnhancementConfig(DetectionSettings):
 
     languages: Annotated[Names, "--tune"]
     """Languages to improve, one after the other."""
-    documents: Annotated[Sequence[int], whole_numbers(2)] = (400,)
+    documents: Annotated[Sequence[int], numbers(2)] = (400,)
     """Passages to tune on; smaller numbers are parts of larger ones, and every arm sees the same."""
     arms: Annotated[Sequence[str], Reader(str, COMMAS.read, lambda _: None)] = tuple(TUNED_ARMS)
     """Of random, matched, specific, all, english-text, other-neurons; all by default."""

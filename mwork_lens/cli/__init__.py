@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 experiment = typer.Typer(help="The paper's items, one named experiment each.", no_args_is_help=True)
 app.add_typer(experiment, name="experiment")
 
-_TASKS = map(task_command, TASK_EXPERIMENTS)
+_TASKS = [task_command(name, each.item) for name, each in TASK_EXPERIMENTS.items()]
 for _command in (demo, detect, effects, ratio, tune, report, bench):
     add_command(app, _command)
 for _command in (language_ratio, layer_sweep, *_TASKS, corpus, overlap, neuron_counts, enhancement):

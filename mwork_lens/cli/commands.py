@@ -8,18 +8,8 @@ from typing import Annotated, Any
 
 import mwork_lens as mw
 
-from ..settings import (
-    DEMO_LANGUAGES,
-    DetectionSettings,
-    EffectsConfig,
-    Positive,
-    RecipeSettings,
-    ReportConfig,
-    SavedDetection,
-    at_least,
-    whole_numbers,
-)
-from .options import Paths, Resumable, Run, write
+from ..settings import DetectionSettings, EffectsConfig, RecipeSettings, ReportConfig, SavedSets, at_least, numbers
+from .options import DEMO_LANGUAGES, Paths, Resumable, Run, write
 
 
 @dataclass(frozen=True)
@@ -48,18 +38,7 @@ def detect(run: Run, selection: DetectionSettings, config: DetectConfig) -> Path
     return [folder / "detection", *written]
 
 
-# --- effects ---
-
-
-@dataclass(frozen=True)
-class SetSettings(SavedDetection):
-    """Which neurons are switched off."""
-
-    neurons: list[Path] | None = None
-    """A saved set; repeat the option."""
-
-
-def effects(run: Run, config: EffectsConfig, source: SetSettings) -> Paths:
+def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
     """Switch neurons off and measure every language's loss: saved sets, those of a detection, or detected here.
 
     With --neurons or --detection the whole corpus must be held out. With neither, the corpus is divided into folds and
@@ -85,29 +64,15 @@ def effects(run: Run, config: EffectsConfig, source: SetSettings) -> Paths:
     return folder.written
 
 
-# --- the layers' languages ---
-
-
 @dataclass(frozen=True)
-class DecodingConfig:
-    """What is decoded, and how its language is identified."""
+class RatioConfig:
+    """What is decoded and counted, how its language is identified, and what else is written."""
 
     top_k: int = 10
     """Tokens that each position decodes to."""
     identifier: str = ReportConfig.identifier
-    every: Positive = 1
+    every: Annotated[int, at_least(1)] = 1
     """Read every n-th token only, to save time."""
-
-    @property
-    def positions(self) -> slice | None:
-        """Of the tokens that are read."""
-        return None if self.every == 1 else slice(self.every // 2, None, self.every)
-
-
-@dataclass(frozen=True)
-class RatioConfig(DecodingConfig):
-    """What is counted, and what else is written."""
-
     by: str = "count"
     """count of the top k, or probability mass."""
     new_tokens: int = 0
@@ -128,34 +93,31 @@ def ratio(run: Annotated[Run, {"limit": 5}], config: RatioConfig) -> Paths:
         accuracy = mw.identifier_accuracy(run.load_model(), texts, name=config.identifier)
         print(accuracy)
         return write(folder, tables={"identifier": accuracy.to_frame()})
+    return measure_ratio(folder, run, config)
+
+
+def measure_ratio(folder: Path, run: Run, config: RatioConfig) -> Paths:
+    """The result, its table and its figures, and a grid of one text; prints the verdict."""
     prompts, hooked = run.load_prompts(config.identifier), run.load_model()
     reading: dict[str, Any] = {"normalize": not config.raw, "identifier": config.identifier}
-    counting: dict[str, Any] = {"by": config.by, "positions": config.positions, "new_tokens": config.new_tokens}
+    positions = None if config.every == 1 else slice(config.every // 2, None, config.every)
+    counting: dict[str, Any] = {"by": config.by, "positions": positions, "new_tokens": config.new_tokens}
     measured = mw.language_ratio(hooked, prompts, top_k=config.top_k, **counting, **reading)
-    written = write_ratio(folder, measured)
-    if config.grid is not None:
-        grid = mw.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
-        written += write(folder, tables={"grid": grid.to_frame()}, figures={"grid": lambda: mw.plots.lens_grid(grid)})
-    return written
-
-
-def write_ratio(folder: Path, measured: Any) -> list[Path]:
-    """The result, its table and its figures; prints the verdict."""
+    frame = measured.to_frame()
     figures = {
         "ratio": lambda: mw.plots.language_ratio(measured),
         "heatmap": lambda: mw.plots.language_heatmap(measured),
         "lift": lambda: mw.plots.language_heatmap(measured, value="lift"),
         "english": lambda: mw.plots.language_ratio(measured.two_way("en")),
     }
-    frame = measured.to_frame()
-    written = write(folder, {"ratio": measured}, {"ratio": frame}, figures)
-    frame.to_json(folder / "ratio.json", orient="records", indent=1, force_ascii=False)
+    written = [*write(folder, {"ratio": measured}, {"ratio": frame}, figures), folder / "ratio.json"]
+    frame.to_json(written[-1], orient="records", indent=1, force_ascii=False)
     if set(measured.counts) - {"en"}:
         print(measured.finding("en"))
-    return [*written, folder / "ratio.json"]
-
-
-# --- tuning ---
+    if config.grid is not None:
+        grid = mw.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
+        written += write(folder, {}, {"grid": grid.to_frame()}, {"grid": lambda: mw.plots.lens_grid(grid)})
+    return written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,9 +171,6 @@ def tune(
     return written
 
 
-# --- all on one page ---
-
-
 def demo(run: Annotated[Run, {"limit": 40}], selection: Annotated[DetectionSettings, "max_tokens"]) -> Paths:
     """The whole story: find each language's neurons, switch them off, measure every language, write a page."""
     from ..experiments.report import run_demo
@@ -254,14 +213,11 @@ def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageC
     return [mw.report.render(shown, folder.path / "report.html", title=title), shown, folder.path]
 
 
-# --- costs ---
-
-
 @dataclass(frozen=True)
 class BenchConfig:
     """What is timed."""
 
-    lengths: Annotated[Sequence[int], whole_numbers(2)] = (64, 128, 256, 512, 1024)
+    lengths: Annotated[Sequence[int], numbers(2)] = (64, 128, 256, 512, 1024)
     """Tokens per document, with commas."""
     parallel_up_to: int = 128
     """Longest document for the paper's form."""

@@ -7,37 +7,29 @@ from typing import Annotated, Any
 
 import mwork_lens as mw
 
-from ..settings import (
-    DETECTIONS,
-    TASK_EXPERIMENTS,
-    DetectionSettings,
-    EffectsConfig,
-    EnhancementConfig,
-    SavedDetection,
-    TaskOptions,
-    whole_numbers,
-)
-from .commands import DecodingConfig, write_ratio
+from ..settings import DETECTIONS, DetectionSettings, EffectsConfig, EnhancementConfig, SavedSets, TaskOptions, numbers
+from .commands import RatioConfig, measure_ratio
 from .options import Paths, Resumable, Run, write
 
 
-def language_ratio(run: Annotated[Run, {"limit": 20}], config: Annotated[DecodingConfig, {"every": 4}]) -> Paths:
+def language_ratio(
+    run: Annotated[Run, {"limit": 20}],
+    config: Annotated[RatioConfig, "by", "new_tokens", "raw", "grid", "validate", {"every": 4}],
+) -> Paths:
     """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, compared with chance."""
-    folder, prompts = run.new_folder("language-ratio"), run.load_prompts(config.identifier)
-    options: dict[str, Any] = {"positions": config.positions, "identifier": config.identifier}
-    return write_ratio(folder, mw.language_ratio(run.load_model(), prompts, top_k=config.top_k, **options))
+    return measure_ratio(run.new_folder("language-ratio"), run, config)
 
 
 @dataclass(frozen=True)
-class SweepConfig:
+class SweepConfig(SavedSets):
     """How many layers are switched off, and what is read."""
 
     passages: int | None = EffectsConfig.passages
-    depths: Annotated[Sequence[int] | None, whole_numbers(1)] = None
+    depths: Annotated[Sequence[int] | None, numbers(1)] = None
     """Numbers of layers to try, with commas."""
 
 
-def layer_sweep(run: Run, selection: DetectionSettings, config: SweepConfig, source: SavedDetection) -> Paths:
+def layer_sweep(run: Run, selection: DetectionSettings, config: Annotated[SweepConfig, "neurons"]) -> Paths:
     """The paper's appendix: N1 and N2 from each language's neurons off in the first, and in the last, n layers.
 
     With --detection the whole corpus must be development text; without it, detection runs on three quarters.
@@ -45,7 +37,7 @@ def layer_sweep(run: Run, selection: DetectionSettings, config: SweepConfig, sou
     from ..experiments.sets import specific_sets
 
     folder = run.new_folder("layer-sweep")
-    detection = None if source.detection is None else mw.Detection.load(source.detection)
+    detection = None if config.detection is None else mw.Detection.load(config.detection)
     corpus, hooked = run.load_text(), run.load_model()
     if detection is None:
         train, corpus = corpus.split()
@@ -60,8 +52,8 @@ def layer_sweep(run: Run, selection: DetectionSettings, config: SweepConfig, sou
     return write(folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, figures)
 
 
-def task_command(name: str) -> Callable[..., Paths]:
-    """The command of one of the paper's tables on tasks."""
+def task_command(name: str, item: str) -> Callable[..., Paths]:
+    """The command of one of the paper's tables on tasks, ``item``."""
 
     def command(
         run: Annotated[Resumable, "languages", "corpus", "sentences_per_passage", "limit"], options: TaskOptions
@@ -76,11 +68,8 @@ def task_command(name: str) -> Callable[..., Paths]:
         return folder.written
 
     command.__name__ = name
-    command.__doc__ = f"{TASK_EXPERIMENTS[name].item}. The same --output resumes a run that was stopped."
+    command.__doc__ = f"{item}. The same --output resumes a run that was stopped."
     return command
-
-
-# --- text and detections ---
 
 
 @dataclass(frozen=True)
@@ -158,9 +147,6 @@ def neuron_counts(run: Unlimited, config: DetectionsConfig, selection: Rule) -> 
         totals["share"] = totals["neurons"] / totals["width"]
         print(f"{kind}: share of all neurons, mean over languages\n\n{totals['share'].round(4).to_string()}\n")
     return folder.written
-
-
-# --- enhancement ---
 
 
 def enhancement(

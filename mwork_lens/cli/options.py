@@ -19,6 +19,8 @@ from ..settings import NO_OPTION, OptionalNames, Reader, TaskOptions
 
 _FIELD = re.compile(r'^    (\w+): (?:[^\n]*? = (\w+)\.\w+|[^\n]*)\n(?:    """(.*?)""")?', re.MULTILINE | re.DOTALL)
 
+DEMO_LANGUAGES = ("en", "fr", "zh", "ru", "th")
+"""Of the demo text, where no languages are named."""
 Paths = Sequence[Path]
 """What a command wrote."""
 
@@ -67,7 +69,7 @@ def _flat(function: Callable[..., Paths]) -> Callable[..., None]:
     return run
 
 
-def _group(annotation: Any) -> tuple[Callable[..., Any], dict[str, "_Option"]]:
+def _group(annotation: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """How to make the settings that a parameter takes, and the options of their fields."""
     kind, *marks = get_args(annotation) or [annotation]
     defaults = next((mark for mark in marks if isinstance(mark, dict)), {})
@@ -83,11 +85,8 @@ def _group(annotation: Any) -> tuple[Callable[..., Any], dict[str, "_Option"]]:
     return functools.partial(kind, **defaults), options
 
 
-_Option = tuple[inspect.Parameter, Callable[[Any], Any]]
-"""An option as typer reads it, and the setting from its value."""
-
-
-def _option(option: str, reader: Reader, default: Any, text: str) -> _Option:
+def _option(option: str, reader: Reader, default: Any, text: str) -> tuple[inspect.Parameter, Callable[[Any], Any]]:
+    """An option as typer reads it, and the setting from its value."""
     shown = inspect.Parameter.empty if default is MISSING else reader.show(default)
     kind = reader.kind | None if shown is None else reader.kind
     names = f"{option}/--no-{option.removeprefix('--')}" if kind == bool | None else option
