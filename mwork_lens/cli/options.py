@@ -173,10 +173,7 @@ def write(
     tables: Mapping[str, Any] = {},
     figures: Mapping[str, Callable[[], Any]] = {},
 ) -> list[Path]:
-    """Save results, tables as CSV (with an index that has names) and figures under their names; returns the paths.
-
-    Figures are made once all else is on disk.
-    """
+    """Save results, tables as CSV (with an index that has names) and last the figures; returns the paths."""
     for name, result in results.items():
         result.save(folder / name)
     for name, table in tables.items():
