@@ -89,8 +89,9 @@ def test_compiled_loops_give_the_same_bits_compiled_anew_and_loaded(tmp_path):
 import hashlib, torch
 import mwork_lens as mw
 from tests.tiny import tiny, tokens
-scores = mw.importance(tiny("llama", torch.float32), tokens(40))
-print(*(hashlib.sha256(scores[site].numpy().tobytes()).hexdigest() for site in scores))
+for family in ("llama", "gemma3"):  # without and with norms of queries and keys and after structures
+    scores = mw.importance(tiny(family, torch.float32, d_head=40), tokens(40))
+    print(*(hashlib.sha256(scores[site].numpy().tobytes()).hexdigest() for site in scores))
 """
     root = str(Path(__file__).parents[2])
     own_cache = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": root}

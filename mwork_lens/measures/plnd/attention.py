@@ -10,7 +10,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...model import HookedModel, Rotary, TokenBatch, at_least_float32, attention_scale, norm_eps, norm_gain
+from ...model import HookedModel, TokenBatch, at_least_float32
+from ...model.architecture import Rotary, attention_scale, norm_eps, norm_gain
 from ..measure import Activations
 from .compiled import is_cpu_float32, normalise_and_rotate, threads
 
@@ -178,11 +179,11 @@ class Geometry:
     ) -> tuple[Float[Tensor, "head d_head pos"], Coefficients]:
         """x̃ for q or k, and how its neurons enter the scores."""
         if is_cpu_float32(x) and self.rotary and not (self.clip or self.across_heads):
-            cosine, sine = (part.numpy() for part in self.rotary.coefficients(positions, x))
+            rotation = tuple(part.numpy() for part in (*self.rotary.coefficients(positions, x), self.rotary.pair))
             gains = np.empty(0, np.float32) if gain is None else gain.numpy()
-            eps, scale, pair = np.float32(self.eps), np.float32(self.scale), self.rotary.pair.numpy()
+            eps, scale = np.float32(self.eps), np.float32(self.scale)
             with threads():
-                arrays = normalise_and_rotate(x.contiguous().numpy(), gains, eps, cosine, sine, pair, scale)
+                arrays = normalise_and_rotate(x.contiguous().numpy(), gains, eps, rotation, scale)
             rotated, *parts = torch.from_numpy(arrays).mT
             return rotated, Coefficients(*parts)
         x = rearrange(x, "pos head d_head -> head d_head pos").contiguous()

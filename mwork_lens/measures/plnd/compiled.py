@@ -22,7 +22,8 @@ VALUES_AT_ONCE = 64
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _calls = threading.Lock()
 # numba keeps what it compiled by the file of each loop: after a change here, delete the folders __pycache__
-_FAST = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+# no "reassoc": a parallel loop is optimised once more where it is loaded, and the order of sums may not depend on that
+_OPTIONS: Any = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
@@ -30,9 +31,9 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
 
     def with_options(loop: Callable) -> Callable:
         try:
-            return numba.njit(cache=True, **{**_FAST, **options})(loop)
+            return numba.njit(cache=True, **_OPTIONS, **options)(loop)
         except RuntimeError:
-            return numba.njit(**{**_FAST, **options})(loop)
+            return numba.njit(**_OPTIONS, **options)(loop)
 
     return with_options
 
@@ -95,11 +96,13 @@ def threads() -> Iterator[None]:
 
 @compiled(parallel=True)
 @no_type_check
-def normalise_and_rotate(x, gain, eps, cosine, sine, pair, scale):
+def normalise_and_rotate(x, gain, eps, rotation, scale):
     """x̃, 1 − ρ, ρ x̂ c / m and ρ x̂ s / m, each [head, pos, d_head], of x by [pos, head, d_head].
 
-    ``cosine`` and ``sine`` are [pos, d_head]; without normalisation ``gain`` is empty.
+    ``rotation`` is c and s, both [pos, d_head], and the partner of each coordinate; without normalisation ``gain`` is
+    empty.
     """
+    cosine, sine, pair = rotation
     length, heads, width = x.shape
     out = np.empty((4, heads, length, width), np.float32)
     for i in numba.prange(length):
@@ -128,11 +131,11 @@ def normalise_and_rotate(x, gain, eps, cosine, sine, pair, scale):
 
 @compiled(parallel=True)
 @no_type_check
-def sums_after_norm(hidden, content, along, along_gained, squares, output, per_d_model):
+def sums_after_norm(hidden, content, along, squares, output):
     """Σ over content of ``outputs.change_after_norm`` for contributions h W[k].
 
     ``hidden`` and both ``along`` (which leave out h) are [position, neuron], ``squares`` ‖W[k]‖² and ‖g∘W[k]‖² by
-    neuron, ``output`` r and ‖g∘y‖² / r² by position, ``per_d_model`` 1 / D.
+    neuron, ``output`` r and ‖g∘y‖² / r² by position, and 1 / D.
     """
     sums = np.zeros(hidden.shape[1], np.float32)
     for chunk in numba.prange(-(-hidden.shape[1] // NEURONS_AT_ONCE)):
@@ -140,22 +143,22 @@ def sums_after_norm(hidden, content, along, along_gained, squares, output, per_d
         total, square, square_gained = sums[some], squares[0][some], squares[1][some]
         for i in range(len(hidden)):
             if content[i]:
-                row, dot, dot_gained = hidden[i, some], along[i, some], along_gained[i, some]
-                r, size = output[0][i], output[1][i]
+                row, dot, dot_gained = hidden[i, some], along[0][i, some], along[1][i, some]
+                of_output = output[0][i], output[1][i], output[2]
                 for k in range(len(total)):
                     h = row[k]
                     both = h * h * square[k], h * h * square_gained[k]
-                    total[k] += _after_norm(both[0], both[1], h * dot[k], h * dot_gained[k], r, size, per_d_model)
+                    total[k] += _after_norm(both[0], both[1], h * dot[k], h * dot_gained[k], of_output)
     return sums
 
 
 @compiled(parallel=True)
 @no_type_check
-def sums_of_values(mixed, content, along, along_gained, grams, output, per_d_model):
+def sums_of_values(mixed, content, along, grams, output):
     """Σ over content of ``outputs.change_after_norm`` for contributions Σ_a z[a, k] W_O[a, k] of a group's heads a.
 
     ``mixed`` and both ``along`` are [position, group, head, neuron], ``grams`` (without and with gain) [group, pair,
-    neuron], pairs of heads in the order of an upper triangle; ``output`` and ``per_d_model`` as above.
+    neuron], pairs of heads in the order of an upper triangle; ``output`` as above.
     """
     _, groups, heads, d_head = mixed.shape
     sums, chunks = np.zeros((groups, d_head), np.float32), -(-d_head // VALUES_AT_ONCE)
@@ -170,8 +173,11 @@ def sums_of_values(mixed, content, along, along_gained, grams, output, per_d_mod
                 parts[:] = _ZERO
                 pair = 0
                 for a in range(heads):
-                    z, one = mixed[i, group, a, some], along[i, group, a, some]
-                    one_gained = along_gained[i, group, a, some]
+                    z, one, one_gained = (
+                        mixed[i, group, a, some],
+                        along[0][i, group, a, some],
+                        along[1][i, group, a, some],
+                    )
                     for k in range(len(total)):
                         dot[k] += z[k] * one[k]
                         dot_gained[k] += z[k] * one_gained[k]
@@ -182,16 +188,17 @@ def sums_of_values(mixed, content, along, along_gained, grams, output, per_d_mod
                             square[k] += z[k] * other[k] * form[k]
                             square_gained[k] += z[k] * other[k] * form_gained[k]
                         pair += 1
-                r, size = output[0][i], output[1][i]
+                of_output = output[0][i], output[1][i], output[2]
                 for k in range(len(total)):
-                    total[k] += _after_norm(square[k], square_gained[k], dot[k], dot_gained[k], r, size, per_d_model)
+                    total[k] += _after_norm(square[k], square_gained[k], dot[k], dot_gained[k], of_output)
     return sums
 
 
 @inlined
 @no_type_check
-def _after_norm(square, square_gained, dot, dot_gained, r, size, per_d_model):
+def _after_norm(square, square_gained, dot, dot_gained, output):
     """``outputs.change_after_norm`` of one contribution."""
+    r, size, per_d_model = output
     difference = (square - _TWO * r * dot) * per_d_model
     new = np.sqrt(max(r * r + difference, _ZERO))
     inverse = _ONE / new

@@ -66,7 +66,7 @@ def partners(x, pair):
     return partner
 
 
-@compiled(parallel=True, fastmath={"contract", "nsz"})
+@compiled(parallel=True)
 @no_type_check
 def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
     """By head and neuron: the squared changes of all rows.

@@ -13,11 +13,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ...model import HookedModel, PostNorm, TokenBatch, at_least_float32, key_value_heads, post_norm, weight
+from ...model import HookedModel, TokenBatch, at_least_float32, key_value_heads, weight
+from ...model.architecture import PostNorm, post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
 from .compiled import is_cpu_float32, sums_after_norm, sums_of_values, threads
 
 MIXED, HIDDEN = "attn.hook_z", "mlp.hook_post"
+
+Pair = tuple[Tensor, Tensor]
+"""Something without and with the norm's gain g."""
 
 
 def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
@@ -28,7 +32,7 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     norm, groups = post_norm(model, layer, "attention") if where == "stream" else None, key_value_heads(model.cfg)
     by_head = at_least_float32(weight(model, layer, "attn.W_O").detach())
     w_o = rearrange(by_head, "(group head) d_head d_model -> group head d_head d_model", group=groups)
-    pairs = first, second = torch.triu_indices(w_o.shape[1], w_o.shape[1], device=w_o.device)
+    first, second = torch.triu_indices(w_o.shape[1], w_o.shape[1], device=w_o.device)
 
     def gram(weights: Float[Tensor, "group head d_head d_model"]) -> Float[Tensor, "group pair d_head"]:
         by_neuron = rearrange(weights, "group head k d -> group k head d").contiguous()
@@ -45,7 +49,9 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
             moments = rearrange((z @ z.mT)[..., first, second], "batch group k pair -> batch group pair k")
             squares = einsum(moments, grams[0], "batch group pair k, group pair k -> batch group k")
         else:
-            squares = _values_after_norm(mixed, batch.content, w_o, grams, pairs, Normed.of(norm, seen))
+            output = Normed.of(norm, seen)
+            along = linear(output.directions, w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
+            squares = _values_after_norm(mixed, batch.content, along, grams, output)
         return {"v": root_mean(squares.flatten(1), batch)}
 
     return LayerMeasure((MIXED, *(norm.reads if norm else ())), score)
@@ -56,7 +62,7 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     norm = post_norm(model, layer, "feed_forward") if where == "stream" else None
     w_out = at_least_float32(weight(model, layer, "mlp.W_out").detach())
     row_squares = w_out.square().sum(-1)
-    row_squares_gained = row_squares if norm is None else w_out.square() @ norm.gain.square()
+    both_squares = row_squares, row_squares if norm is None else w_out.square() @ norm.gain.square()
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
         hidden = at_least_float32(seen[HIDDEN])
@@ -64,8 +70,8 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
             squares = (hidden * batch.content[..., None]).square_().sum(1) * row_squares
         else:
             output = Normed.of(norm, seen)
-            per_unit = Contribution(row_squares, row_squares_gained, *linear(output.directions, w_out))
-            squares = _hidden_after_norm(hidden, batch.content, per_unit, output)
+            along = linear(output.directions, w_out)
+            squares = _hidden_after_norm(hidden, batch.content, along, both_squares, output)
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN, *(norm.reads if norm else ())), score)
@@ -94,80 +100,64 @@ class Normed:
         return torch.stack([self.normalized, self.normalized * self.gain.square()])
 
 
-@dataclass(frozen=True)
-class Contribution:
-    """What neurons add to a structure's output: w, as far as the change after a norm depends on it."""
+def change_after_norm(
+    squares: Pair, along: Float[Tensor, "which batch pos neuron"], output: Normed
+) -> Float[Tensor, "batch neuron"]:
+    """‖N(y) − N(y − w)‖² of each neuron's w, summed over positions, without cancellation; uses its arguments up.
 
-    squared: Float[Tensor, "*#batch neuron"]
-    """‖w‖²."""
-    squared_gained: Float[Tensor, "*#batch neuron"]
-    """‖g∘w‖²."""
-    along: Float[Tensor, "batch pos neuron"]
-    """⟨y/r, w⟩."""
-    along_gained: Float[Tensor, "batch pos neuron"]
-    """⟨g∘y/r, g∘w⟩."""
-
-
-def change_after_norm(added: Contribution, output: Normed) -> Float[Tensor, "batch neuron"]:
-    """‖N(y) − N(y − w)‖² of each neuron's w, summed over positions, without cancellation; uses ``added`` up.
-
-    With r² = ‖y‖²/D + eps, r'² = r² + (‖w‖² − 2⟨y, w⟩)/D and e = 1/r − 1/r' = (r'² − r²) / (r r' (r + r')):
+    ``squares`` are ‖w‖² and ‖g∘w‖², ``along`` ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩. With r² = ‖y‖²/D + eps,
+    r'² = r² + (‖w‖² − 2⟨y, w⟩)/D and e = 1/r − 1/r' = (r'² − r²) / (r r' (r + r')):
     e² ‖g∘y‖² + 2 (e / r') ⟨g∘y, g∘w⟩ + ‖g∘w‖² / r'².
     """
     scale, gained = output.scale, output.normalized * output.gain
-    difference = added.squared.addcmul_(added.along, scale, value=-2).div_(gained.shape[-1])  # r'² − r²
+    difference = squares[0].addcmul_(along[0], scale, value=-2).div_(gained.shape[-1])  # r'² − r²
     new_scale = (difference + scale.square()).clamp_(min=0).sqrt_()
-    e_r = difference.div_(added.along.copy_(new_scale).add_(scale).mul_(new_scale))  # e · r
+    e_r = difference.div_(along[0].copy_(new_scale).add_(scale).mul_(new_scale))  # e · r
     size = einsum(gained.square(), "batch pos d_model -> batch pos")[..., None]
-    change = added.squared_gained.div_(new_scale).addcmul_(e_r, added.along_gained, value=2).div_(new_scale)
+    change = squares[1].div_(new_scale).addcmul_(e_r, along[1], value=2).div_(new_scale)
     return change.addcmul_(e_r.square_(), size).sum(1)
 
 
 def _values_after_norm(
     mixed: Float[Tensor, "batch pos group head d_head"],
     content: Bool[Tensor, "batch pos"],
-    w_o: Float[Tensor, "group head d_head d_model"],
-    grams: tuple[Float[Tensor, "group pair d_head"], Float[Tensor, "group pair d_head"]],
-    pairs: Tensor,
+    along: Float[Tensor, "which batch pos group head d_head"],
+    grams: Pair,
     output: Normed,
 ) -> Float[Tensor, "batch *neuron"]:
-    along = linear(output.directions, w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
     if is_cpu_float32(mixed):
         return _compiled_sums(sums_of_values, (mixed, content, *along), grams, output)
-    products = mixed.index_select(-2, pairs[0]) * mixed.index_select(-2, pairs[1])
-    squares = ((products * gram).sum(-2).flatten(-2) for gram in grams)
-    return change_after_norm(Contribution(*squares, *((part * mixed).sum(-2).flatten(-2) for part in along)), output)
+    first, second = torch.triu_indices(mixed.shape[3], mixed.shape[3], device=mixed.device)
+    products = mixed.index_select(-2, first) * mixed.index_select(-2, second)
+    squares, squares_gained = ((products * gram).sum(-2).flatten(-2) for gram in grams)
+    return change_after_norm((squares, squares_gained), along.mul_(mixed).sum(-2).flatten(-2), output)
 
 
 def _hidden_after_norm(
     hidden: Float[Tensor, "batch pos neuron"],
     content: Bool[Tensor, "batch pos"],
-    per_unit: Contribution,
+    along: Float[Tensor, "which batch pos neuron"],
+    row_squares: Pair,
     output: Normed,
 ) -> Float[Tensor, "batch neuron"]:
-    """For w = h W[k], from the contributions of h = 1, whose ``along`` parts are used up."""
+    """``along`` and ``row_squares`` are of h = 1."""
     if is_cpu_float32(hidden):
-        squares = per_unit.squared, per_unit.squared_gained
-        tensors = (hidden, content, per_unit.along, per_unit.along_gained)
-        return _compiled_sums(sums_after_norm, tensors, squares, output)
+        return _compiled_sums(sums_after_norm, (hidden, content, *along), row_squares, output)
     hidden = hidden * content[..., None]
-    hidden_squared = hidden.square()
-    added = Contribution(
-        squared=hidden_squared * per_unit.squared,
-        squared_gained=hidden_squared.mul_(per_unit.squared_gained),
-        along=per_unit.along.mul_(hidden),
-        along_gained=per_unit.along_gained.mul_(hidden),
-    )
-    return change_after_norm(added, output)
+    along, squares = along.mul_(hidden), hidden.square_()
+    return change_after_norm((squares * row_squares[0], squares.mul_(row_squares[1])), along, output)
 
 
 def _compiled_sums(
-    loop: Callable[..., np.ndarray], by_batch: tuple[Tensor, ...], by_neuron: tuple[Tensor, Tensor], output: Normed
+    loop: Callable[..., np.ndarray], by_batch: tuple[Tensor, ...], by_neuron: Pair, output: Normed
 ) -> Float[Tensor, "batch *neuron"]:
     """A compiled form of :func:`change_after_norm`, document by document."""
     size = (output.normalized * output.gain).square().sum(-1)
-    of_weights, per_d_model = tuple(x.numpy() for x in by_neuron), np.float32(1 / output.gain.numel())
+    squares, per_d_model = tuple(x.numpy() for x in by_neuron), np.float32(1 / output.gain.numel())
     documents = zip(*(x.contiguous().numpy() for x in (*by_batch, output.scale[..., 0], size)), strict=True)
     with threads():
-        sums = [loop(*document, of_weights, (scale, size), per_d_model) for *document, scale, size in documents]
+        sums = [
+            loop(some, content, (one, gained), squares, (r, length, per_d_model))
+            for some, content, one, gained, r, length in documents
+        ]
     return torch.from_numpy(np.stack(sums))
