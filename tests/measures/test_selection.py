@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwork_lens.measures.selection import Estimate, Selection, refine
+from mwork_lens.measures.selection import Selection, refine
 
 
 @settings(max_examples=60, deadline=None)
@@ -13,17 +13,17 @@ def test_refinement_selects_what_exact_scores_select(seed, noise, selection):
     truth = torch.rand(300, generator=generator, dtype=torch.float64) + 0.01
     uncertainty = torch.rand(300, generator=generator, dtype=torch.float64) + 0.1
     off = (2 * torch.rand(300, generator=generator, dtype=torch.float64) - 1) * uncertainty
-    estimate = Estimate(truth * (noise * off).exp(), uncertainty, beta=noise)
+    estimates = truth * (noise * off).exp()
     rule, calls = Selection(top=selection), []
 
     def exact(some):
         calls.append(some)
         return truth[some]
 
-    scores, exact_ones = refine(estimate, exact, rule)
+    scores, exact_ones = refine(estimates, uncertainty, noise, exact, rule)
     assert torch.equal(rule.active(scores[None]), rule.active(truth[None]))
     assert torch.equal(scores[exact_ones], truth[exact_ones])
-    assert torch.equal(scores[~exact_ones], estimate.scores[~exact_ones])
+    assert torch.equal(scores[~exact_ones], estimates[~exact_ones])
     computed = torch.cat(calls) if calls else torch.tensor([])
     assert len(computed.unique()) == len(computed) == int(exact_ones.sum())
 
@@ -33,6 +33,6 @@ def test_a_wild_estimate_ends_in_the_dense_method():
     generator = torch.Generator().manual_seed(0)
     truth, wild = (torch.rand(200, generator=generator, dtype=torch.float64) + 0.01 for _ in range(2))
     ones = torch.ones(200, dtype=torch.float64)
-    scores, exact_ones = refine(Estimate(wild, ones, 0.1), lambda some: truth[some], Selection(top=0.2))
+    scores, exact_ones = refine(wild, ones, 0.1, lambda some: truth[some], Selection(top=0.2))
     assert exact_ones.all()
     assert torch.equal(scores, truth)

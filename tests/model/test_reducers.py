@@ -21,6 +21,11 @@ def same(a: ExactSum, b: ExactSum) -> bool:
     return torch.equal(a.high, b.high) and torch.equal(a.low, b.low)
 
 
+def test_a_small_negative_sum_is_as_near_as_a_positive_one():
+    small = torch.tensor([-1.1712000849302832e-18], dtype=torch.float64)
+    assert ExactSum.of(small).value() == -ExactSum.of(-small).value() == pytest.approx(float(small), abs=2.0**-71)
+
+
 @settings(deadline=None)
 @given(st.data(), st.lists(FLOATS, min_size=1, max_size=600))
 def test_no_order_and_no_grouping_changes_a_bit(data, addends):

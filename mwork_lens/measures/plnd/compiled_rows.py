@@ -56,18 +56,6 @@ def weights_of_rows(pattern, scores, seen):
 
 @compiled(parallel=True)
 @no_type_check
-def partners(x, pair):
-    """x[..., pair]."""
-    partner = np.empty_like(x)
-    for task in numba.prange(x.shape[0] * x.shape[1]):
-        owner, position = task // x.shape[1], task % x.shape[1]
-        for d in range(len(pair)):
-            partner[owner, position, d] = x[owner, position, pair[d]]
-    return partner
-
-
-@compiled(parallel=True)
-@no_type_check
 def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
     """By head and neuron: the squared changes of all rows.
 

@@ -14,10 +14,10 @@ from torch.nn.functional import pad
 
 from ...model import HookedModel, TokenBatch
 from ..measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
-from ..selection import Estimate, Selection, refine
+from ..selection import Selection, refine
 from .attention import READS, Attention, Coefficients, Geometry
 from .compiled import is_cpu_float32, threads
-from .compiled_rows import KEYS_AT_ONCE, partners, sums_of_rows, weights_of_rows
+from .compiled_rows import KEYS_AT_ONCE, sums_of_rows, weights_of_rows
 from .qk_dense import PatternSite, exact_squares
 from .qk_screen import screen
 
@@ -65,8 +65,10 @@ def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, t
     beta = min(1.0, 0.125 + 8 / rows)
 
     def refined(site: PatternSite, squares: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
-        estimate = Estimate((squares / rows).sqrt(), uncertainty, beta)
-        return refine(estimate, lambda neurons: (exact_squares(attention, site, neurons) / rows).sqrt(), selection)
+        def exact(neurons: Tensor) -> Tensor:
+            return (exact_squares(attention, site, neurons) / rows).sqrt()
+
+        return refine((squares / rows).sqrt(), uncertainty, beta, exact, selection)
 
     return {site: refined(site, *estimate) for site, estimate in zip(SITES, screen(attention), strict=True)}
 
@@ -99,4 +101,4 @@ def _tables(neurons: Coefficients) -> tuple[np.ndarray, ...]:
 def _met(other_side: Float[Tensor, "head d_head pos"], pair: np.ndarray) -> tuple[np.ndarray, ...]:
     """What neurons meet there: their coordinate, its partner, and 1 at every position."""
     itself = other_side.mT.contiguous().numpy()
-    return itself, partners(itself, pair), np.ones((len(itself), 1, len(pair)), np.float32)
+    return itself, itself.take(pair, -1), np.ones((len(itself), 1, len(pair)), np.float32)
