@@ -115,14 +115,9 @@ def stream_before(model: HookedModel, layer: int, structure: Structure) -> str:
 class PostNorm:
     """The RMS norm that a model applies to a structure's output before adding it to the residual stream."""
 
-    name: str
-    """Its module within the block, e.g. ``ln1_post``."""
     gain: Float[Tensor, " d_model"]
-
-    @property
-    def reads(self) -> tuple[str, str]:
-        """Hook points that give r and y / r for the output y, in the order of the forward pass."""
-        return (f"{self.name}.hook_scale", f"{self.name}.hook_normalized")
+    reads: tuple[str, str]
+    """Hook points that give r and y / r for the output y, in the order of the forward pass."""
 
 
 def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm | None:
@@ -135,7 +130,7 @@ def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm 
         name = f"{name}_post"
     elif kind not in ("Olmo2ForCausalLM", "Olmo3ForCausalLM"):
         return None
-    return PostNorm(name, norm_gain(model, getattr(block, name)))
+    return PostNorm(norm_gain(model, getattr(block, name)), (f"{name}.hook_scale", f"{name}.hook_normalized"))
 
 
 def attention_scale(model: HookedModel, layer: int) -> float:
@@ -143,12 +138,8 @@ def attention_scale(model: HookedModel, layer: int) -> float:
     attn = model.blocks[layer].attn
     module = original(attn)
     # by what transformers' families call it; some multiply where others divide
-    for source, name in (
-        (attn, "attn_scale"),
-        (module, "scale_attn"),
-        (module, "scaling"),
-        (module, "inv_norm_factor"),
-    ):
+    names = ((module, name) for name in ("scale_attn", "scaling", "inv_norm_factor"))
+    for source, name in ((attn, "attn_scale"), *names):
         if (value := getattr(source, name, None)) is not None:
             return float(value) if "attn" in name else 1 / float(value)
     raise ValueError(f"{model.cfg.model_name}: {type(module).__name__} does not say how it scales attention scores.")
@@ -178,11 +169,9 @@ def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
     rotary = getattr(wrapped_model(model).base_model, "rotary_emb", None)
     if apply is None or (rotary is None and not hasattr(module, "embed_positions")):
         raise ValueError(f"{model.cfg.model_name}: the rotary function of {type(module).__name__} is unknown.")
-    layer_type = {}
-    if rotary is not None:
-        rotary = original(rotary)
-        if "layer_type" in inspect.signature(rotary.forward).parameters:
-            layer_type = {"layer_type": module.config.layer_types[layer]}
+    rotary = original(rotary)
+    by_layer = rotary is not None and "layer_type" in inspect.signature(rotary.forward).parameters
+    layer_type = {"layer_type": module.config.layer_types[layer]} if by_layer else {}
 
     def rotated(x: Tensor) -> Tensor:
         if rotary is None:  # as in GPT-J, where each layer has a table of sines and cosines

@@ -194,7 +194,7 @@ def _groups(encoded: Sequence[Tensor], device: torch.device, batch_size: int | N
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     groups, budget = [], TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
-    for row in sorted(range(len(encoded)), key=lambda row: (len(encoded[row]), row)):
+    for row in sorted(range(len(encoded)), key=lambda row: len(encoded[row])):
         size = len(groups[-1]) if groups else 0
         full = size == batch_size if batch_size else (size + 1) * len(encoded[row]) > budget
         if not size or full:
@@ -240,15 +240,13 @@ def stream(
         for batch in batches:
             running.batch = batch = batch.to(device)
             if description:
-                bar.set_description(f"{description} {batch.language}")
+                bar.set_description(f"{description} {batch.language}", refresh=False)
             with torch.inference_mode():
                 try:
                     with hooked(model, hooks):
                         states = run_blocks(model, batch.tokens)
                 except (ValueError, OverflowError):
-                    run_blocks(
-                        model, batch.tokens
-                    )  # its error is clearer, where a hook met a stream that is not finite
+                    run_blocks(model, batch.tokens)  # says it better where a hook met a stream that is not finite
                     raise
             yield batch, states
             bar.update(len(batch.rows))

@@ -92,11 +92,9 @@ def mask_hooks(
 
         return hook_function
 
+    values = values or {site: torch.zeros(by_layer.shape) for site, by_layer in masks.items()}
     return [
-        (
-            SITES[site].hook_name(layer),
-            changing(mask, torch.zeros(len(mask)) if values is None else values[site][layer]),
-        )
+        (SITES[site].hook_name(layer), changing(mask, values[site][layer]))
         for site, by_layer in masks.items()
         for layer, mask in enumerate(by_layer)
         if mask.any()
@@ -120,8 +118,8 @@ def change_of(mode: Mode, factor: float | None, valued: bool) -> Change:
 @contextlib.contextmanager
 def hooked(model: HookedModel, hooks: Sequence[ForwardHook]) -> Iterator[HookedModel]:
     """``model`` with ``hooks`` in place; exactly these are removed on any exit."""
-    for name, _ in hooks:
-        if name not in model.hook_dict:  # a raw bridge would ignore it silently
-            raise ValueError(f"{model.cfg.model_name} has no hook point {name!r}.")
+    points = model.hook_dict  # which a raw bridge makes anew for each look; it would ignore other names silently
+    if unknown := [name for name, _ in hooks if name not in points]:
+        raise ValueError(f"{model.cfg.model_name} has no hook point {unknown[0]!r}.")
     with model.hooks(fwd_hooks=list(hooks)):
         yield model
