@@ -118,10 +118,8 @@ def test_compiled_loops_in_hard_rows(best, lift):
         keys=keys,
         query_neurons=Coefficients(nothing, lifts, nothing),
         key_neurons=Coefficients(*[torch.zeros_like(keys)] * 3),
-        pair=torch.arange(1),
-        cap=None,
+        geometry=Geometry(1.0, *[None] * 5, eps=0.0, across_heads=False, causal=False, sinks=False),
         positions=None,
-        **dict.fromkeys(("sinks", "across_heads", "normalises", "rotates"), False),
     )
     truth = exact_squares(in_double(attention), "q")
     torch.testing.assert_close(compiled_squares(attention)["q"].double().sqrt(), truth.sqrt(), rtol=1e-4, atol=1e-12)

@@ -37,6 +37,7 @@ class Coefficients:
 class Attention:
     """In float32 at least; rows without content are left out."""
 
+    geometry: "Geometry"
     pattern: Float[Tensor, "head query key"]
     scores: Float[Tensor, "head query key"]
     """Raw scores R = q̃ · k̃ / m, before soft cap, biases and mask."""
@@ -46,17 +47,6 @@ class Attention:
     """k̃, rotated."""
     query_neurons: Coefficients
     key_neurons: Coefficients
-    pair: Int[Tensor, " d_head"]
-    """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
-    cap: float | None
-    sinks: bool
-    """Whether every row also attends to a sink, which has a score but no key."""
-    across_heads: bool
-    """Whether normalisation runs over all heads, so that a neuron rescales the other heads' scores too."""
-    normalises: bool
-    """Without it ``shrink`` is zero."""
-    rotates: bool
-    """Without it ``paired`` is zero."""
     positions: Int[Tensor, " query"] | None
     """The position of each row where a query sees no later key; None where it may see all."""
 
@@ -70,16 +60,22 @@ class Attention:
         """Query heads that share a key head."""
         return len(self.queries) // len(self.keys)
 
-    def with_rotated_neurons(self, scale: float) -> "Attention":
-        """Coordinates of q̃ and k̃ as neurons: Δ_ij = q̃_id k̃_jd / m."""
-        sides = [Coefficients(torch.zeros_like(x), x / scale, torch.zeros_like(x)) for x in (self.queries, self.keys)]
-        unpaired = torch.arange(len(self.pair), device=self.pair.device)
-        flags = {"across_heads": False, "normalises": False, "rotates": False}
-        return replace(self, query_neurons=sides[0], key_neurons=sides[1], pair=unpaired, **flags)
+    @property
+    def pair(self) -> Int[Tensor, " d_head"]:
+        """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
+        rotary, keys = self.geometry.rotary, self.keys
+        return rotary.pair if rotary else torch.arange(keys.shape[1], device=keys.device)
+
+    def with_rotated_neurons(self) -> "Attention":
+        """Coordinates of q̃ and k̃ as neurons: Δ_ij = q̃_id k̃_jd / m, as if nothing normalised or rotated them."""
+        sides = (self.queries, self.keys)
+        neurons = [Coefficients(torch.zeros_like(x), x / self.geometry.scale, torch.zeros_like(x)) for x in sides]
+        geometry = replace(self.geometry, rotary=None, query_gain=None, key_gain=None, across_heads=False)
+        return replace(self, geometry=geometry, query_neurons=neurons[0], key_neurons=neurons[1])
 
     def parts(self, neurons: Coefficients) -> Sequence[Float[Tensor, "head d_head pos"]]:
         """The coefficients of a neuron's coordinate and, where there is rotation, of its partner."""
-        return (neurons.direct, neurons.paired) if self.rotates else (neurons.direct,)
+        return (neurons.direct, neurons.paired) if self.geometry.rotary else (neurons.direct,)
 
     def row_blocks(self, size: int) -> Iterator[slice]:
         """All scored rows, ``size`` at a time."""
@@ -102,8 +98,10 @@ class Geometry:
     key_gain: Tensor | None
     eps: float
     across_heads: bool
+    """Whether normalisation runs over all heads, so that a neuron rescales the other heads' scores too."""
     causal: bool
     sinks: bool
+    """Whether every row also attends to a sink, which has a score but no key."""
     rotated_neurons: bool = False
     """Whether a neuron is a coordinate of q̃ and k̃, after normalisation and rotation (as in the paper)."""
 
@@ -158,21 +156,16 @@ class Geometry:
         if wide.dtype != pattern.dtype and not self.sinks:
             wide = wide / wide.sum(-1, keepdim=True)  # rows of half precision add up to 1 only roughly
         attention = Attention(
+            geometry=self,
             pattern=wide,
             scores=rearrange(scores, "group head query key -> (group head) query key"),
             queries=queries,
             keys=keys,
             query_neurons=query_neurons,
             key_neurons=key_neurons,
-            pair=self.rotary.pair if self.rotary else torch.arange(q.shape[-1], device=q.device),
-            cap=self.cap,
-            sinks=self.sinks,
-            across_heads=self.across_heads,
-            normalises=self.query_gain is not None,
-            rotates=self.rotary is not None,
             positions=positions[rows] if self.causal else None,
         )
-        return attention.with_rotated_neurons(self.scale) if self.rotated_neurons else attention
+        return attention.with_rotated_neurons() if self.rotated_neurons else attention
 
     def _side(
         self, x: Float[Tensor, "pos head d_head"], gain: Tensor | None, positions: Int[Tensor, " pos"]

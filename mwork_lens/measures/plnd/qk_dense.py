@@ -43,9 +43,9 @@ def _change(
     def change(rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
         change = einsum(-by_query[:, rows], by_key[..., keys], "u query part, u part key -> u query key")
         scores = attention.scores[head, rows, keys]
-        if attention.normalises:
+        if attention.geometry.query_gain is not None:
             change.addcmul_(shrink[:, rows, None] if of_queries else shrink[:, None, keys], scores, value=-1)
-        return capped_change(attention.cap, scores, change) if attention.cap else change
+        return capped_change(attention.geometry.cap, scores, change) if attention.geometry.cap else change
 
     return change
 
@@ -60,12 +60,13 @@ def exact_squares(
     squares = attention.pattern.new_zeros(len(neurons))
     at_once = max(1, ELEMENTS_AT_ONCE // (min(ROWS_AT_ONCE, attention.rows) * attention.keys.shape[-1]))
     for head in range(heads):
-        reached = (neurons // d_head == head * owners // heads) | attention.across_heads
+        reached = (neurons // d_head == head * owners // heads) | attention.geometry.across_heads
         for some in reached.nonzero().flatten().split(at_once):
             change = _change(attention, site, neurons[some], head)
             for rows in attention.row_blocks(ROWS_AT_ONCE):
                 keys = attention.seen_keys(rows)
-                changed = changed_rows(attention.pattern[head, rows, keys], change(rows, keys), sinks=attention.sinks)
+                pattern = attention.pattern[head, rows, keys]
+                changed = changed_rows(pattern, change(rows, keys), sinks=attention.geometry.sinks)
                 squares[some] += changed.sum(-1)
     return squares
 

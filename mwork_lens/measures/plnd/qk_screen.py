@@ -97,8 +97,8 @@ def _blocks(attention: Attention) -> Iterator[_Block]:
         pattern, scores = seen[:, rows, keys], attention.scores[:, rows, keys]
         square = pattern.square()
         cross = torch.addcmul(-2 * square, pattern, square.sum(-1, keepdim=True))
-        if attention.cap:
-            slope = 1 - torch.tanh(scores / attention.cap).square()
+        if attention.geometry.cap:
+            slope = 1 - torch.tanh(scores / attention.geometry.cap).square()
             pattern, cross, square = pattern * slope, cross * slope, square * slope.square()
         layout = "(group head) row key -> group key (head row)"
         parts = (rearrange(x, layout, group=len(attention.keys)) for x in (pattern, cross, square, scores))
@@ -112,7 +112,7 @@ ByRow = Callable[[_Block], tuple[Float[Tensor, "group d head row"], Float[Tensor
 def _queries(attention: Attention) -> ByRow:
     neurons, keys, swap, width = attention.query_neurons, attention.keys, attention.pair, attention.keys.shape[1]
     partners, key_squares = keys[:, swap], keys.square()
-    products = torch.cat([key_squares, keys * partners], 1) if attention.rotates else key_squares
+    products = torch.cat([key_squares, keys * partners], 1) if attention.geometry.rotary else key_squares
     reach = (key_squares + partners.square()).sqrt().amax(-1)[..., None, None]
 
     def by_row(block: _Block) -> tuple[Tensor, Tensor]:
@@ -121,18 +121,18 @@ def _queries(attention: Attention) -> ByRow:
         def rotated(weights: Tensor) -> Tensor:
             sums = block.sums(keys, weights)
             products = direct * sums
-            return products.addcmul_(paired, sums.index_select(1, swap)) if attention.rotates else products
+            return products.addcmul_(paired, sums.index_select(1, swap)) if attention.geometry.rotary else products
 
         mean, cross = rotated(block.mean), rotated(block.cross)
         second, size = block.sums(products, block.square), direct.square()
         squares, bound = size * second[:, :width], size
-        if attention.rotates:
+        if attention.geometry.rotary:
             paired_squared = paired.square()
             squares.addcmul_(direct * paired, second[:, width:], value=2)
             squares.addcmul_(paired_squared, second[:, :width].index_select(1, swap))
             bound += paired_squared
         bound.sqrt_().mul_(reach)
-        if attention.normalises:
+        if attention.geometry.query_gain is not None:
             in_mean, in_cross, in_square, twice = block.with_scores
             mean.addcmul_(shrink, block.total(in_mean))
             cross.addcmul_(shrink, block.total(in_cross))
@@ -148,7 +148,7 @@ def _keys(attention: Attention) -> ByRow:
     squares = [neurons.direct.square(), neurons.paired.square()]
     reach = (squares[0] + squares[1]).sqrt().amax(-1)[..., None, None]
     linear, quadratic, shrink = neurons.direct, squares[0], neurons.shrink
-    if attention.rotates:
+    if attention.geometry.rotary:
         linear, shrink = torch.cat([neurons.direct, neurons.paired], 1), torch.cat([shrink, shrink], 1)
         quadratic = torch.cat([*squares, neurons.direct * neurons.paired], 1)
     shrunk = linear * shrink
@@ -160,18 +160,18 @@ def _keys(attention: Attention) -> ByRow:
         def rotated(by_key: Tensor, weights: Tensor) -> Tensor:
             sums = block.sums(by_key, weights)
             products = queries * sums[:, :width]
-            return products.addcmul_(partners, sums[:, width:]) if attention.rotates else products
+            return products.addcmul_(partners, sums[:, width:]) if attention.geometry.rotary else products
 
         mean, cross = rotated(linear, block.mean), rotated(linear, block.cross)
         second, size = block.sums(quadratic, block.square), queries.square()
         squares, bound = size * second[:, :width], size
-        if attention.rotates:
+        if attention.geometry.rotary:
             partners_squared = partners.square()
             squares.addcmul_(queries * partners, second[:, 2 * width :], value=2)
             squares.addcmul_(partners_squared, second[:, width : 2 * width])
             bound += partners_squared
         bound.sqrt_().mul_(reach)
-        if attention.normalises:
+        if attention.geometry.query_gain is not None:
             lost, (in_mean, in_cross, in_square, twice) = neurons.shrink, block.with_scores
             mean += block.sums(lost, in_mean)
             cross += block.sums(lost, in_cross)

@@ -75,8 +75,8 @@ def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, t
 
 def supports(attention: Attention) -> bool:
     """Whether this form applies: a CPU, not double precision, a plain softmax, norms within each head."""
-    plain = not (attention.cap or attention.sinks or attention.across_heads)
-    return plain and is_cpu_float32(attention.pattern)
+    geometry = attention.geometry
+    return is_cpu_float32(attention.pattern) and not (geometry.cap or geometry.sinks or geometry.across_heads)
 
 
 def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
