@@ -254,7 +254,7 @@ def bridge_on(hf_model: Any, tokenizer: Any) -> HookedModel:
     return _bridge(name, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype)
 
 
-def _bridge(name: str, **options: Any) -> HookedModel:
+def _bridge(name: str, **options: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     with quiet_transformers():
