@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -20,8 +20,8 @@ from .compiled import is_cpu_float32, sums_after_norm, sums_of_values, threads
 
 MIXED, HIDDEN = "attn.hook_z", "mlp.hook_post"
 
-Pair = tuple[Tensor, Tensor]
-"""Something without and with the norm's gain g."""
+Pair = tuple[Tensor, ...]
+"""Two: without and with the norm's gain g."""
 
 
 def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
@@ -48,10 +48,15 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
             z = rearrange(mixed, "batch pos group head k -> batch group k head pos").contiguous()
             moments = rearrange((z @ z.mT)[..., first, second], "batch group k pair -> batch group pair k")
             squares = einsum(moments, grams[0], "batch group pair k, group pair k -> batch group k")
+            return {"v": root_mean(squares.flatten(1), batch)}
+        output = Normed.of(norm, seen)
+        along = linear(output.directions, w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
+        if is_cpu_float32(mixed):
+            squares = _compiled_sums(sums_of_values, (mixed, batch.content, *along), grams, output)
         else:
-            output = Normed.of(norm, seen)
-            along = linear(output.directions, w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
-            squares = _values_after_norm(mixed, batch.content, along, grams, output)
+            products = mixed.index_select(-2, first) * mixed.index_select(-2, second)
+            both = tuple((products * gram).sum(-2).flatten(-2) for gram in grams)
+            squares = change_after_norm(both, along.mul_(mixed).sum(-2).flatten(-2), output)
         return {"v": root_mean(squares.flatten(1), batch)}
 
     return LayerMeasure((MIXED, *(norm.reads if norm else ())), score)
@@ -65,13 +70,18 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     both_squares = row_squares, row_squares if norm is None else w_out.square() @ norm.gain.square()
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        hidden = at_least_float32(seen[HIDDEN])
+        hidden, content = at_least_float32(seen[HIDDEN]), batch.content
         if norm is None:
-            squares = (hidden * batch.content[..., None]).square_().sum(1) * row_squares
+            squares = (hidden * content[..., None]).square_().sum(1) * row_squares
+            return {"mlp": root_mean(squares, batch)}
+        output = Normed.of(norm, seen)
+        along = linear(output.directions, w_out)  # of h = 1
+        if is_cpu_float32(hidden):
+            squares = _compiled_sums(sums_after_norm, (hidden, content, *along), both_squares, output)
         else:
-            output = Normed.of(norm, seen)
-            along = linear(output.directions, w_out)
-            squares = _hidden_after_norm(hidden, batch.content, along, both_squares, output)
+            hidden = hidden * content[..., None]
+            along, hidden = along.mul_(hidden), hidden.square_()
+            squares = change_after_norm((hidden * both_squares[0], hidden.mul_(both_squares[1])), along, output)
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN, *(norm.reads if norm else ())), score)
@@ -116,36 +126,6 @@ def change_after_norm(
     size = einsum(gained.square(), "batch pos d_model -> batch pos")[..., None]
     change = squares[1].div_(new_scale).addcmul_(e_r, along[1], value=2).div_(new_scale)
     return change.addcmul_(e_r.square_(), size).sum(1)
-
-
-def _values_after_norm(
-    mixed: Float[Tensor, "batch pos group head d_head"],
-    content: Bool[Tensor, "batch pos"],
-    along: Float[Tensor, "which batch pos group head d_head"],
-    grams: Pair,
-    output: Normed,
-) -> Float[Tensor, "batch *neuron"]:
-    if is_cpu_float32(mixed):
-        return _compiled_sums(sums_of_values, (mixed, content, *along), grams, output)
-    first, second = torch.triu_indices(mixed.shape[3], mixed.shape[3], device=mixed.device)
-    products = mixed.index_select(-2, first) * mixed.index_select(-2, second)
-    squares, squares_gained = ((products * gram).sum(-2).flatten(-2) for gram in grams)
-    return change_after_norm((squares, squares_gained), along.mul_(mixed).sum(-2).flatten(-2), output)
-
-
-def _hidden_after_norm(
-    hidden: Float[Tensor, "batch pos neuron"],
-    content: Bool[Tensor, "batch pos"],
-    along: Float[Tensor, "which batch pos neuron"],
-    row_squares: Pair,
-    output: Normed,
-) -> Float[Tensor, "batch neuron"]:
-    """``along`` and ``row_squares`` are of h = 1."""
-    if is_cpu_float32(hidden):
-        return _compiled_sums(sums_after_norm, (hidden, content, *along), row_squares, output)
-    hidden = hidden * content[..., None]
-    along, squares = along.mul_(hidden), hidden.square_()
-    return change_after_norm((squares * row_squares[0], squares.mul_(row_squares[1])), along, output)
 
 
 def _compiled_sums(
