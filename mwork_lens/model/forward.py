@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..text import Corpus, Document, as_corpus
+from ..text import Corpus, Document, as_corpus, fault_of
 from .architecture import HookedModel, device_of, special_ids, stream_hook, wrapped_model
 from .hooks import ForwardHook, hooked
 
@@ -167,11 +167,8 @@ def encode(
 
 def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos"]:
     if isinstance(document, Tensor):
-        if document.ndim != 1 or not len(document) or document.is_floating_point():
-            raise ValueError(
-                f"Document {name} is a tensor of shape {tuple(document.shape)} and {document.dtype}; "
-                "token ids must be a non-empty 1-D integer tensor."
-            )
+        if fault := fault_of(document):
+            raise ValueError(f"Document {name} is {fault}.")
         ids = document.detach().long().cpu()
         if ids.min() < 0 or ids.max() >= model.cfg.d_vocab:
             raise ValueError(f"Document {name} has token ids outside 0 to {model.cfg.d_vocab - 1}.")

@@ -303,7 +303,7 @@ def _assemble(
         if not passages:
             raise ValueError(f"The corpus {name!r} has no documents in {language!r}.")
         for i, (_, text) in enumerate(passages):
-            if fault := _fault(text):
+            if fault := fault_of(text):
                 raise ValueError(f"Document {i} of {language!r} is {fault}.")
     rows = {language: join_rows(passages, sentences, language, labels) for language, passages in rows.items()}
     documents = {
@@ -319,10 +319,10 @@ def _assemble(
     return Corpus(texts, documents, parallel, name, labels)
 
 
-def _fault(text: Any) -> str | None:
+def fault_of(text: Any) -> str | None:
     """Why it is not a document."""
     if isinstance(text, Tensor):
-        if text.ndim == 1 and text.dtype in (torch.int64, torch.int32) and len(text):
+        if text.ndim == 1 and len(text) and not (text.is_floating_point() or text.dtype == torch.bool):
             return None
         shape = f"a tensor of shape {tuple(text.shape)} and {text.dtype}"
         return f"{shape}; token ids must be a non-empty 1-D integer tensor"
