@@ -22,7 +22,7 @@ VALUES_AT_ONCE = 64
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _calls = threading.Lock()
 # numba keeps what it compiled by the file of each loop: after a change here, delete the folders __pycache__
-# no "reassoc": a parallel loop is optimised once more where it is loaded, and the order of sums may not depend on that
+# no "reassoc": the process that compiles a parallel loop optimises it twice, and the order of sums must not show that
 _OPTIONS: Any = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 
 
@@ -99,8 +99,7 @@ def threads() -> Iterator[None]:
 def normalise_and_rotate(x, gain, eps, rotation, scale):
     """x̃, 1 − ρ, ρ x̂ c / m and ρ x̂ s / m, each [head, pos, d_head], of x by [pos, head, d_head].
 
-    ``rotation`` is c and s, both [pos, d_head], and the partner of each coordinate; without normalisation ``gain`` is
-    empty.
+    ``rotation``: c and s, both [pos, d_head], and each coordinate's partner. Without normalisation ``gain`` is empty.
     """
     cosine, sine, pair = rotation
     length, heads, width = x.shape
@@ -173,11 +172,8 @@ def sums_of_values(mixed, content, along, grams, output):
                 parts[:] = _ZERO
                 pair = 0
                 for a in range(heads):
-                    z, one, one_gained = (
-                        mixed[i, group, a, some],
-                        along[0][i, group, a, some],
-                        along[1][i, group, a, some],
-                    )
+                    z = mixed[i, group, a, some]
+                    one, one_gained = along[0][i, group, a, some], along[1][i, group, a, some]
                     for k in range(len(total)):
                         dot[k] += z[k] * one[k]
                         dot_gained[k] += z[k] * one_gained[k]
