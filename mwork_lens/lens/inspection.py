@@ -11,9 +11,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import ROWS_AT_ONCE, SITES, ExactSum, ForwardHook, HookedModel, Reducer, final_norm, top_ids
+from ..model import SITES, ExactSum, ForwardHook, HookedModel, Reducer
 from ..model.architecture import key_value_heads, post_norm, weight
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, stream
+from ..model.unembedding import ROWS_AT_ONCE, final_norm, top_ids
 from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
 from ..store import storable
 from ..text import Document, Identifier

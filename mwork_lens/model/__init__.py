@@ -18,4 +18,4 @@ from .hooks import ContentPositions, ForwardHook, Mode, hooked
 from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance, source_directory
 from .reducers import ExactSum, Reducer
 from .sites import GATE, SITES, Site, Slices, add_site, remove_site
-from .unembedding import all_logits, differentiable_logits, log_normalizer, token_losses, top_tokens
+from .unembedding import all_logits, differentiable_logits, label_masses, log_normalizer, token_losses, top_tokens
