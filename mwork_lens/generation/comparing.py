@@ -141,8 +141,11 @@ def generations(
     languages = list(languages or corpus)
     identify_texts = identifier(identify, languages)
     contexts: dict[str, contextlib.AbstractContextManager[HookedModel]] = {BASELINE: hooked(model, [])}
+    made_of: dict[str, Any] = {}
     for name, change in interventions.items():
-        contexts[name] = ablate(model, change) if isinstance(change, NeuronSet) else hooked(model, change)
+        is_set = isinstance(change, NeuronSet)
+        contexts[name] = ablate(model, change) if is_set else hooked(model, change)
+        made_of[name] = dict(change.origin) if is_set else f"{len(change)} hooks"
     warn_of_other_weights(model, [change for change in interventions.values() if isinstance(change, NeuronSet)])
     flat: list[tuple[str, Any]] = [(language, text) for language in corpus for text in corpus[language]]
     texts = [text for _, text in flat]
@@ -150,7 +153,7 @@ def generations(
     rows: list[Generation] = []
     for name, context in tqdm(contexts.items(), desc="generating", disable=not progress):
         with context:
-            completions = generate(model, texts, **options)
+            completions = generate(model, encoded, **options)
         new = [torch.tensor(completion.tokens, dtype=torch.long) for completion in completions]
         whole = [torch.cat(pair) for pair in zip(encoded, new, strict=True)]
         nats, counted = passage_nats(model, whole, skip=[len(ids) for ids in encoded])
@@ -165,9 +168,6 @@ def generations(
         "languages": languages,
         "prompts": corpus.describe(),
         "generate": options,
-        "interventions": {
-            name: dict(change.origin) if isinstance(change, NeuronSet) else f"{len(change)} hooks"
-            for name, change in interventions.items()
-        },
+        "interventions": made_of,
     }
     return Generations(tuple(rows), settings)

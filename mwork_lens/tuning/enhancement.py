@@ -114,7 +114,7 @@ class Enhancement(Result, kind="enhancement"):
         if (rate, number) not in self._by_arm:
             raise ValueError(f"Nothing was tuned at the {rate!r} rate on {number} passages.")
         passages, base, by_arm = self.read[domain], self.original.nats[domain], self._by_arm[rate, number]
-        nats, languages, sets = {BASELINE: {read: base[read][None] for read in passages.tokens}}, {}, {}
+        nats, sets = {BASELINE: {read: base[read][None] for read in passages.tokens}}, {}
         for (language, arm), draws in by_arm.items():
             if arm == against:
                 continue
@@ -125,7 +125,6 @@ class Enhancement(Result, kind="enhancement"):
                     raise ValueError(f"There is no arm {against!r} of {language!r} to compare with.")
                 other = by_arm[language, against]
                 nats[row] = {r: values - _stacked(other, domain, r) + base[r] for r, values in nats[row].items()}
-            languages[row] = language
             sets[row] = [
                 {"neurons": result.metadata["neurons"] or 0, "origin": {"kind": arm, **vars(result.run)}}
                 for result in draws
@@ -137,7 +136,7 @@ class Enhancement(Result, kind="enhancement"):
             utf8_bytes={read: torch.zeros_like(count) for read, count in passages.tokens.items()},
             documents=passages.documents,
             folds={read: [0] * len(names) for read, names in passages.documents.items()},
-            languages=languages,
+            languages={f"{language} {arm}": language for language, arm in by_arm if arm != against},
             settings={**settings, "sets": sets, "against": against},
         )
 
