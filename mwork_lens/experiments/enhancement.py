@@ -6,7 +6,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -29,9 +29,8 @@ from ..tuning.enhancement import HELD_OUT, RATES, Enhancement, Passages, Rate, R
 from ..tuning.loop import Diverged, tune
 from ..tuning.masked import kept_weights
 from ..tuning.recipe import predicted
-from ..tuning.result import Tuned
 from .folder import ResultsFolder, load_or_run
-from .sets import SET_BUILDERS, SetSource
+from .sets import arm_set
 
 logger = logging.getLogger("mwork_lens")
 
@@ -44,7 +43,6 @@ READING = (
     "many steps. An arm's own rate is the one with the lowest development loss of the tuned language."
 )
 PAPER_VALUES = "The paper's values (task scores of other models) are not available here."
-_LISTS = ("languages", "documents", "arms", "seeds", "rates")
 _OF_DOMAINS = ("xquad", "mgsm", "domain_passages")
 
 Texts = Mapping[str, Mapping[str, Sequence[torch.Tensor]]]
@@ -69,36 +67,44 @@ def enhancement(
         ValueError: for a language that the corpus lacks or that has no neurons of its own, too few documents, or a
             folder that holds another experiment.
     """
-    parts = config.divide(corpus)
-    runner = Runner(model, Path(folder), config, parts, {HELD_OUT: parts["evaluation"], **(domains or {})})
-    settings = runner.settings()
-    ResultsFolder.open(folder, "enhancement", settings)
-    runner.prepare(progress)
-    arms = {language: config.arms_of(language) for language in config.languages}
-    with tqdm(unit="run", disable=not progress, total=_total(config)) as runner.bar:
-        texts = {**runner.evaluation, "development": runner.development}
+    parts, path, domains = config.divide(corpus), Path(folder), domains or {}
+    settings = dict(ResultsFolder.open(path, "enhancement", _settings(model, config, {**parts, **domains})).settings)
+    del settings["experiment"]
+    corpora = {HELD_OUT: parts["evaluation"], **domains, **{name: parts[name] for name in ("development", "tuning")}}
+    texts = {name: Encoded.of(model, each, config.max_tokens) for name, each in corpora.items()}
+    options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
+    detection = load_or_run(path / "detection", Detection, detect, model, parts["detection"], **options)
+    runner = Runner(model, path, config, detection, texts.pop("tuning"), texts["development"])
+    evaluation = {name: encoded for name, encoded in texts.items() if name != "development"}
+    pairs = [(language, arm) for language in config.languages for arm in config.arms_of(language)]
+    for pair in pairs:
+        runner.neurons(*pair, config.seeds[0])  # refuses what cannot be tuned before anything is
+    trials, rates = len(config.rates), bool(config.rates) + (config.paper_rate is not None)
+    of_pair = (trials if trials > 1 else 0) + len(config.documents) * len(config.seeds) * rates
+    with tqdm(unit="run", disable=not progress, total=1 + len(pairs) * of_pair) as runner.bar:
         original = runner.load_or_run("original", lambda: RunResult(None, runner.losses(texts), {}))
-        own = {language: {arm: runner.own_rate(language, arm) for arm in some} for language, some in arms.items()}
-        results = [runner.result("runs", run, runner.evaluation) for run in _runs(config, own)]
-    passages = {name: _passages(model, encoded) for name, encoded in runner.evaluation.items()}
+        own = {language: {} for language in config.languages}
+        for language, arm in pairs:
+            own[language][arm] = runner.own_rate(language, arm)
+        # the most informative first: the largest number of documents
+        results = [
+            runner.result("runs", Run(language, arm, documents, rate, seed), evaluation)
+            for documents, seed, (language, arm) in product(sorted(config.documents)[::-1], config.seeds, pairs)
+            for rate in dict.fromkeys([own[language][arm], config.paper_rate])
+            if rate is not None
+        ]
+    passages = {name: _passages(model, encoded) for name, encoded in evaluation.items()}
     return Enhancement(original, results, passages, {**settings, "own_rates": own, "trials": runner.trials})
 
 
-def _runs(config: EnhancementConfig, own: Mapping[str, Mapping[str, float | None]]) -> Iterator[Run]:
-    """Every arm at the paper's rate and at its own, most informative first: the largest number of documents."""
-    for documents, seed, language in product(sorted(config.documents, reverse=True), config.seeds, config.languages):
-        for arm in config.arms_of(language):
-            for rate in dict.fromkeys([own[language][arm], config.paper_rate]):
-                if rate is not None:
-                    yield Run(language, arm, documents, rate, seed)
-
-
-def _total(config: EnhancementConfig) -> int:
-    """How many models are measured: the original one, trials and runs."""
-    rates = (1 if config.rates else 0) + (config.paper_rate is not None)
-    trials = len(config.rates) if len(config.rates) > 1 else 0
-    arms = sum(len(config.arms_of(language)) for language in config.languages)
-    return 1 + arms * (trials + len(config.documents) * len(config.seeds) * rates)
+def _settings(model: HookedModel, config: EnhancementConfig, corpora: Mapping[str, Corpus]) -> dict[str, Any]:
+    """Everything that decides the result."""
+    return {
+        "model": str(model.cfg.model_name),
+        "dtype": str(dtype_of(model)),
+        "design": {name: value for name, value in asdict(config).items() if name not in _OF_DOMAINS},
+        "corpora": {name: corpus.describe() for name, corpus in corpora.items()},
+    }
 
 
 def _passages(model: HookedModel, encoded: Encoded) -> Passages:
@@ -113,35 +119,20 @@ class Runner:
     model: HookedModel
     folder: Path
     config: EnhancementConfig
-    parts: Mapping[str, Corpus]
-    domains: Mapping[str, Corpus]
+    detection: Detection
+    tuning: Encoded
+    development: Encoded
     trials: list[dict[str, Any]] = field(default_factory=list)
     bar: Any = None
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that decides the result."""
-        corpora = {**self.parts, **{name: corpus for name, corpus in self.domains.items() if name != HELD_OUT}}
-        design = {name: value for name, value in asdict(self.config).items() if name not in _OF_DOMAINS}
-        return {
-            "model": str(self.model.cfg.model_name),
-            "dtype": str(dtype_of(self.model)),
-            "design": {**design, **{name: list(design[name]) for name in _LISTS}},
-            "corpora": {name: corpus.describe() for name, corpus in corpora.items()},
-        }
-
-    def prepare(self, progress: bool) -> None:
-        """Token ids, the detection, and a look at every arm's neurons before any is tuned."""
-        config, model = self.config, self.model
-        corpora = {**{name: self.parts[name] for name in ("development", "tuning")}, **self.domains}
-        encoded = {name: Encoded.of(model, corpus, config.max_tokens) for name, corpus in corpora.items()}
-        self.development, self.tuning = encoded.pop("development"), encoded.pop("tuning")
-        self.evaluation = encoded
-        options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
-        path, text = self.folder / "detection", self.parts["detection"]
-        self.detection = load_or_run(path, Detection, detect, model, text, **options)
-        for language in config.languages:
-            for arm in config.arms_of(language):
-                neurons_of(arm, language, self.detection, config, config.seeds[0])
+    def neurons(self, language: str, arm: str, seed: int) -> NeuronSet | Literal["all"]:
+        """What an arm tunes; ValueError if the language has no neurons of its own, or the arm has none."""
+        if arm == "all":
+            return "all"
+        top, quorum = self.config.top, self.config.quorum
+        if not len(self.detection.specific(language, quorum=quorum)):
+            raise ValueError(f"{language!r} has no specific neurons at top={top}, quorum={quorum}.")
+        return arm_set(arm, self.detection, language, quorum, seed)
 
     def losses(self, texts: Texts) -> dict[str, dict[str, torch.Tensor]]:
         """The loss of every passage of the model as it is, by domain and language."""
@@ -155,18 +146,15 @@ class Runner:
 
         A single rate needs no trial.
         """
-        config, losses = self.config, {}
-        if len(config.rates) == 1:
-            return config.rates[0]
-        passages = self.development[language]
+        config, losses, passages = self.config, {}, self.development[language]
+        if len(config.rates) < 2:
+            return config.rates[0] if config.rates else None
+        tokens = sum(predicted(self.model, ids) for ids in passages)
         for rate in config.rates:
             run = Run(language, arm, max(config.documents), rate, config.seeds[0])
             nats = self.result("trials", run, {"development": {language: passages}}).nats
-            tokens = sum(predicted(self.model, ids) for ids in passages)
             losses[rate] = float(nats["development"][language].sum()) / tokens if nats else math.inf
             self.trials.append({**asdict(run), "development_loss": losses[rate]})
-        if not losses:
-            return None
         best = min(losses, key=lambda rate: losses[rate])
         if not math.isfinite(losses[best]):
             raise ValueError(f"{language} {arm}: the loss is not finite at any of the rates {list(losses)}.")
@@ -187,12 +175,26 @@ class Runner:
         return self.load_or_run(f"{kind}/{run.name}", make)
 
     def _tune_and_measure(self, run: Run, texts: Texts) -> RunResult:
-        start = time.perf_counter()
-        neurons = neurons_of(run.arm, run.language, self.detection, self.config, run.seed)
-        with self._tuned(run, neurons) as tuned:
+        """Losses of the tuned model, of which every weight is put back bit by bit."""
+        start, neurons = time.perf_counter(), self.neurons(run.language, run.arm, run.seed)
+        passages = self.tuning[ENGLISH if run.arm == "english-text" else run.language]
+        # the same passages for every arm and language of the text, the fewer among the more
+        order = list(range(len(passages)))
+        random.Random(run.seed).shuffle(order)
+        recipe = {key: getattr(self.config, key) for key in ("batch_size", "micro_batch_size", "epochs", "max_tokens")}
+        options = {**recipe, "learning_rate": run.rate, "seed": run.seed, "progress": False}
+        of_set = isinstance(neurons, NeuronSet)
+        with contextlib.ExitStack() as undo:
+            if not of_set:
+                undo.enter_context(kept_weights(self.model))
+            with warnings.catch_warnings():
+                # the share of changed weights is in the metadata
+                warnings.filterwarnings("ignore", message="Nearly nothing changed")
+                tuned = tune(self.model, neurons, [passages[i] for i in order[: run.documents]], **options)
+            if tuned.delta is not None:
+                undo.callback(tuned.delta.revert, self.model)
             after_tuning = time.perf_counter()
             nats = self.losses(texts)
-        of_set = isinstance(neurons, NeuronSet)
         metadata = {
             "neurons": len(neurons) if of_set else None,
             "origin": dict(neurons.origin) if of_set else {},
@@ -206,45 +208,12 @@ class Runner:
         }
         return RunResult(run, nats, metadata)
 
-    @contextlib.contextmanager
-    def _tuned(self, run: Run, neurons: NeuronSet | Literal["all"]) -> Iterator[Tuned]:
-        """The tuned model within the block; every weight is bit-identical to before after it."""
-        passages = self.tuning[ENGLISH if run.arm == "english-text" else run.language]
-        # the same passages for every arm and language of the text, the fewer among the more
-        order = list(range(len(passages)))
-        random.Random(run.seed).shuffle(order)
-        passages = [passages[i] for i in order[: run.documents]]
-        recipe = {key: getattr(self.config, key) for key in ("batch_size", "micro_batch_size", "epochs", "max_tokens")}
-        options = {**recipe, "learning_rate": run.rate, "seed": run.seed, "progress": False}
-        with contextlib.nullcontext() if isinstance(neurons, NeuronSet) else kept_weights(self.model):
-            with warnings.catch_warnings():
-                # the share of changed weights is in the metadata
-                warnings.filterwarnings("ignore", message="Nearly nothing changed")
-                tuned = tune(self.model, neurons, passages, **options)
-            try:
-                yield tuned
-            finally:
-                if tuned.delta is not None:
-                    tuned.delta.revert(self.model)
-
     def load_or_run(self, name: str, make: Callable[[], RunResult]) -> RunResult:
         """A result at its place in the folder; the bar moves on."""
         self.bar.set_description(Path(name).name)
         result = load_or_run(self.folder / name, RunResult, make)
         self.bar.update()
         return result
-
-
-def neurons_of(
-    arm: str, language: str, detection: Detection, config: EnhancementConfig, seed: int
-) -> NeuronSet | Literal["all"]:
-    """What an arm tunes; ValueError if the language has no neurons of its own, or the arm has none."""
-    source = SetSource(detection, language, config.quorum, seed)
-    if arm == "all":
-        return "all"
-    if not len(source.specific):
-        raise ValueError(f"{language!r} has no specific neurons at top={config.top}, quorum={config.quorum}.")
-    return SET_BUILDERS[arm](source)
 
 
 def task_texts(config: EnhancementConfig, languages: Sequence[str]) -> dict[str, Corpus]:
@@ -275,7 +244,7 @@ def task_texts(config: EnhancementConfig, languages: Sequence[str]) -> dict[str,
 
 def write(folder: ResultsFolder, result: Enhancement) -> None:
     """Tables, figures and a page, next to the results of the runs."""
-    folder.write({"runs": result.runs(), "rates": result.rates(), "changes": result.changes})
+    folder.write({"changes": result.changes})
     arms = [f"{arm}: {TUNED_ARMS[arm]}." for arm in result.design["arms"]]
     sections = [
         Section("What it shows", [*result.findings(), PAPER_VALUES]),
@@ -283,27 +252,22 @@ def write(folder: ResultsFolder, result: Enhancement) -> None:
     ]
     rates: list[Rate] = [rate for rate in RATES if rate in set(result.changes["rate"])]
     for rate in rates:
-        sections += [section for domain in result.read for section in _matrix(folder, result, domain, rate)]
-        figures = {"The low-resource table, in loss": ("language", plots.enhancement_by_language(result, rate=rate))}
+        for domain in result.read:
+            name, figure = f"{domain}-{rate}", plots.enhancement_matrix(result, domain, rate=rate)
+            folder.write({f"matrix-{name}": result.matrix(domain, rate=rate).to_frame()})
+            sections.append(folder.section(f"Tuned by read: {domain}, {rate} rate", f"matrix-{name}", figure))
+            if len(table := result.table(domain, rate=rate)):
+                folder.write({f"summary-{name}": table})
+                title = f"Own language, English and others: {domain}, {rate} rate"
+                sections.append(Section(title, (), formatted_table(table)))
         if len(result.design["documents"]) > 1:
-            by_documents = plots.enhancement_by_documents(result, rate=rate)
-            figures = {"Fig. 4, in loss": ("documents", by_documents), **figures}
-        folder.write(figures={f"by-{name}-{rate}": figure for name, figure in figures.values()})
-        sections += [Section(f"{title}: {rate} rate", (), figure) for title, (_, figure) in figures.items()]
-    sections += [Section("Learning rates tried", (), result.rates()), Section("Runs", (), result.runs())]
+            figure = plots.enhancement_by_documents(result, rate=rate)
+            sections.append(folder.section(f"Fig. 4, in loss: {rate} rate", f"by-documents-{rate}", figure))
+        figure = plots.enhancement_by_language(result, rate=rate)
+        sections.append(folder.section(f"The low-resource table, in loss: {rate} rate", f"by-language-{rate}", figure))
+    sections.append(folder.section("Learning rates tried", "rates", result.rates()))
+    sections.append(folder.section("Runs", "runs", result.runs()))
     folder.page(f"Tuning a language's neurons: {result.settings['model']}", sections)
-
-
-def _matrix(folder: ResultsFolder, result: Enhancement, domain: str, rate: Rate) -> list[Section]:
-    name = f"{domain}-{rate}"
-    figure, table = plots.enhancement_matrix(result, domain, rate=rate), result.table(domain, rate=rate)
-    folder.write({f"matrix-{name}": result.matrix(domain, rate=rate).to_frame()}, {f"matrix-{name}": figure})
-    sections = [Section(f"Tuned by read: {domain}, {rate} rate", (), figure)]
-    if len(table):
-        folder.write({f"summary-{name}": table})
-        title = f"Own language, English and others: {domain}, {rate} rate"
-        sections.append(Section(title, (), formatted_table(table)))
-    return sections
 
 
 def formatted_table(table: pd.DataFrame) -> pd.DataFrame:

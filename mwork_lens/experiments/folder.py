@@ -63,22 +63,30 @@ class ResultsFolder:
         return cls(path, record, [path / SETTINGS])
 
     def write(
-        self, tables: Mapping[str, pd.DataFrame] = MappingProxyType({}), figures: Mapping[str, go.Figure] | None = None
+        self, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, go.Figure] = MappingProxyType({})
     ) -> None:
         """Tables as ``NAME.csv`` (index first) and ``NAME.json`` (one record per row); figures as HTML and PNG."""
         for name, frame in tables.items():
+            if frame.columns.nlevels > 1:  # files have one name per column
+                frame = frame.set_axis([" / ".join(filter(None, column)) for column in frame.columns], axis=1)
             frame.to_csv(self.path / f"{name}.csv")
             flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
             records = [{str(column): value for column, value in row.items()} for row in flat.to_dict("records")]
             self.written.append(self.path / f"{name}.csv")
             self.document(name, records)
-        for name, figure in (figures or {}).items():
+        for name, figure in figures.items():
             self.written.extend(write_figure(self.path / name, figure))
 
     def document(self, name: str, content: Any) -> None:
         """Write ``NAME.json``."""
         _write_json(self.path / f"{name}.json", content)
         self.written.append(self.path / f"{name}.json")
+
+    def section(self, title: str, name: str, content: pd.DataFrame | go.Figure) -> Section:
+        """Write a table or a figure, and show it on the page."""
+        tables, figures = ({name: content}, {}) if isinstance(content, pd.DataFrame) else ({}, {name: content})
+        self.write(tables, figures)
+        return Section(title, (), content)
 
     def page(self, title: str, sections: Sequence[Section]) -> None:
         """Write ``report.html`` from sections, with the settings at its end."""
@@ -108,10 +116,8 @@ def _require_same(saved: Any, settings: Any, path: Path, name: str = "") -> None
         for key in dict.fromkeys([*saved, *settings]):
             _require_same(saved.get(key), settings.get(key), path, f"{name}.{key}" if name else key)
     elif saved != settings:
-        before, after = (
-            text if len(text) <= 80 else f"{text[:77]}..."
-            for text in (json.dumps(value, ensure_ascii=False) for value in (saved, settings))
-        )
+        texts = [json.dumps(value, ensure_ascii=False) for value in (saved, settings)]
+        before, after = (text if len(text) <= 80 else f"{text[:77]}..." for text in texts)
         raise ValueError(
             f"{path} holds a run with {name} = {before}, not {after}: give the same settings to resume it, or another "
             "directory."

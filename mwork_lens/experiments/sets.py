@@ -1,8 +1,5 @@
 """Which neurons an experiment switches off or tunes: sets of a language and their controls, by name."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
 import torch
 
 from ..detection import Detection, matched_control, other_control, random_control
@@ -33,61 +30,23 @@ def most_specific(detection: Detection, neurons: NeuronSet, language: str, numbe
     return NeuronSet.from_list(neurons.space, [place for _, place in sorted(factors, reverse=True)[:number]])
 
 
-@dataclass(frozen=True)
-class SetSource:
-    """What a language's sets are built from."""
+def arm_set(arm: str, detection: Detection, language: str, quorum: float, seed: int = 0) -> NeuronSet:
+    """What an arm switches off or tunes: a language's active or (by default) specific neurons, or a control for them.
 
-    detection: Detection
-    language: str
-    quorum: float
-    """Share of the language's documents on which a neuron must be active."""
-    seed: int = 0
-    """Of the random ones."""
-
-    @property
-    def active(self) -> NeuronSet:
-        """Active neurons, of other languages too."""
-        return self.detection.active(self.language, quorum=self.quorum)
-
-    @property
-    def specific(self) -> NeuronSet:
-        """Neurons that are active in no other language."""
-        return self.detection.specific(self.language, quorum=self.quorum)
-
-    @property
-    def not_english(self) -> NeuronSet:
-        """Active neurons that are not English's too."""
-        return self.detection.specific(self.language, against=ENGLISH, quorum=self.quorum)
-
-    @property
-    def matched(self) -> NeuronSet:
-        """As many as the specific ones, with equal scores."""
-        return matched_control(self.specific, self.detection, seed=self.seed)
-
-    @property
-    def other(self) -> NeuronSet:
-        """Of the other languages except English, the specific set that is nearest in size, cut to this one's."""
-        own = self.specific
-        sets = [
-            s for name, s in specific_sets(self.detection, self.quorum).items() if name not in (self.language, ENGLISH)
-        ]
-        if not sets:
-            raise ValueError(
-                f"No language besides {self.language!r} and English has neurons of its own: leave out the arm."
-            )
-        nearest = min(sets, key=lambda neurons: abs(len(neurons) - len(own)))
-        return other_control(own, nearest, seed=self.seed)
-
-
-SET_BUILDERS: Mapping[str, Callable[[SetSource], NeuronSet]] = {
-    "active": lambda source: source.active,
-    "specific": lambda source: source.specific,
-    "active but not English's": lambda source: source.not_english,
-    "random": lambda source: random_control(source.specific, seed=source.seed),
-    "random as active": lambda source: random_control(source.active, seed=source.seed),
-    "matched random": lambda source: source.matched,
-    "matched": lambda source: source.matched,
-    "english-text": lambda source: source.specific,
-    "other-neurons": lambda source: source.other,
-}
-"""Every way to build a set of a language."""
+    ``seed`` is that of random ones. Raises a ValueError where no other language has neurons of its own to take.
+    """
+    if arm in ("active", "random as active"):
+        neurons = detection.active(language, quorum=quorum)
+    else:
+        against = ENGLISH if arm == "active but not English's" else "others"
+        neurons = detection.specific(language, against=against, quorum=quorum)
+    if arm in ("random", "random as active"):
+        return random_control(neurons, seed=seed)
+    if arm in ("matched", "matched random"):
+        return matched_control(neurons, detection, seed=seed)
+    if arm != "other-neurons":
+        return neurons
+    sets = [other for name, other in specific_sets(detection, quorum).items() if name not in (language, ENGLISH)]
+    if not sets:
+        raise ValueError(f"No language besides {language!r} and English has neurons of its own: leave out the arm.")
+    return other_control(neurons, min(sets, key=lambda other: abs(len(other) - len(neurons))), seed=seed)

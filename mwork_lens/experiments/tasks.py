@@ -24,7 +24,7 @@ from ..tasks.run import Condition, require_room, run_task
 from ..tasks.task import Question, Task, limited, load_questions
 from ..text import Corpus, load_corpus
 from .folder import ResultsFolder, load_or_run
-from .sets import SET_BUILDERS, SetSource
+from .sets import arm_set
 
 logger = logging.getLogger("mwork_lens")
 
@@ -60,22 +60,25 @@ def run_task_experiment(
     options = options or TaskOptions()
     run = _Run(model, TASK_EXPERIMENTS[name], task_of(name, options), options)
     folder = ResultsFolder.open(path, name, run.settings())
-    conditions, empty = run.conditions(run.detect(folder.path / "detection"))
-    places = {name: folder.path / f"{name}.jsonl" for name in ("prompts", "rows")}
-    places["prompts"].write_text("".join(map(_line, chain(*run.prompts.values()))), encoding="utf-8")
+    detection, detecting = run.source, {"top": options.top, "progress": options.shown}
+    if not isinstance(detection, Detection):
+        detection = load_or_run(folder.path / "detection", Detection, detect, model, detection, **detecting)
+    conditions, empty = run.conditions(detection)
+    prompts, answers = (folder.path / f"{name}.jsonl" for name in ("prompts", "rows"))
+    prompts.write_text("".join(map(_line, chain(*run.prompts.values()))), encoding="utf-8")
     rows = run_task(
         model,
         run.task,
         run.prompts,
         conditions,
-        places["rows"],
+        answers,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         in_full=sum(len(run.all_questions[read]) for condition in conditions for read in condition.reads),
         progress=options.shown,
     )
     result = TaskResult(run.task, rows, run.questions, empty)
-    folder.written.extend(places.values())
+    folder.written.extend([prompts, answers])
     sizes = [(c.arm, c.part, c.off, len(c.neurons), c.neurons.fraction) for c in conditions if c.neurons is not None]
     frame = pd.DataFrame(sizes, columns=["arm", "part", "off", "neurons", "share of all"])
     sections = _write(folder, result, frame, examples(result, run.prompts))
@@ -85,9 +88,9 @@ def run_task_experiment(
 
 def _line(prompt: Prompt) -> str:
     """A prompt as JSON."""
-    question, asked = prompt.question, {"prompt": prompt.text, "tokens": len(prompt.ids)}
-    answers = {"references": question.references, "choices": question.choices}
-    row = {"language": question.language, "id": question.id, **asked, **answers}
+    question, row = prompt.question, {"language": prompt.question.language, "id": prompt.question.id}
+    row |= {"prompt": prompt.text, "tokens": len(prompt.ids)}
+    row |= {"references": question.references, "choices": question.choices}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
@@ -197,13 +200,6 @@ class _Run:
             **{name: getattr(options, name) for name in _DECIDING},
         }
 
-    def detect(self, path: Path) -> Detection:
-        """The saved detection, or one that is kept at ``path``."""
-        if isinstance(self.source, Detection):
-            return self.source
-        options = {"top": self.options.top, "progress": self.options.shown}
-        return load_or_run(path, Detection, detect, self.model, self.source, **options)
-
     def conditions(self, detection: Detection) -> tuple[list[Condition], frozenset[tuple[str, str, str]]]:
         """The original model, then every arm in every part for every language whose neurons are switched off.
 
@@ -212,10 +208,10 @@ class _Run:
         Returns:
             The conditions, and those (arm, part, language) whose sets hold no neurons, which are not run.
         """
-        asked = tuple(self.questions)
-        sources = [SetSource(detection, language, self.options.quorum, self.options.seed) for language in self.off]
+        asked, options = tuple(self.questions), self.options
         conditions, empty = [Condition(ORIGINAL, "", None, None, asked)], set()
-        sets = {(arm, source.language): SET_BUILDERS[arm](source) for source in sources for arm in self.arms}
+        pairs = product(self.arms, self.off)
+        sets = {pair: arm_set(pair[0], detection, pair[1], options.quorum, options.seed) for pair in pairs}
         for arm, part, language in product(self.arms, PARTS[self.experiment.by], self.off):
             neurons = sets[arm, language]
             neurons = neurons if part == ALL_LAYERS else self.stages.select(neurons, part)
@@ -236,24 +232,23 @@ _DECIDING = ("limit", "without", "quorum", "max_new_tokens", "max_tokens", "seed
 
 def _write(folder: ResultsFolder, result: TaskResult, sizes: pd.DataFrame, shown: pd.DataFrame) -> list[Section]:
     """Tables and figures; returns the page."""
-    sections, tables, figures = [Section("How to read this", reading(result))], {}, {}
-    for metric in result.metrics:
-        tables[f"table-{_slug(metric)}"] = table = result.table(metric)
-        sections.append(Section(f"{result.task.title}: {metric}", (), table))
-    for metric in (result.task.metrics[0], LIKELIHOOD):
-        figures[f"figure-{_slug(metric)}"] = figure = plots.task_changes(result, metric=metric)
-        sections.append(Section(f"Changes of {metric}", (), figure))
-    for language in result.languages if len(result.languages) > 1 else ():
-        tables[f"table-{language}"] = table = result.table(scope=language)
-        sections.append(Section(f"Only {language} and English: {result.metrics[0]}", (), table))
-    # files have one name per column
-    flat = {
-        name: table.set_axis([" / ".join(filter(None, column)) for column in table.columns], axis=1)
-        for name, table in tables.items()
-    }
-    folder.write({"cells": result.cells, "sets": sizes, **flat, "examples": shown}, figures)
-    closing = {"Sets that were switched off": sizes, "Some answers as they are": shown}
-    return [*sections, *(Section(title, (), table) for title, table in closing.items())]
+    folder.write({"cells": result.cells})
+    several = result.languages if len(result.languages) > 1 else ()
+    name, first = result.task.title, result.metrics[0]
+    return [
+        Section("How to read this", reading(result)),
+        *(folder.section(f"{name}: {each}", f"table-{_slug(each)}", result.table(each)) for each in result.metrics),
+        *(
+            folder.section(f"Changes of {each}", f"figure-{_slug(each)}", plots.task_changes(result, metric=each))
+            for each in (result.task.metrics[0], LIKELIHOOD)
+        ),
+        *(
+            folder.section(f"Only {tag} and English: {first}", f"table-{tag}", result.table(scope=tag))
+            for tag in several
+        ),
+        folder.section("Sets that were switched off", "sets", sizes),
+        folder.section("Some answers as they are", "examples", shown),
+    ]
 
 
 def _slug(metric: str) -> str:
