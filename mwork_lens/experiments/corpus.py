@@ -118,9 +118,8 @@ def _word_lists(folder: Path) -> Iterator[tuple[str, list[str]]]:
 def _entries(row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """By language: its words in a row, without the stars of reconstructed ones."""
     lists = {
-        language: words
+        language: [plain for word in words if (plain := regex.sub(r"\s*\*", "", word))]
         for language, words in row.items()
-        if isinstance(words, list) and words and all(isinstance(word, str) for word in words)
+        if isinstance(words, list) and all(isinstance(word, str) for word in words)
     }
-    stripped = {language: [regex.sub(r"\s*\*", "", word) for word in words] for language, words in lists.items()}
-    return [(require_language(language), [*filter(None, words)]) for language, words in stripped.items() if any(words)]
+    return [(require_language(language), words) for language, words in lists.items() if words]

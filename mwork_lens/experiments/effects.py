@@ -1,6 +1,6 @@
 """Effects fold by fold: detection, effect matrix with controls, stage grid; what is on disk is not run again."""
 
-from collections.abc import Iterator, Mapping
+import contextlib
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -52,19 +52,14 @@ def run_effects(
     saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
     settings = {**effects_settings(config), "corpus": corpus.describe(), "detection": saved}
     folder = ResultsFolder.open(path, "effects", {"model": str(model.cfg.model_name), **settings})
-    folds = [(path, detection, corpus)] if detection else _detected(model, corpus, path, config, progress)
-    measured = [_measure(model, config, *fold, progress) for fold in folds]
+    options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
+    folds = {path: (detection, corpus)} if detection else {}
+    for number, (train, held_out) in enumerate([] if detection else corpus.folds(config.folds, seed=config.seed)):
+        place = path / f"fold-{number}"
+        folds[place] = load_or_run(place / "detection", Detection, detect, model, train, **options), held_out
+    measured = [_measure(model, config, place, *fold, progress) for place, fold in folds.items()]
     effects, grids = zip(*measured, strict=True)
     return concat_passages(effects, common_rows=True), pool_grids(grids) if config.stages else None, folder
-
-
-def _detected(
-    model: HookedModel, corpus: Corpus, path: Path, config: EffectsConfig, progress: bool
-) -> Iterator[tuple[Path, Detection, Corpus]]:
-    options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
-    for number, (train, held_out) in enumerate(corpus.folds(config.folds, seed=config.seed)):
-        fold = path / f"fold-{number}"
-        yield fold, load_or_run(fold / "detection", Detection, detect, model, train, **options), held_out
 
 
 def _measure(
@@ -87,9 +82,7 @@ def _measure(
     if not config.stages:
         return effects, None
     of_stages = {language: sets[language] for language in config.stages}
-    read = read.select(
-        {language: range(len(read[language])) for language in read if language in (*config.stages, "en")}
-    )
+    read = read.select({tag: range(len(texts)) for tag, texts in read.items() if tag in (*config.stages, "en")})
     stages = Stages(model, understanding=config.understanding, generation=config.generation)
     return effects, load_or_run(path / "grid", StageGrid, stage_grid, model, of_stages, read, stages, **options)
 
@@ -106,7 +99,10 @@ def effects_of_sets(
 
 def write_effects(folder: ResultsFolder, effects: EffectMatrix, grid: StageGrid | None = None) -> None:
     """The matrix, selectivity in every unit and among languages of either script, the folds, stages, and figures."""
-    units = _units(effects)
+    units: dict[Unit, EffectMatrix] = {}
+    for unit in get_args(Unit):
+        with contextlib.suppress(ValueError):  # not every corpus allows every unit
+            units[unit] = effects.per(unit)
     compared = [
         matrix.selectivity(among).assign(unit=unit, among=among)
         for unit, matrix in units.items()
@@ -123,14 +119,3 @@ def write_effects(folder: ResultsFolder, effects: EffectMatrix, grid: StageGrid 
         flow = workflow(grid)
         figures = {"stages": plots.stage_grid(grid), "workflow": plots.workflow(flow)}
         folder.write({"stages": stages, "workflow": flow.to_frame()}, figures)
-
-
-def _units(effects: EffectMatrix) -> Mapping[Unit, EffectMatrix]:
-    """The effects in every unit that this corpus allows."""
-    units = {}
-    for unit in get_args(Unit):
-        try:
-            units[unit] = effects.per(unit)
-        except ValueError:
-            continue
-    return units

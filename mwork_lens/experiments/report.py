@@ -57,11 +57,13 @@ class Measurement:
     """With languages for controls and stages."""
     folder: ResultsFolder
     detection: Detection
+    sets: Mapping[str, NeuronSet]
+    """Each language's specific neurons, where it has any."""
     held_out: Corpus
     progress: bool
 
     @classmethod
-    def begin(cls, name: str, model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, progress: bool):
+    def begin(cls, name: str, model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, *, progress=True):
         """Detect neurons, unless the folder has the detection.
 
         Raises:
@@ -85,12 +87,7 @@ class Measurement:
         others = [language for language in sets if language != "en"] or list(sets)
         stages = config.stages or (others if model.cfg.n_layers >= len(STAGES) else ())
         config = replace(config, controls=config.controls or others[:1], stages=stages)
-        return cls(model, config, folder, detection, held_out, progress)
-
-    @cached_property
-    def sets(self) -> dict[str, NeuronSet]:
-        """Each language's specific neurons, where it has any."""
-        return specific_sets(self.detection, self.config.quorum)
+        return cls(model, config, folder, detection, sets, held_out, progress)
 
     @cached_property
     def prompts(self) -> Corpus:
@@ -114,20 +111,15 @@ class Measurement:
     def identifier(self) -> tuple[str | Identifier, str]:
         """The identifier and "", or one that identifies no language and why."""
         try:
-            identifier(self.config.identifier, self._languages)
-            self.labels(self.config.identifier)  # the vocabulary is identified over more languages
+            self.labels(self.config.identifier)
         except (ValueError, ImportError) as error:
             logger.warning("Without the languages of tokens and texts: %s", error)
             return _no_identifier, str(error)
         return self.config.identifier, ""
 
-    @property
-    def _languages(self) -> list[str]:
-        return list(dict.fromkeys(["en", *self.held_out]))
-
     def labels(self, identifier: str | Identifier) -> TokenLanguages:
         """The language of every token."""
-        return label_vocabulary(self.model, self._languages, identifier=identifier)
+        return label_vocabulary(self.model, list(dict.fromkeys(["en", *self.held_out])), identifier=identifier)
 
     def ratio(self, name: str) -> LanguageRatio | None:
         """Which language each layer speaks; None where no identifier has the languages."""
@@ -162,17 +154,17 @@ def measure(
         raise ValueError(f"{absent[0]!r} is to have controls or stages; the corpus has {', '.join(corpus)}.")
     with contextlib.suppress(ImportError):
         identifier(config.identifier, ["en", "ru"])
-    run = Measurement.begin("report", model, corpus, path, config, progress)
+    run = Measurement.begin("report", model, corpus, path, config, progress=progress)
     detection, quorum, layers = run.detection, run.config.quorum, model.cfg.n_layers
     for language, neurons in run.sets.items():
         run.piece(f"neurons/{language}", NeuronSet, lambda neurons=neurons: neurons)
     tables = {f"counts-{kind}": neuron_counts(detection, kind=kind, quorum=quorum) for kind in ("specific", "active")}
     run.folder.write({**tables, "overlap": overlap(detection, quorum=quorum)})
-    no_identifier = run.identifier[1]
-    _measure_effects(run, run.ratio("language-ratio"))
+    (identify, no_identifier), ratio = run.identifier, run.ratio("language-ratio")
+    _measure_effects(run, ratio)
+    options = {"token_languages": run.labels(identify), **run.reading}
     for language, neurons in run.sets.items():
         shown = most_specific(detection, neurons, language, run.config.cards)
-        options = {"token_languages": run.labels(run.identifier[0]), **run.reading}
         run.piece(f"cards/{language}", NeuronCards, inspect, model, shown, run.held_out, **options)
     parts = [_completions(run, language, neurons) for language, neurons in run.sets.items()]
     rows = tuple(row for part in parts for row in part.rows)
@@ -282,7 +274,7 @@ def run_demo(model: HookedModel, corpus: Corpus, path: Path, config: ReportConfi
         FileExistsError: for a directory with other things in it.
         ValueError: for a single language, or if no language has specific neurons.
     """
-    run = Measurement.begin("demo", model, corpus, path, config or ReportConfig(held_out=0.2), True)
+    run = Measurement.begin("demo", model, corpus, path, config or ReportConfig(held_out=0.2))
     language, detection = run.config.controls[0], run.detection
     sets = {each: detection.specific(each, quorum=run.config.quorum) for each in detection.languages}
     sets[f"matched {language}"] = matched_control(sets[language], detection, seed=run.config.seed)
