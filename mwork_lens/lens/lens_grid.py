@@ -77,15 +77,13 @@ def lens_grid(
     require_top_k(model, top_k)
     (ids,) = encode(model, [text], ["of the text"], None)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
-    by_layer, probabilities = [], []
-    for states in stream_states(model, ids):
-        values, ids_of_layer = top_tokens(model, states, top_k, normalize=normalize)
-        by_layer.append(ids_of_layer.cpu())
-        probabilities.append((values - log_normalizer(model, states, normalize=normalize)[:, None]).exp().cpu())
-    top = torch.stack(by_layer)
+    states = torch.cat(stream_states(model, ids))
+    logits, top = top_tokens(model, states, top_k, normalize=normalize)
+    probabilities = (logits - log_normalizer(model, states, normalize=normalize)[:, None]).exp()
+    top, probabilities = (each.cpu().unflatten(0, (-1, len(ids))) for each in (top, probabilities))
     return LensGrid(
         ids=top,
-        probabilities=torch.stack(probabilities),
+        probabilities=probabilities,
         tokens=tuple(token_texts(model, ids.tolist())),
         decoded=decoded_tokens(model, labels, top),
         names=labels.names,

@@ -173,9 +173,6 @@ class Lens:
         return {**of_model, "dtype": dtype, **decoding, **self.labels.settings}
 
 
-# --- what adds up ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Reading(Reducer, kind="lens_reading"):
     """What the states of prompts decode to, and what random directions like these states are made of.

@@ -91,20 +91,21 @@ def label_vocabulary(
         ValueError: without a tokenizer, or for candidates that the identifier does not know or that lack one of
             ``languages``.
     """
-    candidates = _candidates(languages, identifier, identify_over)
+    candidates = _candidates(languages, identify_over, WIDE if identifier != "script" else ())
+    identify = identifier_of(identifier, candidates)  # refuses what it does not know, before the model is looked at
     _require_tokenizer(model)
     package = version(_PACKAGES[identifier]) if isinstance(identifier, str) else None
     settings = {"identifier": _name(identifier), "identifier_version": package, "identified_over": candidates}
     settings |= {"tokenizer_hash": tokenizer_hash(model.tokenizer), "vocabulary": model.cfg.d_vocab, "rules": RULES}
     names = (*candidates, SHARED, OTHER)
     if not isinstance(identifier, str):
-        return TokenLanguages(_labels(model, identifier, candidates), names, settings)
+        return TokenLanguages(_labels(model, identify, candidates), names, settings)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_directory() / "token-languages" / key
     if path.is_dir():
         return TokenLanguages(TokenLanguages.load(path).labels.long(), names, settings)
     logger.info("Identifying the language of %s tokens once (up to a minute) ...", f"{model.cfg.d_vocab:,}")
-    labels = _labels(model, identifier_of(identifier, candidates), candidates)
+    labels = _labels(model, identify, candidates)
     try:
         TokenLanguages(labels.to(torch.int16), names, settings).save(path)
     except FileExistsError:
@@ -114,20 +115,18 @@ def label_vocabulary(
     return TokenLanguages(labels, names, settings)
 
 
-def _candidates(languages: Sequence[str], identifier: str | Identifier, over: Sequence[str] | None) -> list[str]:
+def _candidates(languages: Sequence[str], over: Sequence[str] | None, widespread: Sequence[str]) -> list[str]:
     if isinstance(languages, str) or not languages:
         raise ValueError(f"languages={languages!r}: give a list of language tags, e.g. ['en', 'fr'].")
     wanted = [require_language(tag) for tag in languages]
     if over is None:
         # no widespread language that is wanted under a longer tag (zh-Hant, pt-BR)
         bases = {tag.split("-")[0] for tag in wanted}
-        over = [*wanted, *(tag for tag in WIDE if identifier != "script" and tag not in bases)]
+        over = [*wanted, *(tag for tag in widespread if tag not in bases)]
     candidates = sorted({require_language(tag) for tag in over})
     absent = [tag for tag in wanted if tag not in candidates]
     if absent:
         raise ValueError(f"{absent[0]!r} is not among the languages to identify over: {', '.join(candidates)}.")
-    if isinstance(identifier, str):
-        identifier_of(identifier, candidates)  # refuses what it does not know, before the model is looked at
     return candidates
 
 
