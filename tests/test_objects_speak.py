@@ -19,8 +19,8 @@ def results():
     model.cfg.model_name = HOSTILE
     detection = mw.detect(model, TEXTS, progress=False)
     some = mw.NeuronSet.from_list(detection.space, [(0, "mlp", 3), (1, "q", 5)], language="fr", kind=HOSTILE)
-    tuned = mw.tune(model, some, TEXTS["fr"], steps=1, learning_rate=1e-2, progress=False)
     effects = mw.effect_matrix(model, {HOSTILE: some}, TEXTS, progress=False)
+    tuned = mw.tune(model, some, TEXTS["fr"], steps=1, learning_rate=1e-2, progress=False)
     return {"detection": detection, "set": some, "tuned": tuned, "effects": effects, "ratio": ratio()}
 
 
