@@ -227,7 +227,8 @@ def _contexts(
     model: HookedModel, where: Int[Tensor, "neuron rank"], encoded: Encoded, window: int
 ) -> tuple[tuple[dict[str, Any], ...], ...]:
     """The text around each place: language, passage, position, and what stands before, at and after it."""
-    documents = [(tag, *document) for tag in encoded for document in zip(encoded.names[tag], encoded[tag], strict=True)]
+    names = encoded.corpus.ids
+    documents = [(tag, *document) for tag in encoded for document in zip(names[tag], encoded[tag], strict=True)]
     longest, decode = _longest(encoded), lambda ids: "".join(token_texts(model, ids))
     if model.tokenizer is not None:
         decode = partial(model.tokenizer.decode, skip_special_tokens=True)

@@ -254,7 +254,7 @@ def _masks(encoded: Encoded, positions: Positions) -> Masks:
     """Where the ordinary tokens to read are, without positions that a prompt does not have; refuses one without any."""
     masks = {label: [_mask(ids, encoded.special, positions) for ids in each] for label, each in encoded.items()}
     for label, by_prompt in masks.items():
-        for name, mask in zip(encoded.names[label], by_prompt, strict=True):
+        for name, mask in zip(encoded.corpus.ids[label], by_prompt, strict=True):
             if not mask.any():
                 raise ValueError(f"positions={positions} leaves nothing of prompt {name}.")
     return masks
@@ -293,7 +293,7 @@ def _require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[in
 
 def _require_room(model: HookedModel, encoded: Encoded, new_tokens: int) -> None:
     for label, documents in encoded.items():
-        for name, ids in zip(encoded.names[label], documents, strict=True):
+        for name, ids in zip(encoded.corpus.ids[label], documents, strict=True):
             if len(ids) + new_tokens > model.cfg.n_ctx:
                 raise ValueError(
                     f"Prompt {name} has {len(ids)} tokens, and {new_tokens} new ones do not fit the context of "

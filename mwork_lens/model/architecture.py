@@ -154,8 +154,7 @@ def norm_gain(model: HookedModel, norm: Any) -> Float[Tensor, " width"]:
 
 def norm_eps(norm: Any) -> float:
     """What a norm adds to the mean square inside the root."""
-    module = original(norm)
-    values = [getattr(module, name, None) for name in ("variance_epsilon", "eps")]
+    values = (getattr(original(norm), name, None) for name in ("variance_epsilon", "eps"))
     return next(float(eps) for eps in values if eps is not None)
 
 

@@ -76,11 +76,6 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
         return len(self.ids)
 
     @property
-    def names(self) -> Mapping[str, Sequence[str]]:
-        """A name for each document, for messages and tables."""
-        return self.corpus.ids
-
-    @property
     def documents(self) -> dict[str, int]:
         """How many documents each language has."""
         return {language: len(ids) for language, ids in self.items()}
