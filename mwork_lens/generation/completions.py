@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,6 @@ from ..model import HookedModel, device_of, encode
 from ..text import Document
 from .decoding import Decoder, decoder
 
-BATCH_SIZE = 16
 Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
 """From logits and the prompts' numbers to the next token of each."""
 
@@ -42,7 +41,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 16,
     use_cache: bool = True,
     progress: bool = False,
 ) -> list[Completion]:
@@ -161,12 +160,10 @@ def continue_from(
     ]
 
 
-def left_padded(
-    prompts: list[Int[Tensor, " _"]], device: torch.device
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+def left_padded(prompts: Sequence[Int[Tensor, " _"]], device: torch.device) -> Int[Tensor, "2 batch pos"]:
     """Tokens and their mask, so that every prompt ends at the last position."""
-    padded = partial(pad_sequence, batch_first=True, padding_side="left")
-    return padded(prompts).to(device), padded([torch.ones_like(ids) for ids in prompts]).to(device)
+    pairs = [torch.stack([ids, torch.ones_like(ids)], dim=1) for ids in prompts]
+    return pad_sequence(pairs, batch_first=True, padding_side="left").movedim(-1, 0).to(device)
 
 
 def picker(temperature: float, top_p: float, seed: int) -> Pick:

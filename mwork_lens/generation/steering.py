@@ -17,8 +17,6 @@ from ..store import Result
 from ..text import Identifier
 from .comparing import BASELINE, Generations, generations
 
-FACTORS = (2.0, 4.0)
-
 
 @dataclass(frozen=True)
 class Steering(Result, kind="steering"):
@@ -102,7 +100,7 @@ def steer(
     *,
     toward: str,
     away: str,
-    factors: Sequence[float] = FACTORS,
+    factors: Sequence[float] = (2.0, 4.0),
     layer: int | None = None,
     identify: str | Identifier = "lingua",
     languages: Sequence[str] | None = None,

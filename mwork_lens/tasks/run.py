@@ -21,7 +21,6 @@ from .task import Answer, Task
 
 logger = logging.getLogger("mwork_lens")
 
-BATCH_SIZE = 16
 KEY = ("arm", "part", "off", "language", "id")
 """The columns that say which question was asked under which condition."""
 
@@ -48,7 +47,7 @@ def run_task(
     path: str | Path,
     *,
     max_new_tokens: int = 128,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 16,
     in_full: int | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
