@@ -92,10 +92,6 @@ def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, l
     """A vocabulary from a folder of ``fr.txt`` (one word per line), or a ``.jsonl`` of rows with words by language.
 
     A row of a ``.jsonl`` is one entry, e.g. ``{"fr": ["chien"], "zh": ["狗", "犬"]}``, as in a Swadesh list.
-
-    Raises:
-        FileNotFoundError: for what is not there.
-        ValueError: for a file that cannot be read, or one that has none of the languages.
     """
     path = Path(source).expanduser()
     if not path.exists():

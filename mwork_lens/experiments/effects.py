@@ -38,10 +38,6 @@ def run_effects(
     """Run what is not at ``path`` yet, one piece per fold and kind, and put the folds together.
 
     With a detection, the whole corpus is held out, in a single fold.
-
-    Raises:
-        FileExistsError: for a directory with other things in it.
-        ValueError: for languages that the settings name and the corpus lacks, or a run with other settings.
     """
     detected = detection.languages if detection else list(corpus)
     for language in (*config.controls, *config.stages):

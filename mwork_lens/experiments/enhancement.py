@@ -61,11 +61,7 @@ def enhancement(
     """Tune each arm, measure the loss of every language on documents that nothing else has seen, put weights back.
 
     Whatever is in ``folder`` already is not run again: after a kill, call it as before. ``domains`` are other texts by
-    language to measure on, by name.
-
-    Raises:
-        ValueError: for a language that the corpus lacks or that has no neurons of its own, too few documents, or a
-            folder that holds another experiment.
+    language to measure on, by name. A ValueError names what cannot be divided, or has no neurons to tune.
     """
     parts, path, domains = config.divide(corpus), Path(folder), domains or {}
     settings = dict(ResultsFolder.open(path, "enhancement", _settings(model, config, {**parts, **domains})).settings)
@@ -142,10 +138,7 @@ class Runner:
         }
 
     def own_rate(self, language: str, arm: str) -> float | None:
-        """The rate with the lowest development loss of the language, for most documents and the first seed.
-
-        A single rate needs no trial.
-        """
+        """The rate with the lowest development loss, for most documents and the first seed; one needs no trial."""
         config, losses, passages = self.config, {}, self.development[language]
         if len(config.rates) < 2:
             return config.rates[0] if config.rates else None
@@ -217,11 +210,7 @@ class Runner:
 
 
 def task_texts(config: EnhancementConfig, languages: Sequence[str]) -> dict[str, Corpus]:
-    """XQuAD's contexts and MGSM's questions, each once, where they are set and in those languages that the task has.
-
-    Raises:
-        ValueError: if the task has none of the languages.
-    """
+    """XQuAD's contexts and MGSM's questions, each once, where they are set and in those languages that the task has."""
     corpora = {}
     for name, text_field in TEXT_FIELDS.items():
         if (source := getattr(config, name)) is None:

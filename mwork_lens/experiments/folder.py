@@ -48,10 +48,7 @@ class ResultsFolder:
     def open(cls, path: str | Path, name: str, settings: Mapping[str, Any]) -> "ResultsFolder":
         """Begin the folder of experiment ``name``, or go on with one of the same experiment and settings.
 
-        Raises:
-            FileExistsError: for a directory with other things in it.
-            ValueError: for a run of another experiment, or with other settings; the message names the first that
-                differs.
+        FileExistsError for a directory with other things in it; a ValueError names the first setting that differs.
         """
         path = Path(path)
         record = json.loads(json.dumps({"experiment": name, **settings}, ensure_ascii=False, default=str))

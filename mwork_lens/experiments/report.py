@@ -64,12 +64,7 @@ class Measurement:
 
     @classmethod
     def begin(cls, name: str, model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, *, progress=True):
-        """Detect neurons, unless the folder has the detection.
-
-        Raises:
-            FileExistsError: for a directory with other things in it.
-            ValueError: for a single language, a run with other settings, or if no language has specific neurons.
-        """
+        """Detect neurons, unless ``path`` has the detection; ValueError if no language has specific ones."""
         if len(corpus) < 2:
             raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
         train, held_out = corpus.split(config.held_out, seed=config.seed)
@@ -140,12 +135,8 @@ def measure(
     """Run what is not at ``path`` yet: detection, sets, language ratio, effects, stages, cards, completions.
 
     Neurons are detected on one part of the documents, all else is measured on the rest. What cannot be measured (e.g.
-    languages that the identifier does not have) is left out, and ``missing.json`` says why.
-
-    Raises:
-        FileExistsError: for a directory with other things in it.
-        ValueError: for a single language, a model without a tokenizer, languages or an identifier that are not there,
-            a run with other settings, or if no language has specific neurons.
+    languages that the identifier does not have) is left out, and ``missing.json`` says why. A ValueError names what
+    does not go together, before the model is run where that can be seen.
     """
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer, which a report needs to show texts.")
@@ -268,12 +259,7 @@ class Demo:
 
 
 def run_demo(model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig | None = None) -> Demo:
-    """Detect on one part of the corpus (by default four fifths), switch off and measure on the held-out part.
-
-    Raises:
-        FileExistsError: for a directory with other things in it.
-        ValueError: for a single language, or if no language has specific neurons.
-    """
+    """Detect on one part of the corpus (by default four fifths), switch off and measure on the held-out part."""
     run = Measurement.begin("demo", model, corpus, path, config or ReportConfig(held_out=0.2))
     language, detection = run.config.controls[0], run.detection
     sets = {each: detection.specific(each, quorum=run.config.quorum) for each in detection.languages}

@@ -179,7 +179,6 @@ class _Run:
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
         model, task, options, source = self.model, self.task, self.options, self.source
-        chat = uses_chat(model, options.chat)
         saved = isinstance(source, Detection)
         detecting = {"detection": dict(source.settings)} if saved else {"corpus": source.describe(), "top": options.top}
         return {
@@ -190,7 +189,7 @@ class _Run:
             "questions": {language: len(questions) for language, questions in self.questions.items()},
             "of": {language: len(questions) for language, questions in self.all_questions.items()},
             "templates": {language: templates(task.name)[language] for language in self.prompts},
-            "chat": chat,
+            "chat": uses_chat(model, options.chat),
             "item": self.experiment.item,
             "off": self.off,
             "arms": self.arms,
@@ -235,11 +234,12 @@ def _write(folder: ResultsFolder, result: TaskResult, sizes: pd.DataFrame, shown
     folder.write({"cells": result.cells})
     several = result.languages if len(result.languages) > 1 else ()
     name, first = result.task.title, result.metrics[0]
+    files = {metric: metric.lower().replace(" ", "-") for metric in result.metrics}
     return [
         Section("How to read this", reading(result)),
-        *(folder.section(f"{name}: {each}", f"table-{_slug(each)}", result.table(each)) for each in result.metrics),
+        *(folder.section(f"{name}: {each}", f"table-{files[each]}", result.table(each)) for each in result.metrics),
         *(
-            folder.section(f"Changes of {each}", f"figure-{_slug(each)}", plots.task_changes(result, metric=each))
+            folder.section(f"Changes of {each}", f"figure-{files[each]}", plots.task_changes(result, metric=each))
             for each in (result.task.metrics[0], LIKELIHOOD)
         ),
         *(
@@ -249,10 +249,6 @@ def _write(folder: ResultsFolder, result: TaskResult, sizes: pd.DataFrame, shown
         folder.section("Sets that were switched off", "sets", sizes),
         folder.section("Some answers as they are", "examples", shown),
     ]
-
-
-def _slug(metric: str) -> str:
-    return metric.lower().replace(" ", "-")
 
 
 def examples(result: TaskResult, prompts: Mapping[str, Sequence[Prompt]]) -> pd.DataFrame:

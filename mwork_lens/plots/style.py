@@ -109,10 +109,7 @@ def error_bars(rows: pd.DataFrame, value: str, prefix: str = "") -> dict[str, An
 def heat(
     table: pd.DataFrame, *, text: Any = None, hover: Any = None, bound: float | None = None, **options: Any
 ) -> go.Heatmap:
-    """A table as coloured cells, with a text in each; ``hover`` as in :func:`hovering`.
-
-    Colours diverge from zero up to ``bound``, if there is one.
-    """
+    """A table as coloured cells with texts; colours diverge from zero up to ``bound``; ``hover``: :func:`hovering`."""
     written = {} if text is None else {"text": text, "texttemplate": "%{text}"}
     scale = {} if bound is None else {"zmin": -bound, "zmax": bound, "colorscale": DIVERGING}
     cells = {"z": table.to_numpy(dtype=float), "x": list(table.columns), "y": list(table.index)}
