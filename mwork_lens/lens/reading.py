@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -252,20 +252,17 @@ class Draws:
 
 def _masks(encoded: Encoded, positions: Positions) -> Masks:
     """Where the ordinary tokens to read are, without positions that a prompt does not have; refuses one without any."""
-    masks = {label: [_mask(ids, encoded.special, positions) for ids in each] for label, each in encoded.items()}
-    for label, by_prompt in masks.items():
-        for name, mask in zip(encoded.corpus.ids[label], by_prompt, strict=True):
-            if not mask.any():
+    masks: dict[str, list[Tensor]] = {label: [] for label in encoded}
+    for label, documents in encoded.items():
+        for name, ids in zip(encoded.corpus.ids[label], documents, strict=True):
+            ordinary = (~torch.isin(ids, encoded.special)).nonzero().flatten()
+            number = len(ordinary)
+            wanted = range(number)[positions] if isinstance(positions, slice) else positions
+            read = ordinary[[i for i in wanted if -number <= i < number]]
+            if not len(read):
                 raise ValueError(f"positions={positions} leaves nothing of prompt {name}.")
+            masks[label].append(torch.zeros_like(ids, dtype=torch.bool).index_fill(0, read, True))
     return masks
-
-
-def _mask(ids: Int[Tensor, " pos"], special: Int[Tensor, " id"], positions: Positions) -> Bool[Tensor, " pos"]:
-    ordinary = (~torch.isin(ids, special)).nonzero().flatten()
-    number = len(ordinary)
-    positions = range(number)[positions] if isinstance(positions, slice) else positions
-    there = [i for i in positions if -number <= i < number]
-    return torch.zeros_like(ids, dtype=torch.bool).index_fill(0, ordinary[there], True)
 
 
 @torch.inference_mode()
