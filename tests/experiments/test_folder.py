@@ -37,3 +37,11 @@ def test_tables_are_written_with_their_index_and_without_nan(tmp_path):
     folder.page("Scores <b>", [Section("All", (), frame)])
     assert "Scores &lt;b&gt;" in (folder.path / "report.html").read_text(encoding="utf-8")
     assert [path.name for path in folder.written] == ["settings.json", "scores.csv", "scores.json", "report.html"]
+
+
+def test_a_section_shows_what_is_written(tmp_path):
+    folder = ResultsFolder.open(tmp_path / "run", "reasoning", SETTINGS)
+    table = pd.DataFrame([[1.0, 2.0]], columns=pd.MultiIndex.from_tuples([("all", "N1"), ("n", "")]))
+    section = folder.section("Scores", "scores", table)
+    assert (section.title, section.content.columns.nlevels) == ("Scores", 2)
+    assert list(pd.read_csv(folder.path / "scores.csv", index_col=0)) == ["all / N1", "n"]
