@@ -259,12 +259,9 @@ def folded_effects(
 
 
 def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = False) -> EffectMatrix:
-    """One matrix of several, each measured on its own documents with sets from a detection of its own: its folds.
+    """One matrix of several folds, each measured on its own documents with sets from a detection of its own.
 
-    Args:
-        matrices: one per fold.
-        common_rows: whether to take only the rows that every matrix has, as a set may have neurons in one detection
-            and none in another.
+    With ``common_rows``, of the rows that every fold has: a set may have neurons in one detection and none in another.
 
     Raises:
         ValueError: for none, matrices whose rows, draws, languages or units differ, or no row in common.

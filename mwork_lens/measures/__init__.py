@@ -12,6 +12,5 @@ blocks, partial rotation or that of neighbouring pairs (GPT-J, NeoX, Phi); ALiBi
 product or, without a gate, the activation. Mixtures of experts and quantised weights are refused.
 """
 
-from .measure import LayerMeasure, Measure, Receive, SiteMasks, SiteScores, score_hooks
+from .measure import LayerMeasure, Measure, Receive, Selection, SiteMasks, SiteScores, score_hooks
 from .plnd import FORMULATIONS, Where, exact, parallel
-from .selection import Selection

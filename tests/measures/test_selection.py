@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwork_lens.measures.selection import Selection, refine
+from mwork_lens.measures.measure import Selection, refine
 
 
 @settings(max_examples=60, deadline=None)

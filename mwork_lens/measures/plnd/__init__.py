@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal, get_args
 
-from ...model import HookedModel, has_feed_forward
+from ...model import HookedModel
 from ..measure import LayerMeasure, Measure
-from .outputs import hidden_change, value_change
+from .outputs import output_changes
 from .published import parallel, released
 from .queries_keys import pattern_change
 
@@ -19,18 +19,14 @@ def exact(where: Where = "stream", *, rotated_neurons: bool = False) -> Measure:
     ``q`` and ``k``: change of the attention pattern. ``v`` and ``mlp``: change of what the structure adds to the
     residual stream (``"stream"``), or of its output before a post-norm (``"structure"``); the two are the same for
     models without post-norms.
-
-    With ``rotated_neurons`` (the paper's parallel form) query and key neurons are taken after rotation: zeroing a
-    coordinate takes q̃_id k̃_jd / m off the scores, which is not what zeroing a column of W_Q or W_K does wherever the
-    model rotates or normalises its queries and keys.
+    ``rotated_neurons`` (the paper's parallel form) is as in :func:`pattern_change`.
     """
     if where not in get_args(Where):
         raise ValueError(f"measure={where!r}: it must be one of {', '.join(get_args(Where))}.")
 
     def measure(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
         patterns = pattern_change(model, layer, rotated_neurons=rotated_neurons)
-        parts = [patterns, value_change(model, layer, where)]
-        return [*parts, hidden_change(model, layer, where)] if has_feed_forward(model.cfg) else parts
+        return [patterns, *output_changes(model, layer, where)]
 
     return measure
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ...model import HookedModel, TokenBatch, at_least_float32, key_value_heads, weight
+from ...model import HookedModel, TokenBatch, at_least_float32, has_feed_forward, key_value_heads, weight
 from ...model.architecture import PostNorm, post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
 from .compiled import is_cpu_float32, sums_after_norm, sums_of_values, threads
@@ -22,6 +22,12 @@ MIXED, HIDDEN = "attn.hook_z", "mlp.hook_post"
 
 Pair = tuple[Tensor, ...]
 """Two: without and with the norm's gain g."""
+
+
+def output_changes(model: HookedModel, layer: int, where: str) -> list[LayerMeasure]:
+    """That of value neurons and, in a layer that has one, of the feed-forward's."""
+    value = value_change(model, layer, where)
+    return [value, hidden_change(model, layer, where)] if has_feed_forward(model.cfg) else [value]
 
 
 def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:

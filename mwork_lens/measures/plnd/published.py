@@ -10,7 +10,7 @@ from torch import Tensor
 from ...model import HookedModel, TokenBatch, at_least_float32, has_feed_forward, key_value_heads
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
 from .attention import READS, Geometry
-from .outputs import MIXED, hidden_change, value_change
+from .outputs import MIXED, output_changes
 
 
 def parallel(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
@@ -30,8 +30,7 @@ def parallel(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
         by_group = rearrange(squares, "batch (group head) d -> batch group head d", group=groups)
         return {"q": root_mean(squares.flatten(1), batch), "k": root_mean(by_group.sum(2).flatten(1), batch)}
 
-    parts = [LayerMeasure(READS, score), value_change(model, layer, "structure")]
-    return [*parts, hidden_change(model, layer, "structure")] if has_feed_forward(model.cfg) else parts
+    return [LayerMeasure(READS, score), *output_changes(model, layer, "structure")]
 
 
 def _rotated_pattern_change(

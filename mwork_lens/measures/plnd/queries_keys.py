@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...model import HookedModel, TokenBatch
-from ..measure import Activations, LayerMeasure, SiteMasks, SiteScores, root_mean
-from ..selection import Selection, refine
+from ..measure import Activations, LayerMeasure, Selection, SiteMasks, SiteScores, refine, root_mean
 from .attention import READS, Attention, Coefficients, Geometry
 from .compiled import is_cpu_float32, threads
 from .compiled_rows import KEYS_AT_ONCE, sums_of_rows, weights_of_rows
@@ -31,8 +30,8 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
     sinks or norms across heads, tensor operations do (``qk_dense``), which cost more: there the screen gives the same
     active neurons from a second-order estimate of all (``qk_screen``) and the exact change of those near the cut.
 
-    With ``rotated_neurons`` the coordinates of q and k after normalisation and rotation are neurons, as in the paper;
-    deactivating a column of W_Q or W_K acts before these.
+    With ``rotated_neurons`` the coordinates of q and k after normalisation and rotation are neurons, as in the paper:
+    one off takes q̃_id k̃_jd / m off the scores. Deactivating a column of W_Q or W_K acts before these.
     """
     geometry = Geometry.of(model, layer, rotated_neurons=rotated_neurons)
 
