@@ -150,7 +150,7 @@ def detect(
         measure: for ``v`` and ``mlp``, the change in the residual stream or in the structure's own output.
         scores: ``"exact"`` computes every score exactly. ``"screened"`` does so on a CPU in single or half precision,
             where it costs least; elsewhere it computes exactly what decides which neurons are active, up to a margin
-            from experience (``SAFETY`` in ``measures/measure.py``), while mean scores of neurons far from the cut may rest on a
+            from experience (``measures/measure.py``), while mean scores of neurons far from the cut may rest on a
             second-order estimate (``Detection.screened`` tells on how many documents).
         batch_size: documents at a time; None fills a token budget. Results do not depend on it.
         max_tokens: longer documents are cut there, with a warning.

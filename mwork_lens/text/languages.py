@@ -1,7 +1,6 @@
 """Language tags (BCP 47), the scripts and words of text, and identifiers of texts' and tokens' languages."""
 
 import logging
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -68,26 +67,8 @@ def main_script(text: str) -> str | None:
 
 # --- words ---
 
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
-_SEGMENTS = regex.compile(rf"(?={_UNSPACED})\X|(?:(?!{_UNSPACED})[^\s])+")
 _WORDS = regex.compile(r"\p{L}[\p{L}\p{M}\p{Nd}'’\-]*")
 _UNSPACED_SCRIPTS = {"Hani", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
-_ARTICLES = {
-    "en": "a an the",
-    "de": "ein eine einen einem eines einer der die das den dem des",
-    "es": "un una unos unas el la los las",
-    "fr": "un une des le la les l'",
-}
-
-
-def normalized(text: str, language: str) -> list[str]:
-    """What stands between spaces, and every character of scripts without, but no punctuation, case and articles.
-
-    SQuAD's and MLQA's normalisation, with the mixed segmentation of MLQA's scorer (Lewis et al. 2020).
-    """
-    plain = regex.sub(r"[\p{P}\p{S}\p{Cf}]", " ", unicodedata.normalize("NFKC", text).casefold())
-    articles = _ARTICLES.get(langcodes.get(language).language or "", "").split()
-    return [word for word in _SEGMENTS.findall(plain) if word not in articles]
 
 
 def is_spaced(language: str) -> bool:

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from mwork_lens.tasks.catalogue import TASKS, as_number, final_number
+from mwork_lens.tasks.catalogue import TASKS, as_number, final_number, normalized
 from mwork_lens.tasks.task import Answer, Question, load_questions
-from mwork_lens.text.languages import normalized, word_segmenter
+from mwork_lens.text.languages import word_segmenter
 
 
 def asked(language, *references, choices=()):
