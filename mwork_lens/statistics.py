@@ -214,11 +214,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson score interval of a proportion; NaN if there are no trials.
-
-    Raises:
-        ValueError: unless 0 ≤ successes ≤ trials.
-    """
+    """Wilson score interval of a proportion; NaN without trials, a ValueError unless 0 ≤ successes ≤ trials."""
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials is not a proportion.")
     if not trials:

@@ -17,6 +17,7 @@ from ..store import Result, require_free, versions
 
 SETTINGS = "settings.json"
 Piece = TypeVar("Piece", bound=Result)
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *arguments: Any, **options: Any) -> Piece:
@@ -59,9 +60,7 @@ class ResultsFolder:
             _write_json(path / SETTINGS, {"settings": record, "versions": versions()})
         return cls(path, record, [path / SETTINGS])
 
-    def write(
-        self, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, go.Figure] = MappingProxyType({})
-    ) -> None:
+    def write(self, tables: Mapping[str, pd.DataFrame] = NOTHING, figures: Mapping[str, go.Figure] = NOTHING) -> None:
         """Tables as ``NAME.csv`` (index first) and ``NAME.json`` (one record per row); figures as HTML and PNG."""
         for name, frame in tables.items():
             if frame.columns.nlevels > 1:  # files have one name per column
@@ -81,8 +80,7 @@ class ResultsFolder:
 
     def section(self, title: str, name: str, content: pd.DataFrame | go.Figure) -> Section:
         """Write a table or a figure, and show it on the page."""
-        tables, figures = ({name: content}, {}) if isinstance(content, pd.DataFrame) else ({}, {name: content})
-        self.write(tables, figures)
+        self.write(**{"tables" if isinstance(content, pd.DataFrame) else "figures": {name: content}})
         return Section(title, (), content)
 
     def page(self, title: str, sections: Sequence[Section]) -> None:

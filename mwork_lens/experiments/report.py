@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -23,9 +22,8 @@ from ..settings import ReportConfig
 from ..statistics import verdict
 from ..store import versions
 from ..text import Corpus, Identifier, identifier
-from .effects import effects_settings, run_effects
+from .effects import effects_settings, most_specific, run_effects, specific_sets
 from .folder import ResultsFolder, load_or_run
-from .sets import most_specific, specific_sets
 
 logger = logging.getLogger("mwork_lens")
 
@@ -109,7 +107,7 @@ class Measurement:
             self.labels(self.config.identifier)
         except (ValueError, ImportError) as error:
             logger.warning("Without the languages of tokens and texts: %s", error)
-            return _no_identifier, str(error)
+            return (lambda texts: [None] * len(texts)), str(error)
         return self.config.identifier, ""
 
     def labels(self, identifier: str | Identifier) -> TokenLanguages:
@@ -123,10 +121,6 @@ class Measurement:
             return None
         options = {"positions": slice(None, None, -EVERY), "token_languages": self.labels(identifier), **self.reading}
         return self.piece(name, LanguageRatio, language_ratio, self.model, self.prompts, **options)
-
-
-def _no_identifier(texts: Sequence[str]) -> list[str | None]:
-    return [None] * len(texts)
 
 
 def measure(
@@ -216,25 +210,8 @@ class Demo:
         return self.effects.to_frame().assign(**more, neurons=[len(self.sets[row]) for row in self.effects.rows])
 
     def findings(self) -> list[str]:
-        """Two sentences on what the run shows, from its own numbers."""
-        selectivity, own, languages = self.effects.selectivity(), self.run.sets, self.run.detection.languages
-        language, controls = self.run.config.controls[0], [row for row in self.sets if row not in languages]
-        times = {row: _times(selectivity.loc[row]) for row in (*own, *controls)}
-        fourfold = [row for row in own if times[row] >= 4]
-        rises = [
-            f"{row} by {selectivity.loc[row, 'own']:.2f} against {selectivity.loc[row, 'others']:.2f}"
-            for row in (language, *controls)
-        ]
-        selective = times[language] > max(times[row] for row in controls)
-        return [
-            f"Switching off a language's own neurons ({size_range([len(neurons) for neurons in own.values()])} of "
-            f"{self.run.detection.space.total:,}) raises that language's loss the most for "
-            f"{most_raised(self.effects, list(own), len(languages))}, and by at least four times the mean of the other "
-            f"languages' for {len(fourfold)} ({', '.join(fourfold) or 'none'}).",
-            f"Rise of {language}'s loss against the others' mean, in nats per token: {'; '.join(rises)}. So "
-            f"{language}'s own neurons are {'more' if selective else 'not more'} selective for {language} than as many "
-            "with equal scores or at random.",
-        ]
+        """Sentences on what the run shows, from its own numbers; the last is on the random control."""
+        return [*findings(self.effects), self.effects.finding(list(self.sets)[-1])]
 
     def write(self) -> list[Path]:
         """Write the table and the page; returns what the folder holds."""
@@ -272,24 +249,17 @@ def run_demo(model: HookedModel, corpus: Corpus, path: Path, config: ReportConfi
     return Demo(run, sets, effects, ratio)
 
 
-def _times(row: pd.Series) -> float:
-    """Own rise over the mean rise of the others, infinite where these do not rise."""
-    own, others = row[["own", "others"]].astype(float).tolist()
-    return own / others if others > 0 else math.inf if own > 0 else 0.0
-
-
-# --- in sentences ---
-
-
 def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[str]:
     """Sentences on what a run shows, from its own numbers: selectivity, its control, and what the layers speak."""
     selectivity, frame = effects.selectivity(), effects.to_frame()
     own = [row for row in selectivity.index if row in frame.columns]
+    most = [row for row in own if frame.loc[row].idxmax() == row]
     clear = [row for row in own if verdict(*selectivity.loc[row, ["low", "high"]]) == "above"]
+    ends = dict.fromkeys(f"{end(selectivity.loc[own, 'neurons']):,.0f}" for end in (min, max))
     text = [
-        f"Switching off a language's own neurons ({size_range(selectivity.loc[own, 'neurons'])} neurons) raises that "
-        f"language's loss the most for {most_raised(effects, own)}. The rise is above the mean rise of the others, "
-        f"with its whole 95 % interval, for {len(clear)} ({', '.join(clear) or 'none'})."
+        f"Switching off a language's own neurons ({' to '.join(ends)} neurons) raises that language's loss the most "
+        f"for {len(most)} of {len(own)} languages ({', '.join(most) or 'none'}). The rise is above the mean rise of "
+        f"the others, with its whole 95 % interval, for {len(clear)} ({', '.join(clear) or 'none'})."
     ]
     origins = {row: draws[0]["origin"] for row, draws in effects.settings["sets"].items()}
     matched = [row for row, origin in origins.items() if origin.get("kind") == "matched"][:1]
@@ -297,19 +267,6 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     return [*text, *ratio_finding(ratio)]
 
 
-def most_raised(effects: EffectMatrix, rows: Sequence[str], of: int | None = None) -> str:
-    """Of how many languages' sets the own language's loss rises the most, and which."""
-    frame = effects.to_frame()
-    most = [row for row in rows if frame.loc[row].idxmax() == row]
-    return f"{len(most)} of {len(rows) if of is None else of} languages ({', '.join(most) or 'none'})"
-
-
 def ratio_finding(ratio: LanguageRatio | None) -> list[str]:
     """What the layers speak, where that can be said."""
     return [ratio.finding("en")] if ratio and "en" in ratio.languages and set(ratio.counts) - {"en"} else []
-
-
-def size_range(numbers: Sequence[int]) -> str:
-    """The smallest and the largest."""
-    low, high = int(min(numbers)), int(max(numbers))
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -18,19 +18,17 @@ from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
 from ..settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
 from ..tasks.catalogue import TASKS
-from ..tasks.prompts import Prompt, make_prompts, templates, uses_chat
 from ..tasks.result import ENGLISH, GROUPS, LIKELIHOOD, ORIGINAL, TaskResult
 from ..tasks.run import Condition, require_room, run_task
-from ..tasks.task import Question, Task, limited, load_questions
+from ..tasks.task import Prompt, Question, Task, limited, load_questions, make_prompts, templates, uses_chat
 from ..text import Corpus, load_corpus
+from .effects import arm_set
 from .folder import ResultsFolder, load_or_run
-from .sets import arm_set
 
 logger = logging.getLogger("mwork_lens")
 
 EXAMPLES = 2
 """Questions of each language whose answers are written with the table."""
-
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     ALL_LAYERS: (ALL_LAYERS,),
@@ -202,10 +200,8 @@ class _Run:
     def conditions(self, detection: Detection) -> tuple[list[Condition], frozenset[tuple[str, str, str]]]:
         """The original model, then every arm in every part for every language whose neurons are switched off.
 
-        A language is asked with its own neurons off, English with each language's.
-
-        Returns:
-            The conditions, and those (arm, part, language) whose sets hold no neurons, which are not run.
+        A language is asked with its own neurons off, English with each language's. Also returns the arm, part and
+        language of sets that hold no neurons, which are not run.
         """
         asked, options = tuple(self.questions), self.options
         conditions, empty = [Condition(ORIGINAL, "", None, None, asked)], set()

@@ -66,8 +66,7 @@ def refine(
     The logarithm of a score is taken to be off by at most β times its uncertainty. A neuron stays with its estimate
     only where that band does not reach the cut; of all others the exact score is computed. That shows how far off the
     estimates were: β is raised to ``SAFETY`` times the largest error seen, in units of the uncertainty, and the bands
-    are looked at again. So a bad estimate ends with every score exact, i.e. in the dense method. Returns the scores,
-    and which of them are exact.
+    are looked at again. A bad estimate ends with every score exact. Returns scores, and which of them are exact.
     """
     scores, refined = estimates.clone(), torch.zeros_like(estimates, dtype=torch.bool)
     if selection.top is not None and selection.number(len(scores)) == len(scores):

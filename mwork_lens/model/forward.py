@@ -129,9 +129,7 @@ def encode(
 ) -> list[Int[Tensor, " _"]]:
     """Token ids of each document, cut at ``max_tokens`` or the model's context, with a warning that says so.
 
-    Raises:
-        ValueError: for a document without any ordinary token, a string where there is no tokenizer, or, with
-            ``max_tokens=None``, one longer than the model's context.
+    Refuses a document without an ordinary token, a string without a tokenizer and, with None, one that would be cut.
     """
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} leaves nothing to score; it must be at least 2.")
@@ -245,11 +243,7 @@ def stream(
 
 
 def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream after the last block, for right-padded tokens; the unembedding is not computed.
-
-    Raises:
-        ValueError: if it is not finite (broken weights, or an overflow in half precision).
-    """
+    """The residual stream after the last block, for right-padded tokens; a ValueError if it is not finite."""
     wrapped, states = wrapped_model(model), []
     if wrapped:
         # a raw bridge takes stop_at_layer=n_layers for the whole model, so run what is below the unembedding

@@ -70,7 +70,10 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     table = effects.selectivity(among).reset_index()
     if not len(table):
         raise ValueError("No row of this effect matrix belongs to a language.")
-    table["bar"] = [_bar_name(row) for row in table.to_dict("records")]
+    table["bar"] = [
+        "specific" if off == language else off.removesuffix(f" for {language}")
+        for off, language in table[["off", "language"]].to_numpy()
+    ]
     bars, done = groups(table, "bar"), "tuned" if effects.tuned else "off"
     figure = go.Figure([_bars(rows, name, i) for i, (name, rows) in enumerate(bars.items())])
     figure.add_traces([_ratios(rows, name) for name, rows in bars.items()])
@@ -82,10 +85,6 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     look["y"] = f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}"
     detail = f"{effects.settings['model']}; labels: own : others (of controls, matched only); bars: 95 %"
     return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout, **look)
-
-
-def _bar_name(row: Mapping[Any, Any]) -> str:
-    return "specific" if row["off"] == row["language"] else row["off"].removesuffix(f" for {row['language']}")
 
 
 def _bars(rows: pd.DataFrame, name: str, i: int) -> go.Bar:

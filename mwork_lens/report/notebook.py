@@ -27,9 +27,7 @@ def require_extra() -> None:
 def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, Any], *, progress: bool = True) -> Path:
     """Execute a notebook (None: the package's own report) with parameters, and write it with its outputs to ``path``.
 
-    Raises:
-        ImportError: without the extra ``report``.
-        papermill.exceptions.PapermillExecutionError: for a cell that fails; the notebook up to there is at ``path``.
+    A cell that fails raises papermill's PapermillExecutionError; the notebook up to there is at ``path``.
     """
     require_extra()
     import papermill
@@ -57,10 +55,7 @@ def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, An
 def render(notebook: Path, path: Path, *, title: str | None = None) -> Path:
     """Write an executed notebook as one page that opens without a network: texts and outputs, without the code.
 
-    Its title is the notebook's first heading by default.
-
-    Raises:
-        ImportError: without the extra ``report``.
+    Its title is the notebook's first heading by default. An ImportError without the extra ``report``.
     """
     require_extra()
     import nbformat

@@ -286,10 +286,8 @@ class _Run:
         """Old and new values of the selected entries."""
         entries = [part.entries for part in self.parts]
         neurons = {part.name: part.neurons for part in entries if part.neurons is not None}
-        new, origin = (
-            {part.name: part.read().cpu() for part in entries},
-            {"set": dict(selected.origin), **self.identity},
-        )
+        new = {part.name: part.read().cpu() for part in entries}
+        origin = {"set": dict(selected.origin), **self.identity}
         return NeuronDelta(NeuronSpace.of(self.model), neurons, dict(self.starting), new, origin)
 
 

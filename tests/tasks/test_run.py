@@ -6,11 +6,9 @@ import torch
 import mwork_lens as mw
 from mwork_lens.effects import passage_nats
 from mwork_lens.generation.completions import generate
-from mwork_lens.tasks.answering import read_prompts
 from mwork_lens.tasks.catalogue import answer_overlap
-from mwork_lens.tasks.prompts import Prompt
-from mwork_lens.tasks.run import Condition, run_task
-from mwork_lens.tasks.task import Hub, Question, Task
+from mwork_lens.tasks.run import Condition, read_prompts, run_task
+from mwork_lens.tasks.task import Hub, Prompt, Question, Task
 
 from ..tiny import FAMILIES, some_neurons, spelled, tiny, tokens
 
