@@ -80,7 +80,8 @@ class ResultsFolder:
 
     def section(self, title: str, name: str, content: pd.DataFrame | go.Figure) -> Section:
         """Write a table or a figure, and show it on the page."""
-        self.write(**{"tables" if isinstance(content, pd.DataFrame) else "figures": {name: content}})
+        is_table = isinstance(content, pd.DataFrame)
+        self.write({name: content} if is_table else {}, {} if is_table else {name: content})
         return Section(title, (), content)
 
     def page(self, title: str, sections: Sequence[Section]) -> None:
