@@ -296,7 +296,7 @@ def measured(runs: Mapping[str, Run], device: torch.device, rounds: int = 0) -> 
 
 
 def _with_peak_memory(run: Run, clock: Clock) -> tuple[float, float, Any]:
-    """The highest memory of this process (CPU, Linux only) or of CUDA's allocator, that before, and the result."""
+    """Highest memory of this process (NaN unless ``PEAK_RESET`` can be written) or on CUDA, before, and the result."""
     gc.collect()
     if clock.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(clock.device)
@@ -314,5 +314,5 @@ PEAK_RESET = Path("/proc/self/clear_refs")
 
 
 def _resident_megabytes(field: str) -> float:
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[field].split()[0]) / 2**10

@@ -338,7 +338,10 @@ class EnhancementConfig(DetectionSettings):
         return [arm for arm in self.arms if not (arm == "english-text" and language == ENGLISH)]
 
     def divide(self, corpus: Any) -> dict[str, Any]:
-        """Parts of the corpus by whole documents; ValueError for a language that it lacks, or too few documents."""
+        """Detection, development, evaluation and tuning: parts of the corpus without a document in common.
+
+        A ValueError for a language that it lacks, or too few documents.
+        """
         needed = [*self.languages, *([ENGLISH] if "english-text" in self.arms else [])]
         if absent := [language for language in needed if language not in corpus]:
             raise ValueError(f"The corpus has no {absent[0]!r}; it has {', '.join(corpus)}.")

@@ -199,9 +199,9 @@ def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageC
     The same --output and options resume a run that was stopped. The notebook only shows what is in the folder: copy
     OUTPUT/report.ipynb, edit it, and give it as --notebook for a page of your own.
     """
+    mw.report.require_extra()
     from ..experiments.report import measure
 
-    mw.report.require_extra()
     notebook = page.notebook
     if notebook is not None and not notebook.is_file():
         raise FileNotFoundError(f"There is no notebook {str(notebook)!r}.")

@@ -41,7 +41,7 @@ class _Command(TyperCommand):
     def __init__(self, function: Callable[..., Paths], **settings: Any) -> None:
         super().__init__(**settings)
         self._function = function
-        del self.params, self.callback
+        del self.params, self.callback  # so that __getattr__ is asked for them
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("params", "callback"):
@@ -110,9 +110,6 @@ def _docstrings(kind: type) -> dict[str, str]:
     return texts
 
 
-# --- what commands load and write ---
-
-
 @dataclass(frozen=True)
 class Run:
     """A model and where it is computed, text by language, and where results are written."""
@@ -143,6 +140,8 @@ class Run:
 
     def load_prompts(self, identified_by: str, pivot: Sequence[str] = ("en",)) -> Any:
         """A few passages to read, cut after loading; an identifier must have their languages and those of ``pivot``."""
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit={self.limit}: it must be at least 1.")
         corpus = replace(self, limit=None).load_text()
         mw.text.identifier(identified_by, list(dict.fromkeys([*pivot, *corpus])))
         return corpus if self.limit is None else corpus.limit(self.limit)

@@ -114,7 +114,8 @@ def collect_means(
     tokens = {language: int(part.tokens) for language, part in sums.items()}
     means = {language: part.sums.value() / tokens[language] for language, part in sums.items()}
     settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
-    return _activations(model, space, means, tokens, "mean", settings, encoded.hashes)
+    values, streams = _by_site(model, space, means)
+    return Activations(space, values, streams, tokens, "mean", settings, encoded.hashes)
 
 
 def collect_samples(
@@ -131,25 +132,26 @@ def collect_samples(
     corpus, draw, space = as_corpus(corpus), random.Random(seed), NeuronSpace.of(model)
     rows = {language: draw.randrange(len(documents)) for language, documents in corpus.items()}
     names = {language: corpus.ids[language][row] for language, row in rows.items()}
-    values = {}
+    sampled = {}
     for language, row in rows.items():
         (batch,) = batches(model, encode(model, [corpus[language][row]], [names[language]], max_tokens))
         # one of the ordinary tokens as all the content
         position = draw.choice(batch.content[0].nonzero().flatten().tolist())
         content = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)[None] == position
-        ((_, values[language]),) = layer_sums(model, space, [replace(batch, content=content)])
+        ((_, sampled[language]),) = layer_sums(model, space, [replace(batch, content=content)])
     settings = {"seed": seed, "max_tokens": max_tokens, "corpus": corpus.describe(), "documents": names}
-    return _activations(model, space, values, dict.fromkeys(rows, 1), "sample", settings)
+    values, streams = _by_site(model, space, sampled)
+    return Activations(space, values, streams, dict.fromkeys(rows, 1), "sample", settings)
 
 
-def _activations(
-    model: HookedModel, space: NeuronSpace, rows: Mapping[str, Float[Tensor, "layer all"]], *fields: Any
-) -> Activations:
-    """From rows by language of all sites' neurons and the stream; ``fields`` are those after ``streams``."""
+def _by_site(
+    model: HookedModel, space: NeuronSpace, rows: Mapping[str, Float[Tensor, "layer all"]]
+) -> tuple[dict[str, dict[str, Float[Tensor, "layer _"]]], dict[str, Float[Tensor, "layer d_model"]]]:
+    """By language: every site's values, and the stream, out of rows of all of them."""
     dtype, widths = wide_dtype(dtype_of(model)), [*space.widths.values(), space.d_model]
     parts = {language: [x.contiguous() for x in row.to(dtype).split(widths, -1)] for language, row in rows.items()}
     values = {language: dict(zip(space.widths, sites, strict=True)) for language, (*sites, _) in parts.items()}
-    return Activations(space, values, {language: sites[-1] for language, sites in parts.items()}, *fields)
+    return values, {language: sites[-1] for language, sites in parts.items()}
 
 
 def layer_sums(

@@ -89,10 +89,7 @@ def passage_nats(
 
 @torch.inference_mode()
 def _losses(
-    model: HookedModel,
-    batch: TokenBatch,
-    states: Float[Tensor, "batch pos d_model"],
-    skip: Sequence[int] | None = None,
+    model: HookedModel, batch: TokenBatch, states: Float[Tensor, "batch pos d_model"], skip: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:
     counts = batch.content[:, 1:]
     if skip is not None:
@@ -101,9 +98,6 @@ def _losses(
     by_token = token_losses(model, states[:, :-1][counts], batch.tokens[:, 1:][counts]).double().cpu()
     nats = torch.zeros(len(counts), dtype=torch.float64)
     return nats.index_add_(0, counts.nonzero()[:, 0].cpu(), by_token), counts.sum(1).cpu()
-
-
-# --- under interventions ---
 
 
 Intervention = tuple[AbstractContextManager[Any], Mapping[str, Any]]
@@ -253,9 +247,6 @@ def folded_effects(
         evaluated = held_out if passages is None else held_out.limit(passages)
         matrices.append(effect_matrix(model, sets, evaluated, **options))
     return concat_passages(matrices)
-
-
-# --- of several runs ---
 
 
 def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = False) -> EffectMatrix:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -115,10 +114,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     def _part(self, rows: Sequence[str], passages: Mapping[str, Sequence[int]]) -> "EffectMatrix":
         """Some rows, and some passages of the languages named."""
-        by_read = {
-            name: {read: _pick(values[read], i) for read, i in passages.items() if read in values}
-            for name, values in ((name, getattr(self, name)) for name in BY_PASSAGE)
-        }
+        by_read = {}
+        for name in BY_PASSAGE:
+            values = getattr(self, name)
+            by_read[name] = {read: _pick(values[read], i) for read, i in passages.items() if read in values}
         corpus = self.settings["corpus"]
         corpus = {**corpus, "passages": {read: corpus["passages"][read] for read in passages}}
         sets = {name: self.settings["sets"][name] for name in rows}
@@ -152,8 +151,9 @@ class EffectMatrix(Result, kind="effect_matrix"):
         of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
         """
         frame = pd.DataFrame(
-            {"off": off, "read": read, **(rise := self._cells[off, read]).cells("rise"), "p": rise.p}
-            for off, read in product(self.rows, self.tokens)
+            {"off": off, "read": read, **rise.cells("rise"), "p": rise.p}
+            for off in self.rows
+            for read, rise in self._row(off).items()
         )
         return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy()))
 
@@ -233,7 +233,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
         others = self._others(own, among) if own in self.tokens else []
         if not others:
             raise ValueError(f"The row {off!r} (language {own!r}) has no own language and others to compare.")
-        return self._cells[off, own] - Estimate.mean([self._cells[off, read] for read in others])
+        rises = self._row(off)
+        return rises[own] - Estimate.mean([rises[read] for read in others])
 
     def document_count(self, reads: Sequence[str] | None = None) -> int:
         """How many documents a statistic of these languages (all by default) rests on."""
@@ -241,8 +242,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     def _selectivity(self, off: str, own: str | None, among: Among) -> dict[str, Any]:
         own, made_of = str(own), self.settings["sets"][off]
-        others, rise = self._others(own, among), self._cells[off, own]
-        mean = Estimate.mean([self._cells[off, read] for read in others]) if others else Estimate.nan()
+        others, rises = self._others(own, among), self._row(off)
+        rise, mean = rises[own], Estimate.mean([rises[read] for read in others]) if others else Estimate.nan()
         difference = rise - mean
         mean = replace(mean, documents=difference.documents)
         ratio = rise / mean if mean.verdict() == "above" else Estimate.nan()
@@ -273,14 +274,14 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return (self.nats[off][read] - self.nats[BASELINE][read]).numpy()
 
     @cached_property
-    def _cells(self) -> dict[tuple[str, str], Estimate]:
-        """The rise of each cell: the mean over draws, which are the same ones in each resample whatever is read."""
-        sizes = {read: self._resampling.total(read, self._sizes(read).double().numpy()) for read in self.tokens}
-        return {
-            (off, read): self._resampling.mean_total(read, self._rises(off, read), [1, row]) / size
-            for row, off in enumerate(self.rows)
-            for read, size in sizes.items()
-        }
+    def _total_sizes(self) -> dict[str, Estimate]:
+        return {read: self._resampling.total(read, self._sizes(read).double().numpy()) for read in self.tokens}
+
+    def _row(self, off: str) -> dict[str, Estimate]:
+        """By language read: the mean rise over draws, which are the same ones in each resample whatever is read."""
+        rises, seed = {read: self._rises(off, read) for read in self.tokens}, [1, self.rows.index(off)]
+        sizes = self._total_sizes
+        return {read: self._resampling.mean_total(read, rises[read], seed) / sizes[read] for read in rises}
 
     def __repr__(self) -> str:
         return f"EffectMatrix(rise in {UNITS[self.unit]})\n{self.to_frame().round(3).to_string()}"

@@ -78,13 +78,16 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         is above an even share: the whole set's difference times layers / all layers. Each with its 95 % interval by
         bootstrap over documents.
         """
+        return pd.DataFrame(self._rows([*self.languages, MEAN]))
+
+    def _rows(self, languages: Sequence[str]) -> list[dict[str, Any]]:
         rows = []
-        for language, side, depth in product([*self.languages, MEAN], SIDES, [*self.depths, self.n_layers]):
+        for language, side, depth in product(languages, SIDES, [*self.depths, self.n_layers]):
             difference, whole = (self._difference(language, side, layers) for layers in (depth, self.n_layers))
             excess = difference - whole * (depth / self.n_layers)
             cells = {**difference.cells("difference", "difference_"), **excess.cells("excess", "excess_")}
             rows.append({"language": language, "side": side, "layers": depth, **cells})
-        return pd.DataFrame(rows)
+        return rows
 
     def choice(self) -> tuple[int, int]:
         """N1 and N2: where the first and the last layers together exceed their even share of selectivity the most.
@@ -131,8 +134,7 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
     @cached_property
     def _means(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The rows of the mean over languages in :meth:`to_frame`, by side and number of layers."""
-        rows = self.to_frame().to_dict("records")
-        return {(row["side"], row["layers"]): row for row in rows if row["language"] == MEAN}
+        return {(row["side"], row["layers"]): row for row in self._rows([MEAN])}
 
     def _difference(self, language: str, side: Side, depth: int) -> Estimate:
         side = side if depth < self.n_layers else "first"

@@ -58,8 +58,10 @@ def arm_set(arm: str, detection: Detection, language: str, quorum: float, seed: 
         return random_control(neurons, seed=seed)
     if arm in ("matched", "matched random"):
         return matched_control(neurons, detection, seed=seed)
-    if arm != "other-neurons":
+    if arm in ("active", "active but not English's", "specific", "english-text"):
         return neurons
+    if arm != "other-neurons":
+        raise ValueError(f"There is no arm {arm!r}.")
     sets = [other for name, other in specific_sets(detection, quorum).items() if name not in (language, ENGLISH)]
     if not sets:
         raise ValueError(f"No language besides {language!r} and English has neurons of its own: leave out the arm.")
@@ -94,11 +96,11 @@ def run_effects(
     settings = {**effects_settings(config), "corpus": corpus.describe(), "detection": saved}
     folder = ResultsFolder.open(path, "effects", {"model": str(model.cfg.model_name), **settings})
     options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
-    folds = {path: (detection, corpus)} if detection else {}
+    measured = [_measure(model, config, path, detection, corpus, progress)] if detection else []
     for number, (train, held_out) in enumerate([] if detection else corpus.folds(config.folds, seed=config.seed)):
         place = path / f"fold-{number}"
-        folds[place] = load_or_run(place / "detection", Detection, detect, model, train, **options), held_out
-    measured = [_measure(model, config, place, *fold, progress) for place, fold in folds.items()]
+        of_fold = load_or_run(place / "detection", Detection, detect, model, train, **options)
+        measured.append(_measure(model, config, place, of_fold, held_out, progress))
     effects, grids = zip(*measured, strict=True)
     return concat_passages(effects, common_rows=True), pool_grids(grids) if config.stages else None, folder
 

@@ -64,6 +64,8 @@ def enhancement(
     language to measure on, by name. A ValueError names what cannot be divided, or has no neurons to tune.
     """
     parts, path, domains = config.divide(corpus), Path(folder), domains or {}
+    if taken := domains.keys() & {HELD_OUT, *parts}:
+        raise ValueError(f"A part of the corpus is called {min(taken)!r}: give that domain another name.")
     settings = dict(ResultsFolder.open(path, "enhancement", _settings(model, config, {**parts, **domains})).settings)
     del settings["experiment"]
     corpora = {HELD_OUT: parts["evaluation"], **domains, **{name: parts[name] for name in ("development", "tuning")}}
@@ -228,12 +230,10 @@ def task_texts(config: EnhancementConfig, languages: Sequence[str]) -> dict[str,
     return corpora
 
 
-# --- the results folder ---
-
-
 def write(folder: ResultsFolder, result: Enhancement) -> None:
     """Tables, figures and a page, next to the results of the runs."""
-    folder.write({"changes": result.changes})
+    runs, tried = result.runs(), result.rates()
+    folder.write({"changes": result.changes, "runs": runs, "rates": tried})
     arms = [f"{arm}: {TUNED_ARMS[arm]}." for arm in result.design["arms"]]
     sections = [
         Section("What it shows", [*result.findings(), PAPER_VALUES]),
@@ -254,8 +254,7 @@ def write(folder: ResultsFolder, result: Enhancement) -> None:
             sections.append(folder.section(f"Fig. 4, in loss: {rate} rate", f"by-documents-{rate}", figure))
         figure = plots.enhancement_by_language(result, rate=rate)
         sections.append(folder.section(f"The low-resource table, in loss: {rate} rate", f"by-language-{rate}", figure))
-    sections.append(folder.section("Learning rates tried", "rates", result.rates()))
-    sections.append(folder.section("Runs", "runs", result.runs()))
+    sections += [Section("Learning rates tried", (), tried), Section("Runs", (), runs)]
     folder.page(f"Tuning a language's neurons: {result.settings['model']}", sections)
 
 

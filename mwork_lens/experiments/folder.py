@@ -80,8 +80,10 @@ class ResultsFolder:
 
     def section(self, title: str, name: str, content: pd.DataFrame | go.Figure) -> Section:
         """Write a table or a figure, and show it on the page."""
-        is_table = isinstance(content, pd.DataFrame)
-        self.write({name: content} if is_table else {}, {} if is_table else {name: content})
+        if isinstance(content, pd.DataFrame):
+            self.write({name: content})
+        else:
+            self.write(figures={name: content})
         return Section(title, (), content)
 
     def page(self, title: str, sections: Sequence[Section]) -> None:

@@ -61,7 +61,9 @@ class Measurement:
     progress: bool
 
     @classmethod
-    def begin(cls, name: str, model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, *, progress=True):
+    def begin(
+        cls, name: str, model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, *, progress: bool = True
+    ) -> "Measurement":
         """Detect neurons, unless ``path`` has the detection; ValueError if no language has specific ones."""
         if len(corpus) < 2:
             raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
@@ -107,7 +109,7 @@ class Measurement:
             self.labels(self.config.identifier)
         except (ValueError, ImportError) as error:
             logger.warning("Without the languages of tokens and texts: %s", error)
-            return (lambda texts: [None] * len(texts)), str(error)
+            return _no_identifier, str(error)
         return self.config.identifier, ""
 
     def labels(self, identifier: str | Identifier) -> TokenLanguages:
@@ -121,6 +123,10 @@ class Measurement:
             return None
         options = {"positions": slice(None, None, -EVERY), "token_languages": self.labels(identifier), **self.reading}
         return self.piece(name, LanguageRatio, language_ratio, self.model, self.prompts, **options)
+
+
+def _no_identifier(texts: Sequence[str]) -> list[str | None]:
+    return [None] * len(texts)
 
 
 def measure(
@@ -189,9 +195,6 @@ def _prompt_prefixes(model: HookedModel, passages: Sequence[Any]) -> Iterator[st
         yield model.tokenizer.decode(ordinary).rstrip("\ufffd")
 
 
-# --- the demo ---
-
-
 @dataclass(frozen=True)
 class Demo:
     """What one run of the demo measured."""
@@ -236,7 +239,10 @@ class Demo:
 
 
 def run_demo(model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig | None = None) -> Demo:
-    """Detect on one part of the corpus (by default four fifths), switch off and measure on the held-out part."""
+    """Detect on one part of the corpus (by default four fifths), switch off and measure on the held-out part.
+
+    Refuses what :meth:`Measurement.begin` and :meth:`ResultsFolder.open` refuse.
+    """
     run = Measurement.begin("demo", model, corpus, path, config or ReportConfig(held_out=0.2))
     language, detection = run.config.controls[0], run.detection
     sets = {each: detection.specific(each, quorum=run.config.quorum) for each in detection.languages}
@@ -252,7 +258,7 @@ def run_demo(model: HookedModel, corpus: Corpus, path: Path, config: ReportConfi
 def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[str]:
     """Sentences on what a run shows, from its own numbers: selectivity, its control, and what the layers speak."""
     selectivity, frame = effects.selectivity(), effects.to_frame()
-    own = [row for row in selectivity.index if row in frame.columns]
+    own = [row for row in selectivity.index if row in frame.columns and selectivity.loc[row, "neurons"]]
     most = [row for row in own if frame.loc[row].idxmax() == row]
     clear = [row for row in own if verdict(*selectivity.loc[row, ["low", "high"]]) == "above"]
     ends = dict.fromkeys(f"{end(selectivity.loc[own, 'neurons']):,.0f}" for end in (min, max))

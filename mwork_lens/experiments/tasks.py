@@ -30,11 +30,7 @@ logger = logging.getLogger("mwork_lens")
 EXAMPLES = 2
 """Questions of each language whose answers are written with the table."""
 
-PARTS: Mapping[str, tuple[str, ...]] = {
-    ALL_LAYERS: (ALL_LAYERS,),
-    "stage": STAGES,
-    "stage and structure": MWORK_PARTS,
-}
+PARTS: Mapping[str, tuple[str, ...]] = {ALL_LAYERS: (ALL_LAYERS,), "stage": STAGES, "stage and structure": MWORK_PARTS}
 """Parts of the model in which neurons are switched off, one at a time."""
 PAPER_VALUES = "Paper value: not available (the published numbers could not be verified)."
 
@@ -222,12 +218,9 @@ _ARMS = (*ARMS, OVERLAP_ARMS[-1])
 _DECIDING = ("limit", "without", "quorum", "max_new_tokens", "max_tokens", "seed", "batch_size")
 
 
-# --- what is written ---
-
-
 def _write(folder: ResultsFolder, result: TaskResult, sizes: pd.DataFrame, shown: pd.DataFrame) -> list[Section]:
     """Tables and figures; returns the page."""
-    folder.write({"cells": result.cells})
+    folder.write({"cells": result.cells, "sets": sizes, "examples": shown})
     several = result.languages if len(result.languages) > 1 else ()
     name, first = result.task.title, result.metrics[0]
     files = {metric: metric.lower().replace(" ", "-") for metric in result.metrics}
@@ -242,8 +235,8 @@ def _write(folder: ResultsFolder, result: TaskResult, sizes: pd.DataFrame, shown
             folder.section(f"Only {tag} and English: {first}", f"table-{tag}", result.table(scope=tag))
             for tag in several
         ),
-        folder.section("Sets that were switched off", "sets", sizes),
-        folder.section("Some answers as they are", "examples", shown),
+        Section("Sets that were switched off", (), sizes),
+        Section("Some answers as they are", (), shown),
     ]
 
 

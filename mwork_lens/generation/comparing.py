@@ -133,7 +133,8 @@ def generations(
         options: passed on to :func:`generate`, e.g. ``max_new_tokens=``, ``stop=``, ``temperature=``, ``seed=``.
 
     Raises:
-        ValueError: for no prompts, a set of another model, or options out of range, before the work.
+        ValueError: for no prompts, a set of a model with other sizes, or options out of range, before the work. A set
+            of another model of these sizes (its name, or the fingerprint of its weights) warns.
     """
     corpus = as_corpus(prompts)
     if BASELINE in interventions:

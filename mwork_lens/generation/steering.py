@@ -73,7 +73,8 @@ def mean_difference(means: Activations, *, toward: str, away: str, layer: int, n
 def stream_changes(
     model: HookedModel, interventions: Mapping[str, Sequence[ForwardHook]], prompts: Sequence[str], layer: int
 ) -> dict[str, float]:
-    """How far each moves the stream after ``layer``, and as ``baseline`` its norm: root mean squares over tokens."""
+    """Root mean square, over the prompts' ordinary tokens, of the norm by which each intervention moves the residual
+    stream after block ``layer``; as ``baseline``, of the stream's own norm."""
     encoded = encode(model, prompts, list(prompts), None)
 
     def streams(hooks: Sequence[ForwardHook]) -> Float[Tensor, "token d_model"]:
@@ -144,5 +145,5 @@ def steer(
     direction = partial(mean_difference, means, toward=toward, away=away, layer=layer)
     interventions = {**by_neurons, **{name: direction(norm=norm) for name, norm in equal.items()}}
     options |= {"identify": identify, "languages": languages or list(means.values), "progress": progress}
-    texts = generations(model, interventions, {away: prompts}, **options)
+    texts = generations(model, interventions, {away: list(prompts)}, **options)
     return Steering(texts, {BASELINE: 0.0, **norms, **equal}, stream_norm, toward, away, layer)

@@ -69,7 +69,8 @@ def inspect(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for no neurons, ones of a model with other sizes, or options out of range, before the work.
+        ValueError: for no neurons, ones of a model with other sizes, or options out of range, before the work. A set
+            of another model of these sizes (its name, or the fingerprint of its weights) warns.
 
     Example:
         >>> cards = mw.inspect(model, mw.cut_to_size(french, 2), train, max_tokens=32)
@@ -80,6 +81,7 @@ def inspect(
     require_top_k(model, top_k)
     if contexts < 1 or window < 0:
         raise ValueError(f"{contexts=} or {window=} is out of range.")
+    warn_of_other_weights(model, [neurons])
     encoded = Encoded.of(model, corpus, max_tokens)
     languages, plan = tuple(encoded), encoded.plan(batch_size)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
@@ -113,13 +115,9 @@ def _as_set(model: HookedModel, neurons: NeuronSet | Iterable[Neuron]) -> Neuron
     space = NeuronSpace.of(model)
     neuron_set = neurons if isinstance(neurons, NeuronSet) else NeuronSet.from_list(space, neurons)
     neuron_set.space.require_compatible(space)
-    warn_of_other_weights(model, [neuron_set])
     if not len(neuron_set):
         raise ValueError(f"{neuron_set!r} holds no neuron to inspect.")
     return neuron_set
-
-
-# --- what they read -------------------------------------------------------------------------------
 
 
 @storable
@@ -133,12 +131,12 @@ class Strongest:
     """The place of each in the corpus; -1 where there are fewer."""
 
     @classmethod
-    def among(cls, values: Float[Tensor, "neuron row"], where: Int[Tensor, "neuron row"], number: int) -> "Strongest":
+    def among(cls, values: Float[Tensor, "neuron row"], where: Int[Tensor, "*neuron row"], number: int) -> "Strongest":
         """The strongest ``number`` of some activations in float32, all of them where there are fewer."""
-        # the bits of positive floats are in the order of their values: one integer of size and place, no two equal
-        strength = (values.abs().view(torch.int32).long() << 32) - where % 2**32
+        # the bits of positive floats are in the order of their values: one integer of size and place (below 2³²)
+        strength = (values.abs().view(torch.int32).long() << 32).sub_(where % 2**32)
         best = strength.topk(min(number, values.shape[1]), dim=1).indices
-        return cls(values.gather(1, best), where.gather(1, best))
+        return cls(values.gather(1, best), where.expand_as(values).gather(1, best))
 
     def add(self, other: "Strongest") -> None:
         """Take in those of other batches."""
@@ -187,6 +185,7 @@ def _follow(model: HookedModel, places: Places, plan: Plan, contexts: int, progr
     activity = Activity.empty(plan, sum(map(len, places.values())), contexts)
     running, languages, longest = Running(), list(plan.encoded), _longest(plan.encoded)
     before = dict(zip(languages, accumulate(plan.encoded.documents.values(), initial=0), strict=False))
+    where: dict[int, Int[Tensor, " row"]] = {}  # in the corpus, of the running batch's tokens
     seen = {place: {"fired": torch.zeros(len(neurons))} for place, neurons in places.items()}
 
     def values(place: Place, activation: Tensor) -> Float[Tensor, "neuron row"]:
@@ -198,9 +197,11 @@ def _follow(model: HookedModel, places: Places, plan: Plan, contexts: int, progr
 
     def read(place: Place, activation: Tensor, hook: Any = None) -> Tensor:
         each, batch = values(place, activation).float(), running.batch
-        rows, positions = (axis.cpu() for axis in batch.content.nonzero(as_tuple=True))
-        where = (before[batch.language] + torch.tensor(batch.rows)[rows]) * longest + positions
-        best = Strongest.among(each, where.expand_as(each), contexts)
+        if batch.number not in where:
+            rows, positions = batch.content.nonzero().cpu().unbind(1)
+            where.clear()
+            where[batch.number] = (before[batch.language] + torch.tensor(batch.rows)[rows]) * longest + positions
+        best = Strongest.among(each, where[batch.number], contexts)
         sums = {"total": each.double().sum(1), "magnitude": each.double().abs().sum(1)}
         seen[place] |= {**sums, "strongest": best.values, "where": best.where}
         return activation
@@ -243,9 +244,6 @@ def _contexts(
         return {"language": language, "passage": passage, "position": position, **text}
 
     return tuple(tuple(context(place) for place in places if place >= 0) for places in where.tolist())
-
-
-# --- what they write ------------------------------------------------------------------------------
 
 
 @torch.inference_mode()

@@ -84,10 +84,11 @@ class LanguageRatio(Result, kind="language_ratio"):
             ValueError: for a language that tokens were not identified over, or one in two groups.
         """
         listed = [language for group in groups.values() for language in group]
-        if not listed or len(set(listed)) < len(listed) or not set(listed) <= set(self.names[:-2]):
+        once = listed and len(set(listed)) == len(listed) and set(listed) <= set(self.names[:-2])
+        if not once or groups.keys() & {SHARED, OTHER}:
             raise ValueError(
-                f"Groups {dict(groups)} must hold, once each, some of {', '.join(self.names[:-2])}: the languages that "
-                "tokens were identified over."
+                f"Groups {dict(groups)} must hold, once each, some of {', '.join(self.names[:-2])}, the languages that "
+                f"tokens were identified over, and not be called {SHARED} or {OTHER}."
             )
         group_of = {language: group for group, members in groups.items() for language in members} | {SHARED: SHARED}
         names, targets = (*groups, SHARED, OTHER), [group_of.get(name, OTHER) for name in self.names]

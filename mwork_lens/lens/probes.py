@@ -154,8 +154,7 @@ def translation_probes(
             raise ValueError(f"Not every concept has a word in {tag!r}.")
         if tag not in names:
             raise ValueError(f"What is {tag!r} called in its own language? Say so with names={{{tag!r}: ...}}.")
-    folded = [[word.casefold() for group in words.values() for word in set(group)] for words in concepts]
-    distinct = [words for words, forms in zip(concepts, folded, strict=True) if len(set(forms)) == len(forms)]
+    distinct = [words for words in concepts if _has_distinct_words(words)]
     if len(distinct) <= shots:
         raise ValueError(
             f"{len(distinct)} concepts can be told apart by language, too few for {shots} examples and a question."
@@ -171,6 +170,11 @@ def translation_probes(
         lines = [question(other) + f'{other[target][0]}"\n' for other in examples]
         probes.append(Probe("".join(lines) + question(words), words))
     return probes
+
+
+def _has_distinct_words(words: Words) -> bool:
+    folded = [word.casefold() for group in words.values() for word in set(group)]
+    return len(set(folded)) == len(folded)
 
 
 def latent_languages(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -96,6 +97,8 @@ def language_ratio(
     encoded = _continued(model, encoded, new_tokens) if new_tokens else encoded
     masks = _masks(encoded, slice(None) if positions is None else positions)
     states = {label: sum(int(mask.sum()) for mask in by_prompt) for label, by_prompt in masks.items()}
+    if directions and sum(states.values()) < 2:
+        raise ValueError("One position has no covariance to draw random directions from: give directions=0.")
     lens, plan = Lens(model, labels, tuple(layers), top_k, by, normalize), encoded.plan(batch_size)
     counts, chance = _read(lens, plan, masks, Draws(plan, masks, len(layers), directions, seed), progress)
     read = {"positions": "all" if positions is None else str(positions), "new_tokens": new_tokens, "states": states}
@@ -119,19 +122,19 @@ def _read(
     reading = Reading.empty(plan, draws, len(lens.labels.names), lens.model.cfg.d_model)
     running, layers = Running(), []  # of the running batch
 
-    def read(activation: Tensor, hook: Any = None) -> Tensor:
+    def read(layer: int, activation: Tensor, hook: Any = None) -> Tensor:
         batch = running.batch
         states, prompts = activation[batch.content], batch.content.nonzero()[:, 0].cpu()
         labels = lens(states).double().cpu()
         by_prompt = labels.new_zeros(len(batch.rows), labels.shape[1]).index_add_(0, prompts, labels)
-        layers.append((by_prompt, draws.sums(batch, len(layers), states)))
+        layers.append((by_prompt, draws.sums(batch, layer, states)))
         return activation
 
     def with_masks(batch: TokenBatch) -> TokenBatch:
         of_rows = [masks[batch.language][row] for row in batch.rows]
         return replace(batch, content=pad_sequence(of_rows, batch_first=True))
 
-    hooks = [(stream_hook(layer), read) for layer in lens.layers]
+    hooks = [(stream_hook(layer), partial(read, i)) for i, layer in enumerate(lens.layers)]
     with tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress) as bar:
         for batch, _ in stream(lens.model, map(with_masks, plan), hooks, running, progress=bar):
             bar.set_description(f"reading {batch.language}")
@@ -230,6 +233,8 @@ class Draws:
 
     def sums(self, batch: TokenBatch, layer: int, states: Float[Tensor, "row d_model"]) -> dict[str, Tensor]:
         """What the states of a batch at the ``layer``-th layer read add to :class:`Reading`."""
+        if not self.directions:
+            return {}
         states, weight = at_least_float32(states), self._weights[batch.language]
         wanted = (batch.number, layer)
         if wanted <= self._last:
@@ -245,9 +250,6 @@ class Draws:
         for batch, rows in enumerate(self._states):
             for layer in range(self.layers):
                 yield (batch, layer), torch.randn(self.directions, rows, generator=generator)
-
-
-# --- what to read ---------------------------------------------------------------------------------
 
 
 def _masks(encoded: Encoded, positions: Positions) -> Masks:

@@ -188,8 +188,6 @@ def _readable(text: str, crowded: set[str]) -> bool:
     return bool(letters) and not marked and (letters > 1 or main_script(text) not in crowded)
 
 
-# --- how often an identifier is right -------------------------------------------------------------
-
 LEAST_COUNT, LEAST_SHARE = 2, 0.9
 """A token is one language's if it occurs so often, and in such a share in this language's text."""
 
@@ -224,7 +222,8 @@ class IdentifierAccuracy(Result, kind="identifier_accuracy"):
         """One row per language: its tokens under each label, their number, and the share that is right."""
         tokens = self.confusion.sum(1)
         frame = pd.DataFrame(self.confusion.tolist(), pd.Index(self.languages, name="language"), list(self.names))
-        return frame.assign(tokens=tokens.tolist(), right=(self.confusion.diagonal() / tokens.clamp(min=1)).tolist())
+        right = self.confusion.diagonal().double() / tokens.clamp(min=1)
+        return frame.assign(tokens=tokens.tolist(), right=right.tolist())
 
     def summary(self) -> str:
         """How often it is right, in a sentence."""
@@ -273,8 +272,8 @@ def identifier_accuracy(
 
 def _certain_tokens(model: HookedModel, encoded: Encoded) -> list[tuple[str, int]]:
     """The text of each token that occurs nearly only in one language, and the place of this language."""
-    counts = torch.stack([torch.cat([*ids]).bincount(minlength=model.cfg.d_vocab) for ids in encoded.values()]).double()
+    counts = torch.stack([torch.cat([*ids]).bincount(minlength=model.cfg.d_vocab) for ids in encoded.values()])
     (most, language), total = counts.max(0), counts.sum(0)
-    certain = ((total >= LEAST_COUNT) & (most >= LEAST_SHARE * total)).nonzero().flatten()
+    certain = ((total >= LEAST_COUNT) & (most >= LEAST_SHARE * total.double())).nonzero().flatten()
     texts = zip(token_texts(model, certain.tolist()), language[certain].tolist(), strict=True)
     return [(text.strip(), place) for text, place in texts if len(_LETTER.findall(text)) > 1]

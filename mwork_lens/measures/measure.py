@@ -122,10 +122,7 @@ Receive = Callable[[int, SiteScores, SiteMasks | None], None]
 
 
 def score_hooks(
-    layers: Sequence[Sequence[LayerMeasure]],
-    running: Running,
-    receive: Receive,
-    selection: Selection | None = None,
+    layers: Sequence[Sequence[LayerMeasure]], running: Running, receive: Receive, selection: Selection | None = None
 ) -> list[ForwardHook]:
     """Hook functions that score every layer during the forward pass, and hold nothing that is used up.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -235,7 +236,8 @@ def stream(
                 try:
                     with hooked(model, hooks):
                         states = run_blocks(model, batch.tokens)
-                except (ValueError, OverflowError):
+                except (ValueError, OverflowError) as error:
+                    traceback.clear_frames(error.__traceback__)  # which hold what the pass has computed
                     run_blocks(model, batch.tokens)  # says it better where a hook met a stream that is not finite
                     raise
             yield batch, states

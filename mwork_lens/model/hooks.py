@@ -84,7 +84,7 @@ def mask_hooks(
             if place not in placed:
                 # [neuron] as the activation has it: [head, d_head] in attention, [d_mlp] in the feed-forward
                 shape = activation.shape[2:]
-                placed[place] = (mask.to(place[0]).view(shape), values.to(*place).view(shape))
+                placed[place] = (mask.to(place[0]).view(shape), values.to(*place).reshape(shape))
             where, placed_values = placed[place]
             if content is not None:
                 where = where & content.of(activation).view(*activation.shape[:2], *(1 for _ in where.shape))
@@ -92,7 +92,8 @@ def mask_hooks(
 
         return hook_function
 
-    values = values or {site: torch.zeros(by_layer.shape) for site, by_layer in masks.items()}
+    if values is None:  # zeros that take no memory
+        values = {site: torch.zeros(()).expand(by_layer.shape) for site, by_layer in masks.items()}
     return [
         (SITES[site].hook_name(layer), changing(mask, values[site][layer]))
         for site, by_layer in masks.items()
@@ -118,7 +119,7 @@ def change_of(mode: Mode, factor: float | None, valued: bool) -> Change:
 @contextlib.contextmanager
 def hooked(model: HookedModel, hooks: Sequence[ForwardHook]) -> Iterator[HookedModel]:
     """``model`` with ``hooks`` in place; exactly these are removed on any exit."""
-    points = model.hook_dict  # which a raw bridge makes anew for each look; it would ignore other names silently
+    points = model.hook_dict if hooks else {}  # made anew at each look by a raw bridge, which ignores other names
     if unknown := [name for name, _ in hooks if name not in points]:
         raise ValueError(f"{model.cfg.model_name} has no hook point {unknown[0]!r}.")
     with model.hooks(fwd_hooks=list(hooks)):

@@ -118,7 +118,8 @@ def _from_transformers(
         raise ValueError("Quantised weights have no columns to score or switch off: load the model dequantised.")
     title = (label or name or hf_model.config._name_or_path or type(hf_model).__name__).rstrip("/").split("/")[-1]
     _say_what_it_is(hf_model, tokenizer, title)
-    convert, source = partial(_conversion, name, keep=label is None), hf_model.config._name_or_path or title
+    convert = partial(_conversion, name, keep=label is None)
+    source = hf_model.config._name_or_path or title
     options = {"hf_model": hf_model.to(dtype).eval(), "tokenizer": tokenizer, "dtype": dtype, "device": device}
     model = _hooked_or_bridge(convert, source, title, **options)
     model.cfg.model_name = title
@@ -298,7 +299,7 @@ def _from_gguf(stem: str, sha256: str, assemble: Callable[[Path], Path]) -> Path
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     logger.warning("Converting %s.gguf once into %s (one to two minutes) ...", stem, target)
-    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, quiet_transformers():
         path = assemble(Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         # as HookedTransformer wants it; otherwise it would read the whole vocabulary a second time

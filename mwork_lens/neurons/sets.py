@@ -258,20 +258,15 @@ class NeuronSet(Result, kind="neuron_set"):
 
 def warn_of_other_weights(model: HookedModel, sets: Iterable[NeuronSet]) -> None:
     """Warn of sets that were detected in a model of this name with other weights; the model's are read once."""
-    recorded = [one.space for one in sets if one.space.fingerprint]
-    ours = NeuronSpace.of(model, fingerprint=bool(recorded))
-    for space in recorded:
-        if space == ours:  # else whatever uses the set warns, or refuses it
-            space.require_compatible(ours)
+    recorded = dict.fromkeys((one.space, one.space.fingerprint) for one in sets if one.space.fingerprint)
+    ours = NeuronSpace.of(model, fingerprint=True) if recorded else None
+    for space, _ in recorded:
+        if ours and space == ours:  # else whatever uses the set warns, or refuses it
+            space.require_compatible(ours, stacklevel=4)
 
 
 def ablate(
-    model: HookedModel,
-    neurons: NeuronSet,
-    mode: Mode = "zero",
-    *,
-    positions: Positions = "all",
-    **options: Any,
+    model: HookedModel, neurons: NeuronSet, mode: Mode = "zero", *, positions: Positions = "all", **options: Any
 ) -> AbstractContextManager[HookedModel]:
     """``model`` with an intervention on the set, in forward passes and in ``generate``; restored on any exit.
 

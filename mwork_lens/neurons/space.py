@@ -129,7 +129,7 @@ class NeuronSpace:
         """For messages, e.g. ``2 layers, q 32, k 16, v 16, mlp 20``."""
         return ", ".join([f"{self.n_layers} layers", *(f"{site} {width}" for site, width in self.widths.items())])
 
-    def require_compatible(self, other: "NeuronSpace") -> None:
+    def require_compatible(self, other: "NeuronSpace", *, stacklevel: int = 3) -> None:
         """Refuse a space of other sizes; warn where only the name, the weight processing or the weights differ."""
         ours, theirs = (replace(space, model="", processing="") for space in (self, other))
         if ours != theirs:
@@ -141,7 +141,9 @@ class NeuronSpace:
             names = self.model, "a model of this name with other weights (tuned, or another version)"
         else:
             return
-        warnings.warn(f"Neurons of {names[0]} are used with {names[1]}: same sizes, another model.", stacklevel=3)
+        warnings.warn(
+            f"Neurons of {names[0]} are used with {names[1]}: same sizes, another model.", stacklevel=stacklevel
+        )
 
     def to_fields(self) -> dict[str, Any]:
         """What is saved: also each site's width."""

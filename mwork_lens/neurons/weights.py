@@ -47,7 +47,10 @@ class Entries:
 
 
 def selected_entries(model: HookedModel, neurons: NeuronSet, *, gate: bool = False) -> list[Entries]:
-    """What belongs to ``neurons`` (with ``gate``, columns of W_gate too): one for each layer and weight with any."""
+    """What belongs to ``neurons`` (with ``gate``, columns of W_gate too): one for each layer and weight with any.
+
+    Refuses a set without neurons or of other sizes, quantised weights, and a gate that the model lacks.
+    """
     if not len(neurons):
         raise ValueError(f"{neurons!r} holds no neurons: there is nothing to change.")
     pieces = {name: (*site.tuning, *((GATE,) if gate and name == "mlp" else ())) for name, site in SITES.items()}

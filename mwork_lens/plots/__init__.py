@@ -3,12 +3,19 @@
 Every figure takes a result, its own options, and ``**layout``, which goes to ``figure.update_layout``.
 """
 
+from .changes import (
+    enhancement_by_documents,
+    enhancement_by_language,
+    enhancement_matrix,
+    generations,
+    steering,
+    task_changes,
+    tuning,
+)
 from .detection import agreement, benchmark, neuron_counts, overlap
 from .effects import effect_matrix, selectivity
-from .generation import generations, steering, task_changes
 from .lens import language_heatmap, language_ratio, latent_languages, lens_grid, promoted_language
 from .stages import layer_sweep, stage_grid, workflow
-from .tuning import enhancement_by_documents, enhancement_by_language, enhancement_matrix, tuning
 
 __all__ = ["agreement", "benchmark", "effect_matrix", "enhancement_by_documents", "enhancement_by_language"]
 __all__ += ["enhancement_matrix", "generations", "language_heatmap", "language_ratio", "latent_languages"]

@@ -69,7 +69,8 @@ def layer_sweep(sweep: LayerSweep, **layout: Any) -> go.Figure:
         ends = [0, list(by_language[MEAN]["difference"])[-1]]
         figure.add_trace(line([0, sweep.n_layers], ends, "even share", "#777777", dash="dash"), **cell)
     figure.update_xaxes(dtick=2)
-    detail = f"{sweep.effects.settings['model']}; {_mark_choice(figure, sweep)}"
+    choice = _mark_choice(figure, sweep)
+    detail = f"{sweep.effects.settings['model']}; {choice}"
     look = {"x": "layers n", "y": "own rise − others’, nats per token", "height": 520}
     return finish(figure, "Which layers a language’s neurons matter in", detail, layout, **look)
 

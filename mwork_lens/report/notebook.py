@@ -27,7 +27,8 @@ def require_extra() -> None:
 def execute(notebook: str | Path | None, path: Path, parameters: Mapping[str, Any], *, progress: bool = True) -> Path:
     """Execute a notebook (None: the package's own report) with parameters, and write it with its outputs to ``path``.
 
-    A cell that fails raises papermill's PapermillExecutionError; the notebook up to there is at ``path``.
+    An ImportError without the extra ``report``; papermill's PapermillExecutionError for a cell that fails: the notebook
+    up to there is at ``path``.
     """
     require_extra()
     import papermill

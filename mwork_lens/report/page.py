@@ -14,53 +14,6 @@ from plotly.offline import get_plotlyjs
 
 logger = logging.getLogger("mwork_lens")
 
-_STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, 'Noto Sans', sans-serif; color: #222; max-width: 74rem;
-  margin: 2rem auto 4rem; padding: 0 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.8rem; line-height: 1.25; margin: 0 0 1rem; }
-h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .4rem; border-top: 1px solid #ddd; }
-h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
-p, ul, ol { max-width: 46rem; }
-nav { margin: 1.5rem 0; padding: .6rem 1.2rem; background: #f6f6f6; border-radius: 6px; }
-nav ol { margin: 0; padding-left: 1.4rem; columns: 2 16rem; }
-a { color: #0072B2; }
-code { font-size: .9em; background: #f3f3f3; padding: 0 .2em; border-radius: 3px; }
-.table, .figure { overflow-x: auto; margin: 1rem 0; }
-.table > :first-child { margin-top: 0; } .table > :last-child { margin-bottom: 0; } .figure > div { min-width: 38rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; border: 0; }
-th, td { padding: .3rem .7rem; border: 0; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
-th { font-weight: 600; } thead th { border-bottom: 2px solid #888; overflow-wrap: normal; }
-th:first-child, td:first-child { text-align: left; }
-table.text thead th, table.text td { text-align: left; unicode-bidi: plaintext; }
-table.text td:last-child { min-width: 16rem; } table.dataframe thead th { text-align: right; }
-table.dataframe thead th:first-child { text-align: left; }
-table.dataframe.text thead th { text-align: left; }
-pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .8rem; white-space: pre-wrap; }
-@page { size: A4; margin: 15mm; }
-@media print {
-  body { max-width: none; margin: 0; padding: 0; font-size: 10pt; }
-  h1, h2, h3 { break-after: avoid; } h2 { margin-top: 1.5rem; } a { color: inherit; text-decoration: none; }
-  .figure, .card, tr { break-inside: avoid; } .table, .figure, pre { overflow: visible; }
-  .figure > div { min-width: 0; }
-  table { font-size: 8pt; } th, td { padding: .15rem .4rem; } .modebar { display: none; }
-  thead { display: table-header-group; }
-  .table .cards { grid-template-columns: repeat(3, 1fr); gap: .5rem; zoom: .75; } .table .card { font-size: 9pt; }
-}
-"""
-
-# figures are drawn in pixels: draw them again in the paper's width, and as before afterwards
-_PRINTING = """
-const figures = () => [...document.querySelectorAll('.js-plotly-plot')];
-addEventListener('beforeprint', () => figures().forEach(f => {
-  f.screen = f.layout.width;
-  const wide = Math.max(820, f.layout.width || 0);
-  Plotly.relayout(f, {width: wide}); f.parentElement.style.zoom = 680 / wide; }));
-addEventListener('afterprint', () => figures().forEach(f => {
-  f.parentElement.style.zoom = ''; Plotly.relayout(f, {width: f.screen, autosize: !f.screen}); }));
-"""
-
 # whatever a text or a figure holds, the page may neither fetch nor send anything
 _INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 _POLICY = f"default-src 'none'; {_INLINE}; img-src data: blob:; font-src data:"
@@ -103,13 +56,14 @@ class Section:
 def write_page(path: str | Path, title: str, sections: Sequence[Section], *, lead: Sequence[Content] = ()) -> Path:
     """Write the page, ``lead`` between its title and the contents; every text and label is escaped."""
     path = Path(path)
+    style, printing = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     contents = "".join(f'<li><a href="#part-{i}">{escape(s.title)}</a></li>' for i, s in enumerate(sections))
     body = "".join(_section(i, section) for i, section in enumerate(sections))
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script><script>{_PRINTING}</script></head>"
+        f"<style>{style}</style><script>{get_plotlyjs()}</script><script>{printing}</script></head>"
         f"<body><h1>{escape(title)}</h1>{''.join(map(_content, lead))}"
         f'<nav aria-label="Contents"><ol>{contents}</ol></nav>{body}</body></html>',
         encoding="utf-8",

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -45,13 +46,13 @@ def versions() -> dict[str, str]:
 def require_free(path: str | Path, *, overwrite: bool = False) -> Path:
     """``path``; a FileExistsError unless nothing or an empty directory is there, or one result to overwrite."""
     path = Path(path).expanduser()
-    there = _where_it_is(path)
-    if not os.path.lexists(there) or (there.is_dir() and not any(there.iterdir())):
+    occupied = _where_it_is(path)
+    if not os.path.lexists(occupied) or (occupied.is_dir() and not any(occupied.iterdir())):
         return path
     if not overwrite:
-        raise FileExistsError(f"{path} exists already and is not an empty directory: choose another path.")
-    if not _holds_one_result(there):
-        raise FileExistsError(f"{path} holds something other than one saved result, which is not overwritten.")
+        raise FileExistsError(f"{occupied} exists already and is not an empty directory: choose another path.")
+    if not _holds_one_result(occupied):
+        raise FileExistsError(f"{occupied} holds something other than one saved result, which is not overwritten.")
     return path
 
 
@@ -140,7 +141,9 @@ class Result:
             ValueError: if it is of another kind or a newer format, or not what was written.
         """
         path, kind = Path(path).expanduser(), cls.result_kind
-        cfg, arrays = _read(_where_it_is(path), kind)
+        if (place := _where_it_is(path)) != path:
+            warnings.warn(f"{path} is not there; what is read is {place}, which a killed save left.", stacklevel=2)
+        cfg, arrays = _read(place, kind)
         try:
             values = upgraded_fields(kind, cfg, arrays) if cfg["format"] == 1 else decode(cfg["fields"], arrays)
             return made(cls.__name__, values)

@@ -11,10 +11,11 @@ from typing import Any
 import langcodes
 import regex
 
+from ..text.languages import UNSPACED_SCRIPTS
 from .task import Answer, Hub, Question, Row, Task
 
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
-_SEGMENTS = regex.compile(rf"(?={_UNSPACED})\X|(?:(?!{_UNSPACED})[^\s])+")
+_UNSPACED = "".join(rf"\p{{{script}}}" for script in sorted(UNSPACED_SCRIPTS))
+_SEGMENTS = regex.compile(rf"(?=[{_UNSPACED}])\X|[^\s{_UNSPACED}]+")
 _ARTICLES = {
     "en": "a an the",
     "de": "ein eine einen einem eines einer der die das den dem des",

@@ -42,7 +42,7 @@ class TaskResult:
 
     task: Task
     rows: Sequence[Mapping[str, Any]]
-    """One row per answer: arm, part, off, language, id, document, output, scores, nats, tokens."""
+    """One row per answer: arm, part, off, language, id, document, output, stopped, scores, nats, tokens."""
     questions: Mapping[str, Sequence[Question]]
     """What was asked, by language."""
     empty: frozenset[tuple[str, str, str]] = frozenset()
@@ -61,7 +61,7 @@ class TaskResult:
     def _frame(self) -> pd.DataFrame:
         columns = ("arm", "part", "off", "language", "id", "document", "output", "stopped")
         rows = [
-            {**{key: row[key] for key in columns}, **row["scores"], LIKELIHOOD: -row["nats"] / row["tokens"]}
+            {**{key: row.get(key) for key in columns}, **row["scores"], LIKELIHOOD: -row["nats"] / row["tokens"]}
             for row in self.rows
         ]
         return pd.DataFrame(rows).set_index(["arm", "part", "language", "off", "id"]).sort_index()

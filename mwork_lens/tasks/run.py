@@ -140,8 +140,8 @@ def run_task(
 ) -> list[dict[str, Any]]:
     """Ask every condition's questions; each answer is a line of ``path``, and those that are there are not asked again.
 
-    Batches, and so the rows, are the same whatever was asked before. ``in_full`` is how many answers a run without a
-    limit would take, for the estimate of its time.
+    Batches, and so the rows that are returned (those of :class:`TaskResult`), are the same whatever was asked before.
+    ``in_full`` is how many answers a run without a limit would take, for the estimate of its time.
     """
     require_room(model, prompts, max_new_tokens)
     if batch_size < 1:
@@ -228,10 +228,11 @@ def _row(
 ) -> dict[str, Any]:
     question = prompt.question
     lengths = [len(answer) for answer in prompt.continuations]
-    if completion is None:
+    if question.choices:
         by_token = [total / n for total, n in zip(nats[1:], lengths[1:], strict=True)]
         answer, stopped = Answer(question.choices[by_token.index(min(by_token))]), "choice"
     else:
+        assert completion is not None
         answer, stopped = Answer(completion.text, cut=completion.stopped == "length"), completion.stopped
     options = {"choice_nats": nats[1:], "choice_tokens": lengths[1:]} if question.choices else {}
     return {
@@ -258,5 +259,5 @@ def _log_estimate(
     whole = seconds * sum(map(tokens, batches)) / tokens(batches[0])
     all_of_them, unlimited = map(tqdm.format_interval, (whole, whole * (in_full or 0) / answers))
     full = f"; without a limit, {in_full:,} answers, about {unlimited}" if in_full else ""
-    first = f"The first {len(batches[0])} of {answers} answers took {tqdm.format_interval(seconds)}"
-    logger.info("%s: about %s for all%s.", first, all_of_them, full)
+    first = f"The first {len(batches[0])} of {answers} answers took {seconds:.1f} s"
+    logger.info("%s: about %s (hours:minutes:seconds) for all%s.", first, all_of_them, full)

@@ -216,6 +216,7 @@ def load_corpus(
             ``news.fr.jsonl.gz`` and ``newstest2019-ref.fra.txt`` are French (a region may be left out where only one
             is there). ``.txt`` files have one passage per line, the others a column ``text`` and, optionally,
             ``document``. DOCUMENT_IDS.tsv next to ``.txt`` files names the document of each line in every language.
+            A :class:`Corpus` keeps its labels, and what it says of ``parallel`` if that is None.
         languages: BCP 47 tags to keep, in this order; all that are there if None.
         sentences_per_passage: neighbouring lines or rows joined into one passage, never across documents.
         limit: at most this many passages per language, spread over the documents.
@@ -322,7 +323,8 @@ def _assemble(
 def fault_of(text: Any) -> str | None:
     """Why it is not a document."""
     if isinstance(text, Tensor):
-        if text.ndim == 1 and len(text) and not (text.is_floating_point() or text.dtype == torch.bool):
+        fractions = text.is_floating_point() or text.is_complex()
+        if text.ndim == 1 and len(text) and not fractions and text.dtype != torch.bool:
             return None
         shape = f"a tensor of shape {tuple(text.shape)} and {text.dtype}"
         return f"{shape}; token ids must be a non-empty 1-D integer tensor"

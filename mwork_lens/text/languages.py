@@ -65,15 +65,13 @@ def main_script(text: str) -> str | None:
     return script if count else None
 
 
-# --- words ---
-
 _WORDS = regex.compile(r"\p{L}[\p{L}\p{M}\p{Nd}'’\-]*")
-_UNSPACED_SCRIPTS = {"Hani", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
+UNSPACED_SCRIPTS = {"Hani", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
 
 
 def is_spaced(language: str) -> bool:
     """Whether the language's usual script puts spaces between words."""
-    return not expected_scripts(language) & _UNSPACED_SCRIPTS
+    return not expected_scripts(language) & UNSPACED_SCRIPTS
 
 
 @cache
@@ -101,9 +99,6 @@ def word_segmenter(language: str) -> Callable[[str], list[str]]:
     except ImportError as error:
         raise ImportError(f"Words of {language!r} need a segmenter: pip install 'mwork_lens[tasks]'.") from error
     return lambda text: [word for word in cut(text) if _WORDS.match(word)]
-
-
-# --- identifiers ---
 
 
 def identifier(name: str | Identifier, languages: Sequence[str]) -> Identifier:

@@ -152,7 +152,10 @@ def _place(name: str) -> tuple[int, str, Slices]:
     """Layer, site and slices of a weight; sites that were added to the table have theirs too."""
     _, layer, weight = name.split(".", 2)
     pieces = [(site.name, piece) for site in SITES.values() for piece in site.tuning] + [("mlp", GATE)]
-    return int(layer), *next((site, piece) for site, piece in pieces if piece.weight == weight)
+    places = [(site, piece) for site, piece in pieces if piece.weight == weight]
+    if not places:
+        raise ValueError(f"No site has the weight {weight!r}: add the one that the delta was made with (add_site).")
+    return int(layer), *places[0]
 
 
 def _change(delta: NeuronDelta, name: str) -> Tensor:
@@ -166,9 +169,9 @@ def _merged(a: NeuronDelta, b: NeuronDelta, name: str) -> tuple[Tensor, Tensor, 
     olds, news = (torch.cat([getattr(delta, which)[name] for delta in parts]) for which in ("old", "new"))
     old, new = (values.new_empty(len(neurons), *values.shape[1:]) for values in (olds, news))
     old[place], new[place] = olds, news
-    if not torch.equal(old[place], olds):
+    if len({delta.old[name].dtype for delta in parts}) > 1 or not torch.equal(old[place], olds):
         raise ValueError(f"The two deltas were made from other values of {name}: they are of different models.")
-    sums = old.double().index_add(0, place, news.double() - olds.double())
-    both = place.bincount() == 2
-    new[both] = sums[both].to(new.dtype)
+    if (both := place.bincount() == 2).any():
+        sums = old.double().index_add(0, place, news.double() - olds.double())
+        new[both] = sums[both].to(new.dtype)
     return neurons, old, new

@@ -191,8 +191,9 @@ class Enhancement(Result, kind="enhancement"):
         return [self._finding(language, rate, most) for language, (rate, number) in places if number == most]
 
     def _finding(self, language: str, rate: Rate, passages: int) -> str:
-        where = "domain == @HELD_OUT and rate == @rate and documents == @passages and language == read == @language"
-        cells = self.changes.query(where)[["arm", "change", "low", "high"]].to_numpy()
+        place = {"domain": HELD_OUT, "rate": rate, "documents": passages, "language": language, "read": language}
+        here = (self.changes[list(place)] == list(place.values())).all(axis=1)
+        cells = self.changes.loc[here, ["arm", "change", "low", "high"]].to_numpy()
         arms, listed = list(cells[:, 0]), "; ".join(f"{arm} {c:+.4f} ({a:+.4f} to {b:+.4f})" for arm, c, a, b in cells)
         sentences = [
             f"{language}, {passages} passages, {rate} rate: change of its held-out loss in nats per token, with 95 % "

@@ -56,8 +56,10 @@ def export_edited(
 
     Raises:
         FileExistsError: if ``path`` is taken.
-        ValueError: for no neurons, a set of another model, or a ``source`` of which ``model`` was not loaded.
+        ValueError: for no neurons, a set of a model with other sizes, or a ``source`` of which ``model`` was not
+            loaded. A set of another model of these sizes (its name, or the fingerprint of its weights) warns.
     """
+    require_free(path)
     if not len(neurons):
         raise ValueError(f"{neurons!r} holds no neurons: there is nothing to switch off.")
     entries = silencing_entries(model, neurons)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import mwork_lens as mw
-from mwork_lens.experiments.report import run_demo
+from mwork_lens.experiments.report import findings, run_demo
 from mwork_lens.settings import ReportConfig
 from mwork_lens.text import as_corpus
 
@@ -35,6 +35,8 @@ def test_the_demo_ends_in_a_table_findings_and_a_page(tmp_path):
     first, *others = demo.findings()
     assert first.startswith("Switching off a language's own neurons")
     assert others == [demo.effects.finding(row) for row in ("fr", "matched fr", "random fr")]
+    without = mw.effect_matrix(model, {"en": french - french, "fr": french}, held_out, progress=False)
+    assert " of 1 languages (" in findings(without)[0]
     before = (tmp_path / "demo" / "effects" / "tensors.safetensors").stat().st_mtime_ns
     run_demo(model, corpus, tmp_path / "demo", CONFIG)
     assert (tmp_path / "demo" / "effects" / "tensors.safetensors").stat().st_mtime_ns == before

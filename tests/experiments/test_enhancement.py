@@ -48,6 +48,8 @@ def test_parts_share_no_document():
     for bad in ({"arms": ("own",)}, {"documents": (4, 4)}, {"rates": (-1.0,)}, {"development": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             EnhancementConfig(languages=("sw",), **bad)
+    with pytest.raises(ValueError, match="part of the corpus is called 'development'"):
+        enhancement(tiny("llama"), text(), "run", CONFIG, domains={"development": text(("sw", "en"), 5)})
 
 
 @pytest.fixture(scope="module")

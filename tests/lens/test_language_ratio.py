@@ -30,6 +30,8 @@ def test_groups_and_two_rows_keep_every_count():
         assert torch.equal(two.counts[label].sum(-1), counts.sum(-1))
     with pytest.raises(ValueError, match="'th'"):
         found.grouped({"mine": ["th"]})
+    with pytest.raises(ValueError, match="not be called shared or other"):
+        found.grouped({"other": ["en"]})
 
 
 def test_the_verdict_rests_on_the_lift():

@@ -43,6 +43,7 @@ def test_an_identifier_is_scored_on_tokens_of_one_language(tmp_path):
     frame = accuracy.to_frame()
     assert frame.loc["en", "right"] == 1
     assert frame.loc["fr", "en"] == 8
+    assert frame.loc["fr", "right"] == frame.loc["fr", "fr"] / frame.loc["fr", "tokens"]
     assert frame.loc["ru", "other"] == frame.loc["ru", "tokens"]
     total = frame["tokens"].sum()
     assert accuracy.accuracy == pytest.approx((frame.loc["en", "tokens"] + frame.loc["fr", "fr"]) / total)

@@ -1,7 +1,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -147,7 +147,7 @@ def in_double(attention):
             return part.double()
         return replace(part, **{k: wide(v) for k, v in vars(part).items()}) if isinstance(part, Coefficients) else part
 
-    return replace(attention, **{name: wide(part) for name, part in vars(attention).items()})
+    return replace(attention, **{field.name: wide(getattr(attention, field.name)) for field in fields(attention)})
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gptj"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import mwork_lens as mw
 from mwork_lens.model.sites import SITES
-from mwork_lens.neurons import Fingerprint, NeuronSet, NeuronSpace, ablate
+from mwork_lens.neurons import Fingerprint, NeuronSet, NeuronSpace, ablate, warn_of_other_weights
 
 from ..made_up import LABELS, SPACE, members, neuron_set
 from ..tiny import spelled, tiny
@@ -150,6 +150,9 @@ def test_other_weights_under_the_same_name_warn_where_much_is_read(tmp_path):
         with pytest.warns(UserWarning, match="tiny-llama are used with a model of this name with other weights"):
             use(tuned)
     ablate(tuned, neurons)
+    tuned.cfg.ungroup_grouped_query_attention = True  # of which a set would be refused
+    warn_of_other_weights(tuned, [])
+    tuned.cfg.ungroup_grouped_query_attention = False
     with pytest.warns(UserWarning, match="other weights"), pytest.raises(FileNotFoundError, match="no GGUF file"):
         mw.export_edited(tuned, neurons, tmp_path / "edited", source=tmp_path / "no.gguf", tokenizer=model.tokenizer)
 

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import itertools
 import json
@@ -272,9 +273,10 @@ def test_a_process_killed_while_it_overwrites_leaves_a_result(tmp_path, monkeypa
         Box("new").save(path, overwrite=True)
     monkeypatch.undo()
     assert path.exists() == (steps != 2)
-    with pytest.raises(FileExistsError, match="box exists already"):
+    with pytest.raises(FileExistsError, match=f"{'.box.previous' if steps == 2 else 'box'} exists already"):
         Box(3).save(path)
-    assert Box.load(path).content == content
+    with pytest.warns(UserWarning, match="killed save left") if steps == 2 else contextlib.nullcontext():
+        assert Box.load(path).content == content
     Box(4).save(path, overwrite=True)
     assert Box.load(path).content == 4
     assert not list(tmp_path.glob(".box.previous"))

@@ -372,6 +372,7 @@ TEXTS = {"en": lines("en"), "fr": lines("fr")}
         ({"fr": [torch.tensor(3)]}, {}, r"Document 0 of 'fr' is a tensor of shape \(\)"),
         ({"fr": [torch.tensor([]).long()]}, {}, r"Document 0 of 'fr' is a tensor of shape \(0,\)"),
         ({"fr": [torch.ones(3)]}, {}, r"Document 0 of 'fr' is a tensor of shape \(3,\) and torch.float32"),
+        ({"fr": [torch.ones(3) * 1j]}, {}, r"Document 0 of 'fr' is a tensor of shape \(3,\) and torch.complex64"),
         (TEXTS, {"sentences_per_passage": 0}, "sentences_per_passage=0"),
         (TEXTS, {"limit": 0}, "limit=0"),
         ({"en": lines("en"), "fr": lines("fr", 3)}, {"parallel": True}, "'given' is said to be parallel"),

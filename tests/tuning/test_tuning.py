@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -274,6 +275,9 @@ def test_deltas_of_two_languages_merge():
     assert set(collisions["neuron"]) == {31}
     with pytest.raises(ValueError, match="2 neurons are changed by both, the first 31"):
         a.merge(b)
+    rounded = {name: values.bfloat16() for name, values in b.old.items()}
+    with pytest.raises(ValueError, match="made from other values"):
+        a.merge(replace(b, old=rounded), collide="add")
     merged = a.merge(b, collide="add")
     merged.apply(start)
     for name in ("blocks.0.mlp.W_in", "blocks.1.mlp.W_out"):
@@ -351,6 +355,8 @@ def test_quantised_weights_and_other_models_deltas_are_refused():
     delta = mw.tune(model, some(model), TEXTS, **OPTIONS).delta
     with pytest.raises(ValueError, match="do not fit"):
         delta.apply(fresh("olmo2", torch.float32))
+    with pytest.raises(ValueError, match=r"No site has the weight 'mlp.W_new'"):
+        replace(delta, neurons={"blocks.0.mlp.W_new": torch.tensor([0])}).apply(model)
     with pytest.raises(ValueError, match=r"is torch.float64, but the delta was made on torch.float32"):
         delta.apply(fresh())
     before = weights(model)

@@ -14,12 +14,11 @@ Where = Literal["stream", "structure"]
 
 
 def exact(where: Where = "stream", *, rotated_neurons: bool = False) -> Measure:
-    """The exact importance of every neuron (PAPER: Zhao et al. 2024, eq. 1 to 4, made exact).
+    """The exact importance of every neuron (Zhao et al. 2024, eq. 1 to 4, made exact).
 
     ``q`` and ``k``: change of the attention pattern. ``v`` and ``mlp``: change of what the structure adds to the
     residual stream (``"stream"``), or of its output before a post-norm (``"structure"``); the two are the same for
-    models without post-norms.
-    ``rotated_neurons`` (the paper's parallel form) is as in :func:`pattern_change`.
+    models without post-norms. ``rotated_neurons`` (the paper's parallel form) is as in :func:`pattern_change`.
     """
     if where not in get_args(Where):
         raise ValueError(f"measure={where!r}: it must be one of {', '.join(get_args(Where))}.")

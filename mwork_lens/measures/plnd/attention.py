@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ class Attention:
     """In float32 at least; rows without content are left out."""
 
     geometry: "Geometry"
+    """Of the layer; for rotated neurons as if it neither normalised nor rotated."""
     pattern: Float[Tensor, "head query key"]
     scores: Float[Tensor, "head query key"]
     """Raw scores R = q̃ · k̃ / m, before soft cap, biases and mask."""
@@ -60,7 +62,7 @@ class Attention:
         """Query heads that share a key head."""
         return len(self.queries) // len(self.keys)
 
-    @property
+    @cached_property
     def pair(self) -> Int[Tensor, " d_head"]:
         """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
         rotary, keys = self.geometry.rotary, self.keys
@@ -104,6 +106,11 @@ class Geometry:
     """Whether every row also attends to a sink, which has a score but no key."""
     rotated_neurons: bool = False
     """Whether a neuron is a coordinate of q̃ and k̃, after normalisation and rotation (as in the paper)."""
+
+    @property
+    def normalises(self) -> bool:
+        """Whether a neuron rescales the others of its head; without it ``shrink`` is zero."""
+        return self.query_gain is not None
 
     @classmethod
     def of(cls, model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> "Geometry":

@@ -119,7 +119,7 @@ class Normed:
 def change_after_norm(
     squares: Pair, along: Float[Tensor, "which batch pos neuron"], output: Normed
 ) -> Float[Tensor, "batch neuron"]:
-    """‖N(y) − N(y − w)‖² of each neuron's w, summed over positions, without cancellation; uses its arguments up.
+    """‖N(y) − N(y − w)‖² of each neuron's w over positions, without cancellation; overwrites ``squares`` and ``along``.
 
     ``squares`` are ‖w‖² and ‖g∘w‖², ``along`` ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩. With r² = ‖y‖²/D + eps,
     r'² = r² + (‖w‖² − 2⟨y, w⟩)/D and e = 1/r − 1/r' = (r'² − r²) / (r r' (r + r')):
@@ -138,12 +138,12 @@ def _compiled_sums(
     loop: Callable[..., np.ndarray], by_batch: tuple[Tensor, ...], by_neuron: Pair, output: Normed
 ) -> Float[Tensor, "batch *neuron"]:
     """A compiled form of :func:`change_after_norm`, document by document."""
-    size = (output.normalized * output.gain).square().sum(-1)
+    gained_square = (output.normalized * output.gain).square().sum(-1)
     squares, per_d_model = tuple(x.numpy() for x in by_neuron), np.float32(1 / output.gain.numel())
-    documents = zip(*(x.contiguous().numpy() for x in (*by_batch, output.scale[..., 0], size)), strict=True)
+    documents = zip(*(x.contiguous().numpy() for x in (*by_batch, output.scale[..., 0], gained_square)), strict=True)
     with threads():
         sums = [
-            loop(some, content, (one, gained), squares, (r, length, per_d_model))
-            for some, content, one, gained, r, length in documents
+            loop(values, content, (one, gained), squares, (r, gained_square, per_d_model))
+            for values, content, one, gained, r, gained_square in documents
         ]
     return torch.from_numpy(np.stack(sums))

@@ -43,7 +43,7 @@ def _change(
     def change(rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
         change = einsum(-by_query[:, rows], by_key[..., keys], "u query part, u part key -> u query key")
         scores = attention.scores[head, rows, keys]
-        if attention.geometry.query_gain is not None:
+        if attention.geometry.normalises:
             change.addcmul_(shrink[:, rows, None] if of_queries else shrink[:, None, keys], scores, value=-1)
         return capped_change(attention.geometry.cap, scores, change) if attention.geometry.cap else change
 

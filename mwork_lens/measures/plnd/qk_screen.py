@@ -132,7 +132,7 @@ def _queries(attention: Attention) -> ByRow:
             squares.addcmul_(paired_squared, second[:, :width].index_select(1, swap))
             bound += paired_squared
         bound.sqrt_().mul_(reach)
-        if attention.geometry.query_gain is not None:
+        if attention.geometry.normalises:
             in_mean, in_cross, in_square, twice = block.with_scores
             mean.addcmul_(shrink, block.total(in_mean))
             cross.addcmul_(shrink, block.total(in_cross))
@@ -171,7 +171,7 @@ def _keys(attention: Attention) -> ByRow:
             squares.addcmul_(partners_squared, second[:, width : 2 * width])
             bound += partners_squared
         bound.sqrt_().mul_(reach)
-        if attention.geometry.query_gain is not None:
+        if attention.geometry.normalises:
             lost, (in_mean, in_cross, in_square, twice) = neurons.shrink, block.with_scores
             mean += block.sums(lost, in_mean)
             cross += block.sums(lost, in_cross)
