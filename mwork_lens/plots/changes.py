@@ -162,6 +162,7 @@ def enhancement_by_documents(
 
     Args: as :func:`enhancement_matrix`.
     """
+    found.matrix(domain, rate=rate)  # refuses what was not measured
     rows = found.changes.query("domain == @domain and rate == @rate and read == language").sort_values("documents")
     figure = _panels(found, groups(rows, "language"), "documents", "lines+markers")
     title, detail = "What tuning does for the language, by number of passages", f"{_detail(found, rate)}; bars: 95 %"
@@ -175,7 +176,8 @@ def enhancement_by_language(
 
     Args: as :func:`enhancement_matrix`.
     """
-    number = documents or max(found.design["documents"])
+    number = max(found.design["documents"]) if documents is None else documents
+    found.matrix(domain, rate=rate, documents=number)  # refuses what was not measured
     rows = found.changes.query("domain == @domain and rate == @rate and documents == @number")
     own, english = rows.query("read == language"), rows.query("read == 'en'")
     figure = _panels(found, {"read: the language itself": own, "read: English": english}, "language", "markers")

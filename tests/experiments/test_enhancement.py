@@ -128,3 +128,9 @@ def test_figures_show_every_arm(found):
     assert len(enhancement_matrix(result).data[0].y) == len(TUNED_ARMS)
     assert len(enhancement_by_documents(result).data) == len(TUNED_ARMS)
     assert len(enhancement_by_language(result, rate="paper").data) == 2 * len(TUNED_ARMS)
+    for figure, wrong in (
+        (enhancement_by_documents, {"domain": "nowhere"}),
+        (enhancement_by_language, {"documents": 3}),
+    ):
+        with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+            figure(result, **wrong)
