@@ -81,7 +81,7 @@ def mean_scores() -> Any:
 
 
 def detection() -> Any:
-    """What follows from one, beside another formulation."""
+    """What follows from one, and from another formulation."""
     found = analyses.detection()
     paper = mw.detect(analyses.reader(), analyses.corpus(), formulation="paper", top=0.3, **QUIET)
     return {

@@ -9,7 +9,7 @@ from . import snapshots
 
 
 def changes(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """What is gone or differs; what was added is no change to those who use the rest."""
+    """What is gone or differs; what was added changes nothing for those who use the rest."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key, value in before.items():
             yield from changes(value, after.get(key), f"{path}.{key}")

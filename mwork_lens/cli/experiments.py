@@ -34,7 +34,7 @@ def layer_sweep(run: Run, selection: DetectionSettings, config: Annotated[SweepC
 
     With --detection the whole corpus must be development text; without it, detection runs on three quarters.
     """
-    from ..experiments.effects import specific_sets
+    from ..experiments.sets import specific_sets
 
     folder = run.new_folder("layer-sweep")
     detection = None if config.detection is None else mw.Detection.load(config.detection)

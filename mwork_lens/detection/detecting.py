@@ -221,16 +221,21 @@ def importance(
     """
     space, detector, running = NeuronSpace.of(model), _detector(formulation, measure), Running()
     encoded = encode(model, [document], ["given"], max_tokens)
-    by_site: dict[str, list[Tensor]] = {site: [] for site in space.widths}
+    by_site: dict[str, dict[int, Tensor]] = {site: {} for site in space.widths}
 
     def receive(layer: int, scores: SiteScores, _: SiteMasks | None) -> None:
         for site, values in scores.items():
-            by_site[site].append(values[0].cpu())
+            by_site[site][layer] = values[0].cpu()
 
     hooks = score_hooks([detector(model, layer) for layer in range(space.n_layers)], running, receive)
     for _ in stream(model, batches(model, encoded), hooks, running):
         pass
-    return {site: torch.stack(scores) for site, scores in by_site.items() if scores}
+    for site, scores in by_site.items():
+        if scores and len(scores) < space.n_layers:
+            missing = min(set(range(space.n_layers)) - scores.keys())
+            raise ValueError(f"The measure gives no score of {site} in layer {missing}, but in others.")
+    layers = range(space.n_layers)
+    return {site: torch.stack([scores[layer] for layer in layers]) for site, scores in by_site.items() if scores}
 
 
 def _detector(formulation: str | Measure, measure: Where) -> Measure:

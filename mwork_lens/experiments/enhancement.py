@@ -29,8 +29,8 @@ from ..tuning.enhancement import HELD_OUT, RATES, Enhancement, Passages, Rate, R
 from ..tuning.loop import Diverged, tune
 from ..tuning.masked import kept_weights
 from ..tuning.recipe import predicted
-from .effects import arm_set
 from .folder import ResultsFolder, load_or_run
+from .sets import arm_set
 
 logger = logging.getLogger("mwork_lens")
 

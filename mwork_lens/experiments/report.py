@@ -22,8 +22,9 @@ from ..settings import ReportConfig
 from ..statistics import verdict
 from ..store import versions
 from ..text import Corpus, Identifier, identifier
-from .effects import effects_settings, most_specific, run_effects, specific_sets
+from .effects import effects_settings, run_effects
 from .folder import ResultsFolder, load_or_run
+from .sets import most_specific, specific_sets
 
 logger = logging.getLogger("mwork_lens")
 

@@ -22,8 +22,8 @@ from ..tasks.result import ENGLISH, GROUPS, LIKELIHOOD, ORIGINAL, TaskResult
 from ..tasks.run import Condition, require_room, run_task
 from ..tasks.task import Prompt, Question, Task, limited, load_questions, make_prompts, templates, uses_chat
 from ..text import Corpus, load_corpus
-from .effects import arm_set
 from .folder import ResultsFolder, load_or_run
+from .sets import arm_set
 
 logger = logging.getLogger("mwork_lens")
 

@@ -259,9 +259,11 @@ class NeuronSet(Result, kind="neuron_set"):
 def warn_of_other_weights(model: HookedModel, sets: Iterable[NeuronSet]) -> None:
     """Warn of sets that were detected in a model of this name with other weights; the model's are read once."""
     recorded = dict.fromkeys((one.space, one.space.fingerprint) for one in sets if one.space.fingerprint)
-    ours = NeuronSpace.of(model, fingerprint=True) if recorded else None
+    if not recorded:
+        return
+    ours = NeuronSpace.of(model, fingerprint=True)
     for space, _ in recorded:
-        if ours and space == ours:  # else whatever uses the set warns, or refuses it
+        if space == ours:  # else whatever uses the set warns, or refuses it
             space.require_compatible(ours, stacklevel=4)
 
 

@@ -67,7 +67,7 @@ def read_rows(
     newline, lines_read = {".csv": "", ".jsonl": "\n"}.get(suffix), itertools.count()
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline=newline) as file:
-            lines = (line for line, _ in zip(file, lines_read, strict=False))
+            lines = (line for line, _ in zip(file, lines_read, strict=False))  # each takes one of the count
             rows = [parse(row) for row in _parsed(lines, suffix, field, columns)]
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {str(path)!r}.") from None

@@ -148,6 +148,8 @@ def test_a_measure_of_ones_own():
     assert detection.counts["en"]["mlp"].sum() == 2 * 2 * len(DOCUMENTS["en"])
     assert detection.counts["en"]["q"].sum() == 0
     assert detection.settings["formulation"] == "firing"
+    with pytest.raises(ValueError, match="no score of mlp in layer 0"):
+        mw.importance(tiny("gpt2"), tokens(9), formulation=lambda model, layer: firing(model, layer) if layer else [])
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gptj"])

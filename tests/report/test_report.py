@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 import mwork_lens as mw
 from mwork_lens.cli import main
-from mwork_lens.experiments.effects import most_specific
 from mwork_lens.experiments.report import measure
+from mwork_lens.experiments.sets import most_specific
 from mwork_lens.report.notebook import execute, render
 from mwork_lens.report.page import Html, Section, write_page
 from mwork_lens.settings import ReportConfig
