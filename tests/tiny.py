@@ -6,12 +6,12 @@ from functools import cache
 
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mwork_lens.neurons import NeuronSet, NeuronSpace
+
+from .words import words
 
 COMMON = {
     "n_layers": 2,
@@ -110,13 +110,6 @@ def gemma():
     config = transformers.Gemma3TextConfig(**{**SMALL, "head_dim": 4})
     torch.manual_seed(0)
     return transformers.Gemma3ForCausalLM(config).eval()
-
-
-def words():
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<bos>", "<unk>", *"abcdefgh"])}
-    special = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<pad>"}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def spelled(family, **options):

@@ -4,6 +4,7 @@ from .architecture import (
     HookedModel,
     Structure,
     at_least_float32,
+    boundaries,
     device_of,
     dtype_of,
     has_feed_forward,

@@ -111,6 +111,51 @@ def stream_before(model: HookedModel, layer: int, structure: Structure) -> str:
     return middle if structure == "feed_forward" and middle in model.hook_dict else start
 
 
+def text_config(model: HookedModel) -> Any:
+    """The configuration of a bridge's transformers model, of its text part where it has several."""
+    config = wrapped_model(model).config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def rope_settings(config: Any) -> list[Mapping[str, Any]]:
+    """A transformers configuration's settings of rotary embedding: one, or one for each type of layer."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in settings.values() if isinstance(value, Mapping)]
+    return nested or [settings]
+
+
+def rope_boundaries(model: HookedModel) -> tuple[int, ...]:
+    """Lengths of a whole batch above which all its rotary angles change (long-rope, dynamic)."""
+    if wrapped_model(model) is None:
+        return ()
+    config = text_config(model)
+    changing = [each for each in rope_settings(config) if each.get("rope_type") in ("longrope", "dynamic")]
+    known = (each.get("original_max_position_embeddings") or config.max_position_embeddings for each in changing)
+    return tuple(sorted(set(map(int, known))))
+
+
+def boundaries(model: HookedModel) -> tuple[int, ...]:
+    """Numbers of tokens above which the model computes something else, in ascending order.
+
+    Sliding windows, chunks of attention and the original lengths of rotary embeddings that are scaled by length, as far
+    as a layer uses them.
+    """
+    if wrapped_model(model) is None:
+        local = getattr(model.cfg, "use_local_attn", False) and "local" in (model.cfg.attn_types or ())
+        return (int(model.cfg.window_size),) if local else ()
+    config = text_config(model)
+    kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ())
+    # by what transformers' families call a layer and its reach; without kinds of layers, all have the window
+    reaches = {
+        "sliding_attention": "sliding_window",
+        "chunked_attention": "attention_chunk_size",
+        "local": "window_size",
+    }
+    names = {name for kind, name in reaches.items() if kind in kinds} if kinds else {"sliding_window"}
+    lengths = {getattr(config, name, None) for name in names} | set(rope_boundaries(model))
+    return tuple(sorted(int(length) for length in lengths if length))
+
+
 @dataclass(frozen=True)
 class PostNorm:
     """The RMS norm that a model applies to a structure's output before adding it to the residual stream."""

@@ -1,0 +1,117 @@
+"""Every registered decoder: its scores equal ablation through hooks, or it is refused with its reason."""
+
+import inspect
+import re
+from itertools import product
+
+import pytest
+import torch
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+import mwork_lens as mw
+from mwork_lens.detection import importance
+from mwork_lens.model import all_logits, boundaries, hooked, run_blocks
+from mwork_lens.model.sites import SITES
+from mwork_lens.neurons import NeuronSpace
+
+from .decoders import DECODERS, OTHERS, decoder_model, document, reference_logits
+from .decoders.a_to_gr import REST_OF_A_TO_GR
+from .decoders.h_to_z import REST_OF_H_TO_Z
+from .decoders.row import GENERATION
+
+ROWS = [row for row in DECODERS if row.can_be_built and GENERATION in row.generations]
+
+
+def rows(*, refused):
+    chosen = [row for row in ROWS if bool(row.refused) == refused]
+    return pytest.mark.parametrize("row", chosen, ids=str)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Each row's loaded model, made once; the last one only is kept."""
+    made = {}
+
+    def model_of(row):
+        if row not in made:
+            made.clear()
+            made[row] = decoder_model(row)
+        return made[row]
+
+    return model_of
+
+
+def test_every_registered_architecture_has_a_row_or_is_no_decoder():
+    registered, with_row = set(SUPPORTED_ARCHITECTURES), {row.architecture for row in DECODERS}
+    try:
+        from transformer_lens.loading_from_pretrained import convert_hf_model_config
+    except ImportError:
+        assert GENERATION != "3.9"
+    else:
+        source = inspect.getsource(convert_hf_model_config)
+        registered |= set(re.findall(r'architecture == "(\w+)"', source))
+    assert registered <= with_row | set(OTHERS) | {*REST_OF_A_TO_GR, *REST_OF_H_TO_Z}
+    assert not with_row & set(OTHERS)
+
+
+def ablated(model, ids, layer, site):
+    """Scores of all neurons of a layer by the sequential method: each is zeroed in a copy of the document of its own.
+
+    For q and k the change of the pattern; for v and mlp that of the residual stream, after the attention if there is
+    a place, else after the block.
+    """
+    width, point = NeuronSpace.of(model).widths[site], SITES[site].hook_name(layer)
+    after = [f"blocks.{layer}.hook_resid_post"]
+    if site == "v" and f"blocks.{layer}.hook_resid_mid" in model.hook_dict:
+        after.insert(0, f"blocks.{layer}.hook_resid_mid")
+    output = after[0] if SITES[site].writes else f"blocks.{layer}.attn.hook_pattern"
+    seen = []
+
+    def zero(activation, hook=None):
+        flat = activation.flatten(2).clone()
+        flat[range(width), :, range(width)] = 0
+        return flat.view(activation.shape)
+
+    keep = (output, lambda activation, hook=None: seen.append(activation.clone()))
+    with torch.inference_mode(), hooked(model, [(point, zero), keep]):
+        run_blocks(model, ids.expand(width + 1, -1))  # the last copy is left as it is
+    change = seen[0][:-1] - seen[0][-1]
+    return (change.flatten(1).square().sum(-1) / len(ids)).sqrt()
+
+
+@rows(refused=False)
+def test_scores_equal_ablation_of_every_neuron(row, models):
+    model, ids = models(row), document(row)
+    assert row.length > max(boundaries(model), default=0)
+    scores = importance(model, ids)
+    assert set(scores) == set(row.sites)
+    for site, layer in product(row.sites, range(model.cfg.n_layers)):
+        truth = ablated(model, ids, layer, site)
+        assert truth.max() > 1e-6
+        # transformers computes norms and rotary tables in float32, whatever the model's type
+        torch.testing.assert_close(scores[site][layer], truth, rtol=1e-5, atol=1e-9)
+
+
+@rows(refused=False)
+def test_a_document_scores_the_same_beside_a_longer_one(row, models):
+    model, shorter, longer = models(row), document(row, max(3, row.length // 4), seed=1), document(row)
+    alone = [importance(model, ids) for ids in (shorter, longer)]
+    together = mw.detect(model, {"a": [shorter, longer]}, scores="exact", batch_size=2, progress=False)
+    for site in row.sites:
+        mean = (alone[0][site] + alone[1][site]) / 2
+        torch.testing.assert_close(together.mean_scores["a"][site], mean, rtol=1e-6, atol=1e-12)
+
+
+@rows(refused=False)
+def test_logits_of_the_last_stream_are_those_of_transformers(row, models):
+    model, ids = models(row), document(row)
+    truth = reference_logits(row, ids)
+    with torch.inference_mode():
+        logits = all_logits(model, run_blocks(model, ids[None])[0])
+    assert (logits - truth).abs().max() < 1e-6 * truth.abs().max()
+
+
+@rows(refused=True)
+def test_refused_with_the_reason(row):
+    with pytest.raises(ValueError, match=re.escape(row.refused)):
+        mw.detect(decoder_model(row), {"a": [document(row)]}, progress=False)
