@@ -183,23 +183,31 @@ def attention_scale(model: HookedModel, layer: int) -> float:
     attn = model.blocks[layer].attn
     module = original(attn)
     # by what transformers' families call it; some multiply where others divide
-    names = ((module, name) for name in ("scale_attn", "scaling", "inv_norm_factor"))
+    names = ((module, name) for name in ("scale_attn", "scaling", "inv_norm_factor", "softmax_scale"))
     for source, name in ((attn, "attn_scale"), *names):
         if (value := getattr(source, name, None)) is not None:
             return float(value) if "attn" in name else 1 / float(value)
+    if getattr(module, "scale", None) is True:
+        return model.cfg.d_head**0.5
     raise ValueError(f"{model.cfg.model_name}: {type(module).__name__} does not say how it scales attention scores.")
 
 
-def norm_gain(model: HookedModel, norm: Any) -> Float[Tensor, " width"]:
-    """What a norm multiplies the normalised activation with."""
+def norm_gain(model: HookedModel, norm: Any) -> Float[Tensor, "*head width"]:
+    """What a norm multiplies the normalised activation with: a single 1 where it has no weight."""
     stored_as_offset = wrapped_model(model) is not None and getattr(model.cfg, "rmsnorm_uses_offset", False)
-    gain = at_least_float32(norm.w.detach())
+    parts = [part.weight for part in getattr(original(norm), "norms", ())]  # a norm for each head
+    stored = torch.stack(parts) if parts else getattr(norm, "w", getattr(original(norm), "weight", None))
+    if stored is None:
+        return torch.ones(1, dtype=wide_dtype(dtype_of(model)), device=device_of(model))
+    gain = at_least_float32(stored.detach())
     return 1 + gain if stored_as_offset else gain
 
 
 def norm_eps(norm: Any) -> float:
     """What a norm adds to the mean square inside the root."""
-    values = (getattr(original(norm), name, None) for name in ("variance_epsilon", "eps"))
+    module = original(norm)
+    module = module.norms[0] if hasattr(module, "norms") else module
+    values = (getattr(module, name, None) for name in ("variance_epsilon", "eps"))
     return next(float(eps) for eps in values if eps is not None)
 
 

@@ -1,20 +1,88 @@
 """The rows of architectures from HrmText on."""
 
-from .a_to_gr import GROUPED
+from .a_to_gr import GROUPED, SIZES
 from .row import Decoder
 
+WIDE = {**GROUPED, "head_dim": 12}
+FOUR = {"num_hidden_layers": 4}
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+WINDOW = {"use_sliding_window": True, "sliding_window": 5}
+OPT = {"hidden_size": 32, "ffn_dim": 20, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50, **IDS}
+OPT |= {"max_position_embeddings": 64, "word_embed_proj_dim": 32}
+MPT = {"d_model": 32, "n_heads": 4, "n_layers": 2, "expansion_ratio": 1, "vocab_size": 50, "max_seq_len": 64}
+ANGLES = {"rope_theta": 10000.0, "original_max_position_embeddings": 8}
+YARN = {**ANGLES, "rope_type": "yarn", "factor": 4.0}
+LLAMA_3 = {**ANGLES, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONG = {
+    **ANGLES,
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
+}
+GROWING = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}
+
+
+def _row(name: str, options: dict, variant: str = "", **more) -> Decoder:
+    return Decoder(f"{name}ForCausalLM", options, variant, **{"length": 14, **more})
+
+
 H_TO_Z = (
-    Decoder("LlamaForCausalLM", GROUPED),
-    Decoder("Qwen3ForCausalLM", {**GROUPED, "head_dim": 8}),
+    _row("HunYuanDenseV1", {**WIDE, **IDS}, generations=("4.3",)),
+    _row("Jais2", {**WIDE, **IDS}),
+    _row("Llama", GROUPED),
+    _row("Llama", {**WIDE, "attention_bias": True, "mlp_bias": True}, "biases"),
+    _row("Llama", {**GROUPED, "rope_parameters": YARN}, "yarn"),
+    _row("Llama", {**GROUPED, "rope_parameters": LLAMA_3}, "scaled rotation"),
+    _row("Ministral3", {**WIDE, **IDS, "sliding_window": 5}, "window"),
+    _row(
+        "Ministral3", {**WIDE, **IDS, "sliding_window": None, "rope_parameters": GROWING}, "growing queries", length=20
+    ),
+    _row("Mistral", {**WIDE, "sliding_window": 5}, "window"),
+    _row("Mistral", {**GROUPED, "sliding_window": None}),
+    _row("Mpt", MPT),
+    _row("Mpt", {**MPT, "attn_config": {"clip_qkv": 1.0, "softmax_scale": 0.5}}, "clipped"),
+    _row("Nemotron", {**WIDE, **IDS, "partial_rotary_factor": 0.5, "attention_bias": True, "mlp_bias": True}, "biases"),
+    _row("Nemotron", {**WIDE, **IDS, "partial_rotary_factor": 0.5}),
+    _row("Olmo", {**GROUPED, **IDS}),
+    _row("Olmo", {**GROUPED, **IDS, "clip_qkv": 0.8}, "clipped"),
+    _row("Olmo2", {**GROUPED, **IDS}),
+    _row("Olmo3", {**GROUPED, **FOUR, **IDS, "sliding_window": 5}),
+    _row("Phi", {**SIZES, **IDS, "partial_rotary_factor": 0.5}),
+    _row("Phi", {**GROUPED, **IDS, "partial_rotary_factor": 0.5}, "grouped heads"),
+    _row("Phi3", {**GROUPED, **IDS}),
+    _row("Phi3", {**GROUPED, **IDS, "sliding_window": 5, "partial_rotary_factor": 0.5}, "window, partial rotation"),
+    _row("Qwen2", {**GROUPED, **IDS}),
+    _row("Qwen2", {**GROUPED, **FOUR, **IDS, **WINDOW, "max_window_layers": 2}, "windows in two layers"),
+    _row("Qwen3", {**WIDE, **IDS}),
+    _row("Qwen3", {**WIDE, **FOUR, **IDS, **WINDOW, "max_window_layers": 2, "attention_bias": True}, "windows, biases"),
+    _row("SeedOss", {**WIDE, **IDS}),
+    _row("SeedOss", {**WIDE, **IDS, "attention_bias": True, "attention_out_bias": True, "mlp_bias": True}, "biases"),
+    _row("SmolLM3", {**GROUPED, **IDS, "no_rope_layers": [1, 0]}),
+    _row("SmolLM3", {**GROUPED, **IDS, **WINDOW, "no_rope_layers": [1, 0], "attention_bias": True}, "windows, biases"),
+    _row("StableLm", {**GROUPED, **IDS}),
+    _row("StableLm", {**GROUPED, **IDS, "qk_layernorm": True}, "norms by head"),
+    _row("StableLm", {**GROUPED, **IDS, "use_parallel_residual": True, "use_qkv_bias": True}, "parallel, biases"),
+    _row("Starcoder2", {**GROUPED, **IDS, "sliding_window": 5}),
+    _row("Starcoder2", {**GROUPED, **IDS, "sliding_window": None, "use_bias": False}, "without biases"),
+    _row(
+        "VaultGemma",
+        {
+            **WIDE,
+            **IDS,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 10,
+            "attn_logit_softcapping": 3.0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
 )
 
 # without a row yet
 REST_OF_H_TO_Z = {
     "HrmTextForCausalLM",
-    "HunYuanDenseV1ForCausalLM",
     "HyenaDNAForCausalLM",
     "InternLM2ForCausalLM",
-    "Jais2ForCausalLM",
     "JambaForCausalLM",
     "JetMoeForCausalLM",
     "JetMoEForCausalLM",
@@ -26,32 +94,22 @@ REST_OF_H_TO_Z = {
     "MambaForCausalLM",
     "MinGPTForCausalLM",
     "MiniMaxM2ForCausalLM",
-    "Ministral3ForCausalLM",
-    "MistralForCausalLM",
     "MixtralForCausalLM",
     "ModernBertDecoderForCausalLM",
-    "MptForCausalLM",
     "MPTForCausalLM",
     "NanoChatForCausalLM",
     "NanoGPTForCausalLM",
     "NeelSoluOldForCausalLM",
-    "NemotronForCausalLM",
     "NemotronHForCausalLM",
     "NeoForCausalLM",
     "NeoXForCausalLM",
-    "Olmo2ForCausalLM",
-    "Olmo3ForCausalLM",
     "OlmoeForCausalLM",
-    "OlmoForCausalLM",
     "OlmoHybridForCausalLM",
     "OpenAIGPTLMHeadModel",
     "OpenELMForCausalLM",
     "OPTForCausalLM",
     "OuroForCausalLM",
-    "Phi3ForCausalLM",
-    "PhiForCausalLM",
     "PhiMoEForCausalLM",
-    "Qwen2ForCausalLM",
     "Qwen2MoeForCausalLM",
     "Qwen3_5ForCausalLM",
     "Qwen3_5MoeForCausalLM",
@@ -63,13 +121,8 @@ REST_OF_H_TO_Z = {
     "RecurrentGemmaForCausalLM",
     "RWKV7ForCausalLM",
     "RwkvForCausalLM",
-    "SeedOssForCausalLM",
-    "SmolLM3ForCausalLM",
-    "StableLmForCausalLM",
-    "Starcoder2ForCausalLM",
     "TransformerLensNative",
     "TransformerLensPretrain",
-    "VaultGemmaForCausalLM",
     "XGLMForCausalLM",
     "YoutuForCausalLM",
     "Zamba2ForCausalLM",

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from mwork_lens.detection import importance
-from mwork_lens.measures.plnd.attention import READS, Attention, Coefficients, Geometry
+from mwork_lens.measures.plnd.attention import READS, Attention, Geometry
 from mwork_lens.measures.plnd.compiled import is_cpu_float32
 from mwork_lens.measures.plnd.published import parallel
 from mwork_lens.measures.plnd.qk_dense import changed_rows, exact_squares
 from mwork_lens.measures.plnd.queries_keys import compiled_squares, supports
+from mwork_lens.measures.plnd.sides import Coefficients, Side
 from mwork_lens.neurons import NeuronSpace
 
 from ..oracle import sequential
@@ -111,6 +112,7 @@ def test_compiled_loops_in_hard_rows(best, lift):
     before[lifted] += lift
     pattern, lifts = before.softmax(-1).float().expand(1, 4, -1), torch.full((1, 1, 4), lift)
     keys, nothing = lifted.float()[None, None], torch.zeros(1, 1, 4)
+    plain = Side(1.0, clip=None, norm=None, rotary=None)
     attention = Attention(
         pattern=pattern,
         scores=torch.zeros_like(pattern),
@@ -118,7 +120,7 @@ def test_compiled_loops_in_hard_rows(best, lift):
         keys=keys,
         query_neurons=Coefficients(nothing, lifts, nothing),
         key_neurons=Coefficients(*[torch.zeros_like(keys)] * 3),
-        geometry=Geometry(1.0, *[None] * 5, eps=0.0, across_heads=False, causal=False, sinks=False),
+        geometry=Geometry(1.0, None, None, plain, plain, causal=False, sinks=False),
         positions=None,
     )
     truth = exact_squares(in_double(attention), "q")

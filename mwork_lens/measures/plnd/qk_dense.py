@@ -27,7 +27,7 @@ def _change(
 ) -> Callable[[slice, slice], Float[Tensor, "unit query key"]]:
     """−Δ of neurons in one query head for some rows and the keys that they see, after a soft cap.
 
-    Δ = Σ_part left_i right_j + shrink R.
+    Δ = Σ_part left_i right_j + shrink R − centre Σ_e level_e k̃_e.
     """
     group, of_queries = head // attention.heads_per_group, site == "q"
     side, others = attention.query_neurons, attention.keys[group]
@@ -39,12 +39,22 @@ def _change(
     by_query = torch.stack(left if of_queries else right, -1)
     by_key = torch.stack(right if of_queries else left, -2)
     shrink = side.shrink.flatten(0, 1)[neurons]
+    centre = None if side.centre is None else side.centre.flatten(0, 1)[neurons]
+
+    def along(x: Tensor, rows: slice, keys: slice) -> Float[Tensor, "unit #query #key"]:
+        return x[:, rows, None] if of_queries else x[:, None, keys]
+
+    def levels(level: Float[Tensor, "d_head pos"], rows: slice, keys: slice) -> Float[Tensor, "query key"]:
+        queries, met = (level, others) if of_queries else (others, level)
+        return queries[:, rows].T @ met[:, keys]
 
     def change(rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
         change = einsum(-by_query[:, rows], by_key[..., keys], "u query part, u part key -> u query key")
         scores = attention.scores[head, rows, keys]
         if attention.geometry.normalises:
-            change.addcmul_(shrink[:, rows, None] if of_queries else shrink[:, None, keys], scores, value=-1)
+            change.addcmul_(along(shrink, rows, keys), scores, value=-1)
+        if centre is not None and side.level is not None:
+            change.addcmul_(along(centre, rows, keys), levels(side.level[head if of_queries else group], rows, keys))
         return capped_change(attention.geometry.cap, scores, change) if attention.geometry.cap else change
 
     return change

@@ -14,11 +14,12 @@ from torch.nn.functional import pad
 
 from ...model import HookedModel, TokenBatch
 from ..measure import Activations, LayerMeasure, Selection, SiteMasks, SiteScores, refine, root_mean
-from .attention import READS, Attention, Coefficients, Geometry
+from .attention import READS, Attention, Geometry
 from .compiled import is_cpu_float32, threads
 from .compiled_rows import KEYS_AT_ONCE, sums_of_rows, weights_of_rows
 from .qk_dense import PatternSite, exact_squares
 from .qk_screen import screen
+from .sides import Coefficients
 
 SITES: tuple[PatternSite, ...] = ("q", "k")
 
@@ -44,7 +45,7 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
         scores, exact = ({site: torch.stack([pair[site][i] for pair in pairs]) for site in SITES} for i in range(2))
         return scores, exact
 
-    return LayerMeasure(READS, score, None if geometry.across_heads and not rotated_neurons else screened)
+    return LayerMeasure(READS, score, None if geometry.dense_only and not rotated_neurons else screened)
 
 
 def _dense(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
@@ -73,9 +74,9 @@ def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, t
 
 
 def supports(attention: Attention) -> bool:
-    """Whether this form applies: a CPU, not double precision, a plain softmax, norms within each head."""
+    """Whether this form applies: a CPU, not double precision, a plain softmax, RMS norms within each head."""
     geometry = attention.geometry
-    return is_cpu_float32(attention.pattern) and not (geometry.cap or geometry.sinks or geometry.across_heads)
+    return is_cpu_float32(attention.pattern) and not (geometry.cap or geometry.sinks or geometry.dense_only)
 
 
 def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:

@@ -1,0 +1,116 @@
+"""What one layer's attention does to its queries and keys before they meet: clipping, norms, rotation, growth."""
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import Module
+
+from .architecture import HookedModel, device_of, norm_eps, norm_gain, original, wrapped_model
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """The norm of queries or keys: what it takes off is x / r, with r² = mean(x²) + eps (of x − mean(x) if centred)."""
+
+    gain: Float[Tensor, "head d_head"]
+    """One row where all heads have the same."""
+    eps: float
+    across_heads: bool
+    """Whether the mean runs over all heads, so that a neuron rescales the other heads' scores too."""
+    centred: bool
+    """Whether it takes off the mean: LayerNorm, and not the RMS norm."""
+    after_rotation: bool
+
+    @property
+    def gain_before_rotation(self) -> Float[Tensor, "head d_head"]:
+        """Ones where the gain comes after rotation, which leaves the mean square as it is."""
+        return torch.ones_like(self.gain) if self.after_rotation else self.gain
+
+
+def head_norm(model: HookedModel, layer: int, letter: Literal["q", "k"]) -> HeadNorm | None:
+    """The norm of one layer's queries or keys; None without one."""
+    cfg, norm = model.cfg, getattr(model.blocks[layer].attn, f"{letter}_norm", None)
+    if norm is None:
+        return None
+    gain, module = norm_gain(model, norm), original(norm)
+    across_heads = gain.ndim == 1 and gain.numel() not in (1, cfg.d_head)
+    centred = wrapped_model(model) is not None and _centres(module, gain)
+    if centred and (across_heads or getattr(module, "bias", None) is not None):
+        raise ValueError(f"{cfg.model_name} norms queries and keys with a LayerNorm that has no closed form here.")
+    gain = gain.view(-1, cfg.d_head) if gain.numel() > 1 else gain.expand(1, cfg.d_head)
+    return HeadNorm(gain, norm_eps(norm), across_heads, centred, bool(getattr(cfg, "qk_norm_after_rope", False)))
+
+
+@torch.no_grad()
+def _centres(norm: Module, gain: Tensor) -> bool:
+    """Whether nothing is left of a constant."""
+    ones = torch.ones(1, *gain.shape, dtype=gain.dtype, device=gain.device)
+    dtype = next((parameter.dtype for parameter in norm.parameters()), gain.dtype)
+    return bool(norm(ones.to(dtype)).abs().max() < 1e-3 * gain.abs().max())
+
+
+def clip_limit(model: HookedModel, layer: int) -> float | None:
+    """Where queries, keys and values are cut off, on both sides of zero; None without a limit."""
+    module = original(model.blocks[layer].attn)
+    for source in (model.cfg, module, getattr(module, "config", None)):
+        if limit := getattr(source, "clip_qkv", None):
+            return float(limit)
+    return None
+
+
+Growth = Callable[[Int[Tensor, " pos"]], Float[Tensor, " pos"]]
+"""From positions, a factor for each."""
+
+
+def query_growth(model: HookedModel, layer: int) -> Growth | None:
+    """What rotated queries are multiplied with, the more the later they come; None where that is 1."""
+    config = getattr(original(model.blocks[layer].attn), "config", None)
+    rope: Any = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, Mapping) or not rope.get("llama_4_scaling_beta"):
+        return None
+    beta, known = float(rope["llama_4_scaling_beta"]), int(rope["original_max_position_embeddings"])
+    return lambda positions: 1 + beta * torch.log1p(positions.div(known, rounding_mode="floor"))
+
+
+def rotates(model: HookedModel, layer: int) -> bool:
+    """Whether a layer rotates queries and keys, in a model with rotary embedding."""
+    if wrapped_model(model) is None:
+        return True
+    if model not in _ROTATING:
+        _ROTATING[model] = _rotating_layers(model)
+    return _ROTATING[model][layer]
+
+
+_ROTATING: MutableMapping[HookedModel, tuple[bool, ...]] = WeakKeyDictionary()
+"""What was found of a model, by layer."""
+
+
+@torch.inference_mode()
+def _rotating_layers(model: HookedModel) -> tuple[bool, ...]:
+    """Of three tokens: whether the output of a layer's attention is another without sines and cosines."""
+    calls: list[tuple[Any, dict[str, Any]]] = []
+
+    def note(_: Module, args: Any, options: dict[str, Any]) -> None:
+        calls.append((args, dict(options)))
+
+    hooks = [block.attn.register_forward_pre_hook(note, with_kwargs=True) for block in model.blocks]
+    try:
+        wrapped_model(model).base_model(torch.arange(1, 4, device=device_of(model))[None], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(_needs_positions(block.attn, *call) for block, call in zip(model.blocks, calls, strict=True))
+
+
+def _needs_positions(attn: Callable[..., Any], args: Any, options: dict[str, Any]) -> bool:
+    if not isinstance(options.get("position_embeddings"), tuple):
+        return "position_embeddings" not in options  # it has tables of its own
+    cosine, sine = options["position_embeddings"]
+    unturned = {**options, "position_embeddings": (torch.ones_like(cosine), torch.zeros_like(sine))}
+    outputs = [attn(*args, **each)[0] for each in (options, unturned)]
+    return not torch.equal(*outputs)
