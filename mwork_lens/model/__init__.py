@@ -7,6 +7,7 @@ from .architecture import (
     boundaries,
     device_of,
     dtype_of,
+    feed_forward_width,
     has_feed_forward,
     key_value_heads,
     special_ids,

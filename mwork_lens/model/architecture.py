@@ -85,6 +85,13 @@ def has_feed_forward(cfg: Any) -> bool:
     return not getattr(cfg, "attn_only", False)
 
 
+def feed_forward_width(model: HookedModel) -> int:
+    """Neurons of a layer's feed-forward, 0 without one: a bridge's configuration knows it for some families only."""
+    if not has_feed_forward(model.cfg):
+        return 0
+    return model.cfg.d_mlp if wrapped_model(model) is None else weight(model, 0, "mlp.W_in").shape[-1]
+
+
 def weight(model: HookedModel, layer: int, name: str) -> Any:
     """The weight that is stored, e.g. ``attn.W_K`` as ``[n_key_value_heads, d_model, d_head]``; None for no bias.
 
@@ -168,14 +175,26 @@ class PostNorm:
 def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm | None:
     """The norm after ``structure`` in one layer; None where its output is added as it is."""
     name = {"attention": "ln1", "feed_forward": "ln2"}[structure]
-    block, wrapped = model.blocks[layer], wrapped_model(model)
-    kind = getattr(model.cfg, "original_architecture", None) if wrapped is None else type(wrapped).__name__
-    # OLMo 2 and 3 norm the output under the name that the input's norm has elsewhere
+    block = model.blocks[layer]
     if hasattr(block, f"{name}_post"):
         name = f"{name}_post"
-    elif kind not in ("Olmo2ForCausalLM", "Olmo3ForCausalLM"):
+    elif not hasattr(block, name) or not _norms_output(model, name, getattr(block, name)):
         return None
     return PostNorm(norm_gain(model, getattr(block, name)), (f"{name}.hook_scale", f"{name}.hook_normalized"))
+
+
+def _norms_output(model: HookedModel, name: str, norm: Any) -> bool:
+    """Whether a norm with the name that an input's norm has elsewhere is of the output, as in OLMo 2 and 3."""
+    if wrapped_model(model) is None:
+        return getattr(model.cfg, "original_architecture", None) in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+    # transformers names the norm before the feed-forward after the attention, too
+    before = "post_attention_layernorm" if name == "ln2" else None
+    return str(norm.name).startswith("post_") and norm.name != before
+
+
+def output_factor(model: HookedModel, layer: int) -> float:
+    """What the outputs of a layer's structures are multiplied with before they are added to the residual stream."""
+    return float(getattr(original(model.blocks[layer]), "residual_multiplier", 1.0))
 
 
 def attention_scale(model: HookedModel, layer: int) -> float:
@@ -189,7 +208,23 @@ def attention_scale(model: HookedModel, layer: int) -> float:
             return float(value) if "attn" in name else 1 / float(value)
     if getattr(module, "scale", None) is True:
         return model.cfg.d_head**0.5
-    raise ValueError(f"{model.cfg.model_name}: {type(module).__name__} does not say how it scales attention scores.")
+    return _scale_of_pattern(model, layer)
+
+
+@torch.inference_mode()
+def _scale_of_pattern(model: HookedModel, layer: int) -> float:
+    """m of an attention that does not say it: which of the usual ones agrees with the pattern of three tokens."""
+    cfg, seen = model.cfg, {}
+    names = [f"blocks.{layer}.attn.hook_{name}" for name in ("q", "k", "pattern")]
+    with model.hooks(fwd_hooks=[(name, lambda x, hook: seen.update({hook: x[0].double()})) for name in names]):
+        wrapped_model(model).base_model(torch.arange(1, 4, device=device_of(model))[None], use_cache=False)
+    q, k, pattern = seen.values()
+    scores = torch.einsum("ihd,jhd->hij", q, k.repeat_interleave(q.shape[1] // k.shape[1], 1))[:, -1]
+    for scale in (1.0, cfg.d_head**0.5):
+        if torch.allclose((scores / scale).softmax(-1), pattern[:, -1], atol=1e-2):
+            return scale
+    kind = type(original(model.blocks[layer].attn)).__name__
+    raise ValueError(f"{cfg.model_name}: {kind} does not say how it scales attention scores.")
 
 
 def norm_gain(model: HookedModel, norm: Any) -> Float[Tensor, "*head width"]:
@@ -224,6 +259,7 @@ def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
     rotary = original(rotary)
     by_layer = rotary is not None and "layer_type" in inspect.signature(rotary.forward).parameters
     layer_type = {"layer_type": module.config.layer_types[layer]} if by_layer else {}
+    takes_two = list(inspect.signature(apply).parameters).index("cos") == 2 if rotary is not None else False
 
     def rotated(x: Tensor) -> Tensor:
         if rotary is None:  # as in GPT-J, where each layer has a table of sines and cosines
@@ -233,7 +269,8 @@ def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
         cosine, sine = rotary(x, torch.arange(x.shape[1], device=x.device)[None], **layer_type)
         part, rest = x.split([cosine.shape[-1], x.shape[-1] - cosine.shape[-1]], -1)
         part = rearrange(part, "batch pos head d -> batch head pos d")
-        part, _ = apply(part, part, cosine.to(x.dtype), sine.to(x.dtype))
+        tables = {"cos": cosine.to(x.dtype), "sin": sine.to(x.dtype)}
+        part = apply(part, part, **tables)[0] if takes_two else apply(part, **tables)
         return torch.cat([rearrange(part, "batch head pos d -> batch pos head d"), rest], -1)
 
     return rotated

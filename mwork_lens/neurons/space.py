@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ..model import SITES, HookedModel, has_feed_forward, key_value_heads, weight
+from ..model import SITES, HookedModel, feed_forward_width, has_feed_forward, key_value_heads, weight
+from ..model.blocks import require_known_blocks
 from ..store import storable
 
 
@@ -86,9 +87,11 @@ class NeuronSpace:
         """Read from a hooked model; ``fingerprint`` is for results that are saved.
 
         Raises:
-            ValueError: for what would be silently wrong: mixture-of-experts, quantised weights, key and value
-                heads widened to the query heads, or widths that differ from the weights' in some layer.
+            ValueError: for what would be silently wrong: mixture-of-experts, recurrent or latent layers,
+                quantised weights, key and value heads widened to the query heads, or widths that differ from
+                layer to layer or from the configuration's.
         """
+        require_known_blocks(model)
         cfg = model.cfg
         for option, reason in _WITHOUT_COLUMNS.items():
             if getattr(cfg, option, None):
@@ -97,7 +100,7 @@ class NeuronSpace:
             model=str(cfg.model_name),
             **{name: getattr(cfg, name) for name in ("n_layers", "d_model", "n_heads", "d_head")},
             n_key_value_heads=key_value_heads(cfg),
-            d_mlp=cfg.d_mlp if has_feed_forward(cfg) else 0,
+            d_mlp=feed_forward_width(model),
             processing=weight_processing(model),
             fingerprint=Fingerprint.of(model) if fingerprint else None,
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ...model import HookedModel, TokenBatch, at_least_float32, has_feed_forward, key_value_heads, weight
-from ...model.architecture import PostNorm, post_norm
+from ...model.architecture import PostNorm, output_factor, post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
 from .compiled import is_cpu_float32, sums_after_norm, sums_of_values, threads
 
@@ -26,8 +26,20 @@ Pair = tuple[Tensor, ...]
 
 def output_changes(model: HookedModel, layer: int, where: str) -> list[LayerMeasure]:
     """That of value neurons and, in a layer that has one, of the feed-forward's."""
-    value = value_change(model, layer, where)
-    return [value, hidden_change(model, layer, where)] if has_feed_forward(model.cfg) else [value]
+    parts = [value_change(model, layer, where)]
+    if has_feed_forward(model.cfg):
+        parts.append(hidden_change(model, layer, where))
+    factor = output_factor(model, layer) if where == "stream" else 1.0
+    return parts if factor == 1 else [_multiplied(part, factor) for part in parts]
+
+
+def _multiplied(part: LayerMeasure, factor: float) -> LayerMeasure:
+    """For a structure whose output is multiplied before it is added."""
+
+    def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        return {site: scores * abs(factor) for site, scores in part.score(seen, batch).items()}
+
+    return LayerMeasure(part.reads, score)
 
 
 def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
