@@ -75,7 +75,9 @@ def _fractions(option: str, text: str) -> list[float]:
 def _lines(option: str, path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"{option}: there is no file {str(path)!r}.")
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    from .text import read_lines  # takes long to import
+
+    return tuple(line.strip() for line in read_lines(path) if line.strip())
 
 
 def _detection(_: str, path: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "mwork_lens"
 LAYERS = (
-    *("store", "statistics", "settings", "text", "model", "neurons", "measures", "detection", "lens", "effects"),
+    *("store", "statistics", "text", "settings", "model", "neurons", "measures", "detection", "lens", "effects"),
     *("generation", "tasks", "tuning", "bench", "plots", "report", "experiments", "cli"),
 )
 """From top to bottom; ``__init__``, ``__main__`` and ``public`` see all of them."""

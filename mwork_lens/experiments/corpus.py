@@ -9,7 +9,7 @@ import pandas as pd
 import regex
 
 from ..statistics import wilson
-from ..text import Corpus, language_of, read_rows, require_language
+from ..text import Corpus, language_of, read_lines, read_rows, require_language
 from ..text.languages import is_spaced, word_segmenter
 
 NO_VOCABULARY = "no reference vocabulary"
@@ -108,7 +108,7 @@ def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, l
 def _word_lists(folder: Path) -> Iterator[tuple[str, list[str]]]:
     for file in sorted(folder.glob("*.txt")):
         if language := language_of(file):
-            yield from ((language, [word]) for word in read_rows(file, lambda row: row["text"].strip()) if word)
+            yield from ((language, [word.strip()]) for word in read_lines(file) if word.strip())
 
 
 def _entries(row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..model import MAX_TOKENS, Encoded, HookedModel
 from ..store import Result, cache_directory
-from ..text import OTHER, SHARED, Document, Identifier, expected_scripts, main_script, require_language
+from ..text import OTHER, SHARED, Document, Identifier, expected_scripts, is_japanese, main_script, require_language
 from ..text import identifier as identifier_of
 
 logger = logging.getLogger("mwork_lens")
@@ -76,6 +76,9 @@ def label_vocabulary(
 ) -> TokenLanguages:
     """The language of every token of a model's vocabulary.
 
+    Of tokens in Chinese characters alone, those of forms that Japanese and Chinese have in common are ``shared`` if
+    Japanese is among ``languages``, and Chinese otherwise.
+
     ``other`` are tokens without letters, special tokens and markup, what the identifier cannot tell or is not confident
     of, and single letters of a script that several candidates use. ``shared`` are those about as likely in several
     languages.
@@ -92,11 +95,14 @@ def label_vocabulary(
             ``languages``.
     """
     candidates = _candidates(languages, identify_over, WIDE if identifier != "script" else ())
-    identify = identifier_of(identifier, candidates)  # refuses what it does not know, before the model is looked at
+    common = _common_forms(languages, candidates)
+    # refuses what it does not know, before the model is looked at
+    identify = identifier_of(identifier, candidates, common=common or SHARED)
     _require_tokenizer(model)
     package = version(_PACKAGES[identifier]) if isinstance(identifier, str) else None
     settings = {"identifier": _name(identifier), "identifier_version": package, "identified_over": candidates}
     settings |= {"tokenizer_hash": tokenizer_hash(model.tokenizer), "vocabulary": model.cfg.d_vocab, "rules": RULES}
+    settings |= {"common_to_chinese_and_japanese": common} if common else {}
     names = (*candidates, SHARED, OTHER)
     if not isinstance(identifier, str):
         return TokenLanguages(_labels(model, identify, candidates), names, settings)
@@ -113,6 +119,14 @@ def label_vocabulary(
     except OSError as error:
         logger.warning("The labels could not be written to %s (%s); they will be identified again.", path, error)
     return TokenLanguages(labels, names, settings)
+
+
+def _common_forms(languages: Sequence[str], candidates: Sequence[str]) -> str | None:
+    """What forms are called that Chinese and Japanese have in common; None where not both are candidates."""
+    chinese = [tag for tag in candidates if expected_scripts(tag) == {"Hani"}]
+    if not chinese or not any(is_japanese(tag) for tag in candidates):
+        return None
+    return SHARED if any(map(is_japanese, languages)) else chinese[0]
 
 
 def _candidates(languages: Sequence[str], over: Sequence[str] | None, widespread: Sequence[str]) -> list[str]:

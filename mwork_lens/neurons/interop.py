@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..model import HookedModel
+from ..text import read_lines
 from .sets import NeuronSet
 from .space import NeuronSpace
 
@@ -39,7 +40,7 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
         ValueError: for a file of another form (with the line), or neurons that the model does not have.
     """
     space = model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = read_lines(Path(path))
     if len(lines) != len(RELEASED_LINES):
         raise ValueError(f"{path} has {len(lines)} lines, not {len(RELEASED_LINES)} (up, down, q, k and v).")
     neurons: list[tuple[int, str, int]] = []

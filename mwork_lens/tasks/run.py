@@ -21,6 +21,7 @@ from ..generation.completions import Completion, StopRule, continue_from, genera
 from ..generation.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries
+from ..text import whole_lines
 from .task import Answer, Prompt, Task
 
 SHORTEST = 0.75
@@ -200,13 +201,9 @@ def _read_rows(path: Path) -> dict[tuple[str | None, ...], dict[str, Any]]:
     """The whole lines of a file; one that was cut off by the end of its process is dropped from it."""
     if not path.exists():
         return {}
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
     try:
-        # not splitlines: an answer may hold U+2028 or another of its line ends
-        rows = [json.loads(line) for line in whole.split("\n")[:-1]]
+        # an answer may hold U+2028 or another line end of splitlines
+        rows = [json.loads(line) for line in whole_lines(path)]
         return {tuple(row[name] for name in KEY): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a file of answers ({error}): give another directory.") from error

@@ -3,9 +3,10 @@
 import hashlib
 import itertools
 import random
+import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Any
 
 import langcodes
 import pandas as pd
-import torch
-from torch import Tensor
 
+from .documents import Document, as_documents, as_names, fault_of
+from .files import SUFFIXES, suffix_of
 from .languages import Labels, expected_scripts, main_script, require_language
-from .readers import SUFFIXES, Document, Passages, join_rows, language_of, read_files, read_folder, read_hub
+from .readers import Passages, join_rows, language_of, read_files, read_folder, read_hub
 
 FEW_PASSAGES = 20
 
@@ -44,9 +45,18 @@ class Corpus(Mapping[str, list[Document]]):
         object.__setattr__(self, "ids", ids)
 
     def __getitem__(self, language: str) -> list[Document]:
-        if language not in self.texts:
+        name = self._name_of(language)
+        if name not in self.texts:
             raise KeyError(f"The corpus has no {language!r}; it has {', '.join(self.texts)}.")
-        return list(self.texts[language])
+        return list(self.texts[name])
+
+    def __contains__(self, language: object) -> bool:
+        return isinstance(language, str) and self._name_of(language) in self.texts
+
+    def _name_of(self, language: str) -> str:
+        """What a language is called here: ``he`` for ``iw``, ``zh`` for ``zho``."""
+        other = language not in self.texts and self.labels != "free" and langcodes.tag_is_valid(language or "-")
+        return require_language(language) if other else language
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
@@ -125,7 +135,21 @@ class Corpus(Mapping[str, list[Document]]):
                 count = f"{len(names)} passages of {len(order)} document{'s' * (len(order) != 1)}"
                 raise ValueError(f"{language!r} has {count}, too few for {what}.")
             parts[language] = [part_of.get(name) for name in names]
+        for problem in self._on_both_sides(parts):
+            warnings.warn(problem, stacklevel=3)
         return parts
+
+    def _on_both_sides(self, parts: Mapping[str, Sequence[int | None]]) -> Iterator[str]:
+        for language, dealt in parts.items():
+            seen: dict[str, set[int]] = defaultdict(set)
+            for text, part in zip(self.texts[language], dealt, strict=True):
+                if part is not None and isinstance(text, str):
+                    seen[_identity(text)].add(part)
+            if shared := sum(len(places) > 1 for places in seen.values()):
+                yield (
+                    f"{shared} texts of {language!r} are in several parts, as they are in several documents: what is "
+                    "measured on one part was then seen in another. Remove repeated passages first."
+                )
 
     def _part(self, parts: Mapping[str, Sequence[int | None]], number: int, inside: bool = True) -> "Corpus":
         rows = {lang: [i for i, n in enumerate(dealt) if (n == number) == inside] for lang, dealt in parts.items()}
@@ -238,7 +262,7 @@ def load_corpus(
     if isinstance(source, Corpus):
         labels = source.labels if labels == "bcp47" else labels
         parallel = source.parallel if parallel is None else parallel
-    wanted = None if languages is None else [require_language(language, labels) for language in languages]
+    wanted = None if languages is None else [require_language(x, labels) for x in as_names(languages, "languages")]
     if wanted is not None and not wanted:
         raise ValueError("languages is empty: name at least one, e.g. languages=['en', 'fr'].")
     if sentences_per_passage < 1 or (limit is not None and limit < 1):
@@ -255,11 +279,19 @@ def load_corpus(
 
 
 def as_corpus(corpus: Mapping[str, Sequence[Document]]) -> Corpus:
-    """A dict of lists as a Corpus; a Corpus as it is."""
+    """A dict of lists as a Corpus, under standard tags (``he`` for ``iw``) where all its keys are; a Corpus as it is.
+
+    Raises:
+        ValueError: for what is not a dict of lists of documents, or has the same language twice.
+    """
     if isinstance(corpus, Corpus):
         return corpus
-    valid = all(langcodes.tag_is_valid(label) for label in corpus if label)
-    return _assemble(_from_dict(corpus), "given", "bcp47" if valid else "free", None)
+    rows = _from_dict(corpus)
+    labels: Labels = "bcp47" if all(langcodes.tag_is_valid(label) for label in rows if label) else "free"
+    assembled = _assemble(_standard(rows, labels), "given", labels, None)
+    for problem in _repeats(assembled):
+        warnings.warn(problem, stacklevel=3)
+    return assembled
 
 
 def _read(
@@ -270,10 +302,10 @@ def _read(
         rows = {name: list(zip(source.documents[name], texts, strict=True)) for name, texts in source.texts.items()}
         return rows, source.source
     if isinstance(source, Mapping):
-        rows = {require_language(language, labels): passages for language, passages in _from_dict(source).items()}
-        if len(rows) < len(source):
-            raise ValueError(f"Of {', '.join(source)}, several are the same language: {', '.join(rows)} remain.")
-        return rows, "given"
+        return _standard(_from_dict(source), labels), "given"
+    if not isinstance(source, str | Path):
+        what = f"not {type(source).__name__}; a dict needs a language for each list, e.g. {{'fr': texts}}"
+        raise ValueError(f"A corpus comes from a dict of lists, or a file's, folder's or data set's name, {what}.")
     if str(source) == "demo":
         return read_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text"), "demo"
     path = Path(source).expanduser()
@@ -282,16 +314,35 @@ def _read(
     if path.is_file():
         return read_files({language_of(path, labels) or "und": path}, None, text_field), path.name
     hub_id = str(source).count("/") == 1 and not str(source).startswith((".", "/", "~"))
-    if hub_id and path.suffix not in (*SUFFIXES, ".gz"):
-        return read_hub(str(source), wanted, text_field, split), str(source)
+    if hub_id and suffix_of(path) not in SUFFIXES:
+        return read_hub(str(source), wanted, labels, text_field, split), str(source)
     raise FileNotFoundError(f"There is no corpus file or folder {str(source)!r}.")
 
 
-def _from_dict(corpus: Mapping[str, Sequence[Document]]) -> dict[str, Passages]:
-    for language, texts in corpus.items():
-        if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise ValueError(f"The texts of {language!r} must be a list of documents, not {type(texts).__name__}.")
-    return {language: [(None, text) for text in texts] for language, texts in corpus.items()}
+def _from_dict(corpus: Any) -> dict[str, Passages]:
+    if not isinstance(corpus, Mapping):
+        what = f"A corpus must be a dict from languages to lists of documents, not {type(corpus).__name__}"
+        raise ValueError(f"{what}: give e.g. {{'fr': texts}}, or a file or folder to load_corpus.")
+    if names := [language for language in corpus if not isinstance(language, str)]:
+        raise ValueError(f"The languages of a corpus are strings, not {names[0]!r}.")
+    lists = {language: as_documents(texts, f"The texts of {language!r}") for language, texts in corpus.items()}
+    for language, texts in lists.items():
+        _require_documents(texts, language)
+    return {language: [(None, text) for text in texts] for language, texts in lists.items()}
+
+
+def _require_documents(texts: Iterable[Any], language: str) -> None:
+    for i, text in enumerate(texts):
+        if fault := fault_of(text):
+            raise ValueError(f"Document {i} of {language!r} is {fault}.")
+
+
+def _standard(rows: Mapping[str, Passages], labels: Labels) -> dict[str, Passages]:
+    """By language tags in their standard form; refused where two of them are the same language."""
+    standard = {require_language(language, labels): passages for language, passages in rows.items()}
+    if len(standard) < len(rows):
+        raise ValueError(f"Of {', '.join(rows)}, several are the same language: {', '.join(standard)} remain.")
+    return standard
 
 
 def _assemble(
@@ -303,9 +354,7 @@ def _assemble(
     for language, passages in rows.items():
         if not passages:
             raise ValueError(f"The corpus {name!r} has no documents in {language!r}.")
-        for i, (_, text) in enumerate(passages):
-            if fault := fault_of(text):
-                raise ValueError(f"Document {i} of {language!r} is {fault}.")
+        _require_documents((text for _, text in passages), language)
     rows = {language: join_rows(passages, sentences, language, labels) for language, passages in rows.items()}
     documents = {
         language: tuple(str(i) if document is None else document for i, (document, _) in enumerate(passages))
@@ -320,19 +369,6 @@ def _assemble(
     return Corpus(texts, documents, parallel, name, labels)
 
 
-def fault_of(text: Any) -> str | None:
-    """Why it is not a document."""
-    if isinstance(text, Tensor):
-        fractions = text.is_floating_point() or text.is_complex()
-        if text.ndim == 1 and len(text) and not fractions and text.dtype != torch.bool:
-            return None
-        shape = f"a tensor of shape {tuple(text.shape)} and {text.dtype}"
-        return f"{shape}; token ids must be a non-empty 1-D integer tensor"
-    if not isinstance(text, str):
-        return f"a {type(text).__name__}, not a string or a tensor of ids"
-    return None if text.strip() else "empty"
-
-
 def _problems(corpus: Corpus) -> Iterator[str]:
     """What a user should know of a corpus."""
     counts = {language: len(texts) for language, texts in corpus.texts.items()}
@@ -342,8 +378,37 @@ def _problems(corpus: Corpus) -> Iterator[str]:
     fewest = min(counts, key=lambda language: counts[language])
     if counts[fewest] < FEW_PASSAGES:
         yield f"{fewest!r} has only {counts[fewest]} passages; sets found on fewer than {FEW_PASSAGES} are unstable."
+    yield from _repeats(corpus)
     for language, texts in corpus.texts.items() if corpus.labels != "free" else ():
         script = main_script(" ".join(text for text in texts[:200] if isinstance(text, str)))
         if script and language != "und" and script not in expected_scripts(language):
             usual = "/".join(sorted(expected_scripts(language)))
             yield f"The text of {language!r} is mostly in {script}, not in {usual}."
+
+
+COPIED = 0.1
+"""Share of a language's passages that also stand in another language, from which this is said."""
+
+
+def _identity(text: str) -> str:
+    """Equal for texts that differ in spaces, case or the composition of characters only."""
+    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
+
+
+def _repeats(corpus: Corpus) -> Iterator[str]:
+    """Passages that count several times, and languages that are copies of others."""
+    texts = {
+        language: [_identity(text) for text in passages if isinstance(text, str)]
+        for language, passages in corpus.texts.items()
+    }
+    distinct = {language: set(passages) for language, passages in texts.items()}
+    for language, passages in texts.items():
+        if repeated := len(passages) - len(distinct[language]):
+            yield f"{repeated} of {len(passages)} passages of {language!r} repeat earlier ones: each counts again."
+    for one, other in itertools.combinations(texts, 2):
+        common = distinct[one] & distinct[other]
+        if common and len(common) >= COPIED * min(len(distinct[one]), len(distinct[other])):
+            yield (
+                f"{len(common)} passages are the same in {one!r} and {other!r}: of languages that are copies of each "
+                "other nothing can be told apart."
+            )

@@ -1,6 +1,7 @@
 """Language tags (BCP 47), the scripts and words of text, and identifiers of texts' and tokens' languages."""
 
 import logging
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,9 @@ from typing import Any, Literal
 
 import langcodes
 import regex
+
+from .documents import as_names
+from .kanji import Form, han_form
 
 Labels = Literal["bcp47", "free"]
 
@@ -44,6 +48,11 @@ def expected_scripts(tag: str) -> frozenset[str]:
     script = langcodes.get(tag).maximize().script or ""
     several = {"Hans": {"Hani"}, "Hant": {"Hani"}, "Jpan": {"Hani", "Hira", "Kana"}, "Kore": {"Hang", "Hani"}}
     return frozenset(several.get(script, {script}))
+
+
+def is_japanese(tag: str) -> bool:
+    """Whether a tag is Japanese, of whatever region."""
+    return langcodes.get(tag).language == "ja"
 
 
 def share_a_script(one: str, other: str) -> bool:
@@ -101,11 +110,13 @@ def word_segmenter(language: str) -> Callable[[str], list[str]]:
     return lambda text: [word for word in cut(text) if _WORDS.match(word)]
 
 
-def identifier(name: str | Identifier, languages: Sequence[str]) -> Identifier:
+def identifier(name: str | Identifier, languages: Sequence[str], *, common: str = SHARED) -> Identifier:
     """A function from texts to their languages among the candidates ``languages``, by these very BCP 47 tags.
 
     ``"lingua"`` has n-gram models of the candidates (the best on single tokens), ``"script"`` goes by Unicode script
-    alone, ``"cld3"`` is the paper's; a function is returned as it is.
+    alone, ``"cld3"`` is the paper's; a function is returned as it is. Between Chinese and Japanese candidates, texts in
+    Chinese characters alone are told apart by these (see :mod:`mwork_lens.text.kanji`), and what both write alike is
+    ``common``; the identifiers call all of it Chinese. Composed and decomposed characters (NFC, NFD) are the same.
 
     Raises:
         ValueError: for an unknown name, no or repeated candidates, or one that the identifier does not know.
@@ -115,14 +126,38 @@ def identifier(name: str | Identifier, languages: Sequence[str]) -> Identifier:
         return name
     if name not in _IDENTIFIERS:
         raise ValueError(f"There is no identifier {name!r}; there are {', '.join(_IDENTIFIERS)}, or give a function.")
-    tags = [require_language(tag) for tag in languages]
+    tags = [require_language(tag) for tag in as_names(languages, "languages")]
     if not tags or len(set(tags)) < len(tags):
         raise ValueError(f"An identifier needs distinct candidate languages, not {list(languages)}.")
     try:
-        return _IDENTIFIERS[name](dict(zip(tags, languages, strict=True)))
+        identify = _IDENTIFIERS[name](dict(zip(tags, languages, strict=True)))
     except ImportError as error:
         missing = f"Identifying languages with {name!r} needs what is not installed ({error})"
         raise ImportError(f"{missing}: pip install 'mwork_lens[lid]'.") from error
+    labels = _of_forms(dict(zip(tags, languages, strict=True)), common)
+
+    def composed(texts: Sequence[str]) -> list[str | None]:
+        texts = [unicodedata.normalize("NFC", text) for text in texts]
+        return [_by_form(labels, text, label) for text, label in zip(texts, identify(texts), strict=True)]
+
+    return composed
+
+
+def _of_forms(tags: Mapping[str, str], common: str) -> Mapping[Form, str]:
+    """What to call Chinese, Japanese and common forms, if there is a candidate of either language."""
+    chinese = [label for tag, label in tags.items() if expected_scripts(tag) == {"Hani"}]
+    japanese = [label for tag, label in tags.items() if is_japanese(tag)]
+    if len(chinese) != 1 or len(japanese) != 1:
+        return {}
+    return {"zh": chinese[0], "ja": japanese[0], "both": common}
+
+
+def _by_form(labels: Mapping[Form, str], text: str, label: str | None) -> str | None:
+    """The label that a text's characters give it, where an identifier has called it Chinese, Japanese or unclear."""
+    if not labels or label not in (None, SHARED, *labels.values()):
+        return label
+    form = han_form(text)
+    return labels[form] if form else label
 
 
 def _lingua(tags: Mapping[str, str]) -> Identifier:

@@ -1,115 +1,64 @@
-"""Rows out of files and hub data sets: the one reader of text, JSON and tables, with errors that name the line."""
+"""Passages by language, out of files that are named after languages and out of hub data sets."""
 
 import contextlib
-import csv
-import gzip
-import itertools
-import json
 import logging
-import zlib
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import langcodes
 import regex
 import torch
 from torch import Tensor
 
+from .documents import Document, fault_of
+from .files import SUFFIXES, files_of, read_lines, read_rows, stem_of
 from .languages import Labels, expected_scripts, require_language
 
-SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv")
 DOCUMENT_IDS = "DOCUMENT_IDS.tsv"
 
-Document = str | Tensor
-"""One text; or its token ids as a 1-D tensor, to which nothing is prepended."""
 Passages = Sequence[tuple[str | None, Document]]
 """(document id, or None where there is none; text) of each passage, in order."""
-Parsed = TypeVar("Parsed")
+
+PARTS = "dev devtest test train tst trn val valid validation"
+"""Parts of a data set; in a file's name they may follow the language: ``flores.eng_Latn.dev.txt`` is English."""
+WORDS = (
+    "all alt and app aux bad bak big bin cfg csv cut doc dup end err ids inp job key lab lex lib log low map max mid "
+    "mix net new nil non not old one opt org pid pkg pos pre raw row seg set src sub sum sys tab tag tgt the tmp top "
+    "tsv two txt uni usr var yes"
+)
+"""Codes of small languages (``log`` is Logo) that in the name of a file are hardly ever meant, unless asked for."""
 
 
-def suffix_of(path: Path) -> str:
-    """The type of a file, compressed or not: ``.jsonl`` for ``news.fr.jsonl.gz``."""
-    return Path(path.name.removesuffix(".gz")).suffix
-
-
-def language_of(path: Path, labels: Labels = "bcp47", among: Sequence[str] | None = None) -> str | None:
+def language_of(
+    path: Path, labels: Labels = "bcp47", among: Sequence[str] | None = None, wanted: Sequence[str] = ()
+) -> str | None:
     """The language that a file's name ends in, or the last part of it that is ``among`` languages; or None."""
-    stem = path.name.removesuffix(".gz").removesuffix(suffix_of(path))
+    stem = stem_of(path)
     if among is not None:
         return next((part for part in reversed(regex.split("[._]", stem)) if part in among), None)
     if labels == "free":
         return stem
-    tag = stem.rsplit(".", 1)[-1]
+    parts = stem.split(".")
+    while len(parts) > 1 and parts[-1].lower() in PARTS.split() and parts[-1] not in wanted:
+        parts.pop()
+    tag = parts[-1]
     valid = 2 <= len(tag.split("-")[0].split("_")[0]) <= 3 and langcodes.tag_is_valid(tag)
-    return require_language(tag) if valid else None
-
-
-def read_rows(
-    path: Path, parse: Callable[[Any], Parsed], *, field: str | None = None, columns: Sequence[str] = ()
-) -> list[Parsed]:
-    """What ``parse`` makes of each row of a file: of a dict by column, with texts as they are in the file.
-
-    Rows are the lines of a ``.txt`` or ``.jsonl`` (there blank ones are skipped), those of a ``.csv`` or ``.tsv`` after
-    its header (or of a ``.tsv`` with these ``columns``), the items of a ``.json`` list; all also with ``.gz``. The
-    column of a ``.txt`` is ``field``, and a table must have it. (``datasets`` would read "NA" as NaN, "007" as 7.)
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for an unsupported, empty or malformed file, with its line.
-    """
-    suffix, opened = suffix_of(path), gzip.open if path.name.endswith(".gz") else open
-    if suffix not in (*SUFFIXES, ".json"):
-        raise ValueError(f"{path}: unsupported file type ({', '.join(SUFFIXES)} are read, also with .gz).")
-    # U+2028 and its like end no line anywhere, a lone \r none of a .jsonl
-    newline, lines_read = {".csv": "", ".jsonl": "\n"}.get(suffix), itertools.count()
-    try:
-        with opened(path, "rt", encoding="utf-8-sig", newline=newline) as file:
-            lines = (line for line, _ in zip(file, lines_read, strict=False))  # each takes one of the count
-            rows = [parse(row) for row in _parsed(lines, suffix, field, columns)]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {str(path)!r}.") from None
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, csv.Error, zlib.error) as error:
-        what = f"no field {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} cannot be read, line {next(lines_read)}: {what}.") from error
-    if not rows:
-        raise ValueError(f"{path} is empty.")
-    return rows
-
-
-def _parsed(lines: Iterator[str], suffix: str, field: str | None, columns: Sequence[str]) -> Iterator[Any]:
-    if suffix == ".txt":
-        yield from ({field or "text": line.removesuffix("\n")} for line in lines)
-    elif suffix == ".jsonl":
-        yield from (json.loads(line.rstrip()) for line in lines if line.strip())
-    elif suffix == ".csv":
-        yield from _table((row for row in csv.reader(lines, strict=True) if row), field)
-    elif suffix == ".json":
-        content = json.loads("".join(lines))
-        yield from content if isinstance(content, list) else [content]
-    else:
-        cells = (line.removesuffix("\n").split("\t") for line in lines if line.strip())
-        yield from (dict(zip(columns, row, strict=False)) for row in cells) if columns else _table(cells, field)
-
-
-def _table(rows: Iterator[list[str]], field: str | None) -> Iterator[dict[str, str]]:
-    columns = next(rows, [])
-    if columns and field is not None and field not in columns:
-        raise ValueError(f"no column {field!r} among {columns}")
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"{len(row)} columns where the header has {len(columns)}")
-        yield dict(zip(columns, row, strict=True))
+    if not valid or (tag.lower() in f"{PARTS} {WORDS}".split() and tag not in wanted):
+        return None
+    return require_language(tag)
 
 
 def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str) -> Mapping[str, Passages]:
     """The files of a folder that are named after a wanted language; others are named in the log and skipped."""
     by_language: dict[str, Path] = {}
+    paths, others = files_of(folder)
     skipped = []
-    for path in sorted(p for p in folder.iterdir() if suffix_of(p) in SUFFIXES and p.name != DOCUMENT_IDS):
-        language = language_of(path, labels)
+    for path in (path for path in paths if path.name != DOCUMENT_IDS):
+        language = language_of(path, labels, wanted=wanted or ())
         if language is None:
             skipped.append(path.name)
         elif language in by_language:
@@ -120,6 +69,10 @@ def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text
         logging.getLogger("mwork_lens").warning(
             "Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped)
         )
+    unread = [path.name for path in others if labels != "free" and language_of(path)]
+    if unread:
+        named = f"{', '.join(unread)} in {folder} {'is' if len(unread) == 1 else 'are'} named after a language"
+        warnings.warn(f"{named} but not read: only files {', '.join(SUFFIXES)} are, also with .gz.", stacklevel=5)
     if not by_language:
         raise ValueError(f"{folder} has no file named after a language ({', '.join(SUFFIXES)}; e.g. fr.txt).")
     if labels != "free":
@@ -146,7 +99,7 @@ def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> 
     rows = {language: read_rows(path, parse, field=text_field) for language, path in paths.items()}
     if ids is None:
         return rows
-    names = [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
+    names = read_lines(ids)
     for language, path in paths.items():
         if len(names) != len(rows[language]):
             raise ValueError(f"{ids} names {len(names)} lines but {path.name} has {len(rows[language])}.")
@@ -157,24 +110,28 @@ def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> 
 def _passage(text_field: str, row: Any) -> tuple[str | None, str]:
     if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
         raise ValueError(f"no text in field {text_field!r}")
+    if fault := fault_of(row[text_field]):
+        raise ValueError(f"its text is {fault}")
     document = row.get("document")
     return None if document is None else str(document), row[text_field]
 
 
-def read_hub(source: str, wanted: Sequence[str] | None, text_field: str, split: str) -> Mapping[str, Passages]:
+def read_hub(
+    source: str, wanted: Sequence[str] | None, labels: Labels, text_field: str, split: str
+) -> Mapping[str, Passages]:
     """A data set of the Hugging Face hub with one configuration per language."""
     from datasets import get_dataset_config_names, load_dataset
 
     with hub_errors(f"{source!r} is neither a local path nor a hub data set that loads"):
         configurations = wanted or get_dataset_config_names(source)
         tables: dict[str, Any] = {c: load_dataset(source, c, split=split) for c in configurations}
-    rows = {}
+    rows: dict[str, Passages] = {}
     for language, table in tables.items():
         if text_field not in table.column_names:
             raise ValueError(f"{source} ({language}) has no column {text_field!r} among {table.column_names}.")
         documents = table["document"] if "document" in table.column_names else [None] * len(table)
         names = (None if document is None else str(document) for document in documents)
-        rows[language] = list(zip(names, table[text_field], strict=True))
+        rows[require_language(language, labels)] = list(zip(names, table[text_field], strict=True))
     return rows
 
 

@@ -80,7 +80,7 @@ def test_analyses_of_saved_detections(capsys, tmp_path, name, table):
 def test_the_corpus_command_needs_a_tokenizer_only(capsys, tmp_path):
     words().save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "fr.txt").write_text("a b c\n" * 20)
+    (tmp_path / "text" / "fr.txt").write_text("".join(f"a b {i}\n" for i in range(20)))
     arguments = ["--model", str(tmp_path / "tokenizer"), "--corpus", str(tmp_path / "text")]
     with pytest.raises(SystemExit) as stopped:
         main(["experiment", "corpus", *arguments, "--output", str(tmp_path / "out")])

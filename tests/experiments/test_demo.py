@@ -21,7 +21,7 @@ LETTERS = {"en": "abc", "fr": "def", "ru": "gh"}
 def test_the_demo_ends_in_a_table_findings_and_a_page(tmp_path):
     model = spelled("llama", n_layers=3)
     draws = [random.Random(i) for i in range(20)]
-    corpus = as_corpus({tag: [" ".join(draw.choices(some, k=9)) for draw in draws] for tag, some in LETTERS.items()})
+    corpus = as_corpus({tag: [" ".join(draw.choices(some, k=14)) for draw in draws] for tag, some in LETTERS.items()})
     demo = run_demo(model, corpus, tmp_path / "demo", CONFIG)
     names = {path.name for path in demo.write()}
     assert names == {"report.html", "effects.csv", "effects", "detection", "neurons"}

@@ -1,5 +1,6 @@
 import csv
 import gzip
+import inspect
 import io
 import itertools
 import json
@@ -9,11 +10,14 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mwork_lens.text import fault_of
 from mwork_lens.text.corpora import Corpus, as_corpus, load_corpus
 from mwork_lens.text.languages import expected_scripts, main_script
 
@@ -154,9 +158,10 @@ def test_joined_passages_never_cross_documents(sizes, sentences):
 
 @pytest.mark.parametrize(("language", "between"), [("ru", " "), ("th", " "), ("ko", " "), ("zh", ""), ("ja", "")])
 def test_sentences_are_joined_as_the_language_writes(tmp_path, language, between):
-    rows = jsonl([SAYS[language]] * 40, [f"d{i // 2}" for i in range(40)])
+    texts = [f"{i}{SAYS[language]}" for i in range(40)]
+    rows = jsonl(texts, [f"d{i // 2}" for i in range(40)])
     corpus = load_corpus(write(tmp_path, {f"{language}.jsonl": rows}), sentences_per_passage=2)
-    assert corpus[language] == [SAYS[language] + between + SAYS[language]] * 20
+    assert corpus[language] == [texts[i] + between + texts[i + 1] for i in range(0, 40, 2)]
 
 
 # --- what a corpus is -----------------------------------------------------------------------------
@@ -240,7 +245,10 @@ def test_a_file_name_ends_in_its_language(tmp_path, name, language):
 
 
 def test_a_region_counts_where_it_tells_files_apart_or_is_asked_for(tmp_path):
-    write(tmp_path, {"pt-BR.txt": lines("pt"), "pt-PT.txt": lines("pt"), "zh-CN.txt": lines("zh")})
+    write(
+        tmp_path,
+        {"pt-BR.txt": lines("pt"), "pt-PT.txt": [f"{line}!" for line in lines("pt")], "zh-CN.txt": lines("zh")},
+    )
     assert set(load_corpus(tmp_path)) == {"pt-BR", "pt-PT", "zh"}
     assert list(load_corpus(tmp_path, languages=["zho-CN", "pt-BR"])) == ["zh-CN", "pt-BR"]
 
@@ -269,18 +277,18 @@ def separated(texts, suffix):
 
 
 ODD = ["NA", "007", "2019-01-01", '"', "a, b", "a\r\nb", "a\rb", "a\tb"]
-one_line = st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\t\ufeff")
-any_character = st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff")
+one_line = st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\t\ufeff\0")
+any_character = st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff\0")
 
 
-@pytest.mark.filterwarnings("ignore:.* has only .* passages")
+@pytest.mark.filterwarnings("ignore:.* has only .* passages", "ignore:.* repeat earlier ones")
 @pytest.mark.parametrize("suffix", [".txt", ".tsv", ".csv", ".jsonl"])
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_text_comes_out_of_a_file_as_it_went_in(suffix, data):
     character = any_character if suffix in (".csv", ".jsonl") else one_line
     odd = [text for text in ODD if suffix in (".csv", ".jsonl") or text.isprintable()]
-    text = st.text(character, min_size=1).filter(str.strip) | st.sampled_from(odd)
+    text = st.text(character, min_size=1).filter(lambda text: fault_of(text) is None) | st.sampled_from(odd)
     texts = data.draw(st.lists(text, min_size=1, max_size=5))
     content = {
         ".txt": texts,
@@ -349,6 +357,96 @@ def test_doubtful_text_warns_once(corpus, message):
     assert len(caught) == 1
 
 
+REPEATED = "9 of 20 passages of 'fr' repeat earlier ones"
+
+
+def test_repeated_passages_and_copied_languages_are_said():
+    with pytest.warns(UserWarning, match=REPEATED) as caught:
+        load_corpus({"fr": lines("fr", 11) + [f" {line.upper()} " for line in lines("fr", 9)]})
+    assert len(caught) == 1
+    for loaded in (load_corpus, as_corpus):
+        with pytest.warns(UserWarning, match="20 passages are the same in 'fr' and 'pt'") as caught:
+            loaded({"en": lines("en"), "fr": lines("fr"), "pt": lines("fr")})
+        assert len(caught) == 1
+        with pytest.warns(UserWarning, match=REPEATED):
+            loaded({"fr": lines("fr", 11) + lines("fr", 9)})
+    with pytest.warns(UserWarning, match="3 passages are the same in 'fr' and 'pt'"):
+        load_corpus({"fr": lines("fr"), "pt": lines("pt", 17) + lines("fr", 3)})
+    load_corpus({"fr": lines("fr"), "pt": lines("pt", 19) + lines("fr", 1)})
+
+
+def test_texts_on_both_sides_of_a_division_are_said():
+    names = tuple(f"d{i}" for i in range(20))
+    corpus = Corpus({"fr": tuple(lines("fr", 10) * 2)}, {"fr": names}, parallel=False)
+    for divide in (lambda: corpus.split(0.5), lambda: corpus.folds(4), lambda: corpus.divide({"a": 8, "b": 8})):
+        with pytest.warns(
+            UserWarning, match=r"\d texts of 'fr' are in several parts, as they are in several documents"
+        ):
+            divide()
+    whole = Corpus({"fr": corpus.texts["fr"]}, {"fr": tuple(f"d{i % 10}" for i in range(20))}, parallel=False)
+    assert whole.split(0.5)
+
+
+def test_tags_have_one_form_wherever_they_come_from(tmp_path):
+    hebrew = [f"שלום {i}" for i in range(20)]
+    write(tmp_path, {"iw.txt": hebrew})
+    for corpus in (load_corpus(tmp_path), load_corpus({"iw": hebrew}), as_corpus({"iw": hebrew})):
+        assert list(corpus) == ["he"]
+        assert corpus["iw"] == corpus["heb"] == corpus["he"] == hebrew
+        assert "iw" in corpus
+        assert "ar" not in corpus
+        assert "" not in corpus
+    with pytest.raises(ValueError, match="Of he, iw, several are the same language: he remain"):
+        as_corpus({"he": ["a"], "iw": ["b"]})
+    assert list(as_corpus({"iw": ["a"], "my group": ["b"]})) == ["iw", "my group"]
+
+
+def unchecked(function):
+    """Without the types that are checked in tests only."""
+    return inspect.unwrap(function)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, pd.Series, np.array, lambda texts: pd.Series(texts, dtype="string")])
+def test_lists_of_other_kinds_are_lists(kind):
+    assert unchecked(load_corpus)({"fr": kind(lines("fr"))})["fr"] == lines("fr")
+    assert unchecked(as_corpus)({"fr": kind(lines("fr"))}).hash == as_corpus({"fr": lines("fr")}).hash
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        (["a", "b"], "A corpus .*not list"),
+        ("a text", "A corpus must be a dict from languages to lists of documents, not str"),
+        (pd.Series(["a"]), "A corpus .*not Series"),
+        (pd.DataFrame({"fr": ["a"]}), "A corpus .*not DataFrame"),
+        (None, "A corpus .*not NoneType"),
+        ({1: ["a"]}, "The languages of a corpus are strings, not 1"),
+        ({"fr": "a"}, "The texts of 'fr' must be a list of documents, not str: put a single one in a list"),
+        ({"fr": b"ab"}, "The texts of 'fr' must be a list of documents, not bytes"),
+        ({"fr": torch.tensor([1, 2])}, "The texts of 'fr' must be a list of documents, not Tensor"),
+        ({"fr": {"de": ["a"]}}, "The texts of 'fr' must be .* not dict by language: give those of one"),
+        ({"fr": {"a", "b"}}, "The texts of 'fr' must be a list of documents, not set"),
+        ({"fr": (text for text in "ab")}, "The texts of 'fr' must be a list of documents, not generator"),
+        ({"fr": np.ones((2, 2), int)}, r"The texts of 'fr' must be .* not an array of shape \(2, 2\) and int64"),
+        ({"fr": pd.Series(["a", float("nan")])}, "Document 1 of 'fr' is a float, not a string"),
+        ({"fr": [["a"]]}, "Document 0 of 'fr' is a list, not a string"),
+        ({"fr": [None]}, "Document 0 of 'fr' is a NoneType, not a string"),
+    ],
+)
+def test_arguments_of_another_shape_are_named(corpus, message):
+    with pytest.raises(ValueError, match=message):
+        unchecked(as_corpus)(corpus)
+    if not isinstance(corpus, str):
+        with pytest.raises(ValueError, match=message):
+            unchecked(load_corpus)(corpus)
+
+
+@pytest.mark.parametrize("languages", ["fr", b"fr", 3, ["fr", 3]])
+def test_languages_are_a_list(languages):
+    with pytest.raises(ValueError, match=r"languages.* must be a list of strings"):
+        unchecked(load_corpus)("demo", languages=languages)
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 TEXTS = {"en": lines("en"), "fr": lines("fr")}
@@ -397,11 +495,15 @@ GOOD = '{"text": "Bonjour"}'
         ("fr.tsv", ["says\tyear", "Bonjour\t1"], r"fr.tsv cannot be read, line 1: no column 'text' among \['says', 'y"),
         ("fr.csv", ["document,text", "a,Bonjour, monde"], r"fr.csv cannot be read, line 2: 3 columns where .* has 2"),
         ("fr.tsv", ["document\ttext", "a\tb", "c"], r"fr.tsv cannot be read, line 3: 1 columns where .* has 2"),
-        ("fr.csv", ["document,text", 'a,"Bonjour', "b,Salut"], r"fr.csv cannot be read, line 3: unexpected end"),
-        ("fr.csv", ["document,text", "a,Bonjour", "b,"], r"Document 1 of 'fr' is empty"),
+        (
+            "fr.csv",
+            ["document,text", 'a,"Bonjour', "b,Salut"],
+            r"fr.csv cannot be read, line 2: the quote that is opened there is not closed",
+        ),
+        ("fr.csv", ["document,text", "a,Bonjour", "b,"], r"fr.csv cannot be read, line 3: its text is empty"),
         ("fr.csv", ["document,text"], r"fr.csv is empty"),
         ("fr.txt", "", r"fr.txt is empty"),
-        ("fr.txt", ["Bonjour", "", "Salut"], r"Document 1 of 'fr' is empty"),
+        ("fr.txt", ["Bonjour", "", "Salut"], r"fr.txt cannot be read, line 2: it is empty; remove it"),
         ("fr.json", ["[]"], r"fr.json is empty"),
         ("fr.xml", ["<a/>"], r"fr.xml: unsupported file type \(.txt, .jsonl"),
     ],
