@@ -5,6 +5,7 @@ A HookedTransformer's modules are TransformerLens's; a raw TransformerBridge's w
 
 import inspect
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -132,13 +133,13 @@ def rope_settings(config: Any) -> list[Mapping[str, Any]]:
 
 
 def rope_boundaries(model: HookedModel) -> tuple[int, ...]:
-    """Lengths of a whole batch above which all its rotary angles change (long-rope, dynamic)."""
+    """Numbers of tokens above which the rotary angles of all of them are others (long-rope), in ascending order."""
     if wrapped_model(model) is None:
         return ()
     config = text_config(model)
-    changing = [each for each in rope_settings(config) if each.get("rope_type") in ("longrope", "dynamic")]
-    known = (each.get("original_max_position_embeddings") or config.max_position_embeddings for each in changing)
-    return tuple(sorted(set(map(int, known))))
+    changing = [each for each in rope_settings(config) if each.get("rope_type") == "longrope"]
+    known = {each.get("original_max_position_embeddings") or config.max_position_embeddings for each in changing}
+    return tuple(sorted(map(int, known)))
 
 
 def boundaries(model: HookedModel) -> tuple[int, ...]:
@@ -281,7 +282,8 @@ class Rotary:
 
     def __init__(self, model: HookedModel, layer: int) -> None:
         self._apply = _rotation(model, layer)
-        self._cached: tuple[Tensor, Tensor] | None = None
+        self._boundaries = rope_boundaries(model)
+        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         # rotate every basis vector at position 1 and see where it goes
         basis = torch.eye(model.cfg.d_head, device=device_of(model), dtype=wide_dtype(dtype_of(model)))
         images = self._rotate(torch.stack([basis, basis]))[1].fill_diagonal_(0).abs()
@@ -292,14 +294,16 @@ class Rotary:
         return at_least_float32(self._apply(x[None])[0])
 
     def coefficients(
-        self, positions: Int[Tensor, " pos"], like: Tensor
+        self, positions: Int[Tensor, " pos"], like: Tensor, length: int
     ) -> tuple[Float[Tensor, "pos d_head"], Float[Tensor, "pos d_head"]]:
-        """c and s of every coordinate at these positions."""
+        """c and s of every coordinate at these positions of a text with so many tokens."""
+        side = bisect_left(self._boundaries, length)
+        table = self._tables.get(side)
+        if table is None or len(table[0]) < length:
+            table = self._tables[side] = self._measure(length, like)
         first, needed = int(positions[0]), int(positions[-1]) + 1
-        if self._cached is None or len(self._cached[0]) < needed:
-            self._cached = self._measure(needed, like)
         rows = slice(first, needed) if needed - first == len(positions) else positions
-        return self._cached[0][rows], self._cached[1][rows]
+        return table[0][rows], table[1][rows]
 
     def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
         itself = torch.arange(len(self.pair), device=like.device)

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..text import Corpus, Document, as_corpus, fault_of
-from .architecture import HookedModel, device_of, special_ids, stream_hook, wrapped_model
+from .architecture import HookedModel, device_of, rope_boundaries, special_ids, stream_hook, wrapped_model
 from .hooks import ForwardHook, hooked
 
 MAX_TOKENS = 512
@@ -56,6 +56,8 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
     """Token ids that are never scored."""
     device: torch.device
     """Where the model is, which decides how many tokens fill a batch."""
+    apart: tuple[int, ...] = ()
+    """Documents up to and above these lengths are in no batch together: a model rotates the ones otherwise."""
 
     @classmethod
     def of(
@@ -65,7 +67,7 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
         corpus, ids = as_corpus(corpus), {}
         for language, documents in corpus.items():
             ids[language] = encode(model, documents, corpus.ids[language], max_tokens)
-        return cls(corpus, ids, special_ids(model), device_of(model))
+        return cls(corpus, ids, special_ids(model), device_of(model), rope_boundaries(model))
 
     def __getitem__(self, language: str) -> Sequence[Int[Tensor, " _"]]:
         return self.ids[language]
@@ -95,7 +97,7 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
         Raises:
             ValueError: for a batch size below 1.
         """
-        groups = {language: _groups(ids, self.device, batch_size) for language, ids in self.items()}
+        groups = {language: _groups(ids, self.device, batch_size, self.apart) for language, ids in self.items()}
         return Plan(self, tuple((language, rows) for language, group in groups.items() for rows in group))
 
 
@@ -177,18 +179,21 @@ def batches(
 ) -> Iterator[TokenBatch]:
     """Batches, on the model's device, of documents that belong to no corpus; divided as by :meth:`Encoded.plan`."""
     special, device = special_ids(model), device_of(model)
-    for rows in _groups(encoded, device, batch_size):
+    for rows in _groups(encoded, device, batch_size, rope_boundaries(model)):
         yield _batch(encoded, rows, special).to(device)
 
 
-def _groups(encoded: Sequence[Tensor], device: torch.device, batch_size: int | None) -> list[tuple[int, ...]]:
+def _groups(
+    encoded: Sequence[Tensor], device: torch.device, batch_size: int | None, apart: Sequence[int] = ()
+) -> list[tuple[int, ...]]:
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     groups, budget = [], TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
     for row in sorted(range(len(encoded)), key=lambda row: len(encoded[row])):
         size = len(groups[-1]) if groups else 0
         full = size == batch_size if batch_size else (size + 1) * len(encoded[row]) > budget
-        if not size or full:
+        ends = size and any(len(encoded[groups[-1][0]]) <= length < len(encoded[row]) for length in apart)
+        if not size or full or ends:
             groups.append([])
         groups[-1].append(row)
     return [tuple(rows) for rows in groups]

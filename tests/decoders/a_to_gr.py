@@ -34,6 +34,14 @@ LLAMA_3 = {
     "high_freq_factor": 4.0,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "original_max_position_embeddings": 16,
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
 BY_KIND = {"sliding_attention": {"rope_type": "default", "rope_theta": 100.0}, "full_attention": LINEAR}
 COHERE = {**GROUPED, "logit_scale": 0.3}
@@ -80,6 +88,7 @@ A_TO_GR = (
     Decoder("ArceeForCausalLM", {**GROUPED, "head_dim": 8}),
     Decoder("ArceeForCausalLM", {**GROUPED, "head_dim": 8, "attention_bias": True, "mlp_bias": True}, "biases"),
     Decoder("ArceeForCausalLM", {**GROUPED, "rope_parameters": YARN}, "yarn"),
+    Decoder("ArceeForCausalLM", {**GROUPED, "rope_parameters": LONG_ROPE}, "long-rope"),
     Decoder("BaichuanForCausalLM", note="custom code"),
     Decoder("BaiChuanForCausalLM", note="custom code"),
     Decoder("BambaForCausalLM", {**GROUPED, **MAMBA, "attn_layer_indices": [1]}, refused="no attention pattern"),

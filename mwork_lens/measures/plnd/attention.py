@@ -144,8 +144,8 @@ class Geometry:
         first, last = int(rows[0]), int(rows[-1])
         if last - first + 1 == len(rows):
             rows = slice(first, last + 1)  # which copies nothing
-        queries, query_neurons = self.query.turned(at_least_float32(q[rows]), positions[rows])
-        keys, key_neurons = self.key.turned(at_least_float32(k), positions)
+        queries, query_neurons = self.query.turned(at_least_float32(q[rows]), positions[rows], len(content))
+        keys, key_neurons = self.key.turned(at_least_float32(k), positions, len(content))
         by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
         scores = by_group @ (keys / self.scale)[:, None]
         wide = at_least_float32(pattern[:, rows])

@@ -60,11 +60,11 @@ class Side:
         return cls(attention_scale(model, layer), clip, norm, rotary, growth)
 
     def turned(
-        self, x: Float[Tensor, "pos head d_head"], positions: Int[Tensor, " pos"]
+        self, x: Float[Tensor, "pos head d_head"], positions: Int[Tensor, " pos"], length: int
     ) -> tuple[ByPosition, Coefficients]:
-        """x̃, and how its neurons enter the scores."""
+        """x̃ at these positions of a text with so many tokens, and how its neurons enter the scores."""
         if self._is_compiled(x):
-            return self._compiled(x, positions)
+            return self._compiled(x, positions, length)
         x = rearrange(x, "pos head d_head -> head d_head pos").contiguous()
         shrink, centre, level = torch.zeros_like(x), None, None
         if self.norm is None:
@@ -77,7 +77,7 @@ class Side:
             grown = torch.addcmul(x_hat, x_hat, shrink, value=-1)  # ρ x̂
         if self.rotary is None:
             return x_hat, Coefficients(shrink, grown / self.scale, torch.zeros_like(grown), centre, level)
-        cosine, sine = (part.mT for part in self._rotation(positions, x))
+        cosine, sine = (part.mT for part in self._rotation(positions, x, length))
         level = None if level is None else self._rotated(level, cosine, sine)
         direct, paired = grown * (cosine / self.scale), grown * (sine / self.scale)
         return self._rotated(x_hat, cosine, sine), Coefficients(shrink, direct, paired, centre, level)
@@ -86,10 +86,10 @@ class Side:
         assert self.rotary
         return (x * sine).index_select(1, self.rotary.pair).addcmul_(x, cosine)
 
-    def _rotation(self, positions: Int[Tensor, " pos"], like: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotation(self, positions: Int[Tensor, " pos"], like: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """What rotation makes of each coordinate and its partner: [pos, d_head], or [head, pos, d_head]."""
         assert self.rotary
-        cosine, sine = self.rotary.coefficients(positions, like)
+        cosine, sine = self.rotary.coefficients(positions, like, length)
         if self.growth:
             growth = self.growth(positions).to(like.dtype)[:, None]
             cosine, sine = cosine * growth, sine * growth
@@ -103,10 +103,10 @@ class Side:
         return is_cpu_float32(x) and bool(self.rotary) and plain and not self.clip
 
     def _compiled(
-        self, x: Float[Tensor, "pos head d_head"], positions: Int[Tensor, " pos"]
+        self, x: Float[Tensor, "pos head d_head"], positions: Int[Tensor, " pos"], length: int
     ) -> tuple[ByPosition, Coefficients]:
         assert self.rotary
-        rotation = tuple(part.numpy() for part in (*self._rotation(positions, x), self.rotary.pair))
+        rotation = tuple(part.numpy() for part in (*self._rotation(positions, x, length), self.rotary.pair))
         gain, eps = np.empty(0, np.float32), 0.0
         if self.norm:
             gain, eps = self.norm.gain_before_rotation[0].numpy(), self.norm.eps
