@@ -6,14 +6,14 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..model import HookedModel, device_of, encode
+from ..model import HookedModel, device_of, encode, end_ids
+from ..model.decoding import Decoder, decoder
 from ..text import Document
-from .decoding import Decoder, decoder
 
 Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
 """From logits and the prompts' numbers to the next token of each."""
@@ -26,9 +26,9 @@ class Completion:
     text: str
     """Up to a stop string; without special tokens. Empty for a model without a tokenizer."""
     tokens: tuple[int, ...]
-    """The new token ids, without the end token; with those of a stop string."""
+    """The new token ids, without an end token; with those of a stop string."""
     stopped: Literal["end", "stop", "length"]
-    """By the end token, a stop string, or ``max_new_tokens``."""
+    """By an end token, a stop string, or ``max_new_tokens``."""
 
 
 @torch.inference_mode()
@@ -47,7 +47,8 @@ def generate(
 ) -> list[Completion]:
     """Continue every prompt, greedily or by seeded sampling.
 
-    Hooks that are in place act on every step, on the prompts that are not finished yet.
+    Hooks that are in place act on every step, on the prompts that are not finished yet. The tokenizer's end token and
+    all those of the model's ``generation_config`` end a completion.
 
     Args:
         model: a hooked model.
@@ -55,7 +56,7 @@ def generate(
         max_new_tokens: after which a completion ends.
         stop: strings before which a completion is cut; white space as one (a new line) counts from the first other
             character on, and one that is a special token ends a completion as the end token does.
-        temperature: 0 takes the likeliest token; otherwise tokens are sampled at this temperature.
+        temperature: 0 takes the likeliest token; otherwise tokens that the tokenizer has are sampled at it.
         top_p: sample among the likeliest tokens that together have this probability.
         seed: of the sampling; each prompt has its own draws, whatever it is batched with.
         batch_size: prompts at a time, of like length, padded on the left and masked.
@@ -77,7 +78,8 @@ def generate(
                 f"{name} has {len(ids)} tokens; with {max_new_tokens=} that is more than the context of "
                 f"{model.cfg.model_name}, {model.cfg.n_ctx}."
             )
-    rule, pick = StopRule.of(model.tokenizer, stop, max_new_tokens), picker(temperature, top_p, seed)
+    rule = StopRule.of(model, stop, max_new_tokens)
+    pick = picker(temperature, top_p, seed, _decodable(model) if temperature else None)
     by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     completions: dict[int, Completion] = {}
     for start in tqdm(range(0, len(by_length), batch_size), desc="generating", unit="batch", disable=not progress):
@@ -98,18 +100,18 @@ class StopRule:
     max_new_tokens: int
 
     @classmethod
-    def of(cls, tokenizer: Any, stop: Sequence[str], max_new_tokens: int) -> "StopRule":
-        """Of a tokenizer and stop strings, which need one."""
+    def of(cls, model: HookedModel, stop: Sequence[str], max_new_tokens: int) -> "StopRule":
+        """Of a model, which knows its end tokens, and stop strings, which need its tokenizer."""
+        tokenizer, ids = model.tokenizer, end_ids(model)
         if isinstance(stop, str):
             raise ValueError(f"stop={stop!r} must be a list of strings.")
         if tokenizer is None:
             if stop:
                 raise ValueError("Stop strings need a tokenizer, which the model does not have.")
-            return cls(None, (), frozenset(), max_new_tokens)
+            return cls(None, (), ids, max_new_tokens)
         special = [word for word in stop if word in tokenizer.all_special_tokens]
-        ids = {tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(word) for word in special)} - {None}
         strings = tuple(word for word in stop if word and word not in special)
-        return cls(tokenizer, strings, frozenset(ids), max_new_tokens)
+        return cls(tokenizer, strings, ids.union(map(tokenizer.convert_tokens_to_ids, special)), max_new_tokens)
 
     def text(self, last: int, new: Sequence[int]) -> str:
         """The new tokens as text; the prompt's last one decides whether a space stands before them."""
@@ -166,8 +168,16 @@ def left_padded(prompts: Sequence[Int[Tensor, " _"]], device: torch.device) -> I
     return pad_sequence(pairs, batch_first=True, padding_side="left").movedim(-1, 0).to(device)
 
 
-def picker(temperature: float, top_p: float, seed: int) -> Pick:
-    """The likeliest token, or a seeded draw."""
+def _decodable(model: HookedModel) -> Bool[Tensor, " token"] | None:
+    """Ids that the tokenizer has: a vocabulary may be padded with others. None without a tokenizer."""
+    if model.tokenizer is None:
+        return None
+    ids = torch.tensor([*model.tokenizer.get_vocab().values()])
+    return torch.zeros(int(max(ids.max() + 1, model.cfg.d_vocab)), dtype=torch.bool).index_fill(0, ids, True)
+
+
+def picker(temperature: float, top_p: float, seed: int, among: Bool[Tensor, " token"] | None = None) -> Pick:
+    """The likeliest token, or a seeded draw among some tokens (all if None)."""
     if temperature == 0:
         return lambda logits, names: logits.argmax(-1).tolist()
 
@@ -176,7 +186,10 @@ def picker(temperature: float, top_p: float, seed: int) -> Pick:
         return torch.Generator().manual_seed(seed * 1_000_003 + name)
 
     def sample(logits: Tensor, names: Sequence[int]) -> list[int]:
-        probabilities = _nucleus((logits.double().cpu() / temperature).softmax(-1), top_p)
+        logits = logits.double().cpu()
+        if among is not None:
+            logits = logits.masked_fill(~among[: logits.shape[-1]], -torch.inf)
+        probabilities = _nucleus((logits / temperature).softmax(-1), top_p)
         draws = zip(probabilities, names, strict=True)
         return [int(torch.multinomial(row, 1, generator=generator(name))) for row, name in draws]
 

@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..model import ExactSum, HookedModel, Reducer, device_of, label_masses, stream_hook, top_tokens
+from ..model import ExactSum, HookedModel, Reducer, device_of, end_ids, label_masses, stream_hook, top_tokens
 from ..model.architecture import at_least_float32, wide_dtype
+from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
 from ..neurons import weight_processing
 from ..text import Corpus, Document, Identifier, require_language
@@ -269,14 +270,17 @@ def _masks(encoded: Encoded, positions: Positions) -> Masks:
 
 @torch.inference_mode()
 def _continued(model: HookedModel, encoded: Encoded, new_tokens: int) -> Encoded:
-    """The prompts with the tokens that the model writes after them."""
-    # without a tokenizer TransformerLens caches absolute positions wrongly
-    cached, stops = model.tokenizer is not None, getattr(model.tokenizer, "eos_token_id", None) is not None
-    options = {"do_sample": False, "verbose": False, "stop_at_eos": stops, "use_past_kv_cache": cached}
-    device = device_of(model)
+    """The prompts with the likeliest tokens after them, up to an end token."""
+    ends, device = end_ids(model), device_of(model)
 
-    def continued(ids: Tensor) -> Tensor:
-        return model.generate(ids[None].to(device), max_new_tokens=new_tokens, **options)[0].cpu()
+    def continued(ids: Int[Tensor, " pos"]) -> Int[Tensor, " longer"]:
+        reader, new = decoder(model, 1), ids[None].to(device)
+        for _ in range(new_tokens):
+            new = reader.advance(new, torch.ones_like(new)).argmax(-1, keepdim=True)
+            if int(new) in ends:
+                break
+            ids = torch.cat([ids, new[0].cpu()])
+        return ids
 
     return replace(encoded, ids={label: list(map(continued, ids)) for label, ids in encoded.items()})
 

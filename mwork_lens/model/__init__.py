@@ -7,6 +7,7 @@ from .architecture import (
     boundaries,
     device_of,
     dtype_of,
+    end_ids,
     feed_forward_width,
     has_feed_forward,
     key_value_heads,
@@ -20,4 +21,12 @@ from .hooks import ContentPositions, ForwardHook, Mode, hooked
 from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance, source_directory
 from .reducers import ExactSum, Reducer
 from .sites import GATE, SITES, Site, Slices, add_site, remove_site
-from .unembedding import all_logits, differentiable_logits, label_masses, log_normalizer, token_losses, top_tokens
+from .unembedding import (
+    all_logits,
+    differentiable_logits,
+    label_masses,
+    log_normalizer,
+    require_same_readout,
+    token_losses,
+    top_tokens,
+)

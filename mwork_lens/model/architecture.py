@@ -108,6 +108,16 @@ def special_ids(model: HookedModel) -> Int[Tensor, " id"]:
     return torch.tensor(getattr(model.tokenizer, "all_special_ids", None) or [], dtype=torch.long)
 
 
+def end_ids(model: HookedModel) -> frozenset[int]:
+    """What ends a text: the tokenizer's end token, and those that the model's generation settings name."""
+    settings = getattr(wrapped_model(model) or model, "generation_config", None)
+    ids = getattr(settings, "eos_token_id", None)
+    own = getattr(model.tokenizer, "eos_token_id", None)
+    return frozenset(map(int, ids if isinstance(ids, Sequence) else [ids] if ids is not None else [])) | (
+        frozenset() if own is None else {int(own)}
+    )
+
+
 def stream_hook(layer: int) -> str:
     """Where the residual stream after ``layer`` blocks is: 0 is the embedding."""
     return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"

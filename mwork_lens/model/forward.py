@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..text import Corpus, Document, as_corpus, fault_of
 from .architecture import HookedModel, device_of, rope_boundaries, special_ids, stream_hook, wrapped_model
 from .hooks import ForwardHook, hooked
+from .unembedding import require_same_readout
 
 MAX_TOKENS = 512
 """Where documents are cut by default."""
@@ -132,7 +133,8 @@ def encode(
 ) -> list[Int[Tensor, " _"]]:
     """Token ids of each document, cut at ``max_tokens`` or the model's context, with a warning that says so.
 
-    Refuses a document without an ordinary token, a string without a tokenizer and, with None, one that would be cut.
+    A text that begins with the BOS gets no second one. Refuses a document without an ordinary token or with one
+    that the model has no embedding for, a string without a tokenizer and, with None, one that would be cut.
     """
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} leaves nothing to score; it must be at least 2.")
@@ -171,7 +173,21 @@ def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos
         return ids
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids.")
-    return model.to_tokens(document, truncate=False)[0].cpu()
+    ids = _once(model.to_tokens(document, truncate=False)[0].cpu(), model.tokenizer.bos_token_id)
+    if (beyond := ids[ids >= model.cfg.d_vocab]).numel():
+        word = model.tokenizer.decode(beyond[:1])
+        raise ValueError(
+            f"Document {name}: {word!r} is token {int(beyond[0])}, beyond the {model.cfg.d_vocab} embeddings of "
+            f"{model.cfg.model_name}, whose tokenizer has tokens that it was not trained with: load the model with the "
+            "tokenizer that belongs to it, or resize its embeddings."
+        )
+    return ids
+
+
+def _once(ids: Int[Tensor, " pos"], bos: int | None) -> Int[Tensor, " less"]:
+    """Without the BOS that was put before a text which began with it, as chat templates write it."""
+    doubled = bos is not None and ids[:2].tolist() == [bos, bos]
+    return ids[1:] if doubled else ids
 
 
 def batches(
@@ -229,6 +245,8 @@ def stream(
     read the batch from ``running``.
     """
     device, running = device_of(model), running or Running()
+    if wrapped_model(model) is not None:  # a HookedTransformer has no other readout than ours
+        require_same_readout(model)
     total = sum(batches.encoded.documents.values()) if isinstance(batches, Plan) else None
     description = progress if isinstance(progress, str) else None
     new_bar = tqdm(total=total, unit="doc", desc=description, disable=description is None)
@@ -271,6 +289,8 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
 def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Tensor, "pos d_model"]]:
     """The residual stream of one text at the embedding and after every layer."""
     seen: list[Tensor] = []
+    if wrapped_model(model) is not None:
+        require_same_readout(model)
 
     def keep(activation: Tensor, hook: object = None) -> Tensor:
         seen.append(activation[0].clone())

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..store import atomic_directory, cache_directory
-from .architecture import HookedModel, key_value_heads
+from .architecture import HookedModel, key_value_heads, wrapped_model
 from .unembedding import all_logits
 
 logger = logging.getLogger("mwork_lens")
@@ -121,8 +121,10 @@ def _from_transformers(
     convert = partial(_conversion, name, keep=label is None)
     source = hf_model.config._name_or_path or title
     options = {"hf_model": hf_model.to(dtype).eval(), "tokenizer": tokenizer, "dtype": dtype, "device": device}
-    model = _hooked_or_bridge(convert, source, title, **options)
+    model: Any = _hooked_or_bridge(convert, source, title, **options)
     model.cfg.model_name = title
+    if wrapped_model(model) is None:
+        model.generation_config = hf_model.generation_config  # which says what ends a text
     return model
 
 

@@ -4,32 +4,40 @@ The vocabulary is taken a part at a time, so that logits over all of it are neve
 """
 
 from collections.abc import Iterator
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .architecture import HookedModel, at_least_float32, wide_dtype
+from .architecture import HookedModel, at_least_float32, device_of, stream_hook, wide_dtype, wrapped_model
+from .head import Finish, before_unembedding
 
 ROWS_AT_ONCE = 256
 TOKENS_AT_ONCE = 32768
 """Hidden states and tokens of the vocabulary whose logits are held at a time."""
 LOSS_TOKENS_AT_ONCE = 2048
 """The same for losses, which take more states at a time: a part's logits stay in the cache of a CPU."""
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 4e-3}
+"""Of the largest logit, by which logits computed from the last stream may differ from the model's own."""
 GROUP = 32
 """Tokens of which only the largest logit is looked at first: the top k lie in the k groups with the largest ones."""
 
 
 def final_norm(
     model: HookedModel, hidden: Float[Tensor, "row d_model"], normalize: bool = True
-) -> Float[Tensor, "row d_model"]:
-    """What the unembedding reads: these states after the final norm, or as they are with ``normalize=False``."""
-    return model.ln_final(hidden[None])[0] if normalize else hidden
+) -> Float[Tensor, "row d_unembed"]:
+    """What the unembedding reads of these states; with ``normalize=False``, without the final norm."""
+    states = hidden[None]
+    for name, module in before_unembedding(model):
+        if normalize or name != "ln_final":
+            states = module(states)
+    return states[0]
 
 
 def logit_parts(
-    model: HookedModel, normed: Float[Tensor, "row d_model"], *, biased: bool = True, at_once: int | None = None
+    model: HookedModel, normed: Float[Tensor, "row d_unembed"], *, biased: bool = True, at_once: int | None = None
 ) -> Iterator[tuple[int, Float[Tensor, "token row"]]]:
     """First token and logits of each part of the vocabulary, which :func:`finish_logits` finishes.
 
@@ -44,9 +52,8 @@ def logit_parts(
 
 
 def finish_logits(model: HookedModel, logits: Tensor) -> Tensor:
-    """What the model does to products with its unembedding: a soft cap (Gemma 2) where it has one; order is kept."""
-    cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
-    return cap * torch.tanh(logits / cap) if cap > 0 else logits
+    """What the model does to products with its unembedding: a scale and a soft cap where it has them; order is kept."""
+    return Finish.of(model)(logits)
 
 
 def all_logits(
@@ -66,19 +73,19 @@ def differentiable_logits(model: HookedModel, hidden: Float[Tensor, "row d_model
 def top_tokens(
     model: HookedModel, hidden: Float[Tensor, "row d_model"], k: int, *, normalize: bool = True
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
-    """The ``k`` tokens that each hidden state decodes to, highest logit first, and these logits (soft-capped)."""
+    """The ``k`` tokens that each hidden state decodes to, highest logit first, and these logits."""
     parts = [_top(model, final_norm(model, rows, normalize), k) for rows in hidden.split(ROWS_AT_ONCE)]
     values, ids = (torch.cat(part) for part in zip(*parts, strict=True))
     return finish_logits(model, values), ids
 
 
-def top_ids(model: HookedModel, normed: Float[Tensor, "row d_model"], k: int) -> Int[Tensor, "row k"]:
+def top_ids(model: HookedModel, normed: Float[Tensor, "row d_unembed"], k: int) -> Int[Tensor, "row k"]:
     """The ``k`` tokens most in line with some directions in the unembedding's input; its bias is left out."""
     return _top(model, normed, k, biased=False)[1]
 
 
 def _top(
-    model: HookedModel, normed: Float[Tensor, "row d_model"], k: int, *, biased: bool = True
+    model: HookedModel, normed: Float[Tensor, "row d_unembed"], k: int, *, biased: bool = True
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     best, ids = torch.empty(0), torch.empty(0)
     for start, logits in logit_parts(model, normed, biased=biased):
@@ -165,3 +172,38 @@ def token_losses(
         weights, largest, shrink = _exponentials(logits, largest)
         total = total * shrink + weights.sum(0)
     return largest + total.log() - of_target
+
+
+_compared: WeakSet[HookedModel] = WeakSet()
+
+
+@torch.no_grad()
+def require_same_readout(model: HookedModel) -> None:
+    """Refuse a model whose logits are not :func:`all_logits` of its last stream; once per model, on a few tokens."""
+    if model in _compared:
+        return
+    last: list[Tensor] = []
+    keep = (stream_hook(model.cfg.n_layers), lambda activation, hook=None: last.append(activation[0]))
+    ids = torch.arange(3, 9, device=device_of(model))[None] % model.cfg.d_vocab
+    with model.hooks(fwd_hooks=[keep]):
+        own = (wrapped_model(model) or model)(ids)
+    own = getattr(own, "logits", own)[0]
+    if not last:
+        raise ValueError(
+            f"{model.cfg.model_name} does not show its last layer's residual stream ({keep[0]} never runs)."
+        )
+    difference = _largest_difference(all_logits(model, last[0]), own)
+    if not difference <= _TOLERANCE[own.dtype]:
+        raise ValueError(
+            f"The logits of {model.cfg.model_name} cannot be computed from its last layer: final norm, unembedding, "
+            f"scale and soft cap, as modules and configuration say, give others (by {difference:.2g} of the largest). "
+            f"{type(wrapped_model(model) or model).__name__} does something else there."
+        )
+    _compared.add(model)
+
+
+def _largest_difference(ours: Tensor, own: Tensor) -> float:
+    """Relative to the largest of ``own``; infinite where their shapes differ."""
+    if ours.shape != own.shape:
+        return torch.inf
+    return float((ours.double() - own.double()).abs().max() / own.double().abs().max())

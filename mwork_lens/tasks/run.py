@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 
 from ..effects import passage_nats
 from ..generation.completions import Completion, StopRule, continue_from, generate, left_padded, picker
-from ..generation.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
+from ..model.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries
 from ..text import whole_lines
 from .task import Answer, Prompt, Task
@@ -56,7 +56,7 @@ def read_prompts(
         return nats, nothing
     reader, logits = Cached(model, concat_caches(caches)), all_logits(model, torch.cat(last))
     del caches  # as large as their copy
-    rule, pick = StopRule.of(model.tokenizer, stop, max_new_tokens), picker(0.0, 1.0, 0)
+    rule, pick = StopRule.of(model, stop, max_new_tokens), picker(0.0, 1.0, 0)
     written = continue_from(reader, logits, [prompts[row].ids for row in order], order, rule, pick)
     return nats, [written[place] for place in places]
 

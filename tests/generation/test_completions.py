@@ -92,9 +92,9 @@ def test_completions_end_at_the_end_token_and_before_stop_strings(spelled):
 
 
 def test_a_completion_that_begins_on_a_new_line_is_not_over():
-    ends = StopRule.of(words(), ["\n", "b"], 1)
+    ends = StopRule(words(), ("\n", "b"), frozenset(), 1)
     assert [ends.cut(text) for text in ("\n\na c\nd", "a\n", " \n", "\n b", "")] == ["\n\na c", "a", " \n", "\n ", ""]
-    assert StopRule.of(words(), ["\nQuestion"], 1).cut("\nQuestion: b") == ""
+    assert StopRule(words(), ("\nQuestion",), frozenset(), 1).cut("\nQuestion: b") == ""
 
 
 def test_only_the_last_position_is_unembedded():

@@ -1,16 +1,19 @@
 """Step-by-step decoding with a key-value cache; finished prompts leave the batch."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..model import HookedModel, all_logits, device_of, wrapped_model
+from .architecture import HookedModel, device_of, wrapped_model
+from .unembedding import all_logits
 
 
 def new_cache(model: Any, batch: int) -> Any:
@@ -66,32 +69,63 @@ class Cached:
         self.cache = cache_rows(self.cache, rows)
 
 
+_without_cache: WeakSet[HookedModel] = WeakSet()
+"""Bridges whose key-value cache does not fill, of which a warning was given."""
+
+
 @dataclass
 class _Bridge:
-    model: Any
-    past: Any = None
+    """A raw bridge, which goes on without a cache where that does not hold what was read."""
+
+    model: HookedModel
+    use_cache: bool
+    tokens: Tensor | None = None
     mask: Tensor | None = None
+    past: Any = None
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
-        hf_model = wrapped_model(self.model)
-        accepted = inspect.signature(hf_model.forward).parameters
+        """Logits of what follows new tokens (0 in the mask is padding)."""
+        self.tokens = tokens if self.tokens is None else torch.cat([self.tokens, tokens], 1)
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], 1)
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        options = {"position_ids": positions, "logits_to_keep": 1}
+        hf_model, read = wrapped_model(self.model), self.tokens if self.past is None else tokens
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -read.shape[1] :]
+        options = {"position_ids": positions, "logits_to_keep": 1, "use_cache": self.use_cache}
+        options |= {} if self.past is None else {"past_key_values": self.past}
+        accepted = inspect.signature(hf_model.forward).parameters
         options = {name: value for name, value in options.items() if name in accepted}
-        out = hf_model(tokens, attention_mask=self.mask, past_key_values=self.past, use_cache=True, **options)
-        self.past = out.past_key_values
+        out = hf_model(read, attention_mask=self.mask, **options)
+        if self.use_cache:
+            self._keep(getattr(out, "past_key_values", None))
         return out.logits[:, -1]
 
+    def _keep(self, past: Any) -> None:
+        """What was read, unless the cache does not say that it holds every token of it."""
+        assert self.tokens is not None
+        layers = [layer for layer in getattr(past, "layers", ()) if hasattr(layer, "get_seq_length")]
+        if layers and all(int(layer.get_seq_length()) == self.tokens.shape[1] for layer in layers):
+            self.past = past
+            return
+        self.past, self.use_cache = None, False
+        if self.model not in _without_cache:
+            _without_cache.add(self.model)
+            warnings.warn(
+                f"The key-value cache of {self.model.cfg.model_name} does not hold the tokens that were read: it "
+                "writes without one, every token after a new pass over all of them, which is slower.",
+                stacklevel=2,
+            )
+
     def select_rows(self, rows: Int[Tensor, " row"]) -> None:
+        """Continue with these prompts only."""
+        assert self.tokens is not None
         assert self.mask is not None
-        self.mask = self.mask[rows]
-        self.past.reorder_cache(rows)  # for a choice of rows too, and in every kind of layer
+        self.tokens, self.mask = self.tokens[rows], self.mask[rows]
+        if self.past is not None:
+            self.past.reorder_cache(rows)  # for a choice of rows too, and in every kind of layer
 
 
 @dataclass
 class _NoCache:
-    """Every step runs the whole sequence again."""
+    """A HookedTransformer of which every step runs the whole sequence again."""
 
     model: HookedModel
     seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -110,6 +144,6 @@ Decoder = Cached | _Bridge | _NoCache
 
 def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decoder:
     """For ``batch`` prompts of which nothing is read yet."""
-    if not use_cache:
-        return _NoCache(model)
-    return _Bridge(model) if wrapped_model(model) else Cached(model, new_cache(model, batch))
+    if wrapped_model(model):
+        return _Bridge(model, use_cache and model not in _without_cache)
+    return Cached(model, new_cache(model, batch)) if use_cache else _NoCache(model)
