@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .architecture import HookedModel, at_least_float32, device_of, stream_hook, wide_dtype, wrapped_model
-from .head import Finish, before_unembedding
+from .lm_head import Finish, before_unembedding
 
 ROWS_AT_ONCE = 256
 TOKENS_AT_ONCE = 32768
