@@ -6,7 +6,9 @@ from itertools import product
 
 import pytest
 import torch
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+from transformer_lens.model_bridge import TransformerBridge
 
 import mwork_lens as mw
 from mwork_lens.detection import importance
@@ -119,3 +121,12 @@ def test_logits_of_the_last_stream_are_those_of_transformers(row, models):
 def test_refused_with_the_reason(row):
     with pytest.raises(ValueError, match=re.escape(row.refused)):
         mw.detect(decoder_model(row, torch.float32), {"a": [document(row)]}, progress=False)
+
+
+def test_a_model_of_transformer_lens_itself_is_refused():
+    """Which has no module below its unembedding, and says nothing of its attention that transformers' say."""
+    cfg = TransformerBridgeConfig(
+        d_model=32, d_head=8, n_layers=2, n_ctx=64, n_heads=4, d_vocab=50, d_mlp=20, act_fn="gelu"
+    )
+    with pytest.raises(ValueError, match="NativeAttention does not say how it scales attention scores"):
+        importance(TransformerBridge.boot_native(cfg), torch.arange(3, 12))

@@ -1,6 +1,7 @@
 """Which stored weights belong to some neurons, where they lie in the model's own parameters; zeroing them."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +70,17 @@ def _entries(model: HookedModel, neurons: NeuronSet, pieces: Mapping[str, Sequen
         shown = (_shown(model, layer, piece) for layer in range(model.cfg.n_layers))
         return not piece.is_bias or any(bias is not None and bool(bias.any()) for bias in shown)
 
+    def require_a_column_for_each(piece: Slices, width: int) -> None:
+        shown = _shown(model, 0, piece)
+        if shown is not None and (columns := math.prod(shown.shape[axis] for axis in piece.neuron_axes)) != width:
+            raise ValueError(
+                f"{piece.weight} of {model.cfg.model_name} has {columns} columns for {width} neurons: it is fused with "
+                "another weight, which would be changed."
+            )
+
+    for site, mask in neurons.masks.items():
+        for piece in filter(exists, pieces[site] if mask.any() else ()):
+            require_a_column_for_each(piece, mask.shape[-1])
     return [
         entries_of(model, layer, piece, row.nonzero().flatten())
         for site, mask in neurons.masks.items()

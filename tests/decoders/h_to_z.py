@@ -27,6 +27,25 @@ def _row(name: str, options: dict, variant: str = "", **more) -> Decoder:
     return Decoder(f"{name}ForCausalLM", options, variant, **{"length": 14, **more})
 
 
+EXPERTS = {"num_local_experts": 2}
+MANY = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
+HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+NO_EXPERTS_YET, NO_ATTENTION = "is a mixture of experts", "recurrence, convolutions, linear and latent attention"
+CUSTOM = "custom code"
+
+
+def _experts(name: str, options: dict, variant: str = "") -> Decoder:
+    return _row(name, {**IDS, **options}, variant, refused=NO_EXPERTS_YET)
+
+
+def _recurrent(name: str, options: dict) -> Decoder:
+    return _row(name, {**IDS, **options}, refused=NO_ATTENTION)
+
+
+def _unbuilt(note: str, *names: str) -> tuple[Decoder, ...]:
+    return tuple(_row(name, {}, note=note) for name in names)
+
+
 H_TO_Z = (
     _row("HunYuanDenseV1", {**WIDE, **IDS}, generations=("4.3",)),
     _row("Jais2", {**WIDE, **IDS}),
@@ -76,54 +95,50 @@ H_TO_Z = (
             "layer_types": ["sliding_attention", "full_attention"],
         },
     ),
+    _row(
+        "ModernBertDecoder", {**SIZES, **FOUR, **IDS, "global_attn_every_n_layers": 2, "local_attention": 8}, "windows"
+    ),
+    _row("NanoChat", {**GROUPED, **IDS}),
+    _row("OPT", OPT),
+    _row("OPT", {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}, "without biases"),
+    _row("Phi", {**SIZES, **IDS, "qk_layernorm": True}, "norms of queries", refused="q_layernorm"),
 )
+REFUSED = (
+    _experts("Jamba", {**GROUPED, "num_experts": 2, "use_mamba_kernels": False}),
+    _experts("JetMoe", {**GROUPED, **EXPERTS, "kv_channels": 8}),
+    _experts("Laguna", GROUPED),
+    _experts("Lfm2Moe", {**GROUPED, **MANY, "layer_types": ["conv", "full_attention"]}),
+    _experts("Llama4", {**WIDE, **EXPERTS, "intermediate_size_mlp": 20}),
+    _experts("MiniMaxM2", {**WIDE, **EXPERTS}),
+    _experts("Mixtral", {**GROUPED, **EXPERTS}),
+    _experts("NemotronH", {**WIDE, "layers_block_type": ["mamba", "attention"]}),
+    _experts("Olmoe", {**GROUPED, **MANY}),
+    _experts("Qwen2Moe", {**GROUPED, **MANY, "shared_expert_intermediate_size": 8}),
+    _experts("Qwen3Moe", {**WIDE, **MANY}),
+    _experts("Qwen3Next", {**WIDE, **MANY, **HYBRID}),
+    _experts("Qwen3_5Moe", {**WIDE, **MANY, **HYBRID}),
+    _recurrent("HrmText", GROUPED),
+    _recurrent("Lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"]}),
+    _recurrent("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50}),
+    _recurrent("Mamba2", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50, "num_heads": 8, "head_dim": 8}),
+    _recurrent("OlmoHybrid", GROUPED),
+    _recurrent("Qwen3_5", {**WIDE, **HYBRID}),
+    _recurrent("RecurrentGemma", {**GROUPED, "num_hidden_layers": 3, "lru_width": 32}),
+    _recurrent("Rwkv", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50}),
+    _recurrent("Youtu", {**SIZES, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8}),
+    _recurrent("Zamba2", {**SIZES, "layer_types": ["mamba", "hybrid"]}),
+)
+UNBUILT = (
+    *_unbuilt(CUSTOM, "HyenaDNA", "InternLM2", "MPT", "OpenELM", "Ouro", "PhiMoE", "Qwen", "Raven", "RWKV7"),
+    Decoder("QWenLMHeadModel", note=CUSTOM),
+    *_unbuilt("same as JetMoeForCausalLM", "JetMoE"),
+    *_unbuilt("same as GPTNeoForCausalLM", "Neo"),
+    *_unbuilt("same as GPTNeoXForCausalLM", "NeoX"),
+    *_unbuilt("TransformerLens' own", "MinGPT", "NanoGPT", "NeelSoluOld"),
+    Decoder("TransformerLensNative", note="TransformerLens' own"),
+    Decoder("TransformerLensPretrain", note="TransformerLens' own"),
+)
+H_TO_Z += REFUSED + UNBUILT
 
 # without a row yet
-REST_OF_H_TO_Z = {
-    "HrmTextForCausalLM",
-    "HyenaDNAForCausalLM",
-    "InternLM2ForCausalLM",
-    "JambaForCausalLM",
-    "JetMoeForCausalLM",
-    "JetMoEForCausalLM",
-    "LagunaForCausalLM",
-    "Lfm2ForCausalLM",
-    "Lfm2MoeForCausalLM",
-    "Llama4ForCausalLM",
-    "Mamba2ForCausalLM",
-    "MambaForCausalLM",
-    "MinGPTForCausalLM",
-    "MiniMaxM2ForCausalLM",
-    "MixtralForCausalLM",
-    "ModernBertDecoderForCausalLM",
-    "MPTForCausalLM",
-    "NanoChatForCausalLM",
-    "NanoGPTForCausalLM",
-    "NeelSoluOldForCausalLM",
-    "NemotronHForCausalLM",
-    "NeoForCausalLM",
-    "NeoXForCausalLM",
-    "OlmoeForCausalLM",
-    "OlmoHybridForCausalLM",
-    "OpenAIGPTLMHeadModel",
-    "OpenELMForCausalLM",
-    "OPTForCausalLM",
-    "OuroForCausalLM",
-    "PhiMoEForCausalLM",
-    "Qwen2MoeForCausalLM",
-    "Qwen3_5ForCausalLM",
-    "Qwen3_5MoeForCausalLM",
-    "Qwen3MoeForCausalLM",
-    "Qwen3NextForCausalLM",
-    "QwenForCausalLM",
-    "QWenLMHeadModel",
-    "RavenForCausalLM",
-    "RecurrentGemmaForCausalLM",
-    "RWKV7ForCausalLM",
-    "RwkvForCausalLM",
-    "TransformerLensNative",
-    "TransformerLensPretrain",
-    "XGLMForCausalLM",
-    "YoutuForCausalLM",
-    "Zamba2ForCausalLM",
-}
+REST_OF_H_TO_Z = {"ModernBertDecoderForCausalLM", "OpenAIGPTLMHeadModel", "XGLMForCausalLM"}
