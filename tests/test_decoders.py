@@ -124,9 +124,9 @@ def test_refused_with_the_reason(row):
 
 
 def test_a_model_of_transformer_lens_itself_is_refused():
-    """Which has no module below its unembedding, and says nothing of its attention that transformers' say."""
+    """Which says neither what lies below its unembedding nor how its attention scales."""
     cfg = TransformerBridgeConfig(
         d_model=32, d_head=8, n_layers=2, n_ctx=64, n_heads=4, d_vocab=50, d_mlp=20, act_fn="gelu"
     )
-    with pytest.raises(ValueError, match="NativeAttention does not say how it scales attention scores"):
+    with pytest.raises(ValueError, match="only bridges of transformers' models"):
         importance(TransformerBridge.boot_native(cfg), torch.arange(3, 12))

@@ -90,7 +90,8 @@ def feed_forward_width(model: HookedModel) -> int:
     """Neurons of a layer's feed-forward, 0 without one: a bridge's configuration knows it for some families only."""
     if not has_feed_forward(model.cfg):
         return 0
-    return model.cfg.d_mlp if wrapped_model(model) is None else weight(model, 0, "mlp.W_in").shape[-1]
+    # what it reads with may be fused with its gate; what it writes with has a row for each neuron
+    return model.cfg.d_mlp if wrapped_model(model) is None else weight(model, 0, "mlp.W_out").shape[0]
 
 
 def weight(model: HookedModel, layer: int, name: str) -> Any:

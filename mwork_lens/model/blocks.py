@@ -20,6 +20,11 @@ def require_known_blocks(model: HookedModel) -> None:
     """
     if wrapped_model(model) is None:
         return
+    if not hasattr(wrapped_model(model), "base_model"):
+        kind = type(wrapped_model(model)).__name__
+        raise ValueError(f"{model.cfg.model_name} is a {kind}: only bridges of transformers' models can be read.")
+    if not hasattr(model, "blocks"):
+        raise ValueError(f"{model.cfg.model_name} is recurrent: it runs stacks of layers several times for each token.")
     for find in (_without_attention, _latent, _experts, _beside, _changed):
         for layer, block in enumerate(model.blocks):
             if fault := find(block):
@@ -34,7 +39,7 @@ def _without_attention(block: Any) -> str | None:
 def _latent(block: Any) -> str | None:
     projections = set(_parts(block.attn))
     reason = "its query, key and value neurons have no columns of their own"
-    return None if projections & {"qkv", "q"} else f"has latent attention ({_listed(projections)}): {reason}"
+    return None if projections & {"qkv", "q", *_EXPERTS} else f"has latent attention ({_listed(projections)}): {reason}"
 
 
 def _experts(block: Any) -> str | None:
@@ -54,7 +59,7 @@ def _changed(block: Any) -> str | None:
 
 
 def _listed(parts: Iterable[str]) -> str:
-    return ", ".join(sorted(parts))
+    return ", ".join(sorted(set(parts)))
 
 
 def _parts(module: Module) -> Iterator[str]:

@@ -105,12 +105,12 @@ class NeuronSpace:
             fingerprint=Fingerprint.of(model) if fingerprint else None,
         )
         for (site, width), layer in product(space.widths.items(), range(space.n_layers)):
-            matrix = SITES[site].tuning[0]
+            matrix = SITES[site].tuning[0] if SITES[site].heads else SITES[site].silencing[0]
             shape = weight(model, layer, matrix.weight).shape
             columns = math.prod(shape[axis] for axis in matrix.neuron_axes)
             if columns != width:
                 raise ValueError(
-                    f"{space.model} has {columns} columns in {matrix.weight} of layer {layer} where its configuration "
+                    f"{space.model} has {columns} neurons in {matrix.weight} of layer {layer} where its configuration "
                     f"says {width}: its {site} neurons are not what they seem."
                 )
         return space

@@ -30,16 +30,16 @@ def _row(name: str, options: dict, variant: str = "", **more) -> Decoder:
 EXPERTS = {"num_local_experts": 2}
 MANY = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
-NO_EXPERTS_YET, NO_ATTENTION = "is a mixture of experts", "recurrence, convolutions, linear and latent attention"
+EXPERTS_DIFFER, NO_ATTENTION = "is a mixture of experts", "has no attention pattern"
 CUSTOM = "custom code"
 
 
 def _experts(name: str, options: dict, variant: str = "") -> Decoder:
-    return _row(name, {**IDS, **options}, variant, refused=NO_EXPERTS_YET)
+    return _row(name, {**IDS, **options}, variant, refused=EXPERTS_DIFFER)
 
 
-def _recurrent(name: str, options: dict) -> Decoder:
-    return _row(name, {**IDS, **options}, refused=NO_ATTENTION)
+def _recurrent(name: str, options: dict, refused: str = NO_ATTENTION) -> Decoder:
+    return _row(name, {**IDS, **options}, refused=refused)
 
 
 def _unbuilt(note: str, *names: str) -> tuple[Decoder, ...]:
@@ -48,6 +48,7 @@ def _unbuilt(note: str, *names: str) -> tuple[Decoder, ...]:
 
 H_TO_Z = (
     _row("HunYuanDenseV1", {**WIDE, **IDS}, generations=("4.3",)),
+    _row("HunYuanDenseV1", {**WIDE, **IDS}, refused="would differ", generations=("3.9",)),
     _row("Jais2", {**WIDE, **IDS}),
     _row("Llama", GROUPED),
     _row("Llama", {**WIDE, "attention_bias": True, "mlp_bias": True}, "biases"),
@@ -95,29 +96,28 @@ H_TO_Z = (
             "layer_types": ["sliding_attention", "full_attention"],
         },
     ),
-    _row(
-        "ModernBertDecoder", {**SIZES, **FOUR, **IDS, "global_attn_every_n_layers": 2, "local_attention": 8}, "windows"
-    ),
+    _row("ModernBertDecoder", {**SIZES, **IDS, "global_attn_every_n_layers": 2, "local_attention": 8}, "windows"),
     _row("NanoChat", {**GROUPED, **IDS}),
     _row("OPT", OPT),
+    _row("OPT", {**OPT, "word_embed_proj_dim": 16}, "projected embedding"),
     _row("OPT", {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}, "without biases"),
     _row("Phi", {**SIZES, **IDS, "qk_layernorm": True}, "norms of queries", refused="q_layernorm"),
 )
 REFUSED = (
-    _experts("Jamba", {**GROUPED, "num_experts": 2, "use_mamba_kernels": False}),
+    _recurrent("Jamba", {**GROUPED, "num_experts": 2, "use_mamba_kernels": False}),
     _experts("JetMoe", {**GROUPED, **EXPERTS, "kv_channels": 8}),
     _experts("Laguna", GROUPED),
-    _experts("Lfm2Moe", {**GROUPED, **MANY, "layer_types": ["conv", "full_attention"]}),
+    _recurrent("Lfm2Moe", {**GROUPED, **MANY, "layer_types": ["conv", "full_attention"]}),
     _experts("Llama4", {**WIDE, **EXPERTS, "intermediate_size_mlp": 20}),
     _experts("MiniMaxM2", {**WIDE, **EXPERTS}),
     _experts("Mixtral", {**GROUPED, **EXPERTS}),
-    _experts("NemotronH", {**WIDE, "layers_block_type": ["mamba", "attention"]}),
+    _recurrent("NemotronH", {**WIDE, "layers_block_type": ["mamba", "attention"]}),
     _experts("Olmoe", {**GROUPED, **MANY}),
     _experts("Qwen2Moe", {**GROUPED, **MANY, "shared_expert_intermediate_size": 8}),
     _experts("Qwen3Moe", {**WIDE, **MANY}),
-    _experts("Qwen3Next", {**WIDE, **MANY, **HYBRID}),
-    _experts("Qwen3_5Moe", {**WIDE, **MANY, **HYBRID}),
-    _recurrent("HrmText", GROUPED),
+    _recurrent("Qwen3Next", {**WIDE, **MANY, **HYBRID}),
+    _recurrent("Qwen3_5Moe", {**WIDE, **MANY, **HYBRID}),
+    _recurrent("HrmText", GROUPED, "is recurrent"),
     _recurrent("Lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"]}),
     _recurrent("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50}),
     _recurrent("Mamba2", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50, "num_heads": 8, "head_dim": 8}),
@@ -125,7 +125,11 @@ REFUSED = (
     _recurrent("Qwen3_5", {**WIDE, **HYBRID}),
     _recurrent("RecurrentGemma", {**GROUPED, "num_hidden_layers": 3, "lru_width": 32}),
     _recurrent("Rwkv", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50}),
-    _recurrent("Youtu", {**SIZES, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8}),
+    _recurrent(
+        "Youtu",
+        {**SIZES, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8},
+        "has latent attention",
+    ),
     _recurrent("Zamba2", {**SIZES, "layer_types": ["mamba", "hybrid"]}),
 )
 UNBUILT = (
@@ -141,4 +145,4 @@ UNBUILT = (
 H_TO_Z += REFUSED + UNBUILT
 
 # without a row yet
-REST_OF_H_TO_Z = {"ModernBertDecoderForCausalLM", "OpenAIGPTLMHeadModel", "XGLMForCausalLM"}
+REST_OF_H_TO_Z = {"OpenAIGPTLMHeadModel", "XGLMForCausalLM"}

@@ -171,8 +171,8 @@ def test_the_same_weights_in_another_dtype_are_the_same(dtype):
         ("num_experts", 8, "mixture of experts"),
         ("load_in_4bit", True, "4-bit"),
         ("ungroup_grouped_query_attention", True, r"set_ungroup_grouped_query_attention\(False\)"),
-        ("d_mlp", 19, "20 columns in mlp.W_in of layer 0 where its configuration says 19"),
-        ("n_key_value_heads", 4, "16 columns in attn.W_K of layer 0 where its configuration says 32"),
+        ("d_mlp", 19, "20 neurons in mlp.W_out of layer 0 where its configuration says 19"),
+        ("n_key_value_heads", 4, "16 neurons in attn.W_K of layer 0 where its configuration says 32"),
     ],
 )
 def test_models_without_such_neurons_are_refused(field, value, reason):
