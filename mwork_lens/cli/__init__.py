@@ -1,6 +1,8 @@
 """The command line: ``mwork-lens demo | detect | effects | ratio | tune | experiment | report | bench``."""
 
+import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,7 +16,8 @@ from .commands import bench, demo, detect, effects, ratio, report, tune
 from .experiments import corpus, enhancement, language_ratio, layer_sweep, neuron_counts, overlap, task_command
 from .options import add_command
 
-LIBRARY_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, KeyError, OverflowError)
+TRACEBACK = "MWORK_LENS_TRACEBACK"
+"""A variable of the environment; set, errors are shown with where they came from."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 experiment = typer.Typer(help="The paper's items, one named experiment each.", no_args_is_help=True)
@@ -43,14 +46,31 @@ def _app(version: Annotated[bool, _VERSION] = False) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; bad input ends in one clear line and exit code 2."""
+    """Run the command line; whatever goes wrong ends in one clear line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # a character that the terminal or file does not have must not end the work
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mwork_lens").setLevel(logging.INFO)
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
         app(arguments)
-    except LIBRARY_ERRORS as error:
-        logging.getLogger("mwork_lens").debug("", exc_info=error)
-        message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"mwork-lens: {message}", file=sys.stderr)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"mwork-lens: {_in_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What a user should read of an error: its message, and its kind where that is not one that this package raises."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        places = [os.fsdecode(place) for place in (error.filename, error.filename2) if isinstance(place, str | bytes)]
+        return ": ".join([*places[:1], error.strerror])
+    if isinstance(error, KeyError) and error.args and " " in str(error.args[0]):
+        return str(error.args[0])  # one of ours; others have just the key
+    if isinstance(error, ValueError | OSError | ImportError) and not isinstance(error, UnicodeError):
+        return text
+    return f"{type(error).__name__}: {text} (unexpected; {TRACEBACK}=1 shows where it comes from)"

@@ -33,8 +33,8 @@ def detect(run: Run, selection: DetectionSettings, config: DetectConfig) -> Path
     kind = "specific" if len(detection.languages) > 1 else "active"
     counts = mw.neuron_counts(detection, kind=kind, quorum=selection.quorum)
     sets = {name: getattr(detection, kind)(name, quorum=selection.quorum) for name in detection.languages}
-    print(*sets.values(), sep="\n")
     written = write(folder, sets, {"counts": counts}, {"counts": lambda: mw.plots.neuron_counts(counts)})
+    print(*sets.values(), sep="\n")
     return [folder / "detection", *written]
 
 
@@ -48,8 +48,7 @@ def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
 
     if source.neurons and (source.detection or config.controls or config.stages):
         raise ValueError("--neurons goes without --detection, --controls and --stages.")
-    resumed = run.output is not None and not source.neurons and (run.output / "settings.json").is_file()
-    path = run.path("effects") if resumed else run.new_folder("effects")
+    path = run.new_folder("effects") if source.neurons else run.folder("effects")
     detection = None if source.detection is None else mw.Detection.load(source.detection)
     sets = {file.name: mw.NeuronSet.load(file) for file in source.neurons or ()}
     corpus, hooked = run.load_text(), run.load_model()
@@ -111,7 +110,7 @@ def measure_ratio(folder: Path, run: Run, config: RatioConfig) -> Paths:
         "english": lambda: mw.plots.language_ratio(measured.two_way("en")),
     }
     written = [*write(folder, {"ratio": measured}, {"ratio": frame}, figures), folder / "ratio.json"]
-    frame.to_json(written[-1], orient="records", indent=1, force_ascii=False)
+    mw.store.write_text(written[-1], frame.to_json(orient="records", indent=1, force_ascii=False))
     if set(measured.counts) - {"en"}:
         print(measured.finding("en"))
     if config.grid is not None:
@@ -205,9 +204,10 @@ def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageC
     notebook = page.notebook
     if notebook is not None and not notebook.is_file():
         raise FileNotFoundError(f"There is no notebook {str(notebook)!r}.")
+    output = replace(run, output=run.output or Path("mwork-lens-report")).folder("report")
     corpus = run.load_text(DEMO_LANGUAGES if run.corpus == "demo" else None)
     hooked = run.load_model()
-    folder = measure(hooked, corpus, run.output or Path("mwork-lens-report"), config)
+    folder = measure(hooked, corpus, output, config)
     shown = mw.report.execute(notebook, folder.path / "report.ipynb", {"folder": str(folder.path.resolve())})
     title = f"Languages inside {hooked.cfg.model_name}"
     return [mw.report.render(shown, folder.path / "report.html", title=title), shown, folder.path]
@@ -252,5 +252,5 @@ def bench(
         }
     for title, (table, digits) in tables.items():
         print(f"\n{title}\n\n{table.to_string(float_format=f'{{:.{digits}f}}'.format, na_rep='–')}")
-    (folder / "settings.json").write_text(json.dumps(dict(costs.settings), indent=2, ensure_ascii=False))
+    mw.store.write_text(folder / "settings.json", json.dumps(dict(costs.settings), indent=2, ensure_ascii=False))
     return [*written, folder / "settings.json"]

@@ -61,7 +61,8 @@ def task_command(name: str, item: str) -> Callable[..., Paths]:
         from ..experiments.tasks import PAPER_VALUES, blocks, gaps, run_task_experiment, task_of
 
         task_of(name, options)
-        result, folder = run_task_experiment(run.load_model(), name, run.path(name), options)
+        path = run.folder(name)
+        result, folder = run_task_experiment(run.load_model(), name, path, options)
         for metric in dict.fromkeys([result.metrics[0], result.task.metrics[0]]):
             print(f"\n{result.task.title}: {metric} (rows: neurons off; columns: where)\n\n{blocks(result, metric)}")
         print("\n" + "\n".join([*gaps(result), PAPER_VALUES]))
@@ -85,10 +86,10 @@ def corpus(run: Annotated[Run, "device", "dtype"], config: VocabularyConfig) -> 
     from ..experiments.corpus import describe_corpus, read_vocabulary
     from ..experiments.folder import ResultsFolder
 
-    described = run.load_text()
+    path, described = run.folder("corpus"), run.load_text()
     words = None if config.vocabulary is None else read_vocabulary(config.vocabulary, list(described))
     settings = {"corpus": described.describe(), "tokenizer": run.model, "vocabulary": config.vocabulary}
-    folder = ResultsFolder.open(run.path("corpus"), "corpus", settings)
+    folder = ResultsFolder.open(path, "corpus", settings)
     table = describe_corpus(described, tokenizer=mw.model.load_tokenizer(run.model), vocabulary=words)
     folder.write({"corpus": table})
     print(table.drop(columns=["low", "high"]).to_string(na_rep="–", float_format=lambda value: f"{value:.3f}"))
@@ -107,7 +108,7 @@ class DetectionsConfig:
         """The results folder of an experiment, and its detections by the name of their directory or model."""
         from ..experiments.folder import ResultsFolder, load_detections, load_or_run
 
-        path, settings = run.path(name), {"quorum": rule.quorum, "top": rule.top}
+        path, settings = run.folder(name), {"quorum": rule.quorum, "top": rule.top}
         if self.detection:
             detections = load_detections(self.detection)
             recorded = {key: each.settings for key, each in detections.items()}
@@ -164,9 +165,9 @@ def enhancement(
     from ..experiments.enhancement import enhancement, formatted_table, task_texts, write
     from ..experiments.folder import ResultsFolder
 
-    loaded = run.load_text()
+    path, loaded = run.folder("enhancement"), run.load_text()
     config.divide(loaded)
-    domains, path = task_texts(config, list(loaded)), run.path("enhancement")
+    domains = task_texts(config, list(loaded))
     result = enhancement(run.load_model(), loaded, path, config, domains=domains)
     folder = ResultsFolder(path, result.settings)
     write(folder, result)

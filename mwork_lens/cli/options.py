@@ -1,11 +1,14 @@
 """Commands from dataclasses: each field of a command's settings becomes an option, its docstring the help."""
 
+import contextlib
 import functools
 import inspect
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -18,6 +21,9 @@ import mwork_lens as mw
 from ..settings import NO_OPTION, OptionalNames, Reader, TaskOptions
 
 _FIELD = re.compile(r'^    (\w+): (?:[^\n]*? = (\w+)\.\w+|[^\n]*)\n(?:    """(.*?)""")?', re.MULTILINE | re.DOTALL)
+
+_outputs: ContextVar[contextlib.ExitStack] = ContextVar("outputs")
+"""What a command holds until its end: the directories that it writes in."""
 
 DEMO_LANGUAGES = ("en", "fr", "zh", "ru", "th")
 """Of the demo text, where no languages are named."""
@@ -62,7 +68,12 @@ def _flat(function: Callable[..., Paths]) -> Callable[..., None]:
             group: make(**{name: read(values[parameter.name]) for name, (parameter, read) in options.items()})
             for group, (make, options) in groups.items()
         }
-        print("Written: " + ", ".join(map(str, function(**settings))))
+        with contextlib.ExitStack() as outputs:
+            before = _outputs.set(outputs)
+            try:
+                print("Written: " + ", ".join(map(str, function(**settings))))
+            finally:
+                _outputs.reset(before)
 
     parameters = [parameter for _, options in groups.values() for parameter, _ in options.values()]
     run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
@@ -146,16 +157,29 @@ class Run:
         mw.text.identifier(identified_by, list(dict.fromkeys([*pivot, *corpus])))
         return corpus if self.limit is None else corpus.limit(self.limit)
 
-    def path(self, name: str) -> Path:
-        """As set, else the first free directory named after the command."""
-        names = (f"mwork-lens-{name}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
-        return self.output or next(path for path in map(Path, names) if not path.exists())
-
     def new_folder(self, name: str) -> Path:
-        """That directory, made; FileExistsError if something is there already."""
-        folder = mw.store.require_free(self.path(name))
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """The directory for results, made and tried: as set, else the first free one named after the command.
+
+        A FileExistsError if something is there already, or another process writes there.
+        """
+        return self._opened(name, mw.store.require_free)
+
+    def folder(self, name: str) -> Path:
+        """The same, or one that holds the settings of a run, which is to be resumed."""
+        from ..experiments.folder import require_resumable
+
+        return self._opened(name, require_resumable)
+
+    def _opened(self, name: str, require: Callable[[Path], Path]) -> Path:
+        outputs = _outputs.get()
+        if self.output is not None:
+            return outputs.enter_context(mw.store.output_directory(require(self.output)))
+        for number in itertools.count(1):
+            path = Path(f"mwork-lens-{name}" + (f"-{number}" if number > 1 else ""))
+            if not os.path.lexists(path):
+                with contextlib.suppress(FileExistsError):  # another process has just taken it
+                    return outputs.enter_context(mw.store.output_directory(path, new=True))
+        raise AssertionError
 
 
 @dataclass(frozen=True)
@@ -176,6 +200,6 @@ def write(
     for name, result in results.items():
         result.save(folder / name)
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=table.index.name is not None)
-    drawn = [path for name, figure in figures.items() for path in mw.report.write_figure(folder / name, figure())]
+        mw.store.write_text(folder / f"{name}.csv", table.to_csv(index=table.index.name is not None))
+    drawn = mw.report.write_figures({folder / name: figure() for name, figure in figures.items()})
     return [*(folder / name for name in results), *(folder / f"{name}.csv" for name in tables), *drawn]

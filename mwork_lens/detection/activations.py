@@ -129,7 +129,7 @@ def collect_samples(
     Raises:
         ValueError: for empty documents or weights that are not finite.
     """
-    corpus, draw, space = as_corpus(corpus), random.Random(seed), NeuronSpace.of(model)
+    corpus, draw, space = as_corpus(corpus), random.Random(int(seed)), NeuronSpace.of(model)
     rows = {language: draw.randrange(len(documents)) for language, documents in corpus.items()}
     names = {language: corpus.ids[language][row] for language, row in rows.items()}
     sampled = {}

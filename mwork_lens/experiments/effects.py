@@ -17,7 +17,7 @@ from ..model import HookedModel
 from ..neurons import Stages
 from ..settings import EffectsConfig
 from ..text import Corpus
-from .folder import ResultsFolder, load_or_run
+from .folder import ResultsFolder, load_or_run, piece_name
 from .sets import specific_sets
 
 
@@ -48,7 +48,7 @@ def run_effects(
     saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
     settings = {**effects_settings(config), "corpus": corpus.describe(), "detection": saved}
     folder = ResultsFolder.open(path, "effects", {"model": str(model.cfg.model_name), **settings})
-    options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
+    path, options = folder.path, {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
     measured = [_measure(model, config, path, detection, corpus, progress)] if detection else []
     for number, (train, held_out) in enumerate([] if detection else corpus.folds(config.folds, seed=config.seed)):
         place = path / f"fold-{number}"
@@ -68,7 +68,7 @@ def _measure(
     rows: dict[str, Sets] = {"specific": sets}
     for language in config.controls:
         every = with_controls(sets, detection, languages=[language], seeds=config.seeds)
-        rows[f"controls-{language}"] = {name: row for name, row in every.items() if name not in sets}
+        rows[f"controls-{piece_name(language)}"] = {name: row for name, row in every.items() if name not in sets}
     effects = concat_rows(
         [
             load_or_run(path / f"effects/{name}", EffectMatrix, effect_matrix, model, row, read, **options)
@@ -89,7 +89,7 @@ def effects_of_sets(
     """The effects of saved sets, saved at ``path``, and the folder for their tables."""
     effects = effect_matrix(model, sets, corpus, max_tokens=max_tokens)
     folder = ResultsFolder.open(path, "effects of sets", effects.settings)
-    effects.save(path / "effects")
+    effects.save(folder.path / "effects")
     return effects, None, folder
 
 

@@ -23,13 +23,14 @@ from ..model import Encoded, HookedModel, dtype_of
 from ..neurons import NeuronSet
 from ..report import Section
 from ..settings import TUNED_ARMS, EnhancementConfig
+from ..store import user_path
 from ..tasks import ENGLISH, TASKS, load_questions
 from ..text import Corpus
 from ..tuning.enhancement import HELD_OUT, RATES, Enhancement, Passages, Rate, Run, RunResult
 from ..tuning.loop import Diverged, tune
 from ..tuning.masked import kept_weights
 from ..tuning.recipe import predicted
-from .folder import ResultsFolder, load_or_run
+from .folder import ResultsFolder, load_or_run, piece_name
 from .sets import arm_set
 
 logger = logging.getLogger("mwork_lens")
@@ -63,7 +64,7 @@ def enhancement(
     Whatever is in ``folder`` already is not run again: after a kill, call it as before. ``domains`` are other texts by
     language to measure on, by name. A ValueError names what cannot be divided, or has no neurons to tune.
     """
-    parts, path, domains = config.divide(corpus), Path(folder), domains or {}
+    parts, path, domains = config.divide(corpus), user_path(folder), domains or {}
     if taken := domains.keys() & {HELD_OUT, *parts}:
         raise ValueError(f"A part of the corpus is called {min(taken)!r}: give that domain another name.")
     settings = dict(ResultsFolder.open(path, "enhancement", _settings(model, config, {**parts, **domains})).settings)
@@ -167,7 +168,7 @@ class Runner:
                 logger.warning("%s: %s", run.name, error)
                 return RunResult(run, {}, {"diverged": str(error)})
 
-        return self.load_or_run(f"{kind}/{run.name}", make)
+        return self.load_or_run(f"{kind}/{piece_name(run.name)}", make)
 
     def _tune_and_measure(self, run: Run, texts: Texts) -> RunResult:
         """Losses of the tuned model, of which every weight is put back bit by bit."""
@@ -175,7 +176,7 @@ class Runner:
         passages = self.tuning[ENGLISH if run.arm == "english-text" else run.language]
         # the same passages for every arm and language of the text, the fewer among the more
         order = list(range(len(passages)))
-        random.Random(run.seed).shuffle(order)
+        random.Random(int(run.seed)).shuffle(order)
         recipe = {key: getattr(self.config, key) for key in ("batch_size", "micro_batch_size", "epochs", "max_tokens")}
         options = {**recipe, "learning_rate": run.rate, "seed": run.seed, "progress": False}
         of_set = isinstance(neurons, NeuronSet)

@@ -1,5 +1,7 @@
 """The results folder of an experiment: settings first, then rows, tables and figures; it resumes if settings agree."""
 
+import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -7,15 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
+from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from ..detection import Detection
-from ..report import Section, write_figure, write_page
-from ..store import Result, require_free, versions
+from ..report import Section, write_figures, write_page
+from ..store import Result, only_writer, require_free, user_path, versions, write_text
 
 SETTINGS = "settings.json"
+LONGEST_NAME = 150
+"""Bytes of a name within a longer one; file systems allow 255."""
 Piece = TypeVar("Piece", bound=Result)
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -23,8 +29,27 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *arguments: Any, **options: Any) -> Piece:
     """The result at ``path``, made and saved there first if it is not there: so that a run resumes piece by piece."""
     if not path.exists():
-        make(*arguments, **options).save(path)
+        piece = make(*arguments, **options)
+        with contextlib.suppress(FileExistsError):  # another process with these settings has made it in the meantime
+            piece.save(path)
     return kind.load(path)
+
+
+def piece_name(name: str) -> str:
+    """A name of the user's as the name of one file: ``a/b`` is no folder ``a``, and two names are two files."""
+    if name.strip(".") == "" or set(name) & set("/\\%\0"):
+        name = quote(name, safe=" ").replace(".", "%2E") or "%"
+    if len(encoded := os.fsencode(name)) > LONGEST_NAME:
+        name = f"{encoded[:100].decode(errors='ignore')}%{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return name
+
+
+def require_resumable(path: str | Path) -> Path:
+    """``path``, if nothing is there or the settings of a run; a FileExistsError or a ValueError otherwise."""
+    path = user_path(path)
+    if _saved_settings(path) is None:
+        require_free(path)
+    return path
 
 
 def load_detections(paths: Sequence[Path]) -> dict[str, Detection]:
@@ -51,13 +76,15 @@ class ResultsFolder:
 
         FileExistsError for a directory with other things in it; a ValueError names the first setting that differs.
         """
-        path = Path(path)
-        record = json.loads(json.dumps({"experiment": name, **settings}, ensure_ascii=False, default=str))
-        if (path / SETTINGS).is_file():
-            _require_same(json.loads((path / SETTINGS).read_text(encoding="utf-8"))["settings"], record, path)
-        else:
-            require_free(path).mkdir(parents=True, exist_ok=True)
-            _write_json(path / SETTINGS, {"settings": record, "versions": versions()})
+        path = require_resumable(path)
+        record = json.loads(json.dumps({"experiment": name, **settings}, default=_plain))
+        path.mkdir(parents=True, exist_ok=True)
+        with only_writer(path):
+            if (saved := _saved_settings(path)) is not None:
+                _require_same(saved, record, path)
+            else:
+                require_free(path)
+                _write_json(path / SETTINGS, {"settings": record, "versions": versions()})
         return cls(path, record, [path / SETTINGS])
 
     def write(self, tables: Mapping[str, pd.DataFrame] = NOTHING, figures: Mapping[str, go.Figure] = NOTHING) -> None:
@@ -65,18 +92,17 @@ class ResultsFolder:
         for name, frame in tables.items():
             if frame.columns.nlevels > 1:  # files have one name per column
                 frame = frame.set_axis([" / ".join(filter(None, column)) for column in frame.columns], axis=1)
-            frame.to_csv(self.path / f"{name}.csv")
             flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
             records = [{str(column): value for column, value in row.items()} for row in flat.to_dict("records")]
-            self.written.append(self.path / f"{name}.csv")
+            self.written.append(self.path / f"{piece_name(name)}.csv")
+            write_text(self.written[-1], frame.to_csv())
             self.document(name, records)
-        for name, figure in figures.items():
-            self.written.extend(write_figure(self.path / name, figure))
+        self.written.extend(write_figures({self.path / piece_name(name): figure for name, figure in figures.items()}))
 
     def document(self, name: str, content: Any) -> None:
         """Write ``NAME.json``."""
-        _write_json(self.path / f"{name}.json", content)
-        self.written.append(self.path / f"{name}.json")
+        self.written.append(self.path / f"{piece_name(name)}.json")
+        _write_json(self.written[-1], content)
 
     def section(self, title: str, name: str, content: pd.DataFrame | go.Figure) -> Section:
         """Write a table or a figure, and show it on the page."""
@@ -92,12 +118,27 @@ class ResultsFolder:
         self.written.append(write_page(self.path / "report.html", title, [*sections, closing]))
 
 
+def _saved_settings(path: Path) -> Any:
+    """Those of the run in a folder, None if it holds none; a ValueError if they cannot be read."""
+    file = path / SETTINGS
+    if not os.path.isfile(file):
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        settings["experiment"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} does not hold the settings of a run: {type(error).__name__}: {error}.") from error
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as itself, anything else that JSON lacks as text."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
 def _write_json(path: Path, content: Any) -> None:
-    """Whole or not at all; what JSON has no number for is null."""
-    text = json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str)
-    building = path.with_name(f".{path.name}.part")
-    building.write_text(text + "\n", encoding="utf-8")
-    os.replace(building, path)
+    """What JSON has no number for is null."""
+    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def _finite(content: Any) -> Any:

@@ -20,10 +20,10 @@ from ..neurons import STAGES, NeuronSet
 from ..report import Section, write_page
 from ..settings import ReportConfig
 from ..statistics import verdict
-from ..store import versions
+from ..store import versions, write_text
 from ..text import Corpus, Identifier, identifier
 from .effects import effects_settings, run_effects
-from .folder import ResultsFolder, load_or_run
+from .folder import ResultsFolder, load_or_run, piece_name
 from .sets import most_specific, specific_sets
 
 logger = logging.getLogger("mwork_lens")
@@ -74,7 +74,7 @@ class Measurement:
         record = {"model": str(model.cfg.model_name), "effects": effects, **rest, "corpus": corpus.describe()}
         folder = ResultsFolder.open(path, name, record)
         options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
-        detection = load_or_run(path / "detection", Detection, detect, model, train, **options)
+        detection = load_or_run(folder.path / "detection", Detection, detect, model, train, **options)
         sets = specific_sets(detection, config.quorum)
         if not sets:
             rule = f"top={config.top}, quorum={config.quorum}"
@@ -149,7 +149,7 @@ def measure(
     run = Measurement.begin("report", model, corpus, path, config, progress=progress)
     detection, quorum, layers = run.detection, run.config.quorum, model.cfg.n_layers
     for language, neurons in run.sets.items():
-        run.piece(f"neurons/{language}", NeuronSet, lambda neurons=neurons: neurons)
+        run.piece(f"neurons/{piece_name(language)}", NeuronSet, lambda neurons=neurons: neurons)
     tables = {f"counts-{kind}": neuron_counts(detection, kind=kind, quorum=quorum) for kind in ("specific", "active")}
     run.folder.write({**tables, "overlap": overlap(detection, quorum=quorum)})
     (identify, no_identifier), ratio = run.identifier, run.ratio("language-ratio")
@@ -157,7 +157,7 @@ def measure(
     options = {"token_languages": run.labels(identify), **run.reading}
     for language, neurons in run.sets.items():
         shown = most_specific(detection, neurons, language, run.config.cards)
-        run.piece(f"cards/{language}", NeuronCards, inspect, model, shown, run.held_out, **options)
+        run.piece(f"cards/{piece_name(language)}", NeuronCards, inspect, model, shown, run.held_out, **options)
     parts = [_completions(run, language, neurons) for language, neurons in run.sets.items()]
     rows = tuple(row for part in parts for row in part.rows)
     run.piece("generations", Generations, lambda: Generations(rows, parts[0].settings))
@@ -185,7 +185,9 @@ def _completions(run: Measurement, language: str, neurons: NeuronSet) -> Generat
     prompts = {language: list(_prompt_prefixes(run.model, run.prompts[language]))}
     options = {"identify": run.identifier[0], "languages": list(run.held_out)}
     options |= {"max_new_tokens": run.config.new_tokens, "progress": run.progress}
-    return run.piece(f"completions/{language}", Generations, generations, run.model, off, prompts, **options)
+    return run.piece(
+        f"completions/{piece_name(language)}", Generations, generations, run.model, off, prompts, **options
+    )
 
 
 def _prompt_prefixes(model: HookedModel, passages: Sequence[Any]) -> Iterator[str]:
@@ -220,7 +222,7 @@ class Demo:
     def write(self) -> list[Path]:
         """Write the table and the page; returns what the folder holds."""
         detection, effects, path = self.run.detection, self.effects, self.run.folder.path
-        self.table().to_csv(path / "effects.csv")
+        write_text(path / "effects.csv", self.table().to_csv())
         counts = plots.neuron_counts(neuron_counts(detection, quorum=self.run.config.quorum))
         selectivity = effects.selectivity().drop(columns="language").round(3)
         settings = {"detection": detection.settings, "effects": effects.settings, "versions": versions()}
@@ -250,7 +252,7 @@ def run_demo(model: HookedModel, corpus: Corpus, path: Path, config: ReportConfi
     sets[f"matched {language}"] = matched_control(sets[language], detection, seed=run.config.seed)
     sets[f"random {language}"] = random_control(sets[language], seed=run.config.seed)
     for name, neurons in sets.items():
-        run.piece(f"neurons/{name.replace(' ', '-')}", NeuronSet, lambda neurons=neurons: neurons)
+        run.piece(f"neurons/{piece_name(name.replace(' ', '-'))}", NeuronSet, lambda neurons=neurons: neurons)
     ratio = run.ratio("ratio")
     effects = run.piece("effects", EffectMatrix, effect_matrix, model, sets, run.held_out, **run.reading)
     return Demo(run, sets, effects, ratio)

@@ -17,6 +17,7 @@ from ..model import HookedModel, dtype_of
 from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
 from ..settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
+from ..store import write_text
 from ..tasks.catalogue import TASKS
 from ..tasks.result import ENGLISH, GROUPS, LIKELIHOOD, ORIGINAL, TaskResult
 from ..tasks.run import Condition, require_room, run_task
@@ -59,7 +60,7 @@ def run_task_experiment(
         detection = load_or_run(folder.path / "detection", Detection, detect, model, detection, **detecting)
     conditions, empty = run.conditions(detection)
     prompts, answers = (folder.path / f"{name}.jsonl" for name in ("prompts", "rows"))
-    prompts.write_text("".join(map(_line, chain(*run.prompts.values()))), encoding="utf-8")
+    write_text(prompts, "".join(map(_line, chain(*run.prompts.values()))))
     rows = run_task(
         model,
         run.task,

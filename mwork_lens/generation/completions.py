@@ -183,7 +183,7 @@ def picker(temperature: float, top_p: float, seed: int, among: Bool[Tensor, " to
 
     @cache
     def generator(name: int) -> torch.Generator:
-        return torch.Generator().manual_seed(seed * 1_000_003 + name)
+        return torch.Generator().manual_seed(int(seed) * 1_000_003 + name)
 
     def sample(logits: Tensor, names: Sequence[int]) -> list[int]:
         logits = logits.double().cpu()

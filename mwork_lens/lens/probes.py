@@ -163,7 +163,7 @@ def translation_probes(
     def question(words: Words) -> str:
         return f'{names[source]}: "{words[source][0]}" - {names[target]}: "'
 
-    generator = random.Random(seed)
+    generator = random.Random(int(seed))
     probes = []
     for words in distinct[:limit]:
         examples = generator.sample([other for other in distinct if other is not words], shots)

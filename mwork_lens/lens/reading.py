@@ -247,7 +247,7 @@ class Draws:
 
     def _all(self) -> Iterator[tuple[tuple[int, int], Float[Tensor, "direction row"]]]:
         """By batch and layer, in this order; whoever skips some passes over their draws."""
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(int(self._seed))
         for batch, rows in enumerate(self._states):
             for layer in range(self.layers):
                 yield (batch, layer), torch.randn(self.directions, rows, generator=generator)

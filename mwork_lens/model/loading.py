@@ -310,7 +310,7 @@ def _from_gguf(stem: str, sha256: str, assemble: Callable[[Path], Path]) -> Path
         # transformers refuses to save a model read from GGUF although its weights are plain floats by then
         model.config.__dict__.pop("quantization_config", None)
         model.hf_quantizer, model.is_quantized = None, False
-        with atomic_directory(target) as building:
+        with atomic_directory(target, first_wins=True) as building:
             model.save_pretrained(building)
             tokenizer.save_pretrained(building)
     return target

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from ..model import HookedModel
+from ..store import user_path
 from ..text import read_lines
 from .sets import NeuronSet
 from .space import NeuronSpace
@@ -40,7 +40,7 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
         ValueError: for a file of another form (with the line), or neurons that the model does not have.
     """
     space = model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
-    lines = read_lines(Path(path))
+    lines = read_lines(user_path(path))
     if len(lines) != len(RELEASED_LINES):
         raise ValueError(f"{path} has {len(lines)} lines, not {len(RELEASED_LINES)} (up, down, q, k and v).")
     neurons: list[tuple[int, str, int]] = []
@@ -62,11 +62,13 @@ def load_lape(path: str | Path, model: HookedModel | NeuronSpace, languages: Seq
     space = model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
     try:
         # what is not a tensor, a number or a plain container raises UnpicklingError and is not executed
-        content: Any = torch.load(path, weights_only=True, map_location="cpu")
+        content: Any = torch.load(user_path(path), weights_only=True, map_location="cpu")
         if not isinstance(content, list):
             raise TypeError(f"a {type(content).__name__}, not a list")
         lists = [[[int(i) for i in indices] for indices in layers] for layers in content]
-    except (pickle.UnpicklingError, EOFError, RuntimeError, TypeError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever unpickling bytes can raise
         raise ValueError(f"{path} is damaged, or holds more than tensors and lists of numbers.") from error
     if len(lists) != len(languages):
         raise ValueError(f"{path} holds {len(lists)} languages; {len(languages)} are named: {', '.join(languages)}.")

@@ -1,7 +1,6 @@
 """One self-contained HTML page from figures, tables and text; it opens without a network."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-logger = logging.getLogger("mwork_lens")
+from ..store import user_path, write_text
+from .pictures import write_pictures
 
 # whatever a text or a figure holds, the page may neither fetch nor send anything
 _INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
@@ -55,32 +55,40 @@ class Section:
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section], *, lead: Sequence[Content] = ()) -> Path:
     """Write the page, ``lead`` between its title and the contents; every text and label is escaped."""
-    path = Path(path)
+    path = user_path(path)
     style, printing = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     contents = "".join(f'<li><a href="#part-{i}">{escape(s.title)}</a></li>' for i, s in enumerate(sections))
     body = "".join(_section(i, section) for i, section in enumerate(sections))
-    path.write_text(
+    write_text(
+        path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<style>{style}</style><script>{get_plotlyjs()}</script><script>{printing}</script></head>"
         f"<body><h1>{escape(title)}</h1>{''.join(map(_content, lead))}"
         f'<nav aria-label="Contents"><ol>{contents}</ol></nav>{body}</body></html>',
-        encoding="utf-8",
     )
     return path
 
 
 def write_figure(path: str | Path, figure: go.Figure) -> list[Path]:
     """Write a figure at ``path`` as HTML, which opens without a network, and, if a browser is installed, as PNG."""
-    page, picture = Path(path).with_suffix(".html"), Path(path).with_suffix(".png")
-    page.write_text(figure.to_html(include_plotlyjs=True, include_mathjax=False), encoding="utf-8")
-    try:
-        figure.write_image(picture, scale=2)
-    except Exception as error:  # whatever kaleido and the browser raise: the page is written
-        logger.info("No %s: %s", picture.name, (str(error).strip().splitlines() or [type(error).__name__])[0])
-        return [page]
-    return [page, picture]
+    return write_figures({path: figure})
+
+
+def write_figures(figures: Mapping[Any, go.Figure]) -> list[Path]:
+    """As :func:`write_figure`, by path; one browser draws all of them."""
+    by_path = {user_path(path): figure for path, figure in figures.items()}
+    pages = {_with_suffix(path, ".html"): figure for path, figure in by_path.items()}
+    for path, figure in pages.items():
+        write_text(path, figure.to_html(include_plotlyjs=True, include_mathjax=False))
+    pictures = write_pictures({_with_suffix(path, ".png"): figure for path, figure in by_path.items()})
+    return [path for page in pages for path in (page, page.with_suffix(".png")) if path == page or path in pictures]
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    """In place of that of a page or picture; a point in a name is none."""
+    return path.with_suffix(suffix) if path.suffix in (".html", ".png") else path.with_name(path.name + suffix)
 
 
 def _section(i: int, section: Section) -> str:

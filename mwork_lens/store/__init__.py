@@ -1,3 +1,4 @@
 """Results as directories that are written whole or not at all, and checked when they are read."""
 
-from .result import Result, atomic_directory, cache_directory, require_free, storable, versions
+from .files import atomic_directory, atomic_file, only_writer, output_directory, user_path, write_text
+from .result import Result, cache_directory, require_free, storable, versions

@@ -4,37 +4,35 @@
 model, the hashes of its documents, and its fields as a tree (see :mod:`mwork_lens.store.tree`).
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from .. import __version__
+from .files import atomic_directory, previous, user_path
 from .format_1 import upgraded_fields
 from .tree import decode, encode, fields_of, made, storable
 
 FORMAT_VERSION = 2
 CFG_NAME, TENSORS_NAME = "cfg.json", "tensors.safetensors"
 Kind = TypeVar("Kind", bound="Result")
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
 
 
 def cache_directory() -> Path:
     """Where converted models and other reusable results live: ``MWORK_LENS_CACHE``, else the user's cache."""
     explicit = os.environ.get("MWORK_LENS_CACHE")
-    return Path(explicit or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "mwork_lens")).expanduser()
+    return user_path(explicit or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mwork_lens"))
 
 
 def versions() -> dict[str, str]:
@@ -45,7 +43,7 @@ def versions() -> dict[str, str]:
 
 def require_free(path: str | Path, *, overwrite: bool = False) -> Path:
     """``path``; a FileExistsError unless nothing or an empty directory is there, or one result to overwrite."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     occupied = _where_it_is(path)
     if not os.path.lexists(occupied) or (occupied.is_dir() and not any(occupied.iterdir())):
         return path
@@ -56,44 +54,17 @@ def require_free(path: str | Path, *, overwrite: bool = False) -> Path:
     return path
 
 
-def _previous(path: Path) -> Path:
-    """Where the old result is between the two renames that overwriting takes: no call replaces a full directory."""
-    path = path.resolve()
-    return path.with_name(f".{path.name}.previous")
-
-
 def _where_it_is(path: Path) -> Path:
     """``path``, or the old result that a process killed between these renames left next to it."""
-    return path if os.path.lexists(path) or not (previous := _previous(path)).exists() else previous
+    return path if os.path.lexists(path) or not os.path.lexists(old := previous(path)) else old
 
 
 def _holds_one_result(path: Path) -> bool:
     try:
         cfg, files = json.loads((path / CFG_NAME).read_bytes()), {entry.name for entry in path.iterdir()}
         return files == {CFG_NAME, TENSORS_NAME} and {"kind", "format", "versions"} <= cfg.keys()
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
-
-
-@contextlib.contextmanager
-def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary directory next to ``path`` that takes its place only when the block ends without an error."""
-    path = require_free(path, overwrite=overwrite).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    previous = _previous(path)
-    try:
-        yield building
-        building.chmod(0o755)
-        if overwrite and path.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            os.replace(path, previous)
-        os.replace(building, path)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-        if previous.exists() and not path.exists():
-            os.replace(previous, path)
-        shutil.rmtree(previous, ignore_errors=True)
 
 
 class Result:
@@ -125,7 +96,7 @@ class Result:
             except (TypeError, KeyError, RuntimeError) as error:
                 raise TypeError(f"{name} of this {type(self).__name__} cannot be saved: {error}") from error
         with atomic_directory(path, overwrite=overwrite) as building:
-            save_file(_unshared(arrays), building / TENSORS_NAME)
+            _write_tensors(_unshared(arrays), building / TENSORS_NAME)
             cfg = {"kind": self.result_kind, "format": FORMAT_VERSION, "versions": versions(), "sha256": None}
             cfg |= {**self._identity(), "fields": tree}
             cfg["sha256"] = _hashes(cfg, building / TENSORS_NAME)
@@ -140,7 +111,7 @@ class Result:
             FileNotFoundError: if there is no result at ``path``.
             ValueError: if it is of another kind or a newer format, or not what was written.
         """
-        path, kind = Path(path).expanduser(), cls.result_kind
+        path, kind = user_path(path), cls.result_kind
         if (place := _where_it_is(path)) != path:
             warnings.warn(f"{path} is not there; what is read is {place}, which a killed save left.", stacklevel=2)
         cfg, arrays = _read(place, kind)
@@ -159,6 +130,21 @@ class Result:
         return {"model": model, "documents": documents or None}
 
 
+def _write_tensors(arrays: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(arrays, path)
+    except SafetensorError as error:  # what it makes of an OSError
+        raise OSError(f"{path.parent} cannot be written: {error}") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # bytes of no encoding, which load_file refuses
+        return load(path.read_bytes())
+    return load_file(path)
+
+
 def _unshared(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of those that share their memory, which the file format refuses."""
     places = {name: array.untyped_storage().data_ptr() for name, array in arrays.items()}
@@ -169,7 +155,7 @@ def _unshared(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     cfg_path, tensors_path = path / CFG_NAME, path / TENSORS_NAME
     for file, state in ((cfg_path, "holds no saved result"), (tensors_path, "is not whole")):
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise FileNotFoundError(f"{path} {state}: {file.name} is missing there.")
     try:
         cfg = json.loads(cfg_path.read_text(encoding="utf-8", errors="surrogatepass"))
@@ -186,8 +172,8 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         changed = tensors_path if other_tensors else cfg_path
         raise ValueError(f"{changed} is not what was written: it was changed or cut short (its SHA-256 differs).")
     try:
-        return cfg, load_file(tensors_path)
-    except SafetensorError as error:
+        return cfg, _read_tensors(tensors_path)
+    except (SafetensorError, *_DAMAGE) as error:
         raise ValueError(f"{tensors_path} is damaged or cut short: {error}") from error
 
 

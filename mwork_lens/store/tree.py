@@ -47,6 +47,7 @@ def made(name: str, values: Mapping[str, Any]) -> Any:
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _FORMS: Mapping[str, tuple[type, Any, Any]] = {
     "float": (float, str, float),
+    "texts": (np.ndarray, lambda value: value.tolist(), lambda texts: np.array(texts, dtype=np.str_)),
     "path": (Path, str, Path),
     "dtype": (torch.dtype, lambda dtype: str(dtype).removeprefix("torch."), _DTYPES.__getitem__),
     "range": (range, lambda value: [value.start, value.stop, value.step], lambda bounds: range(*bounds)),
@@ -77,7 +78,7 @@ def _tagged(value: Any, arrays: dict[str, Tensor]) -> tuple[str, Any]:
     name = type(value).__name__
     if _CLASSES.get(name) is type(value):
         return name, dict(fields_of(value))
-    if isinstance(value, Tensor | np.ndarray):
+    if isinstance(value, Tensor | np.ndarray) and not _holds_text(value):
         in_numpy = isinstance(value, np.ndarray)
         if in_numpy:
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
@@ -87,6 +88,10 @@ def _tagged(value: Any, arrays: dict[str, Tensor]) -> tuple[str, Any]:
         if isinstance(value, kind):
             return tag, simplified(value)
     raise TypeError(f"a {name} has no stored form ({value!r:.60}).")
+
+
+def _holds_text(value: Tensor | np.ndarray) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "U"
 
 
 def decode(node: Any, arrays: Mapping[str, Tensor]) -> Any:

@@ -21,6 +21,7 @@ from ..generation.completions import Completion, StopRule, continue_from, genera
 from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
 from ..model.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries
+from ..store import only_writer, user_path
 from ..text import whole_lines
 from .task import Answer, Prompt, Task
 
@@ -111,6 +112,11 @@ logger = logging.getLogger("mwork_lens")
 
 KEY = ("arm", "part", "off", "language", "id")
 """The columns that say which question was asked under which condition."""
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("arm", "part", "language", "id", "document", "output", "stopped"), str),
+    **{"off": str | None, "scores": dict, "nats": float | int, "tokens": int},
+}
+"""What each column of an answer holds."""
 
 
 @dataclass(frozen=True)
@@ -147,28 +153,32 @@ def run_task(
     require_room(model, prompts, max_new_tokens)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    path = Path(path)
-    rows = _read_rows(path)
+    path = user_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     work = [(condition, _batches(prompts, condition.reads, batch_size)) for condition in conditions]
-    left = [(c, [batch for batch in every if not all(_key(c, p) in rows for p in batch)]) for c, every in work]
-    total, answers = (sum(len(batch) for _, batches in each for batch in batches) for each in (work, left))
-    bar = tqdm(total=total, initial=total - answers, disable=not progress)
-    start, logged = time.perf_counter(), False
-    with path.open("a", encoding="utf-8") as file, bar:
-        for condition, batches in left:
-            bar.set_description(" ".join(filter(None, (condition.arm, condition.part, condition.off))))
-            with _switched_off(model, condition.neurons if batches else None):
-                for batch in batches:
-                    length = _to_write(batch, max_new_tokens)
-                    read = read_prompts(model, batch, max_new_tokens=length, stop=task.stop)
-                    answered = [_row(task, condition, *each) for each in zip(batch, *read, strict=True)]
-                    file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
-                    file.flush()
-                    rows |= {_key(condition, prompt): row for prompt, row in zip(batch, answered, strict=True)}
-                    bar.update(len(batch))
-                    if not logged:
-                        seconds, logged = time.perf_counter() - start, True
-                        _log_estimate([batch for _, every in left for batch in every], seconds, max_new_tokens, in_full)
+    with only_writer(path.parent):
+        rows = _read_rows(path)
+        left = [(c, [batch for batch in every if not all(_key(c, p) in rows for p in batch)]) for c, every in work]
+        total, answers = (sum(len(batch) for _, batches in each for batch in batches) for each in (work, left))
+        bar = tqdm(total=total, initial=total - answers, disable=not progress)
+        start, logged = time.perf_counter(), False
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file, bar:
+            for condition, batches in left:
+                bar.set_description(" ".join(filter(None, (condition.arm, condition.part, condition.off))))
+                with _switched_off(model, condition.neurons if batches else None):
+                    for batch in batches:
+                        length = _to_write(batch, max_new_tokens)
+                        read = read_prompts(model, batch, max_new_tokens=length, stop=task.stop)
+                        answered = [_row(task, condition, *each) for each in zip(batch, *read, strict=True)]
+                        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
+                        file.flush()
+                        rows |= {_key(condition, prompt): row for prompt, row in zip(batch, answered, strict=True)}
+                        bar.update(len(batch))
+                        if not logged:
+                            seconds, logged = time.perf_counter() - start, True
+                            _log_estimate(
+                                [batch for _, every in left for batch in every], seconds, max_new_tokens, in_full
+                            )
     return [rows[_key(condition, prompt)] for condition, batches in work for batch in batches for prompt in batch]
 
 
@@ -203,10 +213,22 @@ def _read_rows(path: Path) -> dict[tuple[str | None, ...], dict[str, Any]]:
         return {}
     try:
         # an answer may hold U+2028 or another line end of splitlines
-        rows = [json.loads(line) for line in whole_lines(path)]
+        rows = [_checked(json.loads(line)) for line in whole_lines(path)]
         return {tuple(row[name] for name in KEY): row for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a file of answers ({error}): give another directory.") from error
+
+
+def _checked(row: Any) -> dict[str, Any]:
+    """An answer as :func:`_row` makes it; a TypeError or KeyError for anything else."""
+    for name, kind in _KINDS.items():
+        if not isinstance(row[name], kind) or isinstance(row[name], bool):
+            raise TypeError(f"{name}={row[name]!r:.40} is no {name} of an answer")
+    if row["tokens"] < 1:
+        raise TypeError(f"tokens={row['tokens']} are no tokens")
+    if not all(isinstance(score, float | int) for score in row["scores"].values()):
+        raise TypeError(f"scores={row['scores']!r:.60} are no scores")
+    return row
 
 
 def _switched_off(model: HookedModel, neurons: NeuronSet | None) -> contextlib.AbstractContextManager[Any]:

@@ -129,7 +129,7 @@ class Corpus(Mapping[str, list[Document]]):
         for language, names in self.documents.items():
             sizes = Counter(names)
             order = list(sizes)
-            random.Random(seed).shuffle(order)
+            random.Random(int(seed)).shuffle(order)
             part_of = deal({name: sizes[name] for name in order}) if len(order) >= least else None
             if part_of is None:
                 count = f"{len(names)} passages of {len(order)} document{'s' * (len(order) != 1)}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..model import HALF_TOLERANCE, HookedModel, bridge_on, device_of, logit_distance, source_directory
 from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries, warn_of_other_weights
-from ..store import Result, atomic_directory, require_free
+from ..store import Result, atomic_directory, require_free, user_path
 from .delta import NeuronDelta
 
 TOLERANCE = 2e-5
@@ -83,7 +83,9 @@ def _export(
     if isinstance(source, PreTrainedModel) and tokenizer is None:
         raise ValueError(f"{type(source).__name__} comes without a tokenizer: give tokenizer=.")
     original = source if isinstance(source, PreTrainedModel) else source_directory(source)
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(original)
+    if isinstance(original, str | Path) and user_path(original).is_dir():
+        original = user_path(original)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(original, trust_remote_code=False)
     places = _places(delta, original, tokenizer)
     theirs = _load(original, dtype)
     _require_values(theirs, places, delta.old, f"{source!s:.60} does not hold the delta's old values")
@@ -98,7 +100,7 @@ def _export(
         _require_same_logits(model, read_back)
         for name, result in extra.items():
             result.save(building / name)
-    return Path(path)
+    return user_path(path)
 
 
 def _load(source: str | Path | nn.Module, dtype: torch.dtype) -> Any:
@@ -107,7 +109,9 @@ def _load(source: str | Path | nn.Module, dtype: torch.dtype) -> Any:
 
     if isinstance(source, nn.Module):
         return copy.deepcopy(source).to(dtype)
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, attn_implementation="eager", trust_remote_code=False
+    ).eval()
 
 
 def _places(delta: NeuronDelta, source: Any, tokenizer: Any) -> dict[str, Places]:

@@ -1,5 +1,6 @@
 """The masked-gradient loop: next-token loss, gradients and optimiser state for a set's own entries only."""
 
+import contextlib
 import hashlib
 import math
 import warnings
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from ..effects import passage_nats
 from ..model import HookedModel, batches, encode
 from ..neurons import NeuronSet, NeuronSpace, selected_entries, warn_of_other_weights
+from ..store import output_directory
 from ..text import Document
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
@@ -111,15 +113,22 @@ def tune(
         raise ValueError(f"neurons={neurons!r}: give a NeuronSet, or 'all'.")
     if selected is None and checkpoint is not None:
         raise ValueError(f"checkpoint={str(checkpoint)!r}: only the tuning of a set can be checkpointed, not of all.")
-    measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
-    if held_out and not any(predicted(model, row) for row in measured):
-        raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
-    warn_of_other_weights(model, [selected] if selected else [])
-    run = _Run(
-        model, selected, recipe, recipe.rows(model, texts), measured, evaluate_every, patience,
-        Path(checkpoint) if checkpoint else None, checkpoint_every, callbacks,
-    )  # fmt: skip
-    return run.run(progress)
+    if checkpoint_every < 1 or any(number is not None and number < 1 for number in (evaluate_every, patience)):
+        raise ValueError(f"{checkpoint_every=}, {evaluate_every=} and {patience=} must be at least 1.")
+    if inference := [name for name, parameter in model.named_parameters() if parameter.is_inference()]:
+        advice = "load it outside of torch.inference_mode() to tune it"
+        raise ValueError(f"{inference[0]} of {model.cfg.model_name} was made in inference mode: {advice}.")
+    with torch.inference_mode(False), contextlib.ExitStack() as files:
+        folder = None if checkpoint is None else files.enter_context(output_directory(checkpoint))
+        measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
+        if held_out and not any(predicted(model, row) for row in measured):
+            raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
+        warn_of_other_weights(model, [selected] if selected else [])
+        run = _Run(
+            model, selected, recipe, recipe.rows(model, texts), measured, evaluate_every, patience,
+            folder, checkpoint_every, callbacks,
+        )  # fmt: skip
+        return run.run(progress)
 
 
 @dataclass(eq=False)

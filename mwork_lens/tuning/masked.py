@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..model import HookedModel
+from ..model import HookedModel, wrapped_model
 from ..neurons import Entries
 
 
@@ -63,22 +63,34 @@ class TiedWeights:
 
 @contextlib.contextmanager
 def training(model: HookedModel, parts: Sequence[MaskedParameter], ties: Sequence[TiedWeights] = ()) -> Iterator[None]:
-    """Gradients for these parts only, on any exit as before; backward stops below the lowest layer that has any."""
+    """Gradients for these parts only, no dropout, on any exit as before; backward stops below the lowest part.
+
+    Whether gradients are recorded outside, or inference mode is on, does not matter; what is trained must have been
+    made with it off.
+    """
+    wrapped = wrapped_model(model)  # which is not among the modules of a bridge
+    every = dict.fromkeys([*model.modules(), *(wrapped.modules() if wrapped else ())])
+    modes = [(module, module.training) for module in every]
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     collectors = [(part.parameter, None if part.in_place else part.collect) for part in parts]
     collectors += [(tie.embedding, tie.collect) for tie in ties]
     handles = []
     try:
+        for module, _ in modes:
+            module.training = False
         for parameter, _ in before:
             parameter.requires_grad_(False)
         for parameter, collect in collectors:
             parameter.requires_grad_(True)
             if collect is not None:
                 handles.append(parameter.register_post_accumulate_grad_hook(collect))
-        yield
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
     finally:
         for handle in handles:
             handle.remove()
+        for module, mode in modes:
+            module.training = mode
         for parameter, required in before:
             parameter.requires_grad_(required)
             parameter.grad = None

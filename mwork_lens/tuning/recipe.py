@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -16,6 +17,8 @@ from ..text import Document
 
 POSITIONS_AT_ONCE = 128
 """Positions whose logits over the vocabulary are held at a time."""
+
+_WHOLE = ("batch_size", "epochs", "micro_batch_size", "steps", "max_tokens")
 
 Layout = Literal["padded", "packed"]
 
@@ -32,11 +35,16 @@ class Recipe(RecipeSettings):
     """Largest norm of the gradient of the selected entries."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "clip", "batch_size", "epochs", "micro_batch_size", "steps"):
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), np.generic):
+                object.__setattr__(self, field.name, value.item())
+        for name in ("learning_rate", "clip", *_WHOLE):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must be above 0.")
-        if self.weight_decay < 0 or not 0 <= self.warmup < 1:
+            if name in _WHOLE and value is not None and value != int(value):
+                raise ValueError(f"{name}={value} must be a whole number.")
+        if not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
             raise ValueError(f"weight_decay={self.weight_decay} must not be negative, warmup={self.warmup} in [0, 1).")
         if self.layout not in get_args(Layout):
             raise ValueError(f"layout={self.layout!r}: it must be one of {', '.join(get_args(Layout))}.")
@@ -64,6 +72,7 @@ class Recipe(RecipeSettings):
             raise ValueError("There are no texts to train on.")
         names, packed = [str(i) for i in range(len(texts))], self.layout == "packed"
         rows = encode(model, texts, names, model.cfg.n_ctx if packed else self.max_tokens)
+        rows = [row.clone() if row.is_inference() else row for row in rows]  # backward cannot keep such tensors
         if packed:
             ids = torch.cat([rows[i] for i in self.order(len(texts), 0).tolist()])
             rows = [row for row in ids.split(min(self.max_tokens, model.cfg.n_ctx)) if len(row) > 1]

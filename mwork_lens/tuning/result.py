@@ -1,5 +1,6 @@
 """What one run of tuning did, where it stands, and what deltas change in every language's loss."""
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -84,6 +85,11 @@ class Tuned(Result, kind="tuned"):
         return f"<p>{escape(repr(self))}</p>{table}"
 
 
+_STEP = re.compile(r"step-\d+")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW knows of a weight."""
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint(Result, kind="tuning_checkpoint"):
     """Where a run of tuning stands, so that a killed one goes on to the same weights, bit for bit."""
@@ -126,6 +132,8 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
                 advice = "choose another folder, or the same settings to go on with it"
                 raise ValueError(f"{path} was written by a run with {key}={before!r}, not {value!r}: {advice}.")
         for part in parts:
+            if not checkpoint._fits(part):
+                raise ValueError(f"{path} does not hold the whole state of {part.name}: it is damaged.")
             current, start = part.entries.read().cpu(), checkpoint.starting[part.name]
             if not torch.equal(current, start) and not torch.equal(current, checkpoint.masters[part.name].to(current)):
                 problem = f"{path} goes on from other weights than the model has (first in {part.name})"
@@ -137,10 +145,19 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
             part.write()
         return checkpoint
 
+    def _fits(self, part: MaskedParameter) -> bool:
+        """Whether all tensors of a part are there in its shape."""
+        state = self.optimiser.get(part.name, {})
+        moments = [state.get(name) for name in _MOMENTS] if self.steps else []
+        others = [] if self.best is None else [self.best.get(part.name)]
+        values = [self.starting.get(part.name), self.masters.get(part.name), *moments, *others]
+        return all(isinstance(value, Tensor) and value.shape == part.master.shape for value in values)
+
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints in a folder, in the order of their steps."""
-    return sorted(folder.glob("step-*"))
+    paths = {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*") if _STEP.fullmatch(path.name)}
+    return [paths[step] for step in sorted(paths)]
 
 
 def tuning_effects(

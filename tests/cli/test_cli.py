@@ -1,5 +1,8 @@
+import io
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -144,3 +147,71 @@ def test_tune_writes_what_changed_and_a_model_that_transformers_loads(capsys, tm
     moved = [n for n, p in small_model().state_dict().items() if not torch.equal(p, exported.state_dict()[n])]
     assert moved
     assert not any("embed" in name or "norm" in name or "o_proj" in name for name in moved)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_looked_for(capsys, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("x")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "settings.json").write_text('{"settings')
+    commands = [["detect"], ["effects"], ["report"], ["experiment", "reasoning"], ["experiment", "overlap"]]
+    commands += [["experiment", "enhancement", "--tune", "fr"], ["experiment", "corpus"]]
+    for command in commands:
+        for name in ("file/out", "file", "mine", "run"):
+            output = str(tmp_path / name)
+            code, error = run(capsys, *command, "--model", "/nowhere/model", "--output", output)
+            assert code == 2
+            assert error.count("\n") == 0
+            assert output in error, (command, name)
+        code, error = run(capsys, *command, "--model", "/nowhere/model", "--output", "~nobody-of-that-name/x")
+        assert code == 2
+        assert "'~nobody-of-that-name/x'" in error
+        code, error = run(capsys, *command, "--model", "/nowhere/model", "--output", str(tmp_path / "new" / "out"))
+        assert code == 2
+        assert {path.name for path in (tmp_path / "new").rglob("*")} <= {"out", "settings.json"}
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine", "notes", "run", "settings.json"]
+
+
+def test_unexpected_errors_are_one_line_too(capsys, monkeypatch, model_and_text):
+    model, text = model_and_text
+    (model / "tokenizer.json").write_text('{"a": 1}')
+    arguments = ["detect", "--model", str(model), "--corpus", str(text), "--output", str(text / "out")]
+    code, error = run(capsys, *arguments)
+    assert code == 2
+    assert error.splitlines()[-1].startswith("mwork-lens: ")
+    assert "Traceback" not in error
+    monkeypatch.setenv("MWORK_LENS_TRACEBACK", "1")
+    with pytest.raises(Exception, match=r"added_tokens|tokenizer"):
+        main(arguments)
+
+
+def test_a_terminal_without_the_letters_of_a_path_or_table(tmp_path, monkeypatch, model_and_text):
+    model, text = map(str, model_and_text)
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/browser")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    for name in ("ไทย−", os.fsdecode(b"\xff")):
+        arguments = ["detect", "--model", model, "--corpus", text, "--quorum", "0.5", "--output", str(tmp_path / name)]
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0
+        assert (tmp_path / name / "counts.html").is_file()
+    out.flush()
+    assert rb"\u0e44\u0e17\u0e22\u2212" in out.buffer.getvalue()
+
+
+def test_directories_named_after_the_command_are_numbered(tmp_path, monkeypatch, model_and_text):
+    model, text = map(str, model_and_text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/browser")
+    (tmp_path / "mwork-lens-detection").symlink_to("nowhere")
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["detect", "--model", model, "--corpus", text, "--quorum", "0.5"])
+    with pytest.raises(SystemExit):
+        main(["detect", "--model", "/nowhere/model", "--corpus", text])
+    names = {path.name for path in tmp_path.glob("mwork-lens-*")}
+    assert names == {f"mwork-lens-detection{number}" for number in ("", "-2", "-3")}

@@ -50,7 +50,7 @@ def texts():
 @pytest.mark.filterwarnings("ignore:The control")
 @pytest.mark.filterwarnings("ignore:.*matched neurons are specific")
 def test_a_run_goes_on_where_it_stopped(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("mwork_lens.experiments.folder.write_figure", lambda path, figure: [path])
+    monkeypatch.setattr("mwork_lens.experiments.folder.write_figures", list)
     model = spelled("gemma3")
     config = EffectsConfig(folds=2, passages=3, quorum=0.6, controls=["fr"], seeds=(0, 1), top=0.3)
     effects, _, folder = run_effects(model, texts, tmp_path, config, progress=False)

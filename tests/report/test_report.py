@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 
 import nbformat
+import plotly.graph_objects as go
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from tokenizers import Tokenizer
@@ -18,6 +20,7 @@ import mwork_lens as mw
 from mwork_lens.cli import main
 from mwork_lens.experiments.report import measure
 from mwork_lens.experiments.sets import most_specific
+from mwork_lens.report import pictures, write_figures
 from mwork_lens.report.notebook import execute, render
 from mwork_lens.report.page import Html, Section, write_page
 from mwork_lens.settings import ReportConfig
@@ -235,3 +238,59 @@ return [...document.querySelectorAll('.js-plotly-plot')].map(plot => {
   return {title: plot.querySelector('.gtitle')?.textContent, width: plot.querySelector('svg').clientWidth, ticks};
 });
 """
+
+
+CELLS = new_notebook(cells=[new_code_cell("folder = '.'", metadata={"tags": ["parameters"]}), new_code_cell("1 + 1")])
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    path = tmp_path / "a{b}.ipynb"
+    nbformat.write(CELLS, path)
+    return path
+
+
+def test_notebooks_run_in_this_interpreter_in_folders_of_any_name(tmp_path, monkeypatch, notebook):
+    other = tmp_path / "jupyter" / "kernels" / "python3"
+    other.mkdir(parents=True)
+    kernel = {"argv": ["/nowhere/python", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (other / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    (tmp_path / "run{a}").mkdir()
+    notebook.write_text(notebook.read_text().replace("1 + 1", "import sys; print(sys.executable, folder)"))
+    shown = execute(notebook, tmp_path / "run{a}" / "out.ipynb", {"folder": "x{y}"}, progress=False)
+    assert nbformat.read(shown, as_version=4).cells[-1].outputs[0].text == f"{sys.executable} x{{y}}\n"
+    assert [path.name for path in shown.parent.iterdir()] == ["out.ipynb"]
+
+
+def test_a_cell_that_does_not_end_has_a_limit_and_leaves_no_process(tmp_path, notebook):
+    before = set(psutil.Process().children(recursive=True))
+    notebook.write_text(notebook.read_text().replace("1 + 1", "import time; time.sleep(1000)"))
+    with pytest.raises(ValueError, match="did not end within 1 seconds"):
+        execute(notebook, tmp_path / "out.ipynb", {}, timeout=1, progress=False)
+    assert (tmp_path / "out.ipynb").is_file()
+    notebook.write_text(notebook.read_text().replace("import time; time.sleep(1000)", "undefined"))
+    with pytest.raises(ValueError, match=r"a\{b\}\.ipynb: cell \[\d\] raised NameError: name 'undefined'"):
+        execute(notebook, tmp_path / "out.ipynb", {}, progress=False)
+    assert not set(psutil.Process().children(recursive=True)) - before
+
+
+@pytest.mark.parametrize("way", ["exec sleep 1000", "setsid sleep 1000; sleep 1000", "exit 1"])
+def test_a_browser_that_does_not_draw_has_a_limit_and_leaves_no_process(tmp_path, monkeypatch, caplog, way):
+    browser = tmp_path / "chromium"
+    browser.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\n{way}\n")
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER_PATH", str(browser))
+    monkeypatch.setattr(pictures, "SECONDS", 4.0)
+    monkeypatch.setattr(pictures, "SECONDS_PER_FIGURE", 0.1)
+    monkeypatch.setattr(pictures, "_without_browser", [])
+    before = set(psutil.Process().children(recursive=True))
+    caplog.set_level("INFO", "mwork_lens")
+    names = [tmp_path / "a", tmp_path / "b.c"]
+    for _ in range(2):  # the second time it is not tried
+        assert write_figures(dict.fromkeys(names, go.Figure())) == [tmp_path / "a.html", tmp_path / "b.c.html"]
+    assert "No a.png, b.c.png" in caplog.text
+    assert not set(psutil.Process().children(recursive=True)) - before
+    started = (tmp_path / "started").read_text().split()
+    assert not any(psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != "zombie" for pid in started)
+    assert way == "exit 1" or len(started) == 1

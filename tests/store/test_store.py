@@ -126,6 +126,8 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     loaded = Box.load(saved(tmp_path / "box", values)).content
     assert loaded == {"top": float(np.float32(0.2)), "seed": 3, "on": True, "name": "a", "x": math.inf}
     assert [type(value) for value in loaded.values()] == [float, int, bool, str, float]
+    languages = np.array([["en", "fr"], ["ไทย", ""]])
+    assert (Box.load(saved(tmp_path / "box", languages)).content == languages).all()
 
 
 def test_arrays_that_share_memory_or_are_views(tmp_path):
@@ -136,7 +138,9 @@ def test_arrays_that_share_memory_or_are_views(tmp_path):
     assert [type(a) for a in loaded] == [type(a) for a in content]
 
 
-@pytest.mark.parametrize("value", [Undeclared(), object(), len, 1j, b"bytes", np.array(["text"]), np.array([object()])])
+@pytest.mark.parametrize(
+    "value", [Undeclared(), object(), len, 1j, b"bytes", np.array([b"text"]), np.array([object()])]
+)
 def test_what_has_no_stored_form_is_refused_before_writing(tmp_path, value):
     with pytest.raises(TypeError, match="content of this Box cannot be saved"):
         Box({"a": [value]}).save(tmp_path / "box")

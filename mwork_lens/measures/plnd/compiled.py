@@ -4,6 +4,7 @@
 ``sums_of_values`` are ``outputs.change_after_norm``. The loops of the attention pattern are in ``compiled_rows``.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ VALUES_AT_ONCE = 64
 
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _calls = threading.Lock()
+_launched = False
+"""Whether this process has begun numba's threads, which its forks do not have."""
+_forked = False
+"""Whether this is a fork of such a process: there numba's OpenMP would end it, and PyTorch's with threads hang."""
 # numba keeps what it compiled by the file of each loop: after a change here, delete the folders __pycache__
 # no "reassoc": the process that compiles a parallel loop optimises it twice, and the order of sums must not show that
 _OPTIONS: Any = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
@@ -75,15 +80,28 @@ def from_cache_line(_, array):
 
 
 def is_cpu_float32(tensor: torch.Tensor) -> bool:
-    """Whether these loops can read it: single precision on a CPU."""
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    """Whether these loops can read it: single precision on a CPU, in a process that can run them."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and not _forked
+
+
+def _after_fork() -> None:
+    global _calls, _forked
+    _calls = threading.Lock()
+    if _launched and not _forked:
+        _forked = True
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
 def threads() -> Iterator[None]:
     """As many as PyTorch uses; one call at a time: some threading layers of numba are not re-entrant."""
+    global _launched
     with _calls:
-        count = torch.get_num_threads()
+        _launched, count = True, torch.get_num_threads()
         before = numba.get_num_threads()
         if torch.get_num_threads() != count:  # numba's OpenMP layer, which has just begun, gave PyTorch all cores
             torch.set_num_threads(count)

@@ -1,0 +1,146 @@
+"""Files and directories that are written whole or not at all, at paths as users give them, by one process at a time."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_LONGEST = 200
+"""Bytes of a name to which something can be added; file systems allow 255."""
+_held: dict[tuple[int, int, int], int] = {}
+"""Directories that this process writes in: process, device and number of each, and how many blocks need it."""
+
+
+def user_path(path: str | Path) -> Path:
+    """``path`` with ``~`` as a home directory; a ValueError where there is none, or for what cannot be a path."""
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{str(path)!r} cannot be found: there is no such home directory.") from None
+    if "\0" in str(expanded):
+        raise ValueError(f"{str(path)!r} cannot be a path: it holds a NUL character.")
+    return expanded
+
+
+def _beside(path: Path, word: str) -> Path:
+    """A hidden name for something that goes with ``path``, short enough for a name of any length."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return path.with_name(f".{name}.{word}")
+
+
+def previous(path: Path) -> Path:
+    """Where the old result is between the two renames that overwriting takes: no call replaces a full directory."""
+    return _beside(Path(os.path.realpath(path)), "previous")
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """A temporary file next to ``path`` that takes its place only when the block ends without an error."""
+    path = user_path(path)
+    building = _beside(path, secrets.token_hex(4)).with_suffix(path.suffix)
+    try:
+        yield building
+        os.replace(building, path)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """In UTF-8, whole or not at all; what UTF-8 lacks (bytes of a path in no encoding) as JSON and Python escape it."""
+    with atomic_file(path) as building:
+        building.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, *, overwrite: bool = False, first_wins: bool = False) -> Iterator[Path]:
+    """A temporary directory next to ``path`` that takes its place only when the block ends without an error.
+
+    What may be at ``path`` before is for :func:`mwork_lens.store.require_free` to say. Of several processes that write
+    there the first wins; the others get a FileExistsError, or with ``first_wins``, for caches, use what it wrote.
+    """
+    path = Path(os.path.realpath(user_path(path)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building, old = _beside(path, secrets.token_hex(4)), previous(path)
+    building.mkdir()
+    try:
+        yield building
+        if overwrite and path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(path, old)
+        try:
+            os.replace(building, path)
+        except OSError as error:
+            if not os.path.lexists(path):
+                raise
+            if not first_wins:
+                raise FileExistsError(f"{path} was written by another process in the meantime.") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Until the block ends no other process may write here: its own such block raises a FileExistsError.
+
+    The system forgets it with the process, however that ends. Blocks of one process may be inside each other.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        found = os.fstat(descriptor)
+        key = os.getpid(), found.st_dev, found.st_ino
+        if not _held.get(key):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                problem = f"{directory} is being written by another process"
+                raise FileExistsError(f"{problem}: wait for it to end, or choose another path.") from None
+            except OSError:
+                pass  # a file system without locks
+        _held[key] = _held.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            _held[key] -= 1
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def output_directory(path: str | Path, *, new: bool = False) -> Iterator[Path]:
+    """``path`` as a directory in which this process can write and no other does, tried at once.
+
+    Directories that were made for it and are still empty when the block ends are removed. A FileExistsError for a file
+    at ``path`` (with ``new`` for anything); what the system says where nothing can be written.
+    """
+    path = user_path(path)
+    made = [parent for parent in (path, *path.parents) if not os.path.lexists(parent)]
+    try:
+        path.mkdir(parents=True, exist_ok=not new)
+        with only_writer(path):
+            _try_to_write(path)
+            yield path
+    finally:
+        for directory in made:
+            with contextlib.suppress(OSError):  # not empty
+                directory.rmdir()
+
+
+def _try_to_write(directory: Path) -> None:
+    tried = directory / f".tried.{secrets.token_hex(4)}"
+    try:
+        tried.write_bytes(b"tried")
+    finally:
+        tried.unlink(missing_ok=True)

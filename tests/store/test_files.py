@@ -1,0 +1,146 @@
+"""Files and directories whole or not at all, at any path, by one process at a time."""
+
+import contextlib
+import fcntl
+import os
+import resource
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from mwork_lens.experiments.folder import ResultsFolder, load_or_run, piece_name
+from mwork_lens.neurons import NeuronSet
+from mwork_lens.report import write_figure, write_page
+from mwork_lens.store import atomic_directory, atomic_file, output_directory, user_path, write_text
+
+from ..made_up import SPACE, neuron_set
+
+
+@contextlib.contextmanager
+def full_disk(left=1000):
+    """No file can grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def other_process(directory):
+    """A lock as another process has it: locks are of open files, not of processes."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+WRITERS = {
+    "text": lambda path: write_text(path / "a.txt", "x" * 5000),
+    "page": lambda path: write_page(path / "a.html", "title", []),
+    "figure": lambda path: write_figure(path / "a", go.Figure()),
+    "table": lambda path: ResultsFolder(path, {}).write({"a": pd.DataFrame({"x": range(2000)})}),
+    "tensors": lambda path: NeuronSet(SPACE, {}, {"of": torch.zeros(2000)}).save(path / "a"),
+    "header": lambda path: NeuronSet(SPACE, {}, {"of": "x" * 2000}).save(path / "a"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_leaves_nothing_behind(tmp_path, writer):
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        WRITERS[writer](tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("writer", ["text", "page"])
+def test_what_was_there_stays_when_the_disk_is_full(tmp_path, writer):
+    for name in ("a.txt", "a.html"):
+        (tmp_path / name).write_text("old")
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        WRITERS[writer](tmp_path)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"old"}
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ก" * 85, "a{b}", "a%20b", " a ", "-a", os.fsdecode(b"a\xff")])
+def test_any_name_that_a_file_system_allows(tmp_path, name):
+    neurons = neuron_set([(0, "q", 1)])
+    neurons.save(tmp_path / name)
+    assert NeuronSet.load(tmp_path / name) == neurons
+    (~neurons).save(tmp_path / name, overwrite=True)
+    assert NeuronSet.load(tmp_path / name) == ~neurons
+    with atomic_file(tmp_path / f"{name[:80]}.txt") as building:
+        building.write_text("x")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_path(tmp_path, monkeypatch):
+    for path in ("a\0b", "~nobody-of-that-name/a"):
+        for use in (user_path, neuron_set([]).save, NeuronSet.load):
+            with pytest.raises(ValueError, match="cannot be") as error:
+                use(path)
+            assert repr(path) in str(error.value)
+    with pytest.raises(FileNotFoundError, match="holds no saved result"):
+        NeuronSet.load(tmp_path / ("a" * 300))
+
+
+def test_of_two_processes_the_first_wins(tmp_path):
+    with pytest.raises(FileExistsError, match="a was written by another process"), atomic_directory(tmp_path / "a"):
+        write_text(_made(tmp_path / "a") / "x", "theirs")
+    with atomic_directory(tmp_path / "a", first_wins=True) as building:
+        (building / "x").write_text("ours")
+    assert (tmp_path / "a" / "x").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    def other_was_faster():
+        neuron_set([(0, "q", 1)]).save(tmp_path / "set")
+        return neuron_set([])
+
+    assert len(load_or_run(tmp_path / "set", NeuronSet, other_was_faster)) == 1
+
+
+def _made(path):
+    path.mkdir()
+    return path
+
+
+def test_an_output_directory_is_tried_and_empty_ones_are_removed(tmp_path):
+    with output_directory(tmp_path / "a" / "b") as path:
+        assert path.is_dir()
+    assert not list(tmp_path.iterdir())
+    with output_directory(tmp_path / "a" / "b") as path:
+        (path / "result").write_text("x")
+    assert (tmp_path / "a" / "b" / "result").is_file()
+    with pytest.raises(NotADirectoryError), output_directory(tmp_path / "a" / "b" / "result" / "c"):
+        pass
+    for taken, options in ((tmp_path / "a" / "b" / "result", {}), (tmp_path / "a", {"new": True})):
+        with pytest.raises(FileExistsError, match=str(taken)), output_directory(taken, **options):
+            pass
+    with full_disk(0), pytest.raises(OSError, match="File too large"), output_directory(tmp_path / "c"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_one_process_writes_in_a_directory(tmp_path):
+    with output_directory(tmp_path), output_directory(tmp_path):
+        ResultsFolder.open(tmp_path, "name", {"a": 1})
+    with other_process(tmp_path):
+        for use in (lambda: ResultsFolder.open(tmp_path, "name", {"a": 1}), output_directory(tmp_path).__enter__):
+            with pytest.raises(FileExistsError, match="is being written by another process"):
+                use()
+    ResultsFolder.open(tmp_path, "name", {"a": 1})
+
+
+def test_names_of_pieces_are_one_file_each():
+    names = ["a", "a/b", "a%2Fb", "..", ".", "", "a b", "ไทย", "a\\b", "x" * 300, "x" * 301]
+    pieces = [piece_name(name) for name in names]
+    assert len(set(pieces)) == len(names)
+    assert pieces[0] == "a"
+    assert pieces[6:8] == ["a b", "ไทย"]
+    assert not any(
+        {"/", "\\"} & set(piece) or piece.startswith(".") or len(os.fsencode(piece)) > 200 for piece in pieces
+    )
