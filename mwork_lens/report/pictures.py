@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -53,8 +52,8 @@ def _draw(figures: list[go.Figure], folder: str) -> str:
     command = [sys.executable, "-P", "-c", _DRAW, folder]  # -P: nothing is imported from the working directory
     content = f"[{','.join(str(figure.to_json()) for figure in figures)}]"
     limit = SECONDS + SECONDS_PER_FIGURE * len(figures)
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as process:
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=pipe, stdout=nothing, stderr=pipe) as process:
         try:
             errors = process.communicate(content.encode("utf-8", "replace"), timeout=limit)[1]
         except subprocess.TimeoutExpired:

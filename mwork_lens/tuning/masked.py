@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +69,8 @@ def training(model: HookedModel, parts: Sequence[MaskedParameter], ties: Sequenc
     Whether gradients are recorded outside, or inference mode is on, does not matter; what is trained must have been
     made with it off.
     """
-    wrapped = wrapped_model(model)  # which is not among the modules of a bridge
-    every = dict.fromkeys([*model.modules(), *(wrapped.modules() if wrapped else ())])
+    wholes: list[Any] = [model, wrapped_model(model)]  # what a bridge wraps is not among its modules
+    every = dict.fromkeys(module for whole in wholes if whole is not None for module in whole.modules())
     modes = [(module, module.training) for module in every]
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     collectors = [(part.parameter, None if part.in_place else part.collect) for part in parts]
