@@ -19,6 +19,7 @@ from mwork_lens.neurons import NeuronSpace
 from .decoders import DECODERS, OTHERS, decoder_model, document, reference_logits
 from .decoders.h_to_z import REST_OF_H_TO_Z
 from .decoders.row import GENERATION
+from .decoders.table import PAGE, page
 
 ROWS = [row for row in DECODERS if row.can_be_built and GENERATION in row.generations]
 
@@ -53,6 +54,10 @@ def test_every_registered_architecture_has_a_row_or_is_no_decoder():
         registered |= set(re.findall(r'architecture == "(\w+)"', source))
     assert registered <= with_row | set(OTHERS) | REST_OF_H_TO_Z
     assert not with_row & set(OTHERS)
+
+
+def test_the_page_of_decoders_is_that_of_the_rows():
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.decoders --write"
 
 
 def ablated(model, ids, layer, site):

@@ -1,0 +1,95 @@
+"""The rows as a page of documentation."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import mwork_lens
+from mwork_lens.model.sites import SITES
+
+from . import DECODERS, Decoder
+
+PAGE = Path(mwork_lens.__file__).parent / "measures" / "decoders.md"
+GENERATIONS = ("3.9", "4.3")
+_REASONS = {
+    "mixture of experts": ("mixture of experts", "feed-forward neurons differ from token to token"),
+    "latent attention": ("latent attention", "queries, keys and values have no columns of their own"),
+    "no attention pattern": ("no attention pattern", "recurrent, convolutional and linear layers have no softmax"),
+    "recurrent": ("recurrent", "the same layers run again and again"),
+    "would differ": ("another model", "TransformerLens computes another model than transformers; seen at loading"),
+    "is not a model that can be loaded": ("not loaded", "TransformerLens cannot load it"),
+    "multi_query=True": ("not loaded", "TransformerLens cannot load it"),
+}
+"""What the words of an error stand for, in short and in full."""
+_OTHER = ("part without closed form", "what this part of a layer does to neurons has no closed form here")
+_INTRODUCTION = """\
+# Decoders: exact, or refused
+
+Which decoder-only text architectures of TransformerLens's registries can be scored, with TransformerLens 3.9 and 4.3.
+*Exact* means: on tiny random models in double precision every score of every neuron of every layer equals what zeroing
+that neuron through a hook changes, to 1e-5 (transformers computes norms and rotary angles in single precision) and on
+documents longer than every window, chunk and original length of rotary embedding in the model; a document scores the
+same beside a longer one; and the logits read out of the residual stream are those of transformers. *Refused* means that
+loading or `detect` raises an error that says why. Options that change what an architecture computes are tested as
+variants. This page is written from the list of tests (`python -m tests.decoders --write`).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    names = sorted({row.architecture for row in DECODERS}, key=str.lower)
+    counts = [_counts(names, generation) for generation in GENERATIONS]
+    lines = [
+        _INTRODUCTION,
+        _cells("TransformerLens", "exact", "refused", "custom code, which is never run", "same as another, or its own"),
+        _cells(*["---"] * 5),
+        *(_cells(generation, *count) for generation, count in zip(GENERATIONS, counts, strict=True)),
+        "",
+        _cells("architecture", *GENERATIONS, "variants tested"),
+        _cells(*["---"] * 4),
+        *(_line(name) for name in names),
+        "",
+        "Reasons:",
+        "",
+        *dict.fromkeys(f"* *{short}*: {full}." for short, full in [*_REASONS.values(), _OTHER]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(*values: object) -> str:
+    return f"| {' | '.join(map(str, values))} |"
+
+
+def _rows(name: str, generation: str) -> list[Decoder]:
+    return [row for row in DECODERS if row.architecture == name and generation in row.generations]
+
+
+def _counts(names: Iterable[str], generation: str) -> tuple[int, int, int, int]:
+    """By the row of each architecture that has its usual options, the first."""
+    rows = [rows[0] for name in names if (rows := _rows(name, generation))]
+    built = [row for row in rows if row.can_be_built]
+    exact, custom = sum(not row.refused for row in built), sum(row.note == "custom code" for row in rows)
+    return exact, len(built) - exact, custom, len(rows) - len(built) - custom
+
+
+def _line(name: str) -> str:
+    variants = dict.fromkeys(row.variant for row in DECODERS if row.architecture == name and row.variant)
+    return _cells(name, *(_state(_rows(name, generation)) for generation in GENERATIONS), "; ".join(variants))
+
+
+def _state(rows: Sequence[Decoder]) -> str:
+    """What holds of one architecture, in one generation."""
+    if not rows:
+        return "not tested"
+    if not rows[0].can_be_built:
+        return rows[0].note
+    exact, refused = ([row for row in rows if bool(row.refused) == refused] for refused in (False, True))
+    states = ["exact" for row in exact if row.sites == tuple(SITES)]
+    states += [f"exact in {', '.join(row.sites)}" for row in exact if row.sites != tuple(SITES)]
+    for row in refused:
+        states.append(f"refused{f' ({row.variant})' if row.variant else ''}: {_reason(row.refused)}")
+    return "; ".join(dict.fromkeys(states))
+
+
+def _reason(words: str) -> str:
+    known = next((short for part, (short, _) in _REASONS.items() if part in words), None)
+    return known or f"{_OTHER[0]} (`{words.split(' ')[0]}`)"
