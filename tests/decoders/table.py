@@ -36,7 +36,7 @@ variants. This page is written from the list of tests (`python -m tests.decoders
 
 def page() -> str:
     """The whole page."""
-    names = sorted({row.architecture for row in DECODERS}, key=str.lower)
+    names = sorted({row.architecture for row in DECODERS}, key=lambda name: (name.lower(), name))
     counts = [_counts(names, generation) for generation in GENERATIONS]
     lines = [
         _INTRODUCTION,
