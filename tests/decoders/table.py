@@ -17,6 +17,7 @@ _REASONS = {
     "recurrent": ("recurrent", "the same layers run again and again"),
     "would differ": ("another model", "TransformerLens computes another model than transformers; seen at loading"),
     "is not a model that can be loaded": ("not loaded", "TransformerLens cannot load it"),
+    "from its last layer": ("other logits", "what it does after its last layer is not known"),
     "multi_query=True": ("not loaded", "TransformerLens cannot load it"),
 }
 """What the words of an error stand for, in short and in full."""
