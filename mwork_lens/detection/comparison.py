@@ -17,7 +17,7 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
 
     Args:
         a: a detection.
-        b: another, of a model with the same sizes; only the languages and sites of both are compared.
+        b: another, of a model with the same sizes; only the languages, layers and sites of both are compared.
         top: the fraction of each layer and site whose members are compared.
 
     Returns:
@@ -37,7 +37,8 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
         raise ValueError(f"No language in common: {', '.join(a.languages)} and {', '.join(b.languages)}.")
     sites = [site for site in a.space.widths if all(site in d.mean_scores[languages[0]] for d in (a, b))]
     rows = []
-    for language, site, layer in product(languages, sites, range(a.space.n_layers)):
+    layers = [layer for layer in a.layers if layer in b.layers]
+    for language, site, layer in product(languages, sites, layers):
         first, second = (detection.mean_scores[language][site][layer].double() for detection in (a, b))
         number = max(1, int(top * len(first) + 1e-9))
         common = torch.isin(first.topk(number).indices, second.topk(number).indices)
@@ -74,8 +75,8 @@ def neuron_counts(
         against_quorum: likewise.
 
     Returns:
-        One row per detection, language, layer and site: ``structure``, ``neurons``, ``width`` (neurons of the layer and
-        site) and ``share`` (of the width).
+        One row per detection, language, scored layer and site: ``structure``, ``neurons``, ``width`` (neurons of the
+        layer and site) and ``share`` (of the width).
 
     Raises:
         ValueError: for no detection, or a kind that does not exist.
@@ -99,6 +100,7 @@ def neuron_counts(
         for language in detection.languages
         for site, mask in getattr(detection, kind)(language, **options).masks.items()
         for layer, number in enumerate(mask.sum(-1).tolist())
+        if layer in detection.layers
     )
 
 

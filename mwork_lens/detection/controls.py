@@ -60,6 +60,7 @@ def matched_control(
         free = ~row & ~specific.masks[site][layer]
         free = free if free.sum() >= row.sum() else ~row
         _require_enough(free, int(row.sum()), layer, site)
+        _require_scored(detection, row, layer, site)
         logs = np.log(detection.mean_scores[language][site][layer].double().numpy() + 1e-300)
         nearest = _match(row, free, logs, generator)
         masks[site][layer, nearest] = True
@@ -95,6 +96,7 @@ def top_control(neurons: NeuronSet, detection: Detection, *, language: str = "en
     scores = detection.mean_scores[_language(neurons, detection, language)]
     top = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}
     for site, layer, row in _layers(neurons):
+        _require_scored(detection, row, layer, site)
         order = scores[site][layer].masked_fill(row, -torch.inf).argsort(descending=True)
         top[site][layer, order[: 2 * int(row.sum())]] = True
     return _draw_from(NeuronSet(neurons.space, top) - neurons, neurons, seed, f"top {language}")
@@ -261,6 +263,11 @@ def _random_part(mask: Bool[Tensor, " _"], size: int, generator: np.random.Gener
 def _require_enough(free: Tensor, needed: int, layer: int, site: str) -> None:
     if (number := int(free.sum())) < needed:
         raise ValueError(f"Layer {layer} has {number} other {site} neurons, too few for a control of {needed}.")
+
+
+def _require_scored(detection: Detection, row: Tensor, layer: int, site: str) -> None:
+    if row.any() and layer not in detection.layers:
+        raise ValueError(f"The set has {site} neurons in layer {layer}, which the detection has not scored.")
 
 
 def _match(members: Tensor, candidates: Tensor, logs: np.ndarray, generator: np.random.Generator) -> list[int]:

@@ -18,6 +18,7 @@ from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..text import Document
+from .checking import bound_to, require_exact, require_layers
 from .detection import Detection
 
 Scope = Literal["layer", "model"]
@@ -80,11 +81,17 @@ class BatchCounts:
         self.rms: dict[str, dict[int, Float[Tensor, " batch"]]] = {}
 
     def over(
-        self, model: HookedModel, measure: Measure, batches: Plan | Iterable[TokenBatch], *, progress: Progress = None
+        self,
+        model: HookedModel,
+        measure: Measure,
+        batches: Plan | Iterable[TokenBatch],
+        *,
+        layers: Sequence[int] | None = None,
+        progress: Progress = None,
     ) -> Iterator[tuple[TokenBatch, Mapping[tuple[str, int], LayerCounts]]]:
-        """Each batch with its counts."""
-        layers = range(model.cfg.n_layers)
-        hooks = score_hooks([measure(model, layer) for layer in layers], self.running, self._receive, self.screen)
+        """Each batch with its counts, of some layers or of all."""
+        layers = require_layers(model, layers)
+        hooks = score_hooks(bound_to(model, measure, layers), self.running, self._receive, self.screen)
         for site, layer in product(RELATIVE if self.scope == "model" else (), layers):
             hooks.append((stream_before(model, layer, SITES[site].structure), partial(self._read, site, layer)))
         for batch, _ in stream(model, batches, hooks, self.running, progress=progress):
@@ -130,6 +137,8 @@ def detect(
     scope: Scope = "layer",
     measure: Where = "stream",
     scores: Scores = "screened",
+    layers: Sequence[int] | None = None,
+    verify: bool = True,
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
     progress: bool = True,
@@ -152,12 +161,16 @@ def detect(
             where it costs least; elsewhere it computes exactly what decides which neurons are active, up to a margin
             from experience (``measures/measure.py``), while mean scores of neurons far from the cut may rest on a
             second-order estimate (``Detection.screened`` tells on how many documents).
+        layers: score these only; in others no neuron is active, and mean scores are NaN.
+        verify: whether to compare closed forms with ablation first (only for ``"exact"``), once per process, model and
+            setting: a few neurons in every kind of layer, as :func:`check_scores` does. The result records False.
         batch_size: documents at a time; None fills a token budget. Results do not depend on it.
         max_tokens: longer documents are cut there, with a warning.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for options out of range or empty documents, before the work; for weights that are not finite.
+        ValueError: for options out of range, empty documents or closed forms that differ from ablation, before the
+            work; for weights that are not finite.
 
     Example:
         >>> detection = mw.detect(model, train, max_tokens=32, progress=False)
@@ -172,24 +185,36 @@ def detect(
     space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)
     encoded = Encoded.of(model, corpus, max_tokens)
     plan, documents, dtype = encoded.plan(batch_size), encoded.documents, dtype_of(model)
+    scored = require_layers(model, layers)
+    if verify and formulation == "exact":
+        require_exact(
+            model, measure, batch_counts.screen, scored, max(len(ids) for each in encoded.values() for ids in each)
+        )
     settings = {
         **{key: value for key, value in asdict(selection).items() if value is not None},
         "scope": scope,
         "scores": "screened" if batch_counts.screen else "exact",
         "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
         **({"measure": measure} if formulation in ("exact", "paper") else {}),
+        **({} if layers is None else {"layers": scored}),
+        **({} if verify else {"verify": False}),
         "max_tokens": max_tokens,
         "dtype": str(dtype),
         "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
         "corpus": encoded.corpus.describe(),
     }
     counts = {language: DetectionCounts.empty(space, plan, language, f"{space} {settings}") for language in encoded}
-    for batch, layers in batch_counts.over(model, detector, plan, progress="detecting" if progress else None):
-        counts[batch.language].update(batch, layers)
+    description = "detecting" if progress else None
+    for batch, by_layer in batch_counts.over(model, detector, plan, layers=scored, progress=description):
+        counts[batch.language].update(batch, by_layer)
+    unscored = [layer for layer in range(space.n_layers) if layer not in scored]
+    means = {language: part.means(documents[language], wide_dtype(dtype)) for language, part in counts.items()}
+    for values in (values for by_site in means.values() for values in by_site.values()):
+        values[unscored] = torch.nan
     return Detection(
         space=space,
         counts={language: part.counts for language, part in counts.items()},
-        mean_scores={language: part.means(documents[language], wide_dtype(dtype)) for language, part in counts.items()},
+        mean_scores=means,
         screened={language: part.screened for language, part in counts.items()},
         documents=documents,
         settings=settings,
@@ -204,6 +229,8 @@ def importance(
     *,
     formulation: str | Measure = "exact",
     measure: Where = "stream",
+    layers: Sequence[int] | None = None,
+    verify: bool = True,
     max_tokens: int = MAX_TOKENS,
 ) -> dict[str, Float[Tensor, "layer _"]]:
     """How much each neuron matters for one document: every neuron, exactly.
@@ -213,29 +240,40 @@ def importance(
         document: a text, or its token ids as a 1-D tensor.
         formulation: as for :func:`detect`.
         measure: as for :func:`detect`.
+        layers: score these only; others are NaN.
+        verify: as for :func:`detect`.
         max_tokens: a longer document is cut there, with a warning.
 
     Returns:
         By site, ``[layer, neuron]``: ‖change‖_F / √positions over the positions of ordinary tokens, in the model's
         dtype or float32 if that is wider.
+
+    Raises:
+        ValueError: for a document without an ordinary token; for closed forms that differ from ablation.
     """
     space, detector, running = NeuronSpace.of(model), _detector(formulation, measure), Running()
-    encoded = encode(model, [document], ["given"], max_tokens)
+    encoded, scored = encode(model, [document], ["given"], max_tokens), require_layers(model, layers)
+    if verify and formulation == "exact":
+        require_exact(model, measure, None, scored, len(encoded[0]))
     by_site: dict[str, dict[int, Tensor]] = {site: {} for site in space.widths}
 
     def receive(layer: int, scores: SiteScores, _: SiteMasks | None) -> None:
         for site, values in scores.items():
             by_site[site][layer] = values[0].cpu()
 
-    hooks = score_hooks([detector(model, layer) for layer in range(space.n_layers)], running, receive)
+    hooks = score_hooks(bound_to(model, detector, scored), running, receive)
     for _ in stream(model, batches(model, encoded), hooks, running):
         pass
     for site, scores in by_site.items():
-        if scores and len(scores) < space.n_layers:
-            missing = min(set(range(space.n_layers)) - scores.keys())
-            raise ValueError(f"The measure gives no score of {site} in layer {missing}, but in others.")
-    layers = range(space.n_layers)
-    return {site: torch.stack([scores[layer] for layer in layers]) for site, scores in by_site.items() if scores}
+        if scores and (missing := set(scored) - scores.keys()):
+            raise ValueError(f"The measure gives no score of {site} in layer {min(missing)}, but in others.")
+    return {site: _stacked(scores, space.n_layers) for site, scores in by_site.items() if scores}
+
+
+def _stacked(by_layer: Mapping[int, Float[Tensor, " neuron"]], n_layers: int) -> Float[Tensor, "layer neuron"]:
+    """All layers, with NaN for those that are not there."""
+    unscored = torch.full_like(next(iter(by_layer.values())), torch.nan)
+    return torch.stack([by_layer.get(layer, unscored) for layer in range(n_layers)])
 
 
 def _detector(formulation: str | Measure, measure: Where) -> Measure:

@@ -39,6 +39,11 @@ class Detection(Result, kind="detection"):
     empty where they were not recorded."""
 
     @property
+    def layers(self) -> list[int]:
+        """The layers that were scored: all, unless :func:`detect` was given some."""
+        return list(self.settings.get("layers", range(self.space.n_layers)))
+
+    @property
     def languages(self) -> list[str]:
         """The languages, in the order of the corpus."""
         return list(self.documents)
@@ -109,12 +114,12 @@ class Detection(Result, kind="detection"):
 
     def _rule(self) -> dict[str, Any]:
         """What made neurons active, for the origin of sets."""
-        names = ("top", "threshold", "scope", "formulation", "measure")
+        names = ("top", "threshold", "scope", "formulation", "measure", "layers")
         rule = {name: self.settings[name] for name in names if name in self.settings}
         return {**rule, "corpus": self.settings["corpus"]["hash"]}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per language, layer and site: active neurons at quorum 0.9, mean score, documents."""
+        """One row per language, scored layer and site: active neurons at quorum 0.9, mean score, documents."""
         return pd.DataFrame(
             {
                 "language": language,
@@ -128,7 +133,7 @@ class Detection(Result, kind="detection"):
             }
             for language, number in self.documents.items()
             for site, mask in self._active_masks(language, 0.9).items()
-            for layer in range(self.space.n_layers)
+            for layer in self.layers
         )
 
     def __repr__(self) -> str:

@@ -1,0 +1,204 @@
+"""Closed forms compared with real ablation on the model itself, before anything rests on them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
+from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, special_ids, stream
+from ..model.architecture import boundaries, wide_dtype
+from .checks import Check, Scores, layer_checks
+from .layer_kinds import layer_kinds
+from .replaying import Replay, caught, widened
+
+LENGTH, MARGIN, LONGEST = 48, 16, 1024
+"""Tokens of a check, tokens beyond a boundary, and where attention over so many becomes too slow for one."""
+
+
+def check_scores(
+    model: HookedModel, *, measure: Where = "stream", layers: Sequence[int] | None = None, length: int | None = None
+) -> pd.DataFrame:
+    """Closed forms and real ablation, neuron by neuron: whether the scores of this model are exact.
+
+    Some neurons of every layer and site are switched off, one at a time, on a document of random tokens: for q, k and
+    v one or two per head, for mlp the strongest and a median one. Nothing is raised where the two differ.
+
+    Args:
+        model: a hooked model.
+        measure: as for :func:`detect`.
+        layers: which; None takes all.
+        length: tokens of the document; None takes one beyond every boundary of the model up to 1,024 (such as that of a
+            window of attention), or 48.
+
+    Returns:
+        One row per layer, site and neuron: ``closed_form``, ``ablation``, ``relative`` (their difference as a share),
+        ``exact`` (whether that is rounding), ``dtype`` and ``tokens``. A model in half precision is compared on a
+        float32 copy of each layer, and in its own dtype for strong neurons only.
+
+    Example:
+        >>> checks = mw.check_scores(model, layers=[0])
+        >>> checks.exact.all(), checks.relative.max() < 1e-4
+        (np.True_, np.True_)
+    """
+    length = length or _lengths(model, LONGEST)[-1]
+    return pd.DataFrame(map(asdict, _checks(model, measure, None, require_layers(model, layers), length)))
+
+
+def require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
+    """Layers in order, each once; all of them for None. ValueError for one that the model lacks, and for none."""
+    number = model.cfg.n_layers
+    if layers is None:
+        return list(range(number))
+    wrong = [layer for layer in layers if not 0 <= layer < number]
+    if wrong or not layers:
+        raise ValueError(f"layers={list(layers)}: {model.cfg.model_name} has layers 0 to {number - 1}.")
+    return sorted(set(layers))
+
+
+def bound_to(model: HookedModel, measure: Measure, layers: Sequence[int]) -> list[Sequence[LayerMeasure]]:
+    """A measure's parts in every layer of the model, with none in layers that are not among these."""
+    return [measure(model, layer) if layer in layers else () for layer in range(model.cfg.n_layers)]
+
+
+_verified: WeakKeyDictionary[Any, set[tuple[Any, ...]]] = WeakKeyDictionary()
+
+
+def require_exact(
+    model: HookedModel, measure: Where, selection: Selection | None, layers: Sequence[int], longest: int
+) -> None:
+    """Refuse a model whose closed forms differ from ablation; each model and setting is checked once.
+
+    In every kind of layer among ``layers`` the first and the last are checked, with the screen of ``selection``, as far
+    as documents of up to ``longest`` tokens reach.
+
+    Raises:
+        ValueError: naming layer, site, neuron, both numbers and what can be done.
+    """
+    kinds = [[layer for layer in kind if layer in layers] for kind in layer_kinds(model)]
+    some = sorted({layer for kind in kinds if kind for layer in (kind[0], kind[-1])})
+    for length in _lengths(model, longest):
+        key = (measure, selection is None, tuple(some), length, dtype_of(model), device_of(model))
+        if key in _verified.setdefault(model, set()):
+            continue
+        checks = list(_checks(model, measure, selection, some, length))
+        if failed := [check for check in checks if not check.exact]:
+            wrong = {check.layer for check in failed}
+            right = {layer for kind in kinds if not wrong.intersection(kind) for layer in kind} | ({*some} - wrong)
+            raise ValueError(_message(model, max(failed, key=lambda check: check.relative), sorted(right)))
+        _verified[model].add(key)
+
+
+def _message(model: HookedModel, worst: Check, right: Sequence[int]) -> str:
+    layers = f"layers={list(right)} scores those that are exact; " if right else ""
+    return (
+        f"{model.cfg.model_name} is not scored exactly: {worst.site} neuron {worst.neuron} of layer {worst.layer} "
+        f"scores {worst.closed_form:.4g} in closed form, but switching it off changes {worst.ablation:.4g} "
+        f"({worst.relative:.1%} apart; {worst.dtype}, {worst.tokens} tokens). This layer computes something that the "
+        f"closed forms do not contain. check_scores(model) gives the table; {layers}another version of "
+        "TransformerLens, or loading the model as a HookedTransformer, may read it right; "
+        "verify=False scores it all the same."
+    )
+
+
+def _lengths(model: HookedModel, longest: int) -> list[int]:
+    """Of the documents to check with: one below every boundary, and one beyond each that ``longest`` tokens reach."""
+    edges = [edge for edge in sorted(set(boundaries(model))) if 1 < edge < model.cfg.n_ctx]
+    reached = [edge for edge in edges if edge < min(longest, LONGEST + 1)]
+    ends = [*edges[: len(reached) + 1], model.cfg.n_ctx][: len(reached) + 1]
+    wanted = [LENGTH, *(edge + MARGIN for edge in reached)]
+    return [min(length, end) for length, end in zip(wanted, ends, strict=True)]
+
+
+def check_document(model: HookedModel, length: int) -> TokenBatch:
+    """Ordinary tokens drawn at random, the same at every call."""
+    vocabulary, tokenizer = model.cfg.d_vocab, model.tokenizer
+    known = vocabulary if tokenizer is None else min(len(tokenizer), vocabulary)
+    special = set(special_ids(model).tolist())
+    ids = [each for each in range(known) if each not in special] or list(range(vocabulary))
+    drawn = torch.randint(len(ids), (1, length), generator=torch.Generator().manual_seed(0))
+    return TokenBatch(torch.tensor(ids)[drawn], torch.ones_like(drawn, dtype=torch.bool), (length,), (0,))
+
+
+def _checks(
+    model: HookedModel, where: Where, selection: Selection | None, layers: Sequence[int], length: int
+) -> Iterator[Check]:
+    """Every check of these layers on one document."""
+    measure, dtype, device = FORMULATIONS["exact"](where), dtype_of(model), device_of(model)
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    with _undisturbed(model):
+        batch = check_document(model, length).to(device)
+        with caught(model, layers) as replays:
+            scores = _closed_forms(model, measure, selection, layers, batch)
+        for layer in layers:
+            replay, by_site = replays[layer], scores[layer]
+            if dtype != wide_dtype(dtype):
+                yield from layer_checks(replay, by_site, where, length)
+                with widened(model, layer, torch.float32):
+                    by_site = _replayed_forms(replay, measure, batch)
+            with widened(model, layer, wide):
+                yield from layer_checks(replay, by_site, where, length, wide)
+
+
+@contextmanager
+def _undisturbed(model: HookedModel) -> Iterator[None]:
+    """Without dropout, and leaving random numbers and training flags as they are."""
+    device = device_of(model)
+    training = {module: module.training for block in model.blocks for module in block.modules()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            for module in training:
+                module.training = False
+            yield
+        finally:
+            for module, flag in training.items():
+                module.training = flag
+
+
+def _closed_forms(
+    model: HookedModel, measure: Measure, selection: Selection | None, layers: Sequence[int], batch: TokenBatch
+) -> dict[int, Scores]:
+    """Scores of these layers in one forward pass, on the very path of a detection."""
+    running, (hooks, receipts) = Running(), ([], [])
+    parts = bound_to(model, measure, layers)
+    for rule in (None, selection) if selection else (None,):
+        receive, received = _receiver()
+        hooks += score_hooks(parts, running, receive, rule)
+        receipts.append(received)
+    for _ in stream(model, [batch], hooks, running):
+        pass
+    return {layer: _merged([received[layer] for received in receipts]) for layer in layers}
+
+
+def _replayed_forms(replay: Replay, measure: Measure, batch: TokenBatch) -> Scores:
+    """Scores of one layer from running its block again, as it is now."""
+    model, layer, running = replay.model, replay.layer, Running()
+    running.batch = batch
+    receive, received = _receiver()
+    replay.run(score_hooks(bound_to(model, measure, [layer]), running, receive), torch.float32)
+    return _merged([received[layer]])
+
+
+Received = tuple[SiteScores, SiteMasks | None]
+
+
+def _receiver() -> tuple[Callable[[int, SiteScores, SiteMasks | None], None], dict[int, list[Received]]]:
+    received: dict[int, list[Received]] = {}
+    return lambda layer, scores, exact: received.setdefault(layer, []).append((scores, exact)), received
+
+
+def _merged(runs: Sequence[Sequence[Received]]) -> Scores:
+    """Of one document, from runs with a screen and without: where a screen's score is an estimate, the exact one."""
+    merged: dict[str, Tensor] = {}
+    for scores, exact in (part for run in runs for part in run):
+        for site, values in scores.items():
+            if exact is None:
+                merged.setdefault(site, values[0])
+            else:
+                merged[site] = torch.where(exact[site][0], values[0], merged.get(site, values[0]))
+    return merged
