@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..measures import Where
 from ..model import SITES, at_least_float32, dtype_of, key_value_heads
-from .replaying import Replay, ablation
+from .replaying import Ablation, Replay
 
 TOLERANCE, HALF_TOLERANCE = 2e-3, 0.25
 """Relative differences that are rounding: in float32, and of the strongest neurons in half precision."""
@@ -41,13 +42,16 @@ def layer_checks(
     replay: Replay, scores: Scores, where: Where, tokens: int, dtype: torch.dtype | None = None
 ) -> Iterator[Check]:
     """Checks of one layer: in a block that is widened to ``dtype``, or of the strongest neurons in the model's own."""
+    ablation = Ablation(replay, where, dtype)
     for site, by_neuron in scores.items():
-        values, change = at_least_float32(by_neuron).cpu(), ablation(replay, site, where, dtype)
+        values = at_least_float32(by_neuron).cpu()
         heads, floor = _heads(replay, site), FLOOR * values.max().item()
         sets = _neurons(values, heads) if dtype else [[int(values.argmax())]]
         tolerance = TOLERANCE if dtype else HALF_TOLERANCE
         shown = str(by_neuron.dtype if dtype else dtype_of(replay.model)).removeprefix("torch.")
-        for neuron, square in _changes(change, sets, heads if dtype and site in ("q", "k") else None):
+        for neuron, square in _changes(
+            partial(ablation.change, site), sets, heads if dtype and site in ("q", "k") else None
+        ):
             closed_form, ablated = values[neuron].item(), (square / tokens) ** 0.5
             difference, scale = abs(closed_form - ablated), max(abs(ablated), floor)
             relative = difference / scale if scale else difference

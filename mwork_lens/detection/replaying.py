@@ -51,7 +51,7 @@ class Replay:
             args, kwargs = _cast(args, dtype, anew), _cast(kwargs, dtype, anew)
         with torch.no_grad(), hooked(self.model, hooks):
             output = self.model.blocks[self.layer](*args, **kwargs)
-        return output if isinstance(output, Tensor) else output[0]
+        return _first(output)
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -115,43 +115,53 @@ def widened(model: HookedModel, layer: int, dtype: torch.dtype) -> Iterator[None
             tensor.data = data
 
 
-def ablation(
-    replay: Replay, site: str, where: Where = "stream", dtype: torch.dtype | None = None
-) -> Callable[[Sequence[int]], Float[Tensor, "*head pos key_or_d_model"]]:
-    """What setting neurons of a site to zero, at every position, changes: patterns, the stream or a structure's output.
+class Ablation:
+    """What setting neurons of one block to zero, at every position, changes.
 
-    The oracle that closed forms are compared with: it knows nothing of norms, scales, rotation or grouping.
+    The oracle that closed forms are compared with: it knows nothing of norms, scales, rotation or groups of heads.
     """
-    model, block = replay.model, f"blocks.{replay.layer}"
-    middle = f"{block}.hook_resid_mid"
-    watched = {"q": f"{block}.attn.hook_pattern", "k": f"{block}.attn.hook_pattern", "v": middle}.get(site)
 
-    def run(neurons: Sequence[int]) -> Tensor:
-        seen: list[Tensor] = []
+    def __init__(self, replay: Replay, where: Where = "stream", dtype: torch.dtype | None = None) -> None:
+        self._replay, self._where, self._dtype = replay, where, dtype
+        block = replay.model.blocks[replay.layer]
+        self._modules = {"v": block.attn, "mlp": getattr(block, "mlp", None)} if where == "structure" else {}
+        points = {"q": "attn.hook_pattern", "k": "attn.hook_pattern", "v": "hook_resid_mid"}
+        names = {site: f"blocks.{replay.layer}.{point}" for site, point in points.items()}
+        self._names = {site: name for site, name in names.items() if name in replay.model.hook_dict}
+        self._before: dict[str, Tensor] = {}
 
-        def keep(activation: Tensor, hook: object = None) -> Tensor:
-            seen.append(activation)
-            return activation
+    def change(self, site: str, neurons: Sequence[int]) -> Float[Tensor, "*head pos key_or_d_model"]:
+        """Of the attention pattern for ``q`` and ``k``; else of the stream, or of the structure's own output."""
+        if not self._before:
+            self._before = self._outputs(())
 
         def zero(activation: Tensor, hook: object = None) -> Tensor:
             flat = activation.flatten(2).clone()
             flat[..., list(neurons)] = 0
             return flat.view(activation.shape)
 
-        hooks: list[ForwardHook] = [(SITES[site].hook_name(replay.layer), zero)] if len(neurons) else []
-        if site in ("v", "mlp") and where == "structure":
-            module = getattr(model.blocks[replay.layer], "attn" if site == "v" else "mlp")
-            handle = module.register_forward_hook(lambda _, args, output: keep(output))
-            try:
-                replay.run(hooks, dtype)
-            finally:
-                handle.remove()
-            (output,) = seen
-            return (output if isinstance(output, Tensor) else output[0])[0]
-        if watched and watched in model.hook_dict:
-            output = replay.run([*hooks, (watched, keep)], dtype)
-            return seen[0][0] if seen else output
-        return replay.run(hooks, dtype)[0]
+        after = self._outputs([(SITES[site].hook_name(self._replay.layer), zero)])
+        return after[site] - self._before[site]
 
-    before = run([])
-    return lambda neurons: run(neurons) - before
+    def _outputs(self, hooks: Sequence[ForwardHook]) -> dict[str, Tensor]:
+        """What each site can change, after some changes."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(site: str) -> Callable[..., None]:
+            def keeping(*given: Any, **_: Any) -> None:
+                seen[site] = _first(given[-1] if site in self._modules else given[0])
+
+            return keeping
+
+        watching = [(name, keep(site)) for site, name in self._names.items() if site not in self._modules]
+        with ExitStack() as handles:
+            for site, module in self._modules.items():
+                if module is not None:
+                    handles.callback(module.register_forward_hook(keep(site)).remove)
+            output = self._replay.run([*hooks, *watching], self._dtype)
+        # where a block has no middle, values are seen after it
+        return {site: tensor[0] for site, tensor in {"v": output, "mlp": output, **seen}.items()}
+
+
+def _first(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
