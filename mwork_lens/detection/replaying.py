@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,23 +79,26 @@ def caught(model: HookedModel, layers: Sequence[int]) -> Iterator[dict[int, Repl
     replays: dict[int, Replay] = {}
     tables: list[_Tables] = []
 
-    def note(layer: int) -> Callable[..., None]:
-        def noting(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            replays[layer] = Replay(model, layer, args, kwargs, tables)
-
-        return noting
-
-    def note_tables(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        tables.append(_Tables(module, args, kwargs, output))
-
     with ExitStack() as handles:
         for layer in layers:
-            handle = model.blocks[layer].register_forward_pre_hook(note(layer), with_kwargs=True)
+            handle = model.blocks[layer].register_forward_pre_hook(
+                partial(_note, replays, model, layer, tables), with_kwargs=True
+            )
             handles.callback(handle.remove)
         rotary = getattr(getattr(wrapped_model(model), "base_model", None), "rotary_emb", None)
         if isinstance(rotary, torch.nn.Module):
-            handles.callback(rotary.register_forward_hook(note_tables, with_kwargs=True).remove)
+            noting = partial(_note_tables, tables)
+            handles.callback(rotary.register_forward_hook(noting, with_kwargs=True).remove)
         yield replays
+
+
+def _note(replays: dict[int, Replay], model: HookedModel, layer: int, tables: list[_Tables], *call: Any) -> None:
+    _, args, kwargs = call
+    replays[layer] = Replay(model, layer, args, kwargs, tables)
+
+
+def _note_tables(tables: list[_Tables], *call: Any) -> None:
+    tables.append(_Tables(*call))
 
 
 @contextmanager
@@ -135,32 +139,38 @@ class Ablation:
         if not self._before:
             self._before = self._outputs(())
 
-        def zero(activation: Tensor, hook: object = None) -> Tensor:
-            flat = activation.flatten(2).clone()
-            flat[..., list(neurons)] = 0
-            return flat.view(activation.shape)
-
-        after = self._outputs([(SITES[site].hook_name(self._replay.layer), zero)])
+        after = self._outputs([(SITES[site].hook_name(self._replay.layer), partial(_zero, list(neurons)))])
         return after[site] - self._before[site]
 
     def _outputs(self, hooks: Sequence[ForwardHook]) -> dict[str, Tensor]:
         """What each site can change, after some changes."""
         seen: dict[str, Tensor] = {}
 
-        def keep(site: str) -> Callable[..., None]:
-            def keeping(*given: Any, **_: Any) -> None:
-                seen[site] = _first(given[-1] if site in self._modules else given[0])
-
-            return keeping
-
-        watching = [(name, keep(site)) for site, name in self._names.items() if site not in self._modules]
+        watching = [
+            (name, partial(_keep, seen, site)) for site, name in self._names.items() if site not in self._modules
+        ]
         with ExitStack() as handles:
             for site, module in self._modules.items():
                 if module is not None:
-                    handles.callback(module.register_forward_hook(keep(site)).remove)
+                    handles.callback(module.register_forward_hook(partial(_keep_output, seen, site)).remove)
             output = self._replay.run([*hooks, *watching], self._dtype)
         # where a block has no middle, values are seen after it
         return {site: tensor[0] for site, tensor in {"v": output, "mlp": output, **seen}.items()}
+
+
+def _zero(neurons: list[int], activation: Tensor, hook: object = None) -> Tensor:
+    flat = activation.flatten(2).clone()
+    flat[..., neurons] = 0
+    return flat.view(activation.shape)
+
+
+def _keep(seen: dict[str, Tensor], site: str, activation: Tensor, hook: object = None) -> Tensor:
+    seen[site] = activation
+    return activation
+
+
+def _keep_output(seen: dict[str, Tensor], site: str, module: object, args: object, output: Any) -> None:
+    seen[site] = _first(output)
 
 
 def _first(output: Any) -> Tensor:
