@@ -2,29 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import cycle
 
 import torch
 from einops import rearrange
 
 from mwork_lens.measures.plnd import attention, outputs
 from mwork_lens.measures.plnd.attention import Geometry
+from mwork_lens.measures.plnd.sides import Side
 
 HERE = 1
 """The layer that a fault is in."""
 
-post_norm, weight, geometry_of = outputs.post_norm, outputs.weight, Geometry.of
+post_norm, weight, factor, geometry_of = outputs.post_norm, outputs.weight, outputs.output_factor, Geometry.of
 
 
-class Shifted(Geometry):
-    """Queries are rotated as if they were one position later; they are rotated before keys."""
+class Shifted(Side):
+    """Rotated as if every position were one later."""
 
-    def attention(self, q, k, pattern, content):
-        object.__setattr__(self, "steps", cycle([1, 0]))
-        return super().attention(q, k, pattern, content)
-
-    def _side(self, x, gain, positions):
-        return super()._side(x, gain, positions + next(self.steps))
+    def turned(self, x, positions):
+        return super().turned(x, positions + 1)
 
 
 class Regrouped(Geometry):
@@ -67,8 +63,17 @@ def regroup_values(monkeypatch):
     monkeypatch.setattr(outputs, "weight", read)
 
 
-def ones(gain):
-    return None if gain is None else torch.ones_like(gain)
+def drop_multiplier(monkeypatch):
+    monkeypatch.setattr(outputs, "output_factor", lambda model, layer: 1 if layer == HERE else factor(model, layer))
+
+
+def scaled(geometry, factor=1.02):
+    sides = {name: replace(getattr(geometry, name), scale=factor * geometry.scale) for name in ("query", "key")}
+    return replace(geometry, scale=factor * geometry.scale, **sides)
+
+
+def without_gain(side):
+    return replace(side, norm=side.norm and replace(side.norm, gain=torch.ones_like(side.norm.gain)))
 
 
 @dataclass(frozen=True)
@@ -80,15 +85,20 @@ class Fault:
     """What a family must have for it."""
 
 
+def without_norm_gain(norm):
+    return replace(norm, gain=torch.ones_like(norm.gain))
+
+
 FAULTS = {
-    "scale": Fault(with_geometry(lambda geometry: replace(geometry, scale=1.02 * geometry.scale)), ("q", "k")),
-    "gain of q": Fault(with_geometry(lambda g: replace(g, query_gain=ones(g.query_gain))), ("q", "k"), "qk_norm"),
-    "gain of k": Fault(with_geometry(lambda g: replace(g, key_gain=ones(g.key_gain))), ("q", "k"), "qk_norm"),
-    "gain of post-norm": Fault(with_post_norm(lambda n: replace(n, gain=ones(n.gain))), ("v", "mlp"), "post_norm"),
+    "scale": Fault(with_geometry(scaled), ("q", "k")),
+    "gain of q": Fault(with_geometry(lambda g: replace(g, query=without_gain(g.query))), ("q", "k"), "qk_norm"),
+    "gain of k": Fault(with_geometry(lambda g: replace(g, key=without_gain(g.key))), ("q", "k"), "qk_norm"),
+    "gain of post-norm": Fault(with_post_norm(without_norm_gain), ("v", "mlp"), "post_norm"),
     "post-norm": Fault(with_post_norm(lambda norm: None), ("v", "mlp"), "post_norm"),
-    "rotation": Fault(with_geometry(lambda geometry: Shifted(**vars(geometry))), ("q", "k"), "rotation"),
+    "rotation": Fault(with_geometry(lambda g: replace(g, query=Shifted(**vars(g.query)))), ("q", "k"), "rotation"),
     "groups of k": Fault(with_geometry(lambda geometry: Regrouped(**vars(geometry))), ("q", "k")),
     "groups of v": Fault(regroup_values, ("v",)),
+    "multiplier": Fault(drop_multiplier, ("v", "mlp"), "multiplier"),
 }
 
 
@@ -96,6 +106,8 @@ def has(model, need):
     """Whether a fault can be planted in a model."""
     if need == "rotation":
         return geometry_of(model, HERE).rotary is not None
+    if need == "multiplier":
+        return factor(model, HERE) != 1
     if need == "qk_norm":
         return geometry_of(model, HERE).normalises
     return not need or post_norm(model, HERE, "attention") is not None
