@@ -19,8 +19,8 @@ post_norm, weight, factor, geometry_of = outputs.post_norm, outputs.weight, outp
 class Shifted(Side):
     """Rotated as if every position were one later."""
 
-    def turned(self, x, positions):
-        return super().turned(x, positions + 1)
+    def turned(self, x, positions, length):
+        return super().turned(x, positions + 1, length + 1)
 
 
 class Regrouped(Geometry):
