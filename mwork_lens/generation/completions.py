@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..model import HookedModel, device_of, encode, end_ids
+from ..model.architecture import rope_boundaries
 from ..model.decoding import Decoder, decoder
 from ..text import Document
 
@@ -80,14 +82,27 @@ def generate(
             )
     rule = StopRule.of(model, stop, max_new_tokens)
     pick = picker(temperature, top_p, seed, _decodable(model) if temperature else None)
-    by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    groups = _groups([len(ids) for ids in encoded], batch_size, max_new_tokens, rope_boundaries(model))
     completions: dict[int, Completion] = {}
-    for start in tqdm(range(0, len(by_length), batch_size), desc="generating", unit="batch", disable=not progress):
-        rows = by_length[start : start + batch_size]
+    for rows in tqdm(groups, desc="generating", unit="batch", disable=not progress):
         batch, reader = [encoded[i] for i in rows], decoder(model, len(rows), use_cache=use_cache)
         logits = reader.advance(*left_padded(batch, device_of(model)))
         completions |= dict(zip(rows, continue_from(reader, logits, batch, rows, rule, pick), strict=True))
     return [completions[i] for i in range(len(prompts))]
+
+
+def _groups(lengths: Sequence[int], size: int, new: int, turns: Sequence[int]) -> list[list[int]]:
+    """At most ``size`` rows of like length together, which pass every length in ``turns`` at the same step or never."""
+
+    def together(row: int) -> tuple[int, int]:
+        length = lengths[row]
+        return sum(length > turn for turn in turns), length if any(
+            length <= turn < length + new for turn in turns
+        ) else 0
+
+    by_length = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    parts = [list(rows) for _, rows in groupby(by_length, key=together)]
+    return [rows[start : start + size] for rows in parts for start in range(0, len(rows), size)]
 
 
 @dataclass(frozen=True)

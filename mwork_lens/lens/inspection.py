@@ -14,6 +14,7 @@ from torch import Tensor
 from ..model import SITES, ExactSum, ForwardHook, HookedModel, Reducer
 from ..model.architecture import key_value_heads, post_norm, weight
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, stream
+from ..model.lm_head import require_direct_path
 from ..model.unembedding import ROWS_AT_ONCE, final_norm, top_ids
 from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
 from ..store import storable
@@ -82,11 +83,13 @@ def inspect(
     if contexts < 1 or window < 0:
         raise ValueError(f"{contexts=} or {window=} is out of range.")
     warn_of_other_weights(model, [neurons])
+    masks = neurons.masks
+    cells = [(layer, site) for layer in range(neurons.space.n_layers) for site in masks if masks[site][layer].any()]
+    if any(SITES[site].writes for _, site in cells):
+        require_direct_path(model)
     encoded = Encoded.of(model, corpus, max_tokens)
     languages, plan = tuple(encoded), encoded.plan(batch_size)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
-    masks = neurons.masks
-    cells = [(layer, site) for layer in range(neurons.space.n_layers) for site in masks if masks[site][layer].any()]
     places = {(layer, site): masks[site][layer].nonzero().flatten() for layer, site in cells}
     activity = _follow(model, places, plan, contexts, progress)
     means = activity.means()

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .architecture import HookedModel, device_of, wrapped_model
+from .architecture import HookedModel, device_of, rope_boundaries, wrapped_model
 from .unembedding import all_logits
 
 
@@ -82,11 +82,16 @@ class _Bridge:
     tokens: Tensor | None = None
     mask: Tensor | None = None
     past: Any = None
+    turns: tuple[int, ...] = ()
+    """Numbers of tokens above which all of them are rotated by other angles: they are read again then."""
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         """Logits of what follows new tokens (0 in the mask is padding)."""
         self.tokens = tokens if self.tokens is None else torch.cat([self.tokens, tokens], 1)
+        read_before = 0 if self.mask is None else int(self.mask.sum(1).max())
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], 1)
+        if any(read_before <= length < int(self.mask.sum(1).max()) for length in self.turns):
+            self.past = None  # its keys were rotated by other angles
         hf_model, read = wrapped_model(self.model), self.tokens if self.past is None else tokens
         positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -read.shape[1] :]
         options = {"position_ids": positions, "logits_to_keep": 1, "use_cache": self.use_cache}
@@ -145,5 +150,5 @@ Decoder = Cached | _Bridge | _NoCache
 def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decoder:
     """For ``batch`` prompts of which nothing is read yet."""
     if wrapped_model(model):
-        return _Bridge(model, use_cache and model not in _without_cache)
+        return _Bridge(model, use_cache and model not in _without_cache, turns=rope_boundaries(model))
     return Cached(model, new_cache(model, batch)) if use_cache else _NoCache(model)

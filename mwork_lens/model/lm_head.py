@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from .architecture import HookedModel, wrapped_model
+from .architecture import HookedModel, text_config, wrapped_model
 
 MODULES = ("ln_final", "project_out", "prediction_head")
 """What may stand before the unembedding, in this order, as TransformerLens names it. Some models lack the final norm;
@@ -36,6 +36,15 @@ def before_unembedding(model: HookedModel) -> Iterator[tuple[str, Module]]:
             yield name, module
 
 
+def require_direct_path(model: HookedModel) -> None:
+    """Refuse a model in which what a neuron adds to the stream promotes no tokens of its own."""
+    if "prediction_head" in dict(before_unembedding(model)):
+        raise ValueError(
+            f"{model.cfg.model_name} has a dense layer with a nonlinearity before its unembedding: which tokens a neuron "
+            "promotes depends on all others. Its q and k neurons can be inspected, which write nothing."
+        )
+
+
 @dataclass(frozen=True)
 class Finish:
     """What a model does to the products with its unembedding, which keeps their order."""
@@ -52,7 +61,7 @@ class Finish:
         if wrapped is None:
             cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
             return cls(1.0, cap if cap > 0 else None)
-        config, scale = wrapped.config.get_text_config(), 1.0
+        config, scale = text_config(model), 1.0
         for name, combine in _SCALES.items():
             source = config if name.startswith("config.") else wrapped
             value = getattr(source, name.removeprefix("config."), None)

@@ -125,12 +125,12 @@ def label_masses(
     normalize: bool = True,
 ) -> Float[Tensor, "row label"]:
     """Probability of each label: softmax over the vocabulary, summed over the tokens where ``members`` is 1, not 0."""
-    dtype, parts = wide_dtype(hidden.dtype), []
+    dtype, finish, parts = wide_dtype(hidden.dtype), Finish.of(model), []
     for rows in hidden.split(ROWS_AT_ONCE):
         largest = torch.full((len(rows),), -torch.inf, dtype=dtype, device=rows.device)
         masses = torch.zeros(len(members), len(rows), dtype=dtype, device=rows.device)
         for start, logits in logit_parts(model, final_norm(model, rows, normalize)):
-            weights, largest, shrink = _exponentials(finish_logits(model, logits).to(dtype), largest)
+            weights, largest, shrink = _exponentials(finish(logits).to(dtype), largest)
             masses = masses * shrink + members[:, start : start + len(weights)] @ weights
         parts.append((masses / masses.sum(0)).t())
     return torch.cat(parts)
@@ -150,10 +150,10 @@ def log_normalizer(
     model: HookedModel, hidden: Float[Tensor, "row d_model"], *, normalize: bool = True
 ) -> Float[Tensor, " row"]:
     """Log of the sum of all exponentiated logits: logit minus this is the token's log-probability."""
-    parts = []
+    finish, parts = Finish.of(model), []
     for rows in hidden.split(ROWS_AT_ONCE):
         logits = logit_parts(model, final_norm(model, rows, normalize))
-        by_part = [at_least_float32(finish_logits(model, part)).logsumexp(0) for _, part in logits]
+        by_part = [at_least_float32(finish(part)).logsumexp(0) for _, part in logits]
         parts.append(torch.stack(by_part).logsumexp(0))
     return torch.cat(parts)
 
@@ -162,11 +162,11 @@ def token_losses(
     model: HookedModel, hidden: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"]
 ) -> Float[Tensor, " token"]:
     """−log p of each target in nats, from the residual stream at the position before it."""
-    normed = final_norm(model, hidden)
+    normed, finish = final_norm(model, hidden), Finish.of(model)
     largest = torch.full_like(targets, -torch.inf, dtype=wide_dtype(normed.dtype))
     total, of_target = torch.zeros_like(largest), torch.zeros_like(largest)
     for start, logits in logit_parts(model, normed, at_once=LOSS_TOKENS_AT_ONCE):
-        logits = finish_logits(model, logits.to(largest.dtype))
+        logits = finish(logits.to(largest.dtype))
         inside = ((targets >= start) & (targets < start + len(logits))).nonzero().flatten()
         of_target[inside] = logits[targets[inside] - start, inside]
         weights, largest, shrink = _exponentials(logits, largest)

@@ -1,4 +1,4 @@
-"""Step-by-step decoding on raw bridges: cached, uncached and in padded batches as transformers itself writes."""
+"""Step-by-step decoding on raw bridges: cached, uncached and in padded batches as transformers writes without cache."""
 
 import warnings
 
@@ -10,13 +10,14 @@ from mwork_lens.generation import generate
 from mwork_lens.model import bridge_on, wrapped_model
 
 from ..decoders.a_to_gr import GPT, GROUPED, SIZES
-from ..decoders.h_to_z import IDS, MPT, OPT, WIDE
+from ..decoders.h_to_z import IDS, LONG, MPT, OPT, WIDE
 from ..decoders.row import GENERATION, Decoder, transformers_model
 from ..words import words
 
 SLIDING = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
 BRIDGES = (
     Decoder("LlamaForCausalLM", GROUPED),
+    Decoder("LlamaForCausalLM", {**GROUPED, "rope_parameters": LONG}, "long-rope"),
     Decoder("MistralForCausalLM", {**GROUPED, "sliding_window": 5}),
     Decoder("Gemma2ForCausalLM", {**WIDE, **IDS, **SLIDING, "final_logit_softcapping": 3.0}),
     Decoder("Gemma3ForCausalLM", {**WIDE, **IDS, **SLIDING}),
@@ -45,7 +46,7 @@ def bridge(row):
 
 def written_by_transformers(row, prompt):
     model = transformers_model(row, torch.float32)
-    options = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    options = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, "use_cache": False}
     ids = model.generate(prompt[None], attention_mask=torch.ones_like(prompt[None]), **options)
     return tuple(ids[0, len(prompt) :].tolist())
 

@@ -90,3 +90,9 @@ def test_a_scale_that_turns_the_order_of_logits_round_is_refused():
     wrapped_model(model).config.logits_scaling = -3.0
     with pytest.raises(ValueError, match=r"multiplies its logits by -0\.333333, which has to be above 0"):
         top_tokens(model, torch.zeros(1, 32, dtype=torch.float64), 3)
+
+
+def test_neurons_before_a_nonlinear_head_promote_no_tokens():
+    (row,) = (row for row in HEADS if row.architecture == "ModernBertDecoderForCausalLM")
+    with pytest.raises(ValueError, match="a dense layer with a nonlinearity before its unembedding"):
+        mw.inspect(decoder_model(row), [(0, "mlp", 1)], {"fr": [torch.arange(3, 9)]})
