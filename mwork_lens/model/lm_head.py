@@ -40,8 +40,8 @@ def require_direct_path(model: HookedModel) -> None:
     """Refuse a model in which what a neuron adds to the stream promotes no tokens of its own."""
     if "prediction_head" in dict(before_unembedding(model)):
         raise ValueError(
-            f"{model.cfg.model_name} has a dense layer with a nonlinearity before its unembedding: which tokens a neuron "
-            "promotes depends on all others. Its q and k neurons can be inspected, which write nothing."
+            f"{model.cfg.model_name} has a dense layer with a nonlinearity before its unembedding: what a neuron "
+            "promotes depends on all others. Its q and k neurons, which write nothing, can be inspected."
         )
 
 
