@@ -92,24 +92,31 @@ class _Bridge:
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], 1)
         if any(read_before <= length < int(self.mask.sum(1).max()) for length in self.turns):
             self.past = None  # its keys were rotated by other angles
-        hf_model, read = wrapped_model(self.model), self.tokens if self.past is None else tokens
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -read.shape[1] :]
+        out = self._forward(self.tokens if self.past is None else tokens)
+        if self.use_cache:
+            self.past = getattr(out, "past_key_values", None)
+            if not self._holds_everything():
+                self._do_without_cache()
+                out = self._forward(self.tokens)  # what goes wrong with the cache may have gone into this pass
+        return out.logits[:, -1]
+
+    def _forward(self, tokens: Int[Tensor, "batch new"]) -> Any:
+        hf_model = wrapped_model(self.model)
+        assert self.mask is not None
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         options = {"position_ids": positions, "logits_to_keep": 1, "use_cache": self.use_cache}
         options |= {} if self.past is None else {"past_key_values": self.past}
         accepted = inspect.signature(hf_model.forward).parameters
         options = {name: value for name, value in options.items() if name in accepted}
-        out = hf_model(read, attention_mask=self.mask, **options)
-        if self.use_cache:
-            self._keep(getattr(out, "past_key_values", None))
-        return out.logits[:, -1]
+        return hf_model(tokens, attention_mask=self.mask, **options)
 
-    def _keep(self, past: Any) -> None:
-        """What was read, unless the cache does not say that it holds every token of it."""
+    def _holds_everything(self) -> bool:
+        """Whether the cache says, in every layer that can, that it holds all tokens that were read."""
         assert self.tokens is not None
-        layers = [layer for layer in getattr(past, "layers", ()) if hasattr(layer, "get_seq_length")]
-        if layers and all(int(layer.get_seq_length()) == self.tokens.shape[1] for layer in layers):
-            self.past = past
-            return
+        layers = [layer for layer in getattr(self.past, "layers", ()) if hasattr(layer, "get_seq_length")]
+        return bool(layers) and all(int(layer.get_seq_length()) == self.tokens.shape[1] for layer in layers)
+
+    def _do_without_cache(self) -> None:
         self.past, self.use_cache = None, False
         if self.model not in _without_cache:
             _without_cache.add(self.model)
