@@ -6,6 +6,7 @@ Everything that reads logits goes through it, so that they are the model's own; 
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from .architecture import HookedModel, text_config, wrapped_model
 MODULES = ("ln_final", "project_out", "prediction_head")
 """What may stand before the unembedding, in this order, as TransformerLens names it. Some models lack the final norm;
 OPT 350M goes on to the width of its embeddings, ModernBERT's decoder through a dense layer."""
+_UNNAMED_NORM = "model.decoder.final_layer_norm"
+"""A final norm that TransformerLens leaves out: OPT's before a projection."""
 
 _SCALES: Mapping[str, Callable[[float, float], float]] = {
     "logit_scale": operator.mul,  # Cohere; of the model, as MPT's configuration has a value that nothing reads
@@ -31,6 +34,10 @@ def before_unembedding(model: HookedModel) -> Iterator[tuple[str, Module]]:
     """The modules from the last block to the unembedding that the model has, by name."""
     for name in MODULES:
         module = getattr(model, name, None)
+        if module is None and name == "ln_final":
+            module = reduce(
+                lambda part, name: getattr(part, name, None), _UNNAMED_NORM.split("."), wrapped_model(model)
+            )
         # a bridge may name a module that the wrapped model has not
         if module is not None and getattr(module, "original_component", module) is not None:
             yield name, module

@@ -34,6 +34,7 @@ HEADS = (
     Decoder("MptForCausalLM", {"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 50, "logit_scale": 3.0}),
     Decoder("OPTForCausalLM", OPT),
     Decoder("OPTForCausalLM", {**OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}, "narrow embedding"),
+    Decoder("OPTForCausalLM", {**OPT, "word_embed_proj_dim": 16}, "norm, narrow embedding"),
     Decoder("ModernBertDecoderForCausalLM", {**SIZES, **IDS, "decoder_bias": True}),
     Decoder("GPTJForCausalLM", {**GPT, "rotary_dim": 4}),
     Decoder("PhiForCausalLM", {**SIZES, **IDS}),
