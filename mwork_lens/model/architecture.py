@@ -204,6 +204,14 @@ def _norms_output(model: HookedModel, name: str, norm: Any) -> bool:
     return str(norm.name).startswith("post_") and norm.name != before
 
 
+def inner_gain(model: HookedModel, layer: int) -> Float[Tensor, " width"] | None:
+    """The gain of an RMS norm of all heads' mixed values; None where W_O reads them as they are."""
+    norm = getattr(original(model.blocks[layer].attn), "attn_sub_norm", None)
+    if norm is not None and (norm.weight == 0).any():
+        raise ValueError(f"{model.cfg.model_name}: the norm before W_O of layer {layer} has gains of 0.")
+    return None if norm is None else at_least_float32(norm.weight.detach())
+
+
 def output_factor(model: HookedModel, layer: int) -> float:
     """What the outputs of a layer's structures are multiplied with before they are added to the residual stream."""
     return float(getattr(original(model.blocks[layer]), "residual_multiplier", 1.0))

@@ -9,7 +9,7 @@ from .architecture import HookedModel, original, wrapped_model
 
 # parts of TransformerLens's blocks whose neurons and whose effect on them are known
 _PARTS = {"attn", "mlp", "ln1", "ln1_post", "ln2", "ln2_post"}
-_PROJECTIONS = {"q", "k", "v", "o", "qkv", "q_norm", "k_norm", "sinks"}
+_PROJECTIONS = {"q", "k", "v", "o", "qkv", "q_norm", "k_norm", "sinks", "attn_sub_norm"}
 _EXPERTS = {"experts", "router"}
 
 

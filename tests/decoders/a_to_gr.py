@@ -92,7 +92,7 @@ A_TO_GR = (
     Decoder("BaichuanForCausalLM", note="custom code"),
     Decoder("BaiChuanForCausalLM", note="custom code"),
     Decoder("BambaForCausalLM", {**GROUPED, **MAMBA, "attn_layer_indices": [1]}, refused="no attention pattern"),
-    Decoder("BitNetForCausalLM", GROUPED, refused="attn_sub_norm"),
+    Decoder("BitNetForCausalLM", GROUPED),
     Decoder("BloomForCausalLM", BLOOM),
     Decoder("BloomForCausalLM", {**BLOOM, "apply_residual_connection_post_layernorm": True}, "stream normed"),
     Decoder("BloomForCausalLM", {**BLOOM, "n_head": 6, "hidden_size": 48}, "6 heads"),

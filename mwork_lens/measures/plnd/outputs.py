@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ...model import HookedModel, TokenBatch, at_least_float32, has_feed_forward, key_value_heads, weight
-from ...model.architecture import PostNorm, output_factor, post_norm
+from ...model.architecture import PostNorm, inner_gain, output_factor, post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
 from .compiled import is_cpu_float32, sums_after_norm, sums_of_values, threads
+from .inner_norm import normed_value_change
 
 MIXED, HIDDEN = "attn.hook_z", "mlp.hook_post"
 
@@ -26,7 +27,8 @@ Pair = tuple[Tensor, ...]
 
 def output_changes(model: HookedModel, layer: int, where: str) -> list[LayerMeasure]:
     """That of value neurons and, in a layer that has one, of the feed-forward's."""
-    parts = [value_change(model, layer, where)]
+    gain = inner_gain(model, layer)
+    parts = [value_change(model, layer, where) if gain is None else normed_value_change(model, layer, gain)]
     if has_feed_forward(model.cfg):
         parts.append(hidden_change(model, layer, where))
     factor = output_factor(model, layer) if where == "stream" else 1.0
