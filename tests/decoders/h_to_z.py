@@ -99,7 +99,7 @@ H_TO_Z = (
     _row("ModernBertDecoder", {**SIZES, **IDS, "global_attn_every_n_layers": 2, "local_attention": 8}, "windows"),
     _row("NanoChat", {**GROUPED, **IDS}),
     _row("OPT", OPT),
-    _row("OPT", {**OPT, "word_embed_proj_dim": 16}, "projected embedding", refused="from its last layer"),
+    _row("OPT", {**OPT, "word_embed_proj_dim": 16}, "projected embedding"),
     _row("OPT", {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}, "without biases"),
     _row("Phi", {**SIZES, **IDS, "qk_layernorm": True}, "norms of queries", refused="q_layernorm"),
 )

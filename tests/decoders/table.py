@@ -22,6 +22,7 @@ _REASONS = {
 }
 """What the words of an error stand for, in short and in full."""
 _OTHER = ("part without closed form", "what this part of a layer does to neurons has no closed form here")
+_COUNTED = ("exact", "the same as an exact one", "refused", "custom code, which is never run", "its own")
 _INTRODUCTION = """\
 # Decoders: exact, or refused
 
@@ -41,8 +42,8 @@ def page() -> str:
     counts = [_counts(names, generation) for generation in GENERATIONS]
     lines = [
         _INTRODUCTION,
-        _cells("TransformerLens", "exact", "refused", "custom code, which is never run", "same as another, or its own"),
-        _cells(*["---"] * 5),
+        _cells("TransformerLens", *_COUNTED),
+        _cells(*["---"] * (1 + len(_COUNTED))),
         *(_cells(generation, *count) for generation, count in zip(GENERATIONS, counts, strict=True)),
         "",
         _cells("architecture", *GENERATIONS, "variants tested"),
@@ -64,12 +65,14 @@ def _rows(name: str, generation: str) -> list[Decoder]:
     return [row for row in DECODERS if row.architecture == name and generation in row.generations]
 
 
-def _counts(names: Iterable[str], generation: str) -> tuple[int, int, int, int]:
+def _counts(names: Iterable[str], generation: str) -> list[int]:
     """By the row of each architecture that has its usual options, the first."""
-    rows = [rows[0] for name in names if (rows := _rows(name, generation))]
-    built = [row for row in rows if row.can_be_built]
-    exact, custom = sum(not row.refused for row in built), sum(row.note == "custom code" for row in rows)
-    return exact, len(built) - exact, custom, len(rows) - len(built) - custom
+    first = {name: rows[0] for name in names if (rows := _rows(name, generation))}
+    exact = {name for name, row in first.items() if row.can_be_built and not row.refused}
+    notes = [row.note for row in first.values() if row.note]
+    same = sum(note.removeprefix("same as ") in exact for note in notes)
+    custom, own = notes.count("custom code"), notes.count("TransformerLens' own")
+    return [len(exact), same, len(first) - len(exact) - same - custom - own, custom, own]
 
 
 def _line(name: str) -> str:
