@@ -12,10 +12,13 @@ from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 
 from mwork_lens.detection import importance
+from mwork_lens.detection.checking import require_exact
 from mwork_lens.model.forward import run_blocks
 from mwork_lens.model.hooks import hooked
 from mwork_lens.model.sites import SITES
 from mwork_lens.neurons import NeuronSpace
+
+from .faults import FAULTS, has
 
 COMMON = {
     "hidden_size": 32,
@@ -41,6 +44,7 @@ FAMILIES = {
     "Phi": {**COMMON, "partial_rotary_factor": 0.5},
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50},
     "Olmo2": GROUPED,
+    "Granite": {**GROUPED, "residual_multiplier": 0.5, "attention_multiplier": 0.5},
 }
 CONFIGS, MODELS = {"Gemma3": "Gemma3Text"}, {"GPT2": "GPT2LMHeadModel"}
 
@@ -98,3 +102,27 @@ def test_closed_forms_equal_ablation_on_a_bridge(family):
             for neuron in range(0, width, 7):
                 truth = ablated(model, ids, layer, site, neuron)
                 assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-5, abs=1e-9)
+
+
+PLANTED = [
+    ("scale", "Llama"),
+    ("groups of k", "Qwen2"),
+    ("groups of v", "GPTNeoX"),
+    ("gain of k", "Qwen3"),
+    ("gain of post-norm", "Gemma3"),
+    ("post-norm", "Gemma2"),
+    ("rotation", "Phi"),
+    ("multiplier", "Granite"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "family", "dtype"),
+    [*((*each, torch.float32) for each in PLANTED), *((*each, torch.bfloat16) for each in PLANTED[-2:])],
+)
+def test_a_fault_in_the_reading_of_a_bridge_is_found(fault, family, dtype, monkeypatch):
+    model = bridge(family).to(dtype)
+    FAULTS[fault].plant(monkeypatch)
+    assert has(model, FAULTS[fault].needs)
+    with pytest.raises(ValueError, match=rf"({'|'.join(FAULTS[fault].sites)}) neuron \d+ of layer 1 .*layers=\[0\]"):
+        require_exact(model, "stream", None, [0, 1], 4)

@@ -46,7 +46,7 @@ def check_scores(
         >>> checks.exact.all(), checks.relative.max() < 1e-4
         (np.True_, np.True_)
     """
-    length = length or _lengths(model, LONGEST)[-1]
+    length = length or check_lengths(model, LONGEST)[-1]
     return pd.DataFrame(map(asdict, _checks(model, measure, None, require_layers(model, layers), length)))
 
 
@@ -82,7 +82,7 @@ def require_exact(
     """
     kinds = [[layer for layer in kind if layer in layers] for kind in layer_kinds(model)]
     some = sorted({layer for kind in kinds if kind for layer in (kind[0], kind[-1])})
-    for length in _lengths(model, longest):
+    for length in check_lengths(model, longest):
         key = (measure, selection is None, tuple(some), length, dtype_of(model), device_of(model))
         if key in _verified.setdefault(model, set()):
             continue
@@ -106,7 +106,7 @@ def _message(model: HookedModel, worst: Check, right: Sequence[int]) -> str:
     )
 
 
-def _lengths(model: HookedModel, longest: int) -> list[int]:
+def check_lengths(model: HookedModel, longest: int) -> list[int]:
     """Of the documents to check with: one below every boundary, and one beyond each that ``longest`` tokens reach."""
     edges = [edge for edge in sorted(set(boundaries(model))) if 1 < edge < model.cfg.n_ctx]
     reached = [edge for edge in edges if edge < min(longest, LONGEST + 1)]

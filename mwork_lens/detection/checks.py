@@ -12,7 +12,7 @@ from ..measures import Where
 from ..model import SITES, at_least_float32, dtype_of, key_value_heads
 from .replaying import Ablation, Replay
 
-TOLERANCE, HALF_TOLERANCE = 2e-3, 0.25
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.25
 """Relative differences that are rounding: in float32, and of the strongest neurons in half precision."""
 FLOOR = 1e-2
 """Below this share of their site's largest score, scores are compared with that share instead of with themselves."""
