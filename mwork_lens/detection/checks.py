@@ -40,23 +40,34 @@ class Check:
 
 def layer_checks(
     replay: Replay, scores: Scores, where: Where, tokens: int, dtype: torch.dtype | None = None
-) -> Iterator[Check]:
+) -> list[Check]:
     """Checks of one layer: in a block that is widened to ``dtype``, or of the strongest neurons in the model's own."""
-    ablation = Ablation(replay, where, dtype)
-    for site, by_neuron in scores.items():
-        values = at_least_float32(by_neuron).cpu()
-        heads, floor = _heads(replay, site), FLOOR * values.max().item()
-        sets = _neurons(values, heads) if dtype else [[int(values.argmax())]]
-        tolerance = TOLERANCE if dtype else HALF_TOLERANCE
-        shown = str(by_neuron.dtype if dtype else dtype_of(replay.model)).removeprefix("torch.")
-        for neuron, square in _changes(
-            partial(ablation.change, site), sets, heads if dtype and site in ("q", "k") else None
-        ):
-            closed_form, ablated = values[neuron].item(), (square / tokens) ** 0.5
-            difference, scale = abs(closed_form - ablated), max(abs(ablated), floor)
-            relative = difference / scale if scale else difference
-            numbers = closed_form, ablated, relative
-            yield Check(replay.layer, site, neuron, *numbers, shown, tokens, exact=relative <= tolerance)
+    with Ablation(replay, scores, where, dtype) as ablation:
+        return [
+            check
+            for site, values in scores.items()
+            for check in _site_checks(replay, site, values, partial(ablation.change, site), tokens, dtype)
+        ]
+
+
+def _site_checks(
+    replay: Replay,
+    site: str,
+    by_neuron: Float[Tensor, " neuron"],
+    change: Callable[[Sequence[int]], Tensor],
+    tokens: int,
+    dtype: torch.dtype | None,
+) -> Iterator[Check]:
+    values, heads = at_least_float32(by_neuron).cpu(), _heads(replay, site)
+    sets = _neurons(values, heads) if dtype else [[int(values.argmax())]]
+    floor, tolerance = FLOOR * values.max().item(), TOLERANCE if dtype else HALF_TOLERANCE
+    shown = str(by_neuron.dtype if dtype else dtype_of(replay.model)).removeprefix("torch.")
+    for neuron, square in _changes(change, sets, heads if dtype and site in ("q", "k") else None):
+        closed_form, ablated = values[neuron].item(), (square / tokens) ** 0.5
+        difference, scale = abs(closed_form - ablated), max(abs(ablated), floor)
+        relative = difference / scale if scale else difference
+        numbers = closed_form, ablated, relative
+        yield Check(replay.layer, site, neuron, *numbers, shown, tokens, exact=relative <= tolerance)
 
 
 def _heads(replay: Replay, site: str) -> int | None:

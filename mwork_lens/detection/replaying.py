@@ -1,7 +1,7 @@
 """One block of a model run again on what it was given in a forward pass: in another precision, with neurons at zero."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -50,7 +50,7 @@ class Replay:
                 )
                 anew.update(zip(map(id, given), _tensors(again), strict=True))
             args, kwargs = _cast(args, dtype, anew), _cast(kwargs, dtype, anew)
-        with torch.no_grad(), hooked(self.model, hooks):
+        with torch.no_grad(), hooked(self.model, hooks) if hooks else nullcontext():
             output = self.model.blocks[self.layer](*args, **kwargs)
         return _first(output)
 
@@ -120,57 +120,65 @@ def widened(model: HookedModel, layer: int, dtype: torch.dtype) -> Iterator[None
 
 
 class Ablation:
-    """What setting neurons of one block to zero, at every position, changes.
+    """What setting neurons of one block to zero, at every position, changes; a context manager that keeps its hooks.
 
     The oracle that closed forms are compared with: it knows nothing of norms, scales, rotation or groups of heads.
     """
 
-    def __init__(self, replay: Replay, where: Where = "stream", dtype: torch.dtype | None = None) -> None:
-        self._replay, self._where, self._dtype = replay, where, dtype
-        block = replay.model.blocks[replay.layer]
-        self._modules = {"v": block.attn, "mlp": getattr(block, "mlp", None)} if where == "structure" else {}
-        points = {"q": "attn.hook_pattern", "k": "attn.hook_pattern", "v": "hook_resid_mid"}
-        names = {site: f"blocks.{replay.layer}.{point}" for site, point in points.items()}
-        self._names = {site: name for site, name in names.items() if name in replay.model.hook_dict}
+    def __init__(
+        self, replay: Replay, sites: Iterable[str], where: Where = "stream", dtype: torch.dtype | None = None
+    ) -> None:
+        self._replay, self._dtype = replay, dtype
+        self._sites, self._in_structure = tuple(sites), where == "structure"
+        self._zeroed: tuple[str, list[int]] = ("", [])
+        self._seen: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
+
+    def __enter__(self) -> "Ablation":
+        model, layer, block = self._replay.model, self._replay.layer, self._replay.model.blocks[self._replay.layer]
+        hooks: list[ForwardHook] = [(SITES[site].hook_name(layer), partial(self._zero, site)) for site in self._sites]
+        watched = {"q": "attn.hook_pattern", "k": "attn.hook_pattern"}
+        if not self._in_structure and f"blocks.{layer}.hook_resid_mid" in model.hook_dict:
+            watched["v"] = "hook_resid_mid"
+        hooks += [(f"blocks.{layer}.{point}", partial(self._keep, site)) for site, point in watched.items()]
+        with ExitStack() as stack:
+            for site, module in (("v", "attn"), ("mlp", "mlp")) if self._in_structure else ():
+                if site in self._sites:
+                    handle = getattr(block, module).register_forward_hook(partial(self._keep_output, site))
+                    stack.callback(handle.remove)
+            stack.enter_context(hooked(model, hooks))
+            self._before = self._outputs()
+            self._stack = stack.pop_all()  # which an exception before this closes
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def change(self, site: str, neurons: Sequence[int]) -> Float[Tensor, "*head pos key_or_d_model"]:
         """Of the attention pattern for ``q`` and ``k``; else of the stream, or of the structure's own output."""
-        if not self._before:
-            self._before = self._outputs(())
+        self._zeroed = site, list(neurons)
+        return self._outputs()[site] - self._before[site]
 
-        after = self._outputs([(SITES[site].hook_name(self._replay.layer), partial(_zero, list(neurons)))])
-        return after[site] - self._before[site]
+    def _outputs(self) -> dict[str, Tensor]:
+        """What each site can change; where a block has no middle, values are seen after it."""
+        self._seen = {}
+        output = self._replay.run((), self._dtype)
+        return {site: tensor[0] for site, tensor in {"v": output, "mlp": output, **self._seen}.items()}
 
-    def _outputs(self, hooks: Sequence[ForwardHook]) -> dict[str, Tensor]:
-        """What each site can change, after some changes."""
-        seen: dict[str, Tensor] = {}
+    def _zero(self, site: str, activation: Tensor, hook: object = None) -> Tensor:
+        zeroed, neurons = self._zeroed
+        if zeroed != site:
+            return activation
+        flat = activation.flatten(2).clone()
+        flat[..., neurons] = 0
+        return flat.view(activation.shape)
 
-        watching = [
-            (name, partial(_keep, seen, site)) for site, name in self._names.items() if site not in self._modules
-        ]
-        with ExitStack() as handles:
-            for site, module in self._modules.items():
-                if module is not None:
-                    handles.callback(module.register_forward_hook(partial(_keep_output, seen, site)).remove)
-            output = self._replay.run([*hooks, *watching], self._dtype)
-        # where a block has no middle, values are seen after it
-        return {site: tensor[0] for site, tensor in {"v": output, "mlp": output, **seen}.items()}
+    def _keep(self, site: str, activation: Tensor, hook: object = None) -> Tensor:
+        self._seen[site] = activation
+        return activation
 
-
-def _zero(neurons: list[int], activation: Tensor, hook: object = None) -> Tensor:
-    flat = activation.flatten(2).clone()
-    flat[..., neurons] = 0
-    return flat.view(activation.shape)
-
-
-def _keep(seen: dict[str, Tensor], site: str, activation: Tensor, hook: object = None) -> Tensor:
-    seen[site] = activation
-    return activation
-
-
-def _keep_output(seen: dict[str, Tensor], site: str, module: object, args: object, output: Any) -> None:
-    seen[site] = _first(output)
+    def _keep_output(self, site: str, module: object, args: object, output: Any) -> None:
+        self._seen[site] = _first(output)
 
 
 def _first(output: Any) -> Tensor:

@@ -65,7 +65,7 @@ def test_a_check_leaves_nothing_behind(dtype, wrong, monkeypatch):
     model = copy.deepcopy(tiny("gemma3", dtype))
     model.blocks[1].train()
     if wrong:
-        monkeypatch.setattr("mwork_lens.detection.replaying._zero", lambda *_, hook: 1 / 0)
+        monkeypatch.setattr("mwork_lens.detection.replaying.Ablation._zero", lambda *_, hook: 1 / 0)
     before, tensors = state(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ZeroDivisionError) if wrong else nullcontext():
         mw.check_scores(model)
