@@ -96,6 +96,11 @@ class Detection(Result, kind="detection"):
         return NeuronSet(self.space, masks, origin)
 
     def _against(self, language: str, against: str | Iterable[str]) -> list[str]:
+        if against in ("others", "shared") and len(self.languages) < 2:
+            raise ValueError(
+                f"{language!r} is the only language that was detected, so nothing is specific to it: detect with other "
+                f"languages, or use active({language!r})."
+            )
         if against == "others":
             return [other for other in self.languages if other != language]
         if against == "shared":

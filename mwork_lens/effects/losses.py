@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..detection import Detection, detect
 from ..model import MAX_TOKENS, Encoded, HookedModel, Mode, Plan, Reducer, TokenBatch, batches, stream, token_losses
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
-from ..text import Document, as_corpus
+from ..text import Document, as_corpus, standard_tag, warn_of_unknown
 from .matrix import BASELINE, BY_PASSAGE, EffectMatrix
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
@@ -62,13 +62,25 @@ def language_losses(
     Raises:
         ValueError: for empty documents, before the work.
     """
-    losses = PassageLosses.of(model, Encoded.of(model, corpus, max_tokens).plan())
+    losses = PassageLosses.of(model, _counted(model, corpus, max_tokens).plan())
     rows = {
         language: (len(nats), int(losses.tokens[language].sum()), float(nats.sum() / losses.tokens[language].sum()))
         for language, nats in losses.nats.items()
     }
     columns = ["passages", "tokens", "nats_per_token"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("language")
+
+
+def _counted(model: HookedModel, corpus: Mapping[str, Sequence[Document]], max_tokens: int) -> Encoded:
+    """The documents of a corpus; a ValueError for a language of which no token counts, before the work."""
+    encoded = Encoded.of(model, corpus, max_tokens)
+    warn_of_unknown(model.tokenizer, encoded)
+    for language, documents in encoded.items():
+        if not any((~torch.isin(ids[1:], encoded.special)).any() for ids in documents):
+            raise ValueError(
+                f"No token of {language!r} counts: in none of its documents an ordinary one follows another."
+            )
+    return encoded
 
 
 def passage_nats(
@@ -139,6 +151,10 @@ def effect_matrix(
         >>> effects.to_frame().shape  # one row per set, one column per language: rise of loss, nats per token
         (1, 2)
     """
+    if not isinstance(sets, Mapping):
+        raise ValueError(
+            f"sets must be a dict of neuron sets by name, e.g. {{'fr': french}}, not {type(sets).__name__}."
+        )
     rows = {name: [draws] if isinstance(draws, NeuronSet) else list(draws) for name, draws in sets.items()}
     if not rows:
         raise ValueError("sets is empty: name at least one set of neurons to switch off.")
@@ -168,7 +184,7 @@ def losses_with(
     progress: bool,
 ) -> EffectMatrix:
     """Loss of every language without an intervention and with each; several of one name are its draws."""
-    encoded = Encoded.of(model, corpus, max_tokens)
+    encoded = _counted(model, corpus, max_tokens)
     plan, corpus = encoded.plan(batch_size), encoded.corpus
     rows = {BASELINE: [(nullcontext(), {})], **interventions}
     total = sum(map(len, rows.values())) * sum(encoded.documents.values())
@@ -193,7 +209,10 @@ def losses_with(
         documents=corpus.documents,
         folds={read: [0] * len(corpus[read]) for read in corpus},
         documents_of=encoded.hashes,
-        languages={n: n if n in corpus else draws[0]["origin"].get("language") for n, draws in sets.items()},
+        languages={
+            n: standard_tag(n) if standard_tag(n) in corpus else draws[0]["origin"].get("language")
+            for n, draws in sets.items()
+        },
         settings={**settings, "corpus": corpus.describe(), "sets": sets},
     )
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,17 @@ import pandas as pd
 import regex
 
 from ..statistics import wilson
-from ..text import Corpus, language_of, read_lines, read_rows, require_language
+from ..text import (
+    Corpus,
+    as_names,
+    files_of,
+    fold_case,
+    language_of,
+    read_lines,
+    read_rows,
+    require_language,
+    suffix_of,
+)
 from ..text.languages import is_spaced, word_segmenter
 
 NO_VOCABULARY = "no reference vocabulary"
@@ -39,7 +50,7 @@ def describe_corpus(
         (NaN without a segmenter, which ``words_by`` then names), ``vocabulary`` (entries), ``covered``,
         ``coverage`` with its 95 % Wilson interval (``low``, ``high``), and ``note``.
     """
-    rows = {}
+    rows, entries = {}, {require_language(tag): _entry_lists(tag, some) for tag, some in (vocabulary or {}).items()}
     for language in corpus:
         texts = [str(text) for text in corpus[language]]
         tokens = None if tokenizer is None else tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -52,7 +63,7 @@ def describe_corpus(
             "words": None if words is None else len(words),
             "distinct_words": None if words is None else len(set(words)),
             "words_by": by,
-            **_coverage((vocabulary or {}).get(language), words, texts),
+            **_coverage(language, entries.get(language), words, texts),
         }
     columns = ["documents", "passages", "characters", "tokens", "words", "distinct_words", "words_by"]
     columns += ["vocabulary", "covered", "coverage", "low", "high", "note"]
@@ -67,21 +78,34 @@ def _words(language: str, texts: Sequence[str], segmenters: Mapping[str, Any]) -
     except ImportError as error:
         return None, str(error)
     by = "given" if language in segmenters else "spaces" if is_spaced(language) else "library"
-    return [word.casefold() for text in texts for word in segment(text)], by
+    return [_word(word, language) for text in texts for word in segment(text)], by
+
+
+def _word(word: str, language: str) -> str:
+    """Without case and soft hyphens."""
+    return fold_case(word.replace("\u00ad", ""), language)
+
+
+def _entry_lists(language: str, entries: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    if isinstance(entries, str) or any(isinstance(synonyms, str) for synonyms in entries):
+        raise ValueError(
+            f"The vocabulary of {language!r} must be a list of lists of synonyms, e.g. [['dog', 'hound']]."
+        )
+    return entries
 
 
 def _coverage(
-    entries: Sequence[Sequence[str]] | None, words: Sequence[str] | None, texts: Sequence[str]
+    language: str, entries: Sequence[Sequence[str]] | None, words: Sequence[str] | None, texts: Sequence[str]
 ) -> dict[str, Any]:
     """A synonym occurs as a word; one that holds a space, or any where words are not segmented, as a string."""
     if not entries:
         return {"note": NO_VOCABULARY}
-    distinct, whole = set(words or ()), "\n".join(texts).casefold()
+    distinct, whole = set(words or ()), _word("\n".join(texts), language)
 
     def occurs(word: str) -> bool:
         return word in distinct or ((words is None or " " in word) and word in whole)
 
-    covered = sum(any(occurs(synonym.casefold()) for synonym in synonyms) for synonyms in entries)
+    covered = sum(any(occurs(_word(synonym, language)) for synonym in synonyms) for synonyms in entries)
     low, high = wilson(covered, len(entries))
     note = "" if words is not None else "looked for as strings, since words are not segmented"
     counts = {"vocabulary": len(entries), "covered": covered, "coverage": covered / len(entries)}
@@ -93,11 +117,13 @@ def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, l
 
     A row of a ``.jsonl`` is one entry, e.g. ``{"fr": ["chien"], "zh": ["狗", "犬"]}``, as in a Swadesh list.
     """
-    path = Path(source).expanduser()
+    path, languages = Path(source).expanduser(), as_names(languages, "languages")
     if not path.exists():
         raise FileNotFoundError(f"There is no vocabulary {str(source)!r}.")
     lists: dict[str, list[list[str]]] = {}
-    for language, synonyms in _word_lists(path) if path.is_dir() else itertools.chain(*read_rows(path, _entries)):
+    for language, synonyms in (
+        _word_lists(path) if path.is_dir() else itertools.chain(*read_rows(path, partial(_entries, languages)))
+    ):
         lists.setdefault(language, []).append(synonyms)
     wanted = {language: lists[language] for language in languages if lists.get(language)}
     if not wanted:
@@ -106,13 +132,15 @@ def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, l
 
 
 def _word_lists(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    for file in sorted(folder.glob("*.txt")):
+    for file in (file for file in files_of(folder)[0] if suffix_of(file) == ".txt"):
         if language := language_of(file):
             yield from ((language, [word.strip()]) for word in read_lines(file) if word.strip())
 
 
-def _entries(row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _entries(wanted: Sequence[str], row: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """By language: its words in a row, without the stars of reconstructed ones."""
+    if single := [language for language in wanted if isinstance(row.get(language), str)]:
+        raise ValueError(f"the words in {single[0]!r} are one string, not a list")
     lists = {
         language: [plain for word in words if (plain := regex.sub(r"\s*\*", "", word))]
         for language, words in row.items()

@@ -15,7 +15,7 @@ from ..model import ForwardHook, HookedModel, encode, hooked
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
 from ..store import Result, storable
-from ..text import Identifier, as_corpus, identifier
+from ..text import Identifier, as_corpus, as_names, identifier
 from .completions import generate
 
 
@@ -139,7 +139,7 @@ def generations(
     corpus = as_corpus(prompts)
     if BASELINE in interventions:
         raise ValueError(f"{BASELINE!r} is the untouched model: give that intervention another name.")
-    languages = list(languages or corpus)
+    languages = as_names(corpus if languages is None else languages, "languages")
     identify_texts = identifier(identify, languages)
     contexts: dict[str, contextlib.AbstractContextManager[HookedModel]] = {BASELINE: hooked(model, [])}
     made_of: dict[str, Any] = {}

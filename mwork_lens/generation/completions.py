@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..model import HookedModel, device_of, encode, end_ids
 from ..model.architecture import rope_boundaries
 from ..model.decoding import Decoder, decoder
-from ..text import Document
+from ..text import Document, as_documents
 
 Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
 """From logits and the prompts' numbers to the next token of each."""
@@ -72,6 +72,7 @@ def generate(
         raise ValueError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(f"{temperature=} must be 0 or more, and {top_p=} in (0, 1].")
+    prompts = as_documents(prompts, "prompts")
     names = [f"prompt {i}" for i in range(len(prompts))]
     encoded = encode(model, prompts, names, None)
     for ids, name in zip(encoded, names, strict=True):

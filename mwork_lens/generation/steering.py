@@ -14,7 +14,7 @@ from ..detection import Activations
 from ..model import ForwardHook, HookedModel, batches, encode, stream, stream_hook
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import Result
-from ..text import Identifier
+from ..text import Identifier, as_documents
 from .comparing import BASELINE, Generations, generations
 
 
@@ -129,7 +129,10 @@ def steer(
     Raises:
         ValueError: for a language without a set or means, or a set that is empty or does not act up to ``layer``.
     """
-    layer = NeuronSpace.of(model).n_layers * 2 // 3 if layer is None else layer
+    layer, prompts = (
+        NeuronSpace.of(model).n_layers * 2 // 3 if layer is None else layer,
+        as_documents(prompts, "prompts"),
+    )
     for language in (toward, away):
         means.of(language)
         if language not in sets or not len(sets[language]):
@@ -145,5 +148,5 @@ def steer(
     direction = partial(mean_difference, means, toward=toward, away=away, layer=layer)
     interventions = {**by_neurons, **{name: direction(norm=norm) for name, norm in equal.items()}}
     options |= {"identify": identify, "languages": languages or list(means.values), "progress": progress}
-    texts = generations(model, interventions, {away: list(prompts)}, **options)
+    texts = generations(model, interventions, {away: prompts}, **options)
     return Steering(texts, {BASELINE: 0.0, **norms, **equal}, stream_norm, toward, away, layer)

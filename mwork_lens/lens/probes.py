@@ -5,7 +5,7 @@ It answers "does it pass through English?" without any identifier of languages: 
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..model import HookedModel, all_logits, at_least_float32, encode, stream_st
 from ..neurons import weight_processing
 from ..statistics import Estimate
 from ..store import Result
-from ..text import read_rows, require_language
+from ..text import as_names, fold_case, read_rows, require_language
 from .language_ratio import by_layer
 
 NAMES = {
@@ -54,6 +54,11 @@ class Probe:
 
     prompt: str
     answers: Words
+
+    def __post_init__(self) -> None:
+        for language, words in self.answers.items():
+            if not as_names(words, f"answers in {language!r}"):
+                raise ValueError(f"There is no answer in {language!r} to {self.prompt!r}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +119,8 @@ def read_words(path: str | Path, languages: Sequence[str]) -> list[dict[str, lis
         FileNotFoundError: if there is no such file.
         ValueError: for a malformed line, or if no concept is left.
     """
-    tags = [require_language(tag) for tag in languages]
-    rows = read_rows(Path(path), lambda row: {tag: [str(word) for word in row[tag]] for tag in tags if row.get(tag)})
+    tags = [require_language(tag) for tag in as_names(languages, "languages")]
+    rows = read_rows(Path(path), lambda row: {tag: as_names(row[tag], tag) for tag in tags if row.get(tag)})
     concepts = [concept for concept in rows if len(concept) == len(tags)]
     if not concepts:
         raise ValueError(f"{path} has no concept with words in all of {', '.join(tags)}.")
@@ -148,9 +153,9 @@ def translation_probes(
     Raises:
         ValueError: for a language without words, or too few concepts.
     """
-    names = {**NAMES, **(names or {})}
+    names, concepts = {**NAMES, **(names or {})}, _as_concepts(concepts)
     for tag in (source, target):
-        if not concepts or any(tag not in words for words in concepts):
+        if not concepts or not all(words.get(tag) for words in concepts):
             raise ValueError(f"Not every concept has a word in {tag!r}.")
         if tag not in names:
             raise ValueError(f"What is {tag!r} called in its own language? Say so with names={{{tag!r}: ...}}.")
@@ -172,8 +177,18 @@ def translation_probes(
     return probes
 
 
+def _as_concepts(concepts: Any) -> list[dict[str, list[str]]]:
+    """Refused if a concept's words in a language are a single string, whose letters would be taken for words."""
+    if isinstance(concepts, Mapping) or not isinstance(concepts, Iterable):
+        raise ValueError(f"concepts must be a list of dicts from languages to words, not {type(concepts).__name__}.")
+    every = list(concepts)
+    if wrong := [concept for concept in every if not isinstance(concept, Mapping)]:
+        raise ValueError(f"A concept is a dict from languages to words, not {wrong[0]!r}.")
+    return [{tag: as_names(words, f"words in {tag!r}") for tag, words in concept.items()} for concept in every]
+
+
 def _has_distinct_words(words: Words) -> bool:
-    folded = [word.casefold() for group in words.values() for word in set(group)]
+    folded = [fold_case(word, tag) for tag, group in words.items() for word in set(group)]
     return len(set(folded)) == len(folded)
 
 
@@ -203,7 +218,7 @@ def latent_languages(
     if not probes:
         raise ValueError("There is no probe: give at least one prompt with answers.")
     common = [tag for tag in probes[0].answers if all(tag in probe.answers for probe in probes)]
-    tags = common if languages is None else list(languages)
+    tags = common if languages is None else as_names(languages, "languages")
     absent = [tag for tag in tags if tag not in common]
     if absent or not tags:
         raise ValueError(f"Not every probe has an answer in {absent or 'a common language'}.")

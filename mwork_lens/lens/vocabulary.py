@@ -17,7 +17,18 @@ from torch import Tensor
 
 from ..model import MAX_TOKENS, Encoded, HookedModel
 from ..store import Result, cache_directory
-from ..text import OTHER, SHARED, Document, Identifier, expected_scripts, is_japanese, main_script, require_language
+from ..text import (
+    OTHER,
+    SHARED,
+    Document,
+    Identifier,
+    as_names,
+    expected_scripts,
+    is_japanese,
+    main_script,
+    require_language,
+    warn_of_unknown,
+)
 from ..text import identifier as identifier_of
 
 logger = logging.getLogger("mwork_lens")
@@ -130,8 +141,9 @@ def _common_forms(languages: Sequence[str], candidates: Sequence[str]) -> str | 
 
 
 def _candidates(languages: Sequence[str], over: Sequence[str] | None, widespread: Sequence[str]) -> list[str]:
-    if isinstance(languages, str) or not languages:
+    if isinstance(languages, str) or not len(languages):
         raise ValueError(f"languages={languages!r}: give a list of language tags, e.g. ['en', 'fr'].")
+    over = None if over is None else as_names(over, "identify_over")
     wanted = [require_language(tag) for tag in languages]
     if over is None:
         # no widespread language that is wanted under a longer tag (zh-Hant, pt-BR)
@@ -271,6 +283,7 @@ def identifier_accuracy(
     """
     _require_tokenizer(model)
     encoded = Encoded.of(model, corpus, max(MAX_TOKENS, model.cfg.n_ctx))
+    warn_of_unknown(model.tokenizer, encoded)
     languages = tuple(encoded)
     identifier, certain = identifier_of(name, languages), _certain_tokens(model, encoded)
     if not certain:

@@ -3,7 +3,6 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from decimal import Decimal
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 import langcodes
 import regex
 
+from ..text import fold_case
 from ..text.languages import UNSPACED_SCRIPTS
+from .numbers import as_number, final_number
 from .task import Answer, Hub, Question, Row, Task
 
 _UNSPACED = "".join(rf"\p{{{script}}}" for script in sorted(UNSPACED_SCRIPTS))
@@ -24,18 +25,18 @@ _ARTICLES = {
 }
 
 
-def normalized(text: str, language: str) -> list[str]:
-    """What stands between spaces, and every character of scripts without, but no punctuation, case and articles.
+def normalized(text: str, language: str, *, articles: bool = False) -> list[str]:
+    """What stands between spaces, and every character of scripts without, but no punctuation and case.
 
-    SQuAD's and MLQA's normalisation, with the mixed segmentation of MLQA's scorer (Lewis et al. 2020).
+    SQuAD's and MLQA's normalisation, with the mixed segmentation of MLQA's scorer (Lewis et al. 2020), and case as the
+    language has it (see :func:`mwork_lens.text.fold_case`). Articles of the language stay only with ``articles``.
+    Marks that are not seen (of direction, joiners) do not count.
     """
-    plain = regex.sub(r"[\p{P}\p{S}\p{Cf}]", " ", unicodedata.normalize("NFKC", text).casefold())
-    articles = _ARTICLES.get(langcodes.get(language).language or "", "").split()
-    return [word for word in _SEGMENTS.findall(plain) if word not in articles]
-
-
-DECIMAL_COMMA = {"de", "es", "fr", "ru", "it", "pt", "nl", "vi", "pl", "id", "tr", "el"}
-_NUMBER = regex.compile(r"[-−]?\p{Nd}(?:[\p{Nd}.,٫٬'’\u00a0\u202f]*\p{Nd})?")
+    plain = fold_case(unicodedata.normalize("NFKC", text), language)
+    plain = regex.sub(r"[\p{P}\p{S}\u200b]", " ", unicodedata.normalize("NFKC", plain))
+    words = _SEGMENTS.findall(regex.sub(r"\p{Cf}", "", plain))
+    left_out = () if articles else _ARTICLES.get(langcodes.get(language).language or "", "").split()
+    return [word for word in words if word not in left_out]
 
 
 def answer_overlap(question: Question, answer: Answer) -> Mapping[str, float]:
@@ -62,40 +63,6 @@ def right_number(question: Question, answer: Answer) -> Mapping[str, float]:
     return {"accuracy": float(number is not None and number == expected)}
 
 
-def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | None:
-    """The first number after the last ``####``, else the last number of the text; None where there is none.
-
-    With ``cut`` the token limit ended the text: a number that touches its end may lack digits and does not count.
-    """
-    before, marked, after = text.rpartition("####")
-    part = after if marked else before + after
-    matches = [match for match in _NUMBER.finditer(part) if not (cut and match.end() == len(part))]
-    if not matches:
-        return final_number(before, language) if marked else None
-    match = matches[0 if marked else -1]
-    number, preceding = match.group(), part[match.start() - 1 : match.start()]
-    # a dash after a digit, letter or bracket is not a minus: 10-5
-    no_minus = preceding.isalnum() or preceding in tuple(")]")
-    return as_number(number.lstrip("-−") if no_minus else number, language)
-
-
-def as_number(text: str, language: str) -> Decimal | None:
-    """``2,125``, ``٢١``, ``1 234,5`` as a number; None for anything else.
-
-    Groups of exactly three digits after a comma are thousands in every language; after a point they are where the
-    language writes decimals with a comma.
-    """
-    plain = "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in text.strip().replace("−", "-"))
-    plain = regex.sub(r"['’\u00a0\u202f٬]", "", plain).replace("٫", ".")
-    if regex.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", plain):
-        plain = plain.replace(",", "")
-    elif (langcodes.get(language).language or "") in DECIMAL_COMMA and regex.fullmatch(
-        r"-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?", plain
-    ):
-        plain = plain.replace(".", "").replace(",", ".")
-    return Decimal(plain) if regex.fullmatch(r"-?\d+(\.\d+)?", plain) else None
-
-
 def right_choice(question: Question, answer: Answer) -> Mapping[str, float]:
     """Whether the likeliest option is the right one."""
     return {"accuracy": float(answer.output == question.references[0])}
@@ -103,19 +70,19 @@ def right_choice(question: Question, answer: Answer) -> Mapping[str, float]:
 
 def summary_overlap(question: Question, answer: Answer) -> Mapping[str, float]:
     """ROUGE (F measure) by the library ``rouge_score``, on characters where words are not separated."""
-    by_reference = [_rouge().score(reference, answer.output) for reference in question.references]
+    by_reference = [_rouge(question.language).score(reference, answer.output) for reference in question.references]
     names = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
     return {name: max(float(scores[key].fmeasure) for scores in by_reference) for name, key in names.items()}
 
 
 @cache
-def _rouge() -> Any:
+def _rouge(language: str) -> Any:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise ImportError("Scoring summaries needs rouge-score: pip install 'mwork_lens[tasks]'.") from error
     # articles stay, as in ROUGE
-    tokenizer = SimpleNamespace(tokenize=partial(normalized, language="und"))
+    tokenizer = SimpleNamespace(tokenize=partial(normalized, language=language, articles=True))
     return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=tokenizer)
 
 

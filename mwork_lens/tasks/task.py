@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..model import HookedModel, encode
-from ..text import hub_errors, language_of, read_rows, require_language, spread, suffix_of
+from ..text import as_names, hub_errors, language_of, read_rows, require_language, spread, suffix_of
 
 SUFFIXES = (".json", ".jsonl", ".tsv")
 
@@ -112,7 +112,8 @@ def load_questions(
         FileNotFoundError: for a folder or file that is not there.
         ValueError: for a language that the data lacks, a malformed file or row (named), or nothing left.
     """
-    wanted = None if languages is None else [require_language(language) for language in languages]
+    wanted = None if languages is None else [*map(require_language, as_names(languages, "languages"))]
+    without = as_names(without, "without")
     rows = _hub_rows(task, wanted) if source is None else _local_rows(task, Path(source).expanduser(), wanted)
     left_out, questions = set(without), {}
     for language, (name, by_number) in rows.items():

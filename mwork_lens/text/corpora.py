@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import random
-import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import langcodes
 import pandas as pd
 
-from .documents import Document, as_documents, as_names, fault_of
+from .documents import Document, as_documents, as_names, fault_of, identity
 from .files import SUFFIXES, suffix_of
 from .languages import Labels, expected_scripts, main_script, require_language
 from .readers import Passages, join_rows, language_of, read_files, read_folder, read_hub
@@ -45,18 +44,9 @@ class Corpus(Mapping[str, list[Document]]):
         object.__setattr__(self, "ids", ids)
 
     def __getitem__(self, language: str) -> list[Document]:
-        name = self._name_of(language)
-        if name not in self.texts:
+        if language not in self.texts:
             raise KeyError(f"The corpus has no {language!r}; it has {', '.join(self.texts)}.")
-        return list(self.texts[name])
-
-    def __contains__(self, language: object) -> bool:
-        return isinstance(language, str) and self._name_of(language) in self.texts
-
-    def _name_of(self, language: str) -> str:
-        """What a language is called here: ``he`` for ``iw``, ``zh`` for ``zho``."""
-        other = language not in self.texts and self.labels != "free" and langcodes.tag_is_valid(language or "-")
-        return require_language(language) if other else language
+        return list(self.texts[language])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
@@ -144,7 +134,7 @@ class Corpus(Mapping[str, list[Document]]):
             seen: dict[str, set[int]] = defaultdict(set)
             for text, part in zip(self.texts[language], dealt, strict=True):
                 if part is not None and isinstance(text, str):
-                    seen[_identity(text)].add(part)
+                    seen[identity(text)].add(part)
             if shared := sum(len(places) > 1 for places in seen.values()):
                 yield (
                     f"{shared} texts of {language!r} are in several parts, as they are in several documents: what is "
@@ -390,15 +380,10 @@ COPIED = 0.1
 """Share of a language's passages that also stand in another language, from which this is said."""
 
 
-def _identity(text: str) -> str:
-    """Equal for texts that differ in spaces, case or the composition of characters only."""
-    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
-
-
 def _repeats(corpus: Corpus) -> Iterator[str]:
     """Passages that count several times, and languages that are copies of others."""
     texts = {
-        language: [_identity(text) for text in passages if isinstance(text, str)]
+        language: [identity(text) for text in passages if isinstance(text, str)]
         for language, passages in corpus.texts.items()
     }
     distinct = {language: set(passages) for language, passages in texts.items()}

@@ -1,5 +1,6 @@
 """What a document is, and lists of documents and of names as callers give them."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -53,11 +54,24 @@ def as_documents(texts: Any, what: str) -> list[Any]:
     if isinstance(texts, np.ndarray) and (texts.ndim != 1 or texts.dtype.kind not in "OUT"):
         shape = f"an array of shape {texts.shape} and {texts.dtype}"
         raise ValueError(f"{what} must be a list of documents, not {shape}; token ids are 1-D tensors in a list.")
-    if isinstance(texts, pd.Series | pd.Index | np.ndarray):
-        return texts.tolist()
-    if not isinstance(texts, Sequence):
+    arrays = isinstance(texts, pd.Series | pd.Index | np.ndarray)
+    if not arrays and not isinstance(texts, Sequence):
         raise ValueError(f"{what} must be a list of documents, not {type(texts).__name__}.")
-    return list(texts)
+    return texts.tolist() if arrays else list(texts)
+
+
+def checked_documents(texts: Any, what: str) -> list[Document]:
+    """As :func:`as_documents`, each of them checked; ``what`` names one and is in the plural with an s."""
+    documents = as_documents(texts, f"{what}s")
+    for i, text in enumerate(documents):
+        if fault := fault_of(text):
+            raise ValueError(f"{what} {i} is {fault}.")
+    return documents
+
+
+def identity(text: str) -> str:
+    """Equal for texts that differ in spaces, case or the composition of characters only."""
+    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
 
 def as_names(values: Any, what: str) -> list[str]:

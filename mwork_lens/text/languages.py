@@ -43,6 +43,11 @@ def require_language(tag: str, labels: Labels = "bcp47") -> str:
     return langcodes.standardize_tag(tag, macro=True)
 
 
+def standard_tag(label: str) -> str:
+    """A language tag in its standard form (``he`` for ``iw``), as corpora have it; any other label as it is."""
+    return require_language(label) if label and langcodes.tag_is_valid(label) else label
+
+
 def expected_scripts(tag: str) -> frozenset[str]:
     """The ISO 15924 scripts that text in this language is usually written in (several for Japanese, Korean)."""
     script = langcodes.get(tag).maximize().script or ""
@@ -74,7 +79,22 @@ def main_script(text: str) -> str | None:
     return script if count else None
 
 
-_WORDS = regex.compile(r"\p{L}[\p{L}\p{M}\p{Nd}'’\-]*")
+def fold_case(text: str, language: str) -> str:
+    """Without case, as the language has it: Turkish ``I`` is ``ı``, ``İ`` is ``i``; Greek capitals bear no accents."""
+    base = langcodes.get(language).language if langcodes.tag_is_valid(language or "-") else ""
+    if base in DOTLESS_I:
+        text = unicodedata.normalize("NFC", text).replace("İ", "i").replace("I", "ı")
+    folded = text.casefold()
+    if base == "el":
+        folded = unicodedata.normalize("NFD", folded).replace("\u0301", "")
+    return unicodedata.normalize("NFC", folded)
+
+
+DOTLESS_I = ("az", "crh", "gag", "tr", "tt")
+"""Languages in which i and ı are two letters."""
+
+_WORDS = regex.compile(r"\p{L}(?:[\p{L}\p{M}\p{Nd}'’׳״·\u00ad\u200c\u200d\-]*[\p{L}\p{M}\p{Nd}'’׳])?")
+"""Joiners and soft hyphens within a word do not end it; nor do Hebrew's geresh and gershayim, Catalan's point."""
 UNSPACED_SCRIPTS = {"Hani", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
 
 

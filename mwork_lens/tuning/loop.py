@@ -18,7 +18,7 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, encode
 from ..neurons import NeuronSet, NeuronSpace, selected_entries, warn_of_other_weights
 from ..store import output_directory
-from ..text import Document
+from ..text import Document, checked_documents, identity
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
 from .recipe import Layout, Recipe, accumulate_gradient, predicted
@@ -106,6 +106,8 @@ def tune(
         micro_batch_size=micro_batch_size, epochs=epochs, steps=steps, max_tokens=max_tokens, layout=layout,
         warmup=warmup, clip=clip, gate=gate, seed=seed,
     )  # fmt: skip
+    texts, held_out = checked_documents(texts, "text"), checked_documents(held_out, "held-out text")
+    _warn_of_common(texts, held_out)
     if patience is not None and not (held_out and evaluate_every):
         raise ValueError(f"patience={patience} needs held_out documents and evaluate_every.")
     selected = neurons if isinstance(neurons, NeuronSet) else None
@@ -129,6 +131,16 @@ def tune(
             folder, checkpoint_every, callbacks,
         )  # fmt: skip
         return run.run(progress)
+
+
+def _warn_of_common(texts: Sequence[Document], held_out: Sequence[Document]) -> None:
+    seen = {identity(text) for text in texts if isinstance(text, str)}
+    if common := sum(isinstance(text, str) and identity(text) in seen for text in held_out):
+        warnings.warn(
+            f"{common} of {len(held_out)} held-out texts are among those to train on: their loss says nothing about "
+            "other text.",
+            stacklevel=3,
+        )
 
 
 @dataclass(eq=False)

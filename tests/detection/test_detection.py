@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 import mwork_lens as mw
 from mwork_lens.measures.measure import LayerMeasure, root_mean
 
+from ..made_up import made_up_detection
 from ..oracle import sequential
 from ..tiny import FAMILIES, tiny, tokens
 
@@ -194,3 +195,11 @@ def test_bad_questions_are_named():
         detection.active("fr", quorum=0.0)
     with pytest.raises(ValueError, match="other than 'fr'"):
         detection.specific("fr", against="fr")
+
+
+def test_nothing_is_specific_to_the_only_language():
+    alone = made_up_detection(languages=("en",))
+    for against in ("others", "shared"):
+        with pytest.raises(ValueError, match=r"'en' is the only language that was detected.* use active\('en'\)"):
+            alone.specific("en", against=against)
+    assert len(alone.active("en"))

@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -35,6 +36,18 @@ def test_nats_are_the_models_own_loss(family, monkeypatch):
         loss = model(ids[None], return_type="loss").item()
         assert number == len(ids) - 1
         assert found.item() == pytest.approx(loss * (len(ids) - 1), rel=1e-10)
+
+
+def test_rows_are_a_dict_and_their_languages_in_standard_form():
+    model = tiny("llama")
+    with pytest.raises(ValueError, match=r"sets must be a dict of neuron sets by name, .* not NeuronSet"):
+        inspect.unwrap(mw.effect_matrix)(model, sets(model)["fr"], CORPUS, progress=False)
+    effects = mw.effect_matrix(
+        model, {"iw": sets(model)["fr"]}, {"iw": CORPUS["en"], "fr": CORPUS["fr"]}, progress=False
+    )
+    assert effects.languages == {"iw": "he"}
+    assert list(effects.to_frame().columns) == ["he", "fr"]
+    assert list(effects.selectivity().index) == ["iw"]
 
 
 def test_losses_merge_from_any_split_to_the_same_bits(tmp_path):

@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import pytest
@@ -28,6 +29,15 @@ def test_words_tokens_and_coverage_by_language():
     assert given["tokens"].isna().all()
 
 
+def test_words_are_compared_as_the_language_writes_them():
+    texts = {"tr": ["İstanbul ISPARTA"], "fr": ["e\u0301te\u0301 soft\u00adware"], "el": ["ΑΘΗΝΑ"]}
+    vocabulary = {"tr": [["istanbul"], ["ısparta"], ["isparta"]], "fr": [["été"], ["software"]], "el": [["Αθήνα"]]}
+    found = describe_corpus(mw.text.as_corpus(texts), vocabulary=vocabulary)
+    assert found["covered"].to_dict() == {"tr": 2, "fr": 2, "el": 1}
+    with pytest.raises(ValueError, match="The vocabulary of 'fr' must be a list of lists of synonyms"):
+        inspect.unwrap(describe_corpus)(mw.text.as_corpus(texts), vocabulary={"fr": ["chien"]})
+
+
 def test_vocabularies_are_read_and_bad_ones_named(tmp_path):
     (tmp_path / "fr.txt").write_text("chien\nchat\n")
     assert read_vocabulary(tmp_path, ["fr", "en"]) == {"fr": [["chien"], ["chat"]]}
@@ -36,6 +46,14 @@ def test_vocabularies_are_read_and_bad_ones_named(tmp_path):
     assert read_vocabulary(table, ["fr", "zh"]) == {"fr": [["chien"]], "zh": [["狗", "犬"]]}
     with pytest.raises(ValueError, match="no words in ru; it has fr, zh"):
         read_vocabulary(table, ["ru"])
+    table.write_text(json.dumps({"id": "3", "fr": "chien", "zh": ["狗"]}) + "\n")
+    assert read_vocabulary(table, ["zh"]) == {"zh": [["狗"]]}
+    with pytest.raises(ValueError, match=r"words\.jsonl cannot be read, line 1: the words in 'fr' are one string"):
+        read_vocabulary(table, ["fr"])
+    with pytest.raises(ValueError, match="languages='fr' must be a list"):
+        read_vocabulary(table, "fr")
+    (tmp_path / "RU.TXT").write_text("кот\n\nпёс\u2028\n\n")
+    assert read_vocabulary(tmp_path, ["ru"]) == {"ru": [["кот"], ["пёс"]]}
     table.write_text("chien\n")
     with pytest.raises(ValueError, match=r"words\.jsonl cannot be read, line 1"):
         read_vocabulary(table, ["fr"])

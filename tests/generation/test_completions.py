@@ -1,5 +1,8 @@
+import inspect
 import warnings
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -35,6 +38,16 @@ def test_generation_under_ablation_with_and_without_cache_and_padding(family):
         assert [c.tokens for c in generate(model, PROMPTS, max_new_tokens=5)] == expected
     assert [c.tokens for c in generate(model, PROMPTS, max_new_tokens=5)] == plain
     assert plain != expected
+
+
+def test_prompts_are_a_list():
+    model, generate_any = spelled("llama"), inspect.unwrap(generate)
+    expected = generate_any(model, ["a b", "c"], max_new_tokens=2)
+    for prompts in (pd.Series(["a b", "c"]), np.array(["a b", "c"]), ("a b", "c")):
+        assert generate_any(model, prompts, max_new_tokens=2) == expected
+    for prompts in ("a b", {"en": ["a b"]}, tokens(3), None):
+        with pytest.raises(ValueError, match=f"prompts must be a list of documents, not {type(prompts).__name__}"):
+            generate_any(model, prompts, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("mode", ["mean", "set", "scale", "resample"])

@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,29 @@ CONCEPTS = [
     {"de": ["Feuer"], "en": ["fire"], "zh": ["火"]},
     {"de": ["Wasser"], "en": ["water"], "zh": ["水"]},
 ]
+
+
+def test_words_are_lists():
+    """The letters of a string are not taken for words."""
+    concepts = [{"de": "Hund", "zh": ["狗"]}, {"de": "Hand", "zh": ["手"]}]
+    with pytest.raises(ValueError, match="words in 'de'='Hund' must be a list of strings"):
+        inspect.unwrap(mw.translation_probes)(concepts, source="de", target="zh", shots=1)
+    with pytest.raises(ValueError, match="concepts must be a list of dicts from languages to words, not dict"):
+        inspect.unwrap(mw.translation_probes)(concepts[0], source="de", target="zh", shots=1)
+    with pytest.raises(ValueError, match="answers in 'fr'='fleur' must be a list of strings"):
+        Probe("x", {"fr": "fleur"})
+    with pytest.raises(ValueError, match="no answer in 'fr'"):
+        Probe("x", {"fr": []})
+
+
+def test_word_files_hold_lists(tmp_path):
+    path = tmp_path / "words.jsonl"
+    path.write_text('{"fr": ["chien"], "en": ["dog\u2028"]}\n{"fr": "chat", "en": ["cat"]}\n', encoding="utf-8")
+    assert read_words(path, ["en"]) == [{"en": ["dog\u2028"]}, {"en": ["cat"]}]
+    with pytest.raises(ValueError, match=r"words\.jsonl cannot be read, line 2: fr='chat' must be a list of strings"):
+        read_words(path, ["en", "fr"])
+    with pytest.raises(ValueError, match="languages='fr' must be a list of strings"):
+        read_words(path, "fr")
 
 
 def test_prompts_give_examples_and_leave_the_answer_open():

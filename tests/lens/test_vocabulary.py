@@ -1,5 +1,10 @@
+import copy
+
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import mwork_lens as mw
 from mwork_lens.lens.vocabulary import IdentifierAccuracy
@@ -29,6 +34,30 @@ def test_labels_of_a_named_identifier_are_kept(monkeypatch, tmp_path):
     again = mw.label_vocabulary(reader(), ["en", "ru"], identifier="script")
     assert torch.equal(again.labels, labels.labels)
     assert again.labels.dtype == labels.labels.dtype
+
+
+def chinese_and_japanese():
+    """A model that knows words in Chinese characters."""
+    words = ["<unk>", "経済", "会議", "经济", "學生", "日本", "食べる", "the"]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    named = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    model = copy.copy(reader())
+    model.tokenizer = named
+    return model, words[1:7]
+
+
+@pytest.mark.parametrize(
+    ("languages", "common"), [(["en", "ja"], "shared"), (["zh", "ja"], "shared"), (["en", "zh"], "zh"), (["en"], "zh")]
+)
+def test_japanese_tokens_are_not_called_chinese(languages, common, monkeypatch, tmp_path):
+    """Nor are common ones where Japanese is asked for; each choice has labels of its own in the cache."""
+    monkeypatch.setenv("MWORK_LENS_CACHE", str(tmp_path))
+    model, words = chinese_and_japanese()
+    for others in (languages, ["en"], ["ja"]):
+        mw.label_vocabulary(model, others, identify_over=["en", "zh", "ja"])
+    labels = mw.label_vocabulary(model, languages, identify_over=["en", "zh", "ja"])
+    ids = model.tokenizer.convert_tokens_to_ids(words)
+    assert labels.of(ids) == ["ja", "ja", "zh", "zh", common, "ja"]
 
 
 def test_an_identifier_is_scored_on_tokens_of_one_language(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import unicodedata
+from decimal import Decimal
 
 import pytest
 
@@ -18,6 +20,23 @@ def scores(task, question, text, cut=False):
 @pytest.mark.parametrize(
     ("language", "reference", "output", "f1", "exact"),
     [
+        ("tr", "İstanbul", "istanbul", 1.0, 1.0),
+        ("tr", "ISPARTA IRMAĞI", "ısparta ırmağı", 1.0, 1.0),
+        ("tr", "Isparta", "isparta", 0.0, 0.0),
+        ("az", "İSTİ", "isti", 1.0, 1.0),
+        ("en", "ISTANBUL", "istanbul", 1.0, 1.0),
+        ("el", "Αθήνα", "ΑΘΗΝΑ", 1.0, 1.0),
+        ("el", "οδός", "ΟΔΟΣ", 1.0, 1.0),
+        ("de", "Straße", "STRASSE", 1.0, 1.0),
+        ("fr", "e\u0301te\u0301", "ÉTÉ", 1.0, 1.0),
+        ("vi", "Việt Nam", unicodedata.normalize("NFD", "VIỆT NAM"), 1.0, 1.0),
+        ("hi", "क\u093cलम", "\u0958लम", 1.0, 1.0),
+        ("ja", "ガラス", "ｶﾞﾗｽ", 1.0, 1.0),
+        ("ja", "ＡＢＣ", "abc", 1.0, 1.0),
+        ("ko", "한국", unicodedata.normalize("NFD", "한국"), 1.0, 1.0),
+        ("ar", "\u202bالقاهرة\u202c", "القاهرة", 1.0, 1.0),
+        ("fa", "می\u200cخواهم", "میخواهم", 1.0, 1.0),
+        ("th", "แมว\u200bดำ", "แมวดำ", 1.0, 1.0),
         ("en", "The Eiffel Tower", "the eiffel tower.", 1.0, 1.0),
         ("en", "Eiffel Tower", "a tower in Paris", 2 / 5, 0.0),  # tower, in, paris
         ("en", "Eiffel Tower", "", 0.0, 0.0),
@@ -60,6 +79,41 @@ def test_segments_of_mixed_text():
         ("๑๘", "th", 18),
         ("-7", "en", -7),
         ("12,34,5", "en", None),
+        ("1,23,456", "hi", 123456),
+        ("১,২৩,৪৫৬", "bn", 123456),
+        ("1,23,456", "de", None),
+        ("2 125", "fr", 2125),
+        ("1 234 567,5", "ru", "1234567.5"),
+        ("2\u2009125", "ru", 2125),
+        ("2 125", "en", None),
+        ("12,5", "sv", "12.5"),
+        ("12,5", "uk", "12.5"),
+        ("1.234,5", "tr", "1234.5"),
+        ("2’125", "de", 2125),
+        ("٢٬١٢٥", "ar", 2125),
+        ("٢،١٢٥", "ar", 2125),
+        ("2,5", "ar", "2.5"),
+        ("۱۲۳٫۵", "fa", "123.5"),
+        ("\u200f-5", "ar", -5),
+        ("－７", "ja", -7),
+        ("２，１２５", "ja", 2125),
+        ("3．5", "zh", "3.5"),
+        ("二十一", "zh", 21),
+        ("十", "ja", 10),
+        ("三百二十", "ja", 320),
+        ("一万二千三百四十五", "zh", 12345),
+        ("二〇二四", "zh", 2024),
+        ("1万2000", "zh", 12000),
+        ("1.5万", "zh", 15000),
+        ("3億5000万", "ja", 350000000),
+        ("2만", "ko", 20000),
+        ("两千", "zh", 2000),
+        ("二十一", "en", None),
+        ("3½", "en", "3.5"),
+        (".5", "en", "0.5"),
+        ("5²", "en", None),
+        ("③", "en", None),
+        ("一千里", "zh", None),
     ],
 )
 def test_numbers_as_languages_write_them(text, language, number):
@@ -80,6 +134,27 @@ def test_numbers_as_languages_write_them(text, language, number):
         ("no idea", "en", None),
         ("", "en", None),
         ("18 ####", "en", 18),
+        ("Il y a 2 125 pommes", "fr", 2125),
+        ("Всего 12 500 рублей.", "ru", 12500),
+        ("in 2020 125 of them", "en", 125),
+        ("En 2020 125 personnes", "fr", 125),
+        ("答えは２，１２５です", "ja", 2125),
+        ("总共1万2000元", "zh", 12000),
+        ("一共买了3千克", "zh", 3),
+        ("答案是二十一。", "zh", 21),
+        ("答案是21。这是一个好结果", "zh", 21),
+        ("这是一个好结果", "zh", None),
+        ("#### 五", "zh", 5),
+        ("कुल 1,23,456 रुपये", "hi", 123456),
+        ("মোট ১,২৩,৪৫৬ টাকা", "bn", 123456),
+        ("మొత్తం 1,23,456 రూపాయలు", "te", 123456),
+        ("الجواب هو \u200f١،٢٣٤.", "ar", 1234),
+        ("ni 2,125.50 tu", "sw", Decimal("2125.5")),
+        ("costs $.50", "en", Decimal("0.5")),
+        ("No.5", "en", 5),
+        ("3½ cups", "en", Decimal("3.5")),
+        ("It is –5", "en", -5),
+        ("10–5", "en", 5),
     ],
 )
 def test_final_numbers(text, language, number):
@@ -99,6 +174,8 @@ def test_rouge_on_words_and_characters():
     assert scores("xlsum", asked("zh", "北京下雨"), "北京下雪")["ROUGE-L"] == pytest.approx(3 / 4)
     assert scores("xlsum", asked("th", "แมวกินปลา"), "")["ROUGE-L"] == 0.0
     assert scores("xlsum", asked("ru", "кот спит"), "Кот спит!")["ROUGE-2"] == 1.0
+    assert scores("xlsum", asked("tr", "İstanbul Isparta"), "istanbul ısparta")["ROUGE-2"] == 1.0
+    assert scores("xlsum", asked("fr", "le chat"), "chat")["ROUGE-1"] == pytest.approx(2 / 3)  # articles stay
 
 
 def test_choices():
@@ -108,6 +185,13 @@ def test_choices():
 
 def test_words_of_spaced_languages_and_a_clear_error_else():
     assert word_segmenter("fr")("L'été, c'est bien 2024!") == ["L'été", "c'est", "bien"]
+    assert word_segmenter("fr")("e\u0301te\u0301 - soft\u00adware") == ["e\u0301te\u0301", "soft\u00adware"]
+    assert word_segmenter("fa")("می\u200cخواهم، برویم") == ["می\u200cخواهم", "برویم"]
+    assert word_segmenter("he")('צה״ל ג׳ירפה "שלום"') == ["צה״ל", "ג׳ירפה", "שלום"]
+    assert word_segmenter("ca")("col·legi") == ["col·legi"]
+    assert word_segmenter("hi")("क्षत्रिय लड़का।") == ["क्षत्रिय", "लड़का"]
+    assert word_segmenter("ar")("\u202bمُؤْمِن\u202c") == ["مُؤْمِن"]
+    assert word_segmenter("en")("Ｆｕｌｌ ｗｉｄｔｈ") == ["Ｆｕｌｌ", "ｗｉｄｔｈ"]
     with pytest.raises(ImportError, match="'lo' are not separated"):
         word_segmenter("lo")
 
@@ -137,6 +221,9 @@ def test_bad_task_files_are_named(tmp_path):
         load_questions(TASKS["xcsqa"], tmp_path, languages=["en", "zh"])
     with pytest.raises(ValueError, match=r"MGSM has no 'vi'"):
         load_questions(TASKS["mgsm"], languages=["vi"])
+    for option in ({"languages": "en"}, {"without": "12"}):
+        with pytest.raises(ValueError, match=rf"{next(iter(option))}=.* must be a list of strings"):
+            load_questions(TASKS["xcsqa"], tmp_path, **option)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_questions(TASKS["mgsm"], tmp_path / "nowhere")
     (tmp_path / "mgsm_en.tsv").write_text("")

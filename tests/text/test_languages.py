@@ -1,8 +1,9 @@
 import sys
+import unicodedata
 
 import pytest
 
-from mwork_lens.text.languages import SHARED, identifier
+from mwork_lens.text.languages import SHARED, fold_case, identifier, main_script
 
 TEXTS = {
     "en": "The weather was fine and they went for a long walk.",
@@ -41,6 +42,57 @@ def test_script_alone_tells_languages_of_different_scripts():
     assert found == ["en", "ru", SHARED, "ja", None, None]
     with pytest.raises(ValueError, match="'en' and 'fr' are both written in Latn"):
         identifier("script", ["en", "ru", "fr"])
+
+
+SAMPLES = {
+    "fr": "Été très français à Noël",
+    "vi": "Tiếng Việt rất đẹp",
+    "hi": "क़लम और लड़का",
+    "ja": "ガラスが割れた",
+    "ko": "안녕하세요 여러분",
+    "he": "שלום לכולם",
+    "th": "น้ำใจดี",
+    "el": "Ελληνικά γράμματα",
+}
+
+
+@pytest.mark.parametrize("name", ["lingua", "cld3", "script"])
+def test_composed_and_decomposed_text_is_the_same(name):
+    languages = [tag for tag in SAMPLES if name != "script" or tag not in ("vi", "ko")]
+    texts, identify = [SAMPLES[tag] for tag in languages], identifier(name, languages)
+    assert identify(texts) == languages
+    for form in ("NFD", "NFC"):
+        assert identify([unicodedata.normalize(form, text) for text in texts]) == languages
+    assert identify([f"\u200f{text}\u200e" for text in texts]) == languages
+
+
+def test_the_width_of_letters_makes_no_difference():
+    assert identifier("lingua", ["en", "ja"])(["Ｈｅｌｌｏ ｍｙ ｆｒｉｅｎｄｓ", "ｶﾞﾗｽ"]) == ["en", "ja"]
+    assert [main_script(text) for text in ("Ｈｅｌｌｏ", "ｶﾞﾗｽ", "e\u0301", "က", "12")] == [
+        "Latn",
+        "Kana",
+        "Latn",
+        "Mymr",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "folded"),
+    [
+        ("İstanbul IŞIK", "tr", "istanbul ışık"),
+        ("I\u0307stanbul", "tr", "istanbul"),
+        ("İstanbul", "en", "i\u0307stanbul"),
+        ("ΑΘΗΝΑ Αθήνα", "el", "αθηνα αθηνα"),
+        ("ΆΫ", "el", "αϋ"),
+        ("Straße", "de", "strasse"),
+        ("ÉTÉ e\u0301", "fr", "été é"),
+        ("ABC", "my group", "abc"),
+        ("日本", "ja", "日本"),
+    ],
+)
+def test_case_is_folded_as_the_language_has_it(text, language, folded):
+    assert fold_case(text, language) == folded
 
 
 def test_regions_count_and_unusual_scripts_do_not():

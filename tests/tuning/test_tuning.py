@@ -1,9 +1,12 @@
 """Tuning against dense AdamW in float64; nothing outside the selection moves; killed runs resume; deltas and export."""
 
 import copy
+import inspect
 import warnings
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,10 +15,11 @@ from mwork_lens.bench import tuning_cost
 from mwork_lens.model import Site, Slices, add_site, remove_site
 from mwork_lens.model.forward import batches
 from mwork_lens.neurons.weights import selected_entries
+from mwork_lens.text import as_corpus
 from mwork_lens.tuning.masked import MaskedParameter, kept_weights, training
 from mwork_lens.tuning.recipe import accumulate_gradient
 
-from ..tiny import SMALL, tiny, tokens, words
+from ..tiny import SMALL, spelled, tiny, tokens, words
 
 TEXTS = [tokens(length, seed) for seed, length in enumerate((9, 14, 6, 11, 8, 12, 7))]
 NEURONS = [
@@ -37,6 +41,60 @@ def fresh(family="gemma3", dtype=torch.float64):
 
 def some(model, neurons=NEURONS):
     return mw.NeuronSet.from_list(mw.NeuronSpace.of(model), neurons)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            as_corpus({"en": ["a b c"], "fr": ["d e f"]}),
+            "texts must be a list .*not Corpus by language: give those of one",
+        ),
+        ({"a b": ["a b c"]}, "texts must be a list of documents, not dict by language"),
+        ("a b c", "texts must be a list of documents, not str: put a single one in a list"),
+        (tokens(5), "texts must be a list of documents, not Tensor"),
+        (pd.DataFrame({"a": ["a b"]}), "texts must be a list of documents, not DataFrame"),
+        (np.ones((2, 3), int), r"texts must be a list of documents, not an array of shape \(2, 3\)"),
+        ((text for text in ["a b"]), "texts must be a list of documents, not generator"),
+        (["a b c", None], "text 1 is a NoneType, not a string"),
+        (["a b c", "a\0b"], "text 1 is not clean text: it holds a NUL character"),
+        ([["a b c"]], "text 0 is a list, not a string"),
+    ],
+)
+def test_what_is_not_a_list_of_texts_is_refused(texts, message):
+    """A corpus would be trained on as the names of its languages, a string as its letters."""
+    model, tune = spelled("llama"), inspect.unwrap(mw.tune)
+    with pytest.raises(ValueError, match=message):
+        tune(model, some(model), texts, progress=False)
+    with pytest.raises(ValueError, match=f"held-out {message}"):
+        tune(model, some(model), ["a b c"], held_out=texts, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*entries changed")
+@pytest.mark.parametrize("kind", [tuple, pd.Series, np.array])
+def test_other_lists_of_texts_are_lists(kind):
+    tune, texts = inspect.unwrap(mw.tune), ["a b c d", "d e f", "g h a"]
+    given = {"steps": 1, "learning_rate": 1e-2, "progress": False}
+    models = [spelled("llama") for _ in range(2)]
+    first, second = (
+        tune(model, some(model), some_texts, held_out=held_out, **given)
+        for model, some_texts, held_out in zip(models, (texts, kind(texts)), (["a a b"], kind(["a a b"])), strict=True)
+    )
+    assert [step.loss for step in first.steps] == [step.loss for step in second.steps]
+
+
+def test_held_out_texts_that_are_trained_on_are_said():
+    model = spelled("llama")
+    with pytest.warns(UserWarning, match="1 of 2 held-out texts are among those to train on"):
+        mw.tune(
+            model,
+            some(model),
+            ["a b c", "d e"],
+            held_out=["A b  c", "f g"],
+            steps=1,
+            learning_rate=1e-2,
+            progress=False,
+        )
 
 
 def weights(model):

@@ -1,0 +1,143 @@
+"""Numbers as each language writes them: digits of any script, thousands, decimals, 万 and 億."""
+
+import unicodedata
+from decimal import Decimal
+from functools import cache
+
+import langcodes
+import regex
+
+
+def _codes(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+DECIMAL_COMMA = _codes(
+    "af az be bg bs ca cs da de el eo es et eu fi fr gl hr hu hy id is it ka kk ky lb lt lv mk nb nl nn no pl pt ro ru "
+    "sk sl sq sr sv tr uk uz vi"
+)
+"""12,5 is twelve and a half, and 2.125 two thousand."""
+SPACES = _codes("af be bg cs de eo es et fi fr hu hy ka kk lt lv nb nn no pl pt ru sk sq sv uk uz")
+"""2 125 is one number."""
+INDIAN = _codes("as bn en gu hi kn ml mr ne or pa si ta te ur")
+"""1,23,456 is one number."""
+EITHER = _codes("ar ckb fa ku ps")
+"""3,5 is a fraction although 2.5 is one too."""
+EAST_ASIAN = _codes("ja ko yue zh")
+"""1万2000 is one number, and so is 二十一."""
+
+_MINUS, _GROUP, _NARROW = "−－﹣‐‑‒–", "'’٬", "\u00a0\u202f\u2009\u2007"
+_SIGNS = {
+    **dict.fromkeys(_MINUS, "-"),
+    **dict.fromkeys(_GROUP, "'"),
+    **dict.fromkeys(_NARROW, "\u202f"),
+    **{"，": ",", "،": ",", "．": ".", "٫": "."},
+}
+_FRACTIONS = {"½": Decimal("0.5"), "¼": Decimal("0.25"), "¾": Decimal("0.75")}
+_DIGITS = {**{character: value for value, character in enumerate("〇一二三四五六七八九")}, "零": 0, "两": 2, "兩": 2}
+_SMALL = {"十": 10, "십": 10, "百": 100, "백": 100, "千": 1000, "천": 1000}
+_LARGE = {**dict.fromkeys("万萬만", 10**4), **dict.fromkeys("亿億억", 10**8), **dict.fromkeys("兆조", 10**12)}
+_UNITS = "".join([*_SMALL, *_LARGE])
+_UNIT = rf"(?:(?!千[克米瓦卡帕赫吨])[{_UNITS}])"
+"""千克 and 千米 are kilograms and kilometres."""
+_WRITTEN = regex.compile(rf"[{''.join(_DIGITS)}{_UNITS}]+")
+
+
+def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | None:
+    """The first number after the last ``####``, else the last number of the text; None where there is none.
+
+    With ``cut`` the token limit ended the text: a number that touches its end may lack digits and does not count.
+    """
+    before, marked, after = text.rpartition("####")
+    part = _western(after if marked else before + after)
+    matches = [match for match in _finder(_base(language)).finditer(part) if not (cut and match.end() == len(part))]
+    if not matches:
+        in_words = _in_words(part, language, cut)
+        return in_words if in_words is not None or not marked else final_number(before, language)
+    match = matches[0 if marked else -1]
+    number, preceding = match.group(), part[: match.start()][-1:]
+    # a dash after a digit, letter or bracket is not a minus: 10-5
+    no_minus = preceding.isalnum() or preceding in tuple(")]")
+    return as_number(number.lstrip("-") if no_minus else number, language)
+
+
+def as_number(text: str, language: str) -> Decimal | None:
+    """``2,125``, ``٢١``, ``1 234,5``, ``1,23,456``, ``1万2000`` as a number; None for anything else.
+
+    Groups of exactly three digits after a comma are thousands in every language; after a point they are where the
+    language writes decimals with a comma.
+    """
+    base, plain = _base(language), _western(text.strip())
+    sign, plain = (-1, plain[1:]) if plain.startswith("-") else (1, plain)
+    more = _FRACTIONS.get(plain[-1:], Decimal(0))
+    plain = plain[:-1] or "0" if more else plain
+    value = _units(plain, base) if base in EAST_ASIAN and set(plain) & {*_DIGITS, *_UNITS} else _digits(plain, base)
+    return None if value is None else sign * (value + more)
+
+
+def _base(language: str) -> str:
+    return langcodes.get(language).language or ""
+
+
+def _western(text: str) -> str:
+    """Digits of every script as 0 to 9, one sign each for minus, thousands and decimals; no marks of direction."""
+    digits = (str(unicodedata.decimal(c)) if c.isdecimal() else _SIGNS.get(c, c) for c in text)
+    return "".join(c for c in digits if unicodedata.category(c) != "Cf")
+
+
+@cache
+def _finder(base: str) -> regex.Pattern[str]:
+    spaced = r"(?<!\d)\d{1,3}(?: \d{3})+(?!\d)(?:[.,]\d+)?|" if base in SPACES else ""
+    units = rf"(?:{_UNIT}+(?:\d[\d.,]*\d|\d)?)*" if base in EAST_ASIAN else ""
+    return regex.compile(rf"-?(?:{spaced}\d(?:[\d.,'\u202f]*\d)?{units}[½¼¾]?|(?<![\w.])\.\d+|[½¼¾])")
+
+
+_THOUSANDS = r"\d{1,3}(,\d{3})+(\.\d+)?"
+_LAKHS = rf"{_THOUSANDS}|\d{{1,2}}(,\d{{2}})*,\d{{3}}(\.\d+)?"
+
+
+def _digits(plain: str, base: str) -> Decimal | None:
+    plain = regex.sub(r"(?<=\d)['\u202f](?=\d)", "", plain)
+    if base in SPACES and regex.fullmatch(r"\d{1,3}( \d{3})+([.,]\d+)?", plain):
+        plain = plain.replace(" ", "")
+        plain = plain.replace(",", ".") if base in DECIMAL_COMMA else plain
+    elif regex.fullmatch(_LAKHS if base in INDIAN else _THOUSANDS, plain):
+        plain = plain.replace(",", "")
+    elif base in DECIMAL_COMMA and regex.fullmatch(r"(\d{1,3}(\.\d{3})+|\d+)(,\d+)?", plain):
+        plain = plain.replace(".", "").replace(",", ".")
+    elif base in EITHER and regex.fullmatch(r"\d+,\d+", plain):
+        plain = plain.replace(",", ".")
+    return Decimal(plain) if regex.fullmatch(r"\d*\.?\d+", plain) else None
+
+
+def _units(plain: str, base: str) -> Decimal | None:
+    """``3億5000万``, ``1.5万``, ``二十一``, ``二〇二四``: digits of either kind with units between them."""
+    if set(plain) <= _DIGITS.keys():
+        return Decimal("".join(str(_DIGITS[c]) for c in plain))
+    total = below = Decimal(0)
+    number: Decimal | None = None
+    for part in regex.findall(rf"[\d.,]+|[{''.join(_DIGITS)}]|.", plain):
+        if part in _DIGITS or part[0].isdigit():
+            if number is not None:
+                return None
+            number = Decimal(_DIGITS[part]) if part in _DIGITS else _digits(part, base)
+            if number is None:
+                return None
+        elif part in _SMALL:
+            below, number = below + (1 if number is None else number) * _SMALL[part], None
+        elif part in _LARGE:
+            group = below + (number or 0)
+            total, below, number = total + (group or 1) * _LARGE[part], Decimal(0), None
+        else:
+            return None
+    return total + below + (number or 0)
+
+
+def _in_words(part: str, language: str, cut: bool) -> Decimal | None:
+    """The last number in characters, where a text has no digits; a single one (一) only if it is all there is."""
+    if _base(language) not in EAST_ASIAN:
+        return None
+    alone = _WRITTEN.fullmatch(regex.sub(r"[^\p{L}〇]", "", part))
+    found = [match for match in _WRITTEN.finditer(part) if len(match.group()) > 1 or alone]
+    found = [match.group() for match in found if not (cut and match.end() == len(part))]
+    return as_number(found[-1], language) if found else None

@@ -1,0 +1,38 @@
+"""Words that a tokenizer does not know: they become one special token, which is neither scored nor counted."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def unknown_shares(tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]]) -> dict[str, float]:
+    """By language, the share of unknown tokens among those that are unknown or ordinary; without languages that have
+    none, and empty where a tokenizer has no token of its own for them."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos")}
+    if unknown is None or unknown in others:
+        return {}
+    special = torch.tensor([i for i in tokenizer.all_special_ids if i != unknown], dtype=torch.long)
+    shares = {}
+    for language, documents in ids.items():
+        tokens = torch.cat([*documents]) if documents else torch.empty(0, dtype=torch.long)
+        content = tokens[~torch.isin(tokens, special)]
+        if share := (content == unknown).double().mean().item() if len(content) else 0.0:
+            shares[language] = share
+    return shares
+
+
+def warn_of_unknown(tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]]) -> None:
+    """Say by language which share of the text is not counted, because the tokenizer does not know it."""
+    shares = unknown_shares(tokenizer, ids)
+    if shares:
+        listed = ", ".join(f"{language} {share:.1%}" for language, share in shares.items())
+        warnings.warn(
+            f"The tokenizer does not know part of the text ({tokenizer.unk_token} by language: {listed}): these tokens "
+            "are neither scored nor counted, so results hold for the rest only.",
+            stacklevel=4,
+        )

@@ -1,0 +1,69 @@
+"""What a tokenizer does not know is said wherever the rest is averaged."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import mwork_lens as mw
+from mwork_lens.text import unknown_shares
+
+from ..tiny import some_neurons, spelled, words
+
+TEXTS = {"en": ["a b zzz yyy xxx www"], "fr": ["a b c d e"], "ru": ["a b c zzz", "a b c d"]}
+MESSAGE = r"The tokenizer does not know part of the text \(<unk> by language: en 66\.7%, ru 12\.5%\)"
+
+
+def english(texts):
+    return ["en"] * len(texts)
+
+
+IDENTIFIED = {"identifier": english, "identify_over": ["en", "fr", "ru"], "progress": False}
+
+
+def test_shares_are_those_of_ordinary_and_unknown_tokens():
+    unknown, known, beginning = words().unk_token_id, words().convert_tokens_to_ids("a"), words().bos_token_id
+    ids = {
+        "en": [torch.tensor([beginning, known, unknown]), torch.tensor([known, known])],
+        "fr": [torch.tensor([known])],
+    }
+    assert unknown_shares(words(), ids) == {"en": 0.25}
+    assert unknown_shares(None, ids) == {}
+    # GPT-2 calls the token that begins and ends a text unknown, but never makes one of a word
+    one = SimpleNamespace(unk_token_id=0, bos_token_id=0, eos_token_id=0, all_special_ids=[0])
+    assert unknown_shares(one, {"en": [torch.tensor([0, 3])]}) == {}
+
+
+@pytest.mark.filterwarnings("ignore:.* has only .* passages", "ignore:The languages have unequal")
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda model, neurons: mw.language_losses(model, TEXTS),
+        lambda model, neurons: mw.effect_matrix(model, {"en": neurons}, TEXTS, progress=False),
+        lambda model, neurons: mw.collect_means(model, TEXTS, progress=False),
+        lambda model, neurons: mw.language_ratio(model, TEXTS, languages=["en"], directions=0, **IDENTIFIED),
+        lambda model, neurons: mw.inspect(model, neurons, TEXTS, **IDENTIFIED),
+    ],
+)
+def test_unknown_words_are_said_by_language(measure):
+    model = spelled("llama")
+    neurons = mw.cut_to_size(some_neurons(model), 3)
+    with pytest.warns(UserWarning, match=MESSAGE) as caught:
+        measure(model, neurons)
+    assert len(caught) == 1
+
+
+def test_known_text_is_not_spoken_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mw.language_losses(spelled("llama"), {"fr": TEXTS["fr"]}).loc["fr", "tokens"] == 5
+
+
+def test_a_language_of_which_nothing_counts_is_refused():
+    corpus = {"en": [torch.tensor([3, 4])], "fr": [torch.tensor([3]), torch.tensor([4, 2])]}
+    with (
+        pytest.raises(ValueError, match="No token of 'fr' counts: in none of its documents"),
+        pytest.warns(UserWarning, match="fr 33"),
+    ):
+        mw.language_losses(spelled("llama"), corpus)
