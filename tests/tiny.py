@@ -7,7 +7,6 @@ from functools import cache
 import torch
 import transformers
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mwork_lens.neurons import NeuronSet, NeuronSpace
 
@@ -58,10 +57,10 @@ FAMILIES = {
 
 
 @cache
-def tiny(
-    family: str, dtype: torch.dtype = torch.float64, seed: int = 0, n_layers: int = 2, d_head: int = 8
-) -> HookedTransformer:
+def tiny(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, n_layers: int = 2, d_head: int = 8):
     """A tiny model with weights large enough that attention is far from uniform."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig  # which 4.x has not
+
     given = {**COMMON, **FAMILIES[family], "n_layers": n_layers, "d_head": d_head}
     options = {key: value for key, value in given.items() if value is not None}
     with warnings.catch_warnings():

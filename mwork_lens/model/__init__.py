@@ -16,9 +16,13 @@ from .architecture import (
     weight,
     wrapped_model,
 )
+from .checkpoints import read_model
+from .comparing import HALF_TOLERANCE, logit_distance
+from .conversion import bridge_on
 from .forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, batches, encode, run_blocks, stream, stream_states
+from .gguf import source_directory
 from .hooks import ContentPositions, ForwardHook, Mode, hooked
-from .loading import HALF_TOLERANCE, bridge_on, load_model, load_tokenizer, logit_distance, source_directory
+from .loading import load_model, load_tokenizer
 from .reducers import ExactSum, Reducer
 from .sites import GATE, SITES, Site, Slices, add_site, remove_site
 from .unembedding import (

@@ -145,9 +145,10 @@ def rope_settings(config: Any) -> list[Mapping[str, Any]]:
 
 def rope_boundaries(model: HookedModel) -> tuple[int, ...]:
     """Numbers of tokens above which the rotary angles of all of them are others (long-rope), in ascending order."""
-    if wrapped_model(model) is None:
-        return ()
-    config = text_config(model)
+    return () if wrapped_model(model) is None else _rope_boundaries(text_config(model))
+
+
+def _rope_boundaries(config: Any) -> tuple[int, ...]:
     changing = [each for each in rope_settings(config) if each.get("rope_type") == "longrope"]
     known = {each.get("original_max_position_embeddings") or config.max_position_embeddings for each in changing}
     return tuple(sorted(map(int, known)))
@@ -162,7 +163,11 @@ def boundaries(model: HookedModel) -> tuple[int, ...]:
     if wrapped_model(model) is None:
         local = getattr(model.cfg, "use_local_attn", False) and "local" in (model.cfg.attn_types or ())
         return (int(model.cfg.window_size),) if local else ()
-    config = text_config(model)
+    return config_boundaries(text_config(model))
+
+
+def config_boundaries(config: Any) -> tuple[int, ...]:
+    """The boundaries of a transformers model with this configuration of its text part."""
     kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ())
     # by what transformers' families call a layer and its reach; without kinds of layers, all have the window
     reaches = {
@@ -171,7 +176,7 @@ def boundaries(model: HookedModel) -> tuple[int, ...]:
         "local": "window_size",
     }
     names = {name for kind, name in reaches.items() if kind in kinds} if kinds else {"sliding_window"}
-    lengths = {getattr(config, name, None) for name in names} | set(rope_boundaries(model))
+    lengths = {getattr(config, name, None) for name in names} | set(_rope_boundaries(config))
     return tuple(sorted(int(length) for length in lengths if length))
 
 

@@ -268,7 +268,16 @@ def stream(
 
 
 def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream after the last block, for right-padded tokens; a ValueError if it is not finite."""
+    """The residual stream after the last block, for right-padded tokens.
+
+    Raises:
+        ValueError: if it is not finite, or there are more tokens than the model's context.
+    """
+    if tokens.shape[1] > model.cfg.n_ctx:
+        raise ValueError(
+            f"A text has {tokens.shape[1]} tokens, more than the context of {model.cfg.n_ctx} of "
+            f"{model.cfg.model_name}."
+        )
     wrapped, states = wrapped_model(model), []
     if wrapped:
         # a raw bridge takes stop_at_layer=n_layers for the whole model, so run what is below the unembedding

@@ -9,7 +9,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..model import HALF_TOLERANCE, HookedModel, bridge_on, device_of, logit_distance, source_directory
+from ..model import (
+    HALF_TOLERANCE,
+    HookedModel,
+    bridge_on,
+    device_of,
+    load_tokenizer,
+    logit_distance,
+    read_model,
+    source_directory,
+)
 from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries, warn_of_other_weights
 from ..store import Result, atomic_directory, require_free, user_path
 from .delta import NeuronDelta
@@ -76,17 +85,17 @@ def _export(
     model: HookedModel, delta: NeuronDelta, path: str | Path, source: Any, tokenizer: Any, extra: Mapping[str, Result]
 ) -> Path:
     """Writes ``extra`` results too, each in a folder of its name."""
-    from transformers import AutoTokenizer, PreTrainedModel
+    from transformers import PreTrainedModel
 
     require_free(path)
     dtype = next(iter(delta.new.values())).dtype
     if isinstance(source, PreTrainedModel) and tokenizer is None:
         raise ValueError(f"{type(source).__name__} comes without a tokenizer: give tokenizer=.")
-    original = source if isinstance(source, PreTrainedModel) else source_directory(source)
+    original: Any = source if isinstance(source, PreTrainedModel) else source_directory(source)
     if isinstance(original, str | Path) and user_path(original).is_dir():
         original = user_path(original)
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(original, trust_remote_code=False)
-    places = _places(delta, original, tokenizer)
+    tokenizer = tokenizer or load_tokenizer(original)
+    places = _places(delta, original)
     theirs = _load(original, dtype)
     _require_values(theirs, places, delta.old, f"{source!s:.60} does not hold the delta's old values")
     parameters = dict(theirs.named_parameters())
@@ -105,16 +114,12 @@ def _export(
 
 def _load(source: str | Path | nn.Module, dtype: torch.dtype) -> Any:
     """A transformers model from its directory, or a copy of one."""
-    from transformers import AutoModelForCausalLM
-
     if isinstance(source, nn.Module):
         return copy.deepcopy(source).to(dtype)
-    return AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, attn_implementation="eager", trust_remote_code=False
-    ).eval()
+    return read_model(source, dtype)
 
 
-def _places(delta: NeuronDelta, source: Any, tokenizer: Any) -> dict[str, Places]:
+def _places(delta: NeuronDelta, source: Any) -> dict[str, Places]:
     """Where the transformers model keeps the delta's entries, whatever it calls and fuses its weights.
 
     Every weight is filled with the number of its parameter, then with its rows' and its columns' numbers, and read
@@ -127,7 +132,7 @@ def _places(delta: NeuronDelta, source: Any, tokenizer: Any) -> dict[str, Places
         names = [name for name, _ in marked.named_parameters()]
         for number, parameter in enumerate(marked.parameters()):
             _mark(parameter.data, number, axis)
-        for entries in delta.entries(bridge_on(marked, tokenizer)):
+        for entries in delta.entries(bridge_on(marked)):
             marks[entries.name].append(entries.read().round().long().flatten().cpu())
     return {
         name: (names[int(number[0])], tuple(index[:1] if ".b_" in name else index))

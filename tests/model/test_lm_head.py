@@ -81,9 +81,10 @@ def granite(**options):
 
 
 def test_a_head_that_is_read_wrongly_is_refused_before_anything_is_computed(monkeypatch):
+    model = granite(logits_scaling=3.0)
     monkeypatch.setattr(lm_head, "_SCALES", {})
     with pytest.raises(ValueError, match=r"logits of GraniteForCausalLM cannot be computed.*\(by 2 of the largest\)"):
-        mw.detect(granite(logits_scaling=3.0), {"fr": [torch.arange(3, 9)]}, progress=False)
+        mw.detect(model, {"fr": [torch.arange(3, 9)]}, progress=False)
 
 
 def test_a_scale_that_turns_the_order_of_logits_round_is_refused():

@@ -1,0 +1,224 @@
+"""A checkpoint as a transformers model and tokenizer: with every weight of its text part, and without foreign code."""
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+SHOWN = 3
+"""So many weights are named in a message."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory has run out, on a CPU (where torch raises a RuntimeError) or a GPU."""
+    said = str(error).lower()
+    words = ("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in said for word in words)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the deprecation notices, banners and bars that loading prints and the user can do nothing about."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def read_model(place: str | Path, dtype: torch.dtype, **options: Any) -> Any:
+    """The causal language model at ``place``, a directory or hub name, in evaluation mode.
+
+    ``options`` go to ``from_pretrained``, e.g. ``gguf_file``.
+
+    Raises:
+        ValueError: for files that cannot be read, custom code, quantised weights, another kind of model, or text
+            weights that are missing or of another shape.
+    """
+    config = None if options else read_config(place)
+    with _naming(place), quiet_transformers():
+        kinds = {"dtype": dtype, "attn_implementation": "eager", "trust_remote_code": False}
+        reports = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded, report = _loader(config).from_pretrained(place, **kinds, **reports, **options)
+    text = text_model(loaded)
+    _require_weights(loaded, text, report, place)
+    return text.eval()
+
+
+def read_config(place: str | Path) -> Any:
+    """The transformers configuration at ``place``; a ValueError for custom code and for kinds that are no decoder."""
+    from transformers import AutoConfig, PreTrainedConfig
+
+    with _naming(place), quiet_transformers():
+        raw, _ = PreTrainedConfig.get_config_dict(place)
+    _refuse_custom_code(raw, place)
+    if raw.get("quantization_config"):
+        raise ValueError(f"{place}: {QUANTISED}")
+    with _naming(place), quiet_transformers():
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    refuse_other_kinds(config, str(place))
+    return config
+
+
+QUANTISED = "Quantised weights have no columns to score or switch off: load the model dequantised."
+
+
+def read_tokenizer(place: str | Path, **options: Any) -> Any:
+    """The tokenizer at ``place``; a ValueError where none can be loaded without foreign code."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"The tokenizer of {place} is custom code, which is never run here: load it with transformers and give "
+                "it as tokenizer=."
+            ) from error
+        raise ValueError(
+            f"{str(place)!r} has no tokenizer that can be loaded: {first_line(error)}. Give one as tokenizer=."
+        ) from error
+
+
+def own_tokenizer(tokenizer: Any, title: str) -> Any:
+    """A caller's tokenizer, to be changed here; one that TransformerLens need not read again by its name.
+
+    TransformerLens wants tokenizers to begin with the BOS, and to that end reads them anew with ``add_bos_token``.
+    """
+    if tokenizer is None:
+        return None
+    tokenizer = copy.deepcopy(tokenizer)
+    place, options = tokenizer.name_or_path, tokenizer.init_kwargs
+    if place and tokenizer.bos_token is not None and not options.get("add_bos_token"):
+        with contextlib.suppress(ValueError):
+            again = read_tokenizer(place, add_bos_token=True)
+            if again.get_vocab() == tokenizer.get_vocab():
+                again.padding_side = tokenizer.padding_side
+                tokenizer, options = again, again.init_kwargs
+    options |= {"name_or_path": place or title, "add_bos_token": True}
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _naming(place: str | Path) -> Iterator[None]:
+    """Errors of reading become one that names the place; those of memory stay what they are."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        if lacks_memory(error):
+            raise
+        raise ValueError(f"{place} cannot be loaded: {first_line(error)}.") from error
+
+
+def _refuse_custom_code(config: Mapping[str, Any], place: str | Path) -> None:
+    """Where a configuration names code of its own and the library has no class of the architecture."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    code = config.get("auto_map")
+    if not code:
+        return
+    models = [value for key, value in code.items() if key.startswith("AutoModel")]
+    named = config.get("architectures") or [str(value).rsplit(".", 1)[-1] for value in models]
+    if config.get("model_type") not in CONFIG_MAPPING or not all(hasattr(transformers, name) for name in named):
+        raise ValueError(
+            f"{place} is made of custom code ({', '.join(named) or config.get('model_type')}), which is never run "
+            "here: if you trust it, load it with transformers yourself and give the model: "
+            "mw.load_model(model, tokenizer=tokenizer)."
+        )
+
+
+def refuse_other_kinds(config: Any, title: str) -> None:
+    """A ValueError for what no causal language model can be made of."""
+    kind = (config.architectures or [type(config).__name__])[0]
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{title} is an encoder-decoder ({kind}); only decoders, which read left to right, have a use here."
+        )
+    if _loader(config) is None:
+        raise ValueError(
+            f"{title} is not a causal language model that transformers can load for text ({kind}); give a decoder, "
+            "such as Llama, Qwen or Gemma."
+        )
+
+
+def _loader(config: Any) -> Any:
+    """The class that reads a checkpoint; None where none gives a causal language model."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if config is None or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    text = config.get_text_config(decoder=True)
+    if text is not config and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING and config.architectures:
+        return getattr(transformers, config.architectures[0], None)
+    return None
+
+
+def text_model(model: Any) -> Any:
+    """The text model of a multimodal one, made of its very modules; any other model itself."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = model.config.get_text_config(decoder=True)
+    if config is model.config or type(model.config) is type(config):
+        return model
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if kind is None or isinstance(model, kind):
+        return model
+    with torch.device("meta"), quiet_transformers():
+        text = kind(config)
+    decoder = next((module for module in model.modules() if type(module) is type(text.base_model)), None)
+    if decoder is None or model.get_output_embeddings() is None:
+        raise ValueError(
+            f"{type(model).__name__} holds no {type(text.base_model).__name__}, which its text model would be."
+        )
+    setattr(text, text.base_model_prefix, decoder)
+    text.set_output_embeddings(model.get_output_embeddings())
+    text.generation_config = model.generation_config
+    text.config._name_or_path, text.config.architectures = model.config._name_or_path, [kind.__name__]
+    return text
+
+
+def _require_weights(model: nn.Module, text: nn.Module, report: Mapping[str, Any], place: str | Path) -> None:
+    """Refuse text weights that the checkpoint does not have, which would be random; warn of those it has left over."""
+    names = {id(value) for value in text.state_dict(keep_vars=True).values()}
+    of_text = {name for name, value in model.state_dict(keep_vars=True).items() if id(value) in names}
+    missing = sorted(name for name in report["missing_keys"] if name in of_text)
+    misshapen = sorted(f"{name} {list(there)}, not {list(ours)}" for name, there, ours in report["mismatched_keys"])
+    unexpected = sorted(report["unexpected_keys"])
+    if missing or misshapen:
+        faults = [("has no weights for", missing), ("has weights of another shape:", misshapen)]
+        said = " and ".join(f"{words} {_listed(found)}" for words, found in faults if found)
+        renamed = f" It has {_listed(unexpected)}, of which the model knows nothing." if unexpected else ""
+        raise ValueError(
+            f"{place} {said}.{renamed} The files are incomplete, or belong to another model or version of transformers."
+        )
+    if unexpected:
+        warnings.warn(f"{place} has weights of which the model knows nothing: {_listed(unexpected)}.", stacklevel=6)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,234 @@
+"""A transformers model as a HookedTransformer, or a raw bridge where TransformerLens cannot express it as one."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import torch
+
+from .architecture import HookedModel, rope_settings
+from .checkpoints import first_line, lacks_memory, own_tokenizer, quiet_transformers
+from .comparing import Differs, Reference, context_of, require_same, require_same_far
+
+logger = logging.getLogger("mwork_lens")
+
+_CANNOT = (NotImplementedError, ValueError, AttributeError, KeyError, TypeError, AssertionError, RuntimeError)
+"""What TransformerLens raises for a model that it cannot express: it refuses some, and trips over what others lack."""
+_DOES_NOT_RUN = (Differs, ValueError, AssertionError, RuntimeError)
+"""What the comparison of a model raises, which may also not run at all."""
+_IN_MEMORY = "a model in memory"
+"""Stands where TransformerLens would read an architecture, or code to run, from a name: no path, and no hub name."""
+
+
+class NotConvertible(Exception):
+    """Why a model cannot be a HookedTransformer."""
+
+
+def hooked_or_bridge(
+    theirs: Any, reference: Reference, tokenizer: Any, official: str | None, title: str
+) -> HookedModel:
+    """A HookedTransformer, else a raw bridge, that computes what the reference says; ``theirs`` is used up.
+
+    Raises:
+        ValueError: if neither can be made, or what was made computes something else.
+    """
+    device = reference.short.device
+    try:
+        model = _converted(theirs.to("cpu"), reference, tokenizer, official, device)
+        model.generation_config = theirs.generation_config  # which says what ends a text
+        logger.info("Loaded %s as a HookedTransformer", title)
+    except NotConvertible as reason:
+        logger.warning("Loading %s as a raw TransformerBridge, because %s", title, reason)
+        model = _compared_bridge(theirs.to(device), reference, tokenizer, title, str(reason))
+    model.cfg.model_name = title
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _cannot(words: str, errors: tuple[type[Exception], ...] = _CANNOT) -> Iterator[None]:
+    """What TransformerLens cannot do becomes NotConvertible; too little memory stays what it is."""
+    try:
+        yield
+    except errors as error:
+        if lacks_memory(error):
+            raise
+        raise NotConvertible(words.format(first_line(error))) from error
+
+
+def _converted(theirs: Any, reference: Reference, tokenizer: Any, official: str | None, device: torch.device) -> Any:
+    hooked, loading = transformer_lens()
+    with _cannot("TransformerLens cannot convert it ({})"), quiet_transformers():
+        cfg = _config(loading, theirs.config, official, device=device, dtype=theirs.dtype)
+        if tokenizer is None:
+            cfg.tokenizer_name = None
+        read = _with_names(loading.get_pretrained_state_dict, get_official_model_name=str)
+        weights = read(_IN_MEMORY, cfg, theirs, dtype=theirs.dtype)
+        # Gemma's gains come in float32 whatever the dtype
+        exact = {name: weight for name, weight in weights.items() if weight.dtype != theirs.dtype}
+        weights = {name: weight.to(theirs.dtype) for name, weight in weights.items()}
+        model = hooked(cfg, tokenizer, move_to_device=False)
+        # at once: TransformerLens's own loop walks all modules for every single weight
+        model.load_state_dict(model.fill_missing_keys(weights), strict=False, assign=True)
+        del weights
+        model.move_model_modules_to_device()
+    with _cannot("as a HookedTransformer {}", _DOES_NOT_RUN):
+        require_same(model, reference, exact)
+        require_same_far(model, theirs)
+    unembedding = model.unembed.W_U
+    if not unembedding.t().is_contiguous():  # HookedTransformer.unembed would copy it on every call
+        unembedding.data = unembedding.data.t().contiguous().t()
+    return model
+
+
+def transformer_lens() -> tuple[Any, Any]:
+    """HookedTransformer, and the module that knows the official models; NotConvertible where it has neither."""
+    try:
+        from transformer_lens import HookedTransformer, loading_from_pretrained
+    except ImportError as error:
+        raise NotConvertible(
+            "this TransformerLens has no HookedTransformer; the extra 'mwork_lens[hooked]' installs one that does"
+        ) from error
+    return HookedTransformer, loading_from_pretrained
+
+
+def _with_names(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
+    """The function with these names in place of its module's: nothing global changes, and nothing is fetched."""
+    code, defaults, closure = function.__code__, function.__defaults__, function.__closure__
+    changed = FunctionType(code, {**function.__globals__, **names}, function.__name__, defaults, closure)
+    changed.__kwdefaults__ = function.__kwdefaults__
+    return changed
+
+
+def _config(loading: Any, config: Any, official: str | None, **options: Any) -> Any:
+    """TransformerLens's configuration of a model with this one of transformers, whatever the model is called.
+
+    TransformerLens knows some architectures by official name only: then that of the official model of these sizes.
+    """
+    config, context = copy.deepcopy(config), context_of(config)
+    # where configurations of GPT-2 and Phi had them, and TransformerLens looks for them
+    partial = rope_settings(config)[0].get("partial_rotary_factor")
+    for name, value in {"n_ctx": context, "partial_rotary_factor": partial}.items():
+        if value is not None and not hasattr(config, name):
+            setattr(config, name, value)
+    known = SimpleNamespace(from_pretrained=lambda *_, **__: config)
+    convert = _with_names(loading.convert_hf_model_config, AutoConfig=known, get_official_model_name=str)
+    read = _with_names(
+        loading.get_pretrained_model_config, convert_hf_model_config=convert, get_official_model_name=str
+    )
+    try:
+        cfg = read(_IN_MEMORY, hf_cfg=config.to_dict(), **options)
+    except NotImplementedError as error:
+        name = _official_name(loading, convert, config, official)
+        if name is None:
+            raise error
+        cfg = read(name, hf_cfg=config.to_dict(), **options)
+    cfg.original_architecture, cfg.trust_remote_code = config.architectures[0], False
+    cfg.n_ctx = context or cfg.n_ctx
+    return cfg
+
+
+def _official_name(loading: Any, convert: Callable[..., Any], config: Any, name: str | None) -> str | None:
+    """The official TransformerLens name whose sizes ``config`` has; None for an architecture that has none."""
+    architecture = config.architectures[0]
+    kinds = (architecture, architecture.replace("ForCausalLM", "ForConditionalGeneration"))
+    official = [name] if name else [each for each in loading.OFFICIAL_MODEL_NAMES if not each.startswith(OWN_WEIGHTS)]
+    candidates: dict[str, Mapping[str, Any]] = {}
+    for each in official:
+        with contextlib.suppress(*_CANNOT):  # those that TransformerLens knows by their configuration
+            candidates[each] = convert(each)
+    candidates = {each: cfg for each, cfg in candidates.items() if cfg["original_architecture"] in kinds}
+    converted = loading.get_pretrained_state_dict.__code__.co_consts  # all architectures whose weights it converts
+    if not candidates or architecture not in converted:
+        return None
+    heads = config.num_attention_heads
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    attention = heads, getattr(config, "num_key_value_heads", heads), d_head
+    sizes = (config.num_hidden_layers, config.hidden_size, *attention, config.intermediate_size, config.vocab_size)
+    for each, c in candidates.items():
+        attention = c["n_heads"], c.get("n_key_value_heads") or c["n_heads"], c["d_head"]
+        if (c["n_layers"], c["d_model"], *attention, c["d_mlp"], c["d_vocab"]) == sizes:
+            return each
+    raise NotConvertible(f"no official TransformerLens model among {len(candidates)} has its sizes")
+
+
+OWN_WEIGHTS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
+"""Official models whose weights only HookedTransformer reads."""
+
+
+def _compared_bridge(theirs: Any, reference: Reference, tokenizer: Any, title: str, reason: str) -> HookedModel:
+    try:
+        model = bridge_on(theirs, tokenizer)
+    except _CANNOT as error:
+        if lacks_memory(error):
+            raise
+        raise ValueError(
+            f"{title} cannot be hooked: {reason}, and TransformerBridge does not take it "
+            f"({first_line(error).split('. ')[0]})."
+        ) from error
+    require_attention(model, title)
+    try:
+        require_same(model, reference)
+    except _DOES_NOT_RUN as error:
+        if lacks_memory(error):
+            raise
+        fault = str(error) if isinstance(error, Differs) else f"it does not run in {theirs.dtype} ({first_line(error)})"
+        raise ValueError(
+            f"{title} is not loaded, because this version of TransformerLens has it wrong: as a TransformerBridge "
+            f"{fault}; and {reason}. Another version may be right, that of 'mwork_lens[hooked]' or a later one, or "
+            "another dtype."
+        ) from error
+    return model
+
+
+def require_attention(model: Any, title: str) -> None:
+    """A ValueError unless every block of a bridge has attention with queries, keys and values."""
+    blocks, hooks = getattr(model, "blocks", None), model.hook_dict
+    if blocks is None:
+        raise ValueError(f"{title} has no blocks of a decoder: it cannot be read or ablated here.")
+    names = [f"attn.hook_{letter}" for letter in "qkv"]
+    without = [layer for layer in range(len(blocks)) if any(f"blocks.{layer}.{name}" not in hooks for name in names)]
+    if without:
+        layers = ", ".join(map(str, without[:5])) + (", …" if len(without) > 5 else "")
+        raise ValueError(
+            f"{title} has no attention with queries, keys and values that can be hooked in layers {layers}: "
+            "recurrence, linear and latent attention are not supported."
+        )
+
+
+def bridge_on(theirs: Any, tokenizer: Any = None) -> HookedModel:
+    """A raw bridge around a transformers model, which is taken apart by this."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    name_architecture(theirs)
+    context, device = context_of(theirs.config.get_text_config()), theirs.device
+    if tokenizer is not None and not tokenizer.init_kwargs.get("name_or_path"):
+        tokenizer = own_tokenizer(tokenizer, type(theirs).__name__)
+    with quiet_transformers():
+        bridge: Any = TransformerBridge.boot_transformers(
+            _IN_MEMORY, hf_model=theirs, tokenizer=tokenizer or _no_tokenizer(), device=device, dtype=theirs.dtype
+        )
+    if tokenizer is None:
+        bridge.tokenizer = None
+    bridge.cfg.n_ctx = context or bridge.cfg.n_ctx
+    return bridge.eval()
+
+
+def name_architecture(theirs: Any) -> None:
+    """Make the configuration say which class the model is of, which one made in memory does not."""
+    import transformers
+
+    name, said = type(theirs).__name__, theirs.config.architectures
+    theirs.config.architectures = [name] if hasattr(transformers, name) or not said else said
+
+
+def _no_tokenizer() -> Any:
+    """One of a single word, without which a bridge looks for one on the hub."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"unk_token": "<unk>", "eos_token": "<unk>", "pad_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>")), **special)
