@@ -10,6 +10,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge import TransformerBridge
 
+import mwork_lens
 import mwork_lens as mw
 from mwork_lens.detection import importance
 from mwork_lens.model import all_logits, boundaries, hooked, run_blocks
@@ -117,9 +118,10 @@ def test_logits_of_the_last_stream_are_those_of_transformers(row, models):
     assert (logits - truth).abs().max() < 1e-6 * truth.abs().max()
 
 
-@pytest.mark.xfail(reason="the comparison at loading is awaited")
 @rows(refused=True)
 def test_refused_with_the_reason(row):
+    if row.refused == "would differ" and not hasattr(mwork_lens.model, "comparing"):
+        pytest.xfail("bridges are not compared with transformers at loading")
     with pytest.raises(ValueError, match=re.escape(row.refused)):
         mw.detect(decoder_model(row, torch.float32), {"a": [document(row)]}, progress=False)
 

@@ -143,7 +143,7 @@ A_TO_GR = (
             "num_ln_in_parallel_attn": 1,
         },
         "groups, one norm",
-        refused="is not a model that can be loaded",
+        refused="TransformerBridge",
     ),
     Decoder("FalconForCausalLM", {**FALCON, "alibi": True}, "ALiBi"),
     Decoder(
@@ -206,7 +206,7 @@ A_TO_GR = (
         "GPTNeoXForCausalLM",
         {**SIZES, "attention_bias": False},
         "no biases",
-        refused="is not a model that can be loaded",
+        refused="TransformerBridge",
     ),
     Decoder("GptOssForCausalLM", {**GROUPED, **MIXTURE, "head_dim": 8}, refused="mixture of experts"),
     Decoder("GraniteForCausalLM", {**GROUPED, **GRANITE}),

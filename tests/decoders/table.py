@@ -16,7 +16,7 @@ _REASONS = {
     "no attention pattern": ("no attention pattern", "recurrent, convolutional and linear layers have no softmax"),
     "recurrent": ("recurrent", "the same layers run again and again"),
     "would differ": ("another model", "TransformerLens computes another model than transformers; seen at loading"),
-    "is not a model that can be loaded": ("not loaded", "TransformerLens cannot load it"),
+    "TransformerBridge": ("not loaded", "TransformerLens cannot load it"),
     "from its last layer": ("other logits", "what it does after its last layer is not known"),
     "multi_query=True": ("not loaded", "TransformerLens cannot load it"),
 }
