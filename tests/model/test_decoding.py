@@ -41,7 +41,9 @@ NEW = 6
 
 
 def bridge(row):
-    return bridge_on(transformers_model.__wrapped__(row, torch.float32), words())
+    model = bridge_on(transformers_model.__wrapped__(row, torch.float32), words())
+    model.cfg.model_name = row.architecture
+    return model
 
 
 def written_by_transformers(row, prompt):
