@@ -8,13 +8,13 @@ from io import StringIO
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import mwork_lens as mw
 from mwork_lens.cli import main
+from mwork_lens.report import pictures
 
 from . import analyses
 from .compare_floats import worded_as_before
@@ -41,11 +41,6 @@ COMMANDS = {
     ],
 }
 """Folders that a command resumes, run in the folder above them."""
-
-
-def no_picture(*_, **__):
-    """In place of a browser."""
-    raise RuntimeError("no pictures here")
 
 
 def require_same(found, expected, where="", stored=False):
@@ -83,7 +78,7 @@ def place(tmp_path, monkeypatch):
     """A copy of everything saved, in which commands run; no pictures are drawn."""
     shutil.copytree(FOLDER, tmp_path / "saved")
     monkeypatch.chdir(tmp_path / "saved")
-    monkeypatch.setattr(go.Figure, "write_image", no_picture)
+    monkeypatch.setattr(pictures, "_without_browser", ["no pictures here."])
     return tmp_path / "saved"
 
 

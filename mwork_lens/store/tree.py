@@ -5,11 +5,11 @@ nested dataclasses. Reading it selects among registered classes; nothing in a fi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -40,8 +40,21 @@ def fields_of(value: Any) -> Mapping[str, Any]:
 
 
 def made(name: str, values: Mapping[str, Any]) -> Any:
-    """The dataclass of this name out of what :func:`fields_of` returned."""
-    return getattr(_CLASSES[name], "from_fields", _CLASSES[name])(**values)
+    """The dataclass of this name out of what :func:`fields_of` returned; a TypeError for other kinds of fields."""
+    value = getattr(_CLASSES[name], "from_fields", _CLASSES[name])(**values)
+    for field in fields(value):
+        union, part = get_origin(field.type) in (Union, UnionType), getattr(value, field.name)
+        kinds = tuple(map(_kind, get_args(field.type) if union else [field.type]))
+        if None not in kinds and not isinstance(part, kinds):
+            raise TypeError(f"{field.name} of a {name} is not a {type(part).__name__}")
+    return value
+
+
+def _kind(annotation: Any) -> type | None:
+    """The class that values of a field have, where that is a container, an array or a class of results; else None."""
+    kind = get_origin(annotation) or getattr(annotation, "array_type", annotation)
+    known = kind in (Mapping, Sequence, tuple, list, dict, Tensor, np.ndarray, NoneType)
+    return kind if isinstance(kind, type) and (known or _CLASSES.get(kind.__name__) is kind) else None
 
 
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}

@@ -73,6 +73,9 @@ class NeuronDelta(Result, kind="neuron_delta"):
         entries = self.entries(model)
         for part in entries:
             expected, values, of_model = getattr(self, before)[part.name], part.read().cpu(), model.cfg.model_name
+            if values.shape != expected.shape:
+                shapes = f"{tuple(values.shape)}, but the delta was made on {tuple(expected.shape)}"
+                raise ValueError(f"The entries of {part.name} of {of_model} have shape {shapes}.")
             if values.dtype != expected.dtype:
                 made_on = f"{values.dtype}, but the delta was made on {expected.dtype}"
                 raise ValueError(f"{part.name} of {of_model} is {made_on}.")
@@ -87,7 +90,24 @@ class NeuronDelta(Result, kind="neuron_delta"):
     def entries(self, model: HookedModel) -> list[Entries]:
         """Where the delta's weights lie in ``model``."""
         places = [(_place(name), neurons) for name, neurons in self.neurons.items()]
+        self._require_whole()
+        for (layer, site, piece), neurons in places:
+            inside = (neurons >= 0) & (neurons < self.space.widths.get(site, 0))
+            if not (0 <= layer < self.space.n_layers and inside.all()):
+                sizes = self.space.described_sizes
+                raise ValueError(f"The delta has {piece.weight} of neurons that {self.space.model} lacks: {sizes}.")
         return [entries_of(model, layer, piece, neurons) for (layer, _, piece), neurons in places]
+
+    def _require_whole(self) -> None:
+        """Refuse what cannot be written into a model."""
+        for name in {**self.neurons, **self.old, **self.new}:
+            parts = [values.get(name) for values in (self.neurons, self.old, self.new)]
+            if not all(isinstance(part, Tensor) and part.ndim for part in parts):
+                raise ValueError(f"A delta needs neurons with old and new values of each weight; {name} lacks some.")
+            neurons, old, new = (part for part in parts if part is not None)
+            if neurons.dtype != torch.int64 or neurons.ndim > 1 or old.shape != new.shape or len(old) != len(neurons):
+                shapes = f"{tuple(neurons.shape)} ({neurons.dtype}), {tuple(old.shape)} and {tuple(new.shape)}"
+                raise ValueError(f"The neurons, old and new values of {name} have shapes {shapes}.")
 
     def collisions(self, other: "NeuronDelta") -> pd.DataFrame:
         """Neurons that both change, one row each: weight, neuron, and the cosine between the two changes."""
@@ -150,7 +170,9 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
 def _place(name: str) -> tuple[int, str, Slices]:
     """Layer, site and slices of a weight; sites that were added to the table have theirs too."""
-    _, layer, weight = name.split(".", 2)
+    layer, weight = name.removeprefix("blocks.").split(".", 1) if name.count(".") > 1 else ("", name)
+    if not layer.isdecimal():
+        raise ValueError(f"{name!r} is not a weight of a layer.")
     pieces = [(site.name, piece) for site in SITES.values() for piece in site.tuning] + [("mlp", GATE)]
     places = [(site, piece) for site, piece in pieces if piece.weight == weight]
     if not places:

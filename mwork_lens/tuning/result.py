@@ -131,6 +131,9 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
             if (before := checkpoint.identity.get(key)) != value:
                 advice = "choose another folder, or the same settings to go on with it"
                 raise ValueError(f"{path} was written by a run with {key}={before!r}, not {value!r}: {advice}.")
+        steps = all(isinstance(step, Step) and isinstance(step.loss, float) for step in checkpoint.steps)
+        if not steps or not all(isinstance(loss, float) for loss in checkpoint.measured.values()):
+            raise ValueError(f"{path} does not hold the steps of a run: it is damaged.")
         for part in parts:
             if not checkpoint._fits(part):
                 raise ValueError(f"{path} does not hold the whole state of {part.name}: it is damaged.")
@@ -147,7 +150,8 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
 
     def _fits(self, part: MaskedParameter) -> bool:
         """Whether all tensors of a part are there in its shape."""
-        state = self.optimiser.get(part.name, {})
+        state = self.optimiser.get(part.name)
+        state = state if isinstance(state, Mapping) else {}
         moments = [state.get(name) for name in _MOMENTS] if self.steps else []
         others = [] if self.best is None else [self.best.get(part.name)]
         values = [self.starting.get(part.name), self.masters.get(part.name), *moments, *others]
