@@ -44,8 +44,9 @@ def made(name: str, values: Mapping[str, Any]) -> Any:
     value = getattr(_CLASSES[name], "from_fields", _CLASSES[name])(**values)
     for field in fields(value):
         union, part = get_origin(field.type) in (Union, UnionType), getattr(value, field.name)
-        kinds = tuple(map(_kind, get_args(field.type) if union else [field.type]))
-        if None not in kinds and not isinstance(part, kinds):
+        annotations = get_args(field.type) if union else [field.type]
+        kinds = tuple(kind for kind in map(_kind, annotations) if kind is not None)
+        if len(kinds) == len(annotations) and not isinstance(part, kinds):
             raise TypeError(f"{field.name} of a {name} is not a {type(part).__name__}")
     return value
 
