@@ -60,7 +60,7 @@ def observe(theirs: Any, title: str) -> Reference:
             with _float32(theirs):
                 states = _unembedded(theirs, long)[0]
                 whole, begun = _unembedded(theirs, short)[:, :_PADDED]
-    except (RuntimeError, AttributeError, TypeError) as error:
+    except (RuntimeError, AttributeError, TypeError, LookupError) as error:
         if lacks_memory(error):
             raise
         raise ValueError(
