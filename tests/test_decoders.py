@@ -14,6 +14,7 @@ import mwork_lens
 import mwork_lens as mw
 from mwork_lens.detection import importance
 from mwork_lens.model import all_logits, boundaries, hooked, run_blocks
+from mwork_lens.model.post_norms import stream_before
 from mwork_lens.model.sites import SITES
 from mwork_lens.neurons import NeuronSpace
 
@@ -68,10 +69,9 @@ def ablated(model, ids, layer, site):
     a place, else after the block.
     """
     width, point = NeuronSpace.of(model).widths[site], SITES[site].hook_name(layer)
-    after = [f"blocks.{layer}.hook_resid_post"]
+    output = f"blocks.{layer}.hook_resid_post" if SITES[site].writes else f"blocks.{layer}.attn.hook_pattern"
     if site == "v" and f"blocks.{layer}.hook_resid_mid" in model.hook_dict:
-        after.insert(0, f"blocks.{layer}.hook_resid_mid")
-    output = after[0] if SITES[site].writes else f"blocks.{layer}.attn.hook_pattern"
+        output = stream_before(model, layer, "feed_forward")
     seen = []
 
     def zero(activation, hook=None):

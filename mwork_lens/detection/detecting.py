@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
-from ..model.architecture import HookedModel, at_least_float32, dtype_of, stream_before, wide_dtype
+from ..model.architecture import HookedModel, at_least_float32, dtype_of, wide_dtype
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
+from ..model.post_norms import stream_before
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace

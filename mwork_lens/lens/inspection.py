@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model import SITES, ExactSum, ForwardHook, HookedModel, Reducer
-from ..model.architecture import key_value_heads, post_norm, weight
+from ..model.architecture import key_value_heads, weight
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, stream
 from ..model.lm_head import require_direct_path
+from ..model.post_norms import post_norm
 from ..model.unembedding import ROWS_AT_ONCE, final_norm, top_ids
 from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
 from ..store import storable
@@ -282,4 +283,7 @@ def directions(model: HookedModel, place: Place, neurons: Int[Tensor, " neuron"]
         rows = rearrange(by_head.sum(1), "g k d_model -> (g k) d_model")
     added = rows[neurons.to(rows.device)]
     norm = post_norm(model, layer, SITES[site].structure)
-    return added if norm is None else added * norm.gain.to(added.dtype)
+    if norm is None:
+        return added
+    added = added - added.mean(-1, keepdim=True) if norm.centred else added
+    return added * norm.gain.to(added.dtype)

@@ -7,7 +7,6 @@ import inspect
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -124,12 +123,6 @@ def stream_hook(layer: int) -> str:
     return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
 
 
-def stream_before(model: HookedModel, layer: int, structure: Structure) -> str:
-    """Where the residual stream is that a structure adds to; parallel blocks have no middle."""
-    middle, start = f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_resid_pre"
-    return middle if structure == "feed_forward" and middle in model.hook_dict else start
-
-
 def text_config(model: HookedModel) -> Any:
     """The configuration of a bridge's transformers model, of its text part where it has several."""
     config = wrapped_model(model).config
@@ -178,35 +171,6 @@ def config_boundaries(config: Any) -> tuple[int, ...]:
     names = {name for kind, name in reaches.items() if kind in kinds} if kinds else {"sliding_window"}
     lengths = {getattr(config, name, None) for name in names} | set(_rope_boundaries(config))
     return tuple(sorted(int(length) for length in lengths if length))
-
-
-@dataclass(frozen=True)
-class PostNorm:
-    """The RMS norm that a model applies to a structure's output before adding it to the residual stream."""
-
-    gain: Float[Tensor, " d_model"]
-    reads: tuple[str, str]
-    """Hook points that give r and y / r for the output y, in the order of the forward pass."""
-
-
-def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm | None:
-    """The norm after ``structure`` in one layer; None where its output is added as it is."""
-    name = {"attention": "ln1", "feed_forward": "ln2"}[structure]
-    block = model.blocks[layer]
-    if hasattr(block, f"{name}_post"):
-        name = f"{name}_post"
-    elif not hasattr(block, name) or not _norms_output(model, name, getattr(block, name)):
-        return None
-    return PostNorm(norm_gain(model, getattr(block, name)), (f"{name}.hook_scale", f"{name}.hook_normalized"))
-
-
-def _norms_output(model: HookedModel, name: str, norm: Any) -> bool:
-    """Whether a norm with the name that an input's norm has elsewhere is of the output, as in OLMo 2 and 3."""
-    if wrapped_model(model) is None:
-        return getattr(model.cfg, "original_architecture", None) in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
-    # transformers names the norm before the feed-forward after the attention, too
-    before = "post_attention_layernorm" if name == "ln2" else None
-    return str(norm.name).startswith("post_") and norm.name != before
 
 
 def inner_gain(model: HookedModel, layer: int) -> Float[Tensor, " width"] | None:

@@ -1,16 +1,16 @@
 """What one layer's attention does to its queries and keys before they meet: clipping, norms, rotation, growth."""
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Module
 
-from .architecture import HookedModel, device_of, norm_eps, norm_gain, original, wrapped_model
+from .architecture import HookedModel, norm_eps, norm_gain, original, wrapped_model
+from .trial import trial_of
 
 
 @dataclass(frozen=True)
@@ -79,38 +79,4 @@ def query_growth(model: HookedModel, layer: int) -> Growth | None:
 
 def rotates(model: HookedModel, layer: int) -> bool:
     """Whether a layer rotates queries and keys, in a model with rotary embedding."""
-    if wrapped_model(model) is None:
-        return True
-    if model not in _ROTATING:
-        _ROTATING[model] = _rotating_layers(model)
-    return _ROTATING[model][layer]
-
-
-_ROTATING: MutableMapping[HookedModel, tuple[bool, ...]] = WeakKeyDictionary()
-"""What was found of a model, by layer."""
-
-
-@torch.inference_mode()
-def _rotating_layers(model: HookedModel) -> tuple[bool, ...]:
-    """Of three tokens: whether the output of a layer's attention is another without sines and cosines."""
-    calls: list[tuple[Any, dict[str, Any]]] = []
-
-    def note(_: Module, args: Any, options: dict[str, Any]) -> None:
-        calls.append((args, dict(options)))
-
-    hooks = [block.attn.register_forward_pre_hook(note, with_kwargs=True) for block in model.blocks]
-    try:
-        wrapped_model(model).base_model(torch.arange(1, 4, device=device_of(model))[None], use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return tuple(_needs_positions(block.attn, *call) for block, call in zip(model.blocks, calls, strict=True))
-
-
-def _needs_positions(attn: Callable[..., Any], args: Any, options: dict[str, Any]) -> bool:
-    if not isinstance(options.get("position_embeddings"), tuple):
-        return "position_embeddings" not in options  # it has tables of its own
-    cosine, sine = options["position_embeddings"]
-    unturned = {**options, "position_embeddings": (torch.ones_like(cosine), torch.zeros_like(sine))}
-    outputs = [attn(*args, **each)[0] for each in (options, unturned)]
-    return not torch.equal(*outputs)
+    return wrapped_model(model) is None or trial_of(model, layer).rotates

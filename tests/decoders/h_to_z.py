@@ -100,6 +100,7 @@ H_TO_Z = (
     _row("NanoChat", {**GROUPED, **IDS}),
     _row("OPT", OPT),
     _row("OPT", {**OPT, "word_embed_proj_dim": 16}, "projected embedding"),
+    _row("OPT", {**OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}, "normed sums"),
     _row("OPT", {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}, "without biases"),
     _row("Phi", {**SIZES, **IDS, "qk_layernorm": True}, "norms of queries", refused="q_layernorm"),
 )

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ...model import HookedModel, TokenBatch, at_least_float32, has_feed_forward, key_value_heads, weight
-from ...model.architecture import PostNorm, inner_gain, output_factor, post_norm
+from ...model.architecture import inner_gain, output_factor
+from ...model.post_norms import PostNorm, post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
 from .compiled import is_cpu_float32, sums_after_norm, sums_of_values, threads
 from .inner_norm import normed_value_change
@@ -51,7 +52,7 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     """
     norm, groups = post_norm(model, layer, "attention") if where == "stream" else None, key_value_heads(model.cfg)
     by_head = at_least_float32(weight(model, layer, "attn.W_O").detach())
-    w_o = rearrange(by_head, "(group head) d_head d_model -> group head d_head d_model", group=groups)
+    w_o = rearrange(_seen_by(norm, by_head), "(group head) d_head d_model -> group head d_head d_model", group=groups)
     first, second = torch.triu_indices(w_o.shape[1], w_o.shape[1], device=w_o.device)
 
     def gram(weights: Float[Tensor, "group head d_head d_model"]) -> Float[Tensor, "group pair d_head"]:
@@ -85,7 +86,7 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
 def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     """Feed-forward neuron k adds h[:, k] ⊗ W_down[k], of norm ‖h[:, k]‖ · ‖W_down[k]‖."""
     norm = post_norm(model, layer, "feed_forward") if where == "stream" else None
-    w_out = at_least_float32(weight(model, layer, "mlp.W_out").detach())
+    w_out = _seen_by(norm, at_least_float32(weight(model, layer, "mlp.W_out").detach()))
     row_squares = w_out.square().sum(-1)
     both_squares = row_squares, row_squares if norm is None else w_out.square() @ norm.gain.square()
 
@@ -105,6 +106,11 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN, *(norm.reads if norm else ())), score)
+
+
+def _seen_by(norm: PostNorm | None, rows: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+    """What a post-norm makes its change from: a LayerNorm takes the mean off all that is added."""
+    return rows - rows.mean(-1, keepdim=True) if norm and norm.centred else rows
 
 
 @dataclass(frozen=True)
