@@ -1,5 +1,7 @@
 """The rows of architectures from HrmText on."""
 
+import torch
+
 from .a_to_gr import GROUPED, SIZES
 from .row import Decoder
 
@@ -9,6 +11,7 @@ IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WINDOW = {"use_sliding_window": True, "sliding_window": 5}
 OPT = {"hidden_size": 32, "ffn_dim": 20, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50, **IDS}
 OPT |= {"max_position_embeddings": 64, "word_embed_proj_dim": 32}
+XGLM = {"d_model": 32, "ffn_dim": 20, "num_layers": 2, "attention_heads": 4, "vocab_size": 50, **IDS}
 MPT = {"d_model": 32, "n_heads": 4, "n_layers": 2, "expansion_ratio": 1, "vocab_size": 50, "max_seq_len": 64}
 ANGLES = {"rope_theta": 10000.0, "original_max_position_embeddings": 8}
 YARN = {**ANGLES, "rope_type": "yarn", "factor": 4.0}
@@ -102,9 +105,15 @@ H_TO_Z = (
     _row("OPT", {**OPT, "word_embed_proj_dim": 16}, "projected embedding"),
     _row("OPT", {**OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}, "normed sums"),
     _row("OPT", {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}, "without biases"),
+    _row("XGLM", XGLM, dtype=torch.float32),
     _row("Phi", {**SIZES, **IDS, "qk_layernorm": True}, "norms of queries", refused="q_layernorm"),
 )
 REFUSED = (
+    Decoder(
+        "OpenAIGPTLMHeadModel",
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 64},
+        refused="shows no residual stream",
+    ),
     _recurrent("Jamba", {**GROUPED, "num_experts": 2, "use_mamba_kernels": False}),
     _experts("JetMoe", {**GROUPED, **EXPERTS, "kv_channels": 8}),
     _experts("Laguna", GROUPED),
@@ -144,6 +153,3 @@ UNBUILT = (
     Decoder("TransformerLensPretrain", note="TransformerLens' own"),
 )
 H_TO_Z += REFUSED + UNBUILT
-
-# without a row yet
-REST_OF_H_TO_Z = {"OpenAIGPTLMHeadModel", "XGLMForCausalLM"}

@@ -35,6 +35,8 @@ class Decoder:
     """For entries without a class in transformers: custom code, same as another, or TransformerLens' own."""
     length: int = 24
     """Tokens of a document that is longer than everything in the model that depends on length."""
+    dtype: torch.dtype = torch.float64
+    """In which it is compared: some families of transformers cannot run in double precision."""
     generations: tuple[str, ...] = ("3.9", "4.3")
     """Of TransformerLens that this row holds for."""
 
@@ -48,25 +50,25 @@ class Decoder:
 
 
 @cache
-def transformers_model(row: Decoder, dtype: torch.dtype = torch.float64) -> Any:
+def transformers_model(row: Decoder, dtype: torch.dtype | None = None) -> Any:
     """The tiny random model; every parameter is jittered, so that gains, biases and multipliers matter."""
     kind = getattr(transformers, row.architecture)
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = kind(kind.config_class(**row.options, attn_implementation="eager")).to(dtype).eval()
+        model = kind(kind.config_class(**row.options, attn_implementation="eager")).to(dtype or row.dtype).eval()
     model.config.architectures = [row.architecture]
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return model
 
 
-def decoder_model(row: Decoder, dtype: torch.dtype = torch.float64) -> Any:
+def decoder_model(row: Decoder, dtype: torch.dtype | None = None) -> Any:
     """What ``mw.load_model`` makes of the row's model, which no other call gets."""
     model = transformers_model.__wrapped__(row, dtype)
     tokenizer = words()
     tokenizer.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
-    return mw.load_model(model, tokenizer=tokenizer, device="cpu", dtype=dtype)
+    return mw.load_model(model, tokenizer=tokenizer, device="cpu", dtype=model.dtype)
 
 
 def document(row: Decoder, length: int | None = None, seed: int = 0) -> torch.Tensor:
@@ -76,6 +78,6 @@ def document(row: Decoder, length: int | None = None, seed: int = 0) -> torch.Te
 
 
 @torch.inference_mode()
-def reference_logits(row: Decoder, ids: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def reference_logits(row: Decoder, ids: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Of transformers, for one document."""
     return transformers_model(row, dtype)(ids[None], use_cache=False).logits[0]
