@@ -13,6 +13,7 @@ from torch import Tensor
 from ..measures import Where
 from ..model import SITES, HookedModel, hooked, wrapped_model
 from ..model.hooks import ForwardHook
+from ..model.post_norms import stream_before
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ class Ablation:
         model, layer, block = self._replay.model, self._replay.layer, self._replay.model.blocks[self._replay.layer]
         hooks: list[ForwardHook] = [(SITES[site].hook_name(layer), partial(self._zero, site)) for site in self._sites]
         watched = {"q": "attn.hook_pattern", "k": "attn.hook_pattern"}
-        if not self._in_structure and f"blocks.{layer}.hook_resid_mid" in model.hook_dict:
-            watched["v"] = "hook_resid_mid"
+        middle = stream_before(model, layer, "feed_forward")
+        if not self._in_structure and middle != stream_before(model, layer, "attention"):
+            watched["v"] = middle.removeprefix(f"blocks.{layer}.")
         hooks += [(f"blocks.{layer}.{point}", partial(self._keep, site)) for site, point in watched.items()]
         with ExitStack() as stack:
             for site, module in (("v", "attn"), ("mlp", "mlp")) if self._in_structure else ():

@@ -6,6 +6,7 @@ from typing import Any
 from torch.nn import Module, Parameter
 
 from .architecture import HookedModel, original, wrapped_model
+from .trial import trial_of
 
 # parts of TransformerLens's blocks whose neurons and whose effect on them are known
 _PARTS = {"attn", "mlp", "ln1", "ln1_post", "ln2", "ln2_post"}
@@ -29,6 +30,7 @@ def require_known_blocks(model: HookedModel) -> None:
         for layer, block in enumerate(model.blocks):
             if fault := find(block):
                 raise ValueError(f"{model.cfg.model_name}: layer {layer} {fault}.")
+    trial_of(model, 0)  # now, as later passes may be watched
 
 
 def _without_attention(block: Any) -> str | None:
