@@ -107,15 +107,17 @@ def widened(model: HookedModel, layer: int, dtype: torch.dtype) -> Iterator[None
     """One block's weights as copies in a wider dtype, which rounds none of them; the old tensors return on any exit."""
     block = model.blocks[layer]
     held = [x for x in (*block.parameters(), *block.buffers()) if x.is_floating_point() and x.dtype != dtype]
-    before, of_model = [x.data for x in held], model.cfg.dtype
+    before, of_model, default = [x.data for x in held], model.cfg.dtype, torch.get_default_dtype()
     try:
         with torch.no_grad():
             model.cfg.dtype = dtype
+            torch.set_default_dtype(dtype)  # of the tensors that a block makes, as XGLM does of its lowest number
             for tensor, data in zip(held, before, strict=True):
                 tensor.data = data.to(dtype)
             yield
     finally:
         model.cfg.dtype = of_model
+        torch.set_default_dtype(default)
         for tensor, data in zip(held, before, strict=True):
             tensor.data = data
 

@@ -284,10 +284,6 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
         last = stream_hook(model.cfg.n_layers)
         with model.hooks(fwd_hooks=[(last, lambda activation, hook: states.append(activation))]):
             wrapped.base_model(tokens, use_cache=False)
-        if not states:  # as of GPT-1, whose blocks return a list
-            raise ValueError(
-                f"TransformerLens shows no residual stream after the last layer of {model.cfg.model_name}."
-            )
     else:
         states.append(model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right"))
     if not torch.isfinite(states[-1]).all():

@@ -112,7 +112,7 @@ REFUSED = (
     Decoder(
         "OpenAIGPTLMHeadModel",
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 64},
-        refused="shows no residual stream",
+        refused="does not show its last layer's residual stream",
     ),
     _recurrent("Jamba", {**GROUPED, "num_experts": 2, "use_mamba_kernels": False}),
     _experts("JetMoe", {**GROUPED, **EXPERTS, "kv_channels": 8}),

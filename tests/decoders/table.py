@@ -18,7 +18,7 @@ _REASONS = {
     "would differ": ("another model", "TransformerLens computes another model than transformers; seen at loading"),
     "TransformerBridge": ("not loaded", "TransformerLens cannot load it"),
     "from its last layer": ("other logits", "what it does after its last layer is not known"),
-    "shows no residual stream": ("not shown", "TransformerLens shows no residual stream after its last layer"),
+    "residual stream": ("not shown", "TransformerLens shows no residual stream after its last layer"),
     "multi_query=True": ("not loaded", "TransformerLens cannot load it"),
 }
 """What the words of an error stand for, in short and in full."""
