@@ -40,7 +40,8 @@ def test_separators_within_a_text_end_no_line(tmp_path, suffix):
 
 
 def test_our_own_files_are_read_line_by_line(tmp_path):
-    rows = [dict(zip(KEY, (f"a{SEPARATORS}", "", None, "en", str(i)), strict=True)) for i in range(3)]
+    answer = {"document": "", "output": f"a{SEPARATORS}", "stopped": "end", "scores": {}, "nats": 1.0, "tokens": 1}
+    rows = [{**dict(zip(KEY, ("a", "", None, "en", str(i)), strict=True)), **answer} for i in range(3)]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     path = put(tmp_path, "rows.jsonl", lines)
     whole = path.read_bytes()
