@@ -50,7 +50,8 @@ def _experts(block: Any) -> str | None:
 
 
 def _beside(block: Any) -> str | None:
-    parts = set(_parts(block)) - _PARTS
+    renamed = {name for name, part in block.named_children() if part is getattr(block, "mlp", None)}
+    parts = set(_parts(block)) - _PARTS - renamed
     reason = "whose part in what neurons do is unknown"
     return f"has {_listed(parts)} beside attention and feed-forward, {reason}" if parts else None
 

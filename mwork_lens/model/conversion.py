@@ -213,7 +213,23 @@ def bridge_on(theirs: Any, tokenizer: Any = None) -> HookedModel:
     if tokenizer is None:
         bridge.tokenizer = None
     bridge.cfg.n_ctx = context or bridge.cfg.n_ctx
+    name_feed_forward(bridge)
     return bridge.eval()
+
+
+def name_feed_forward(bridge: Any) -> None:
+    """Give the feed-forward of a bridge's blocks its usual name too, where it has another, as in dense Granite 4."""
+    aliases: dict[str, str] = {}
+    for layer, block in enumerate(getattr(bridge, "blocks", ())):
+        name = getattr(block, "scaled_mlp_submodule", None)
+        if name in (None, "mlp") or hasattr(block, "mlp"):
+            continue
+        object.__setattr__(block, "mlp", getattr(block, name))  # not a second submodule: each weight has one name
+        prefix = f"blocks.{layer}."
+        hooks = [hook.removeprefix(prefix + name) for hook in bridge.hook_dict if hook.startswith(f"{prefix}{name}.")]
+        aliases |= {f"{prefix}mlp{hook}": f"{prefix}{name}{hook}" for hook in hooks}
+    if aliases:
+        bridge.hook_aliases = {**bridge.hook_aliases, **aliases}
 
 
 def name_architecture(theirs: Any) -> None:

@@ -30,6 +30,7 @@ from .conversion import (
     NotConvertible,
     hooked_or_bridge,
     name_architecture,
+    name_feed_forward,
     require_attention,
     transformer_lens,
 )
@@ -132,6 +133,7 @@ def _hooked_already(source: Any) -> Any:
         hooked = ()
     if isinstance(source, TransformerBridge):
         require_attention(source, source.cfg.model_name)
+        name_feed_forward(source)
     elif not isinstance(source, hooked):
         raise ValueError(
             f"load_model cannot take {type(source).__name__}: give 'demo', a TransformerLens or hub name, a model "

@@ -80,6 +80,14 @@ GRANITE = {
     "residual_multiplier": 0.4,
     "attention_multiplier": 0.2,
 }
+GRANITE_4 = {
+    **GRANITE,
+    **MAMBA,
+    "layer_types": ["attention", "attention"],
+    "num_local_experts": 0,
+    "shared_intermediate_size": 20,
+    "position_embedding_type": "rope",
+}
 
 A_TO_GR = (
     Decoder("AfmoeForCausalLM", {**GROUPED, **MIXTURE, "moe_intermediate_size": 20}, refused="mixture of experts"),
@@ -212,30 +220,19 @@ A_TO_GR = (
     Decoder("GraniteForCausalLM", {**GROUPED, **GRANITE}),
     Decoder("GraniteForCausalLM", {**GROUPED, **GRANITE, "attention_bias": True, "mlp_bias": True}, "biases"),
     Decoder("GraniteMoeForCausalLM", {**GROUPED, **MIXTURE, **GRANITE}, refused="mixture of experts"),
+    Decoder("GraniteMoeHybridForCausalLM", {**GROUPED, **GRANITE_4}),
+    Decoder("GraniteMoeHybridForCausalLM", {**GROUPED, **GRANITE_4, "attention_bias": True}, "biases"),
+    Decoder("GraniteMoeHybridForCausalLM", {**GROUPED, **GRANITE_4, "position_embedding_type": "nope"}, "not rotated"),
     Decoder(
         "GraniteMoeHybridForCausalLM",
-        {
-            **GROUPED,
-            **MIXTURE,
-            **GRANITE,
-            **MAMBA,
-            "layer_types": ["mamba", "attention"],
-            "position_embedding_type": "rope",
-        },
-        refused="no attention pattern",
+        {**GROUPED, **GRANITE_4, **MIXTURE},
+        "experts",
+        refused="mixture of experts",
     ),
     Decoder(
         "GraniteMoeHybridForCausalLM",
-        {
-            **GROUPED,
-            **GRANITE,
-            **MAMBA,
-            "layer_types": ["attention", "attention"],
-            "num_local_experts": 0,
-            "shared_intermediate_size": 20,
-            "position_embedding_type": "rope",
-        },
-        "attention only",
-        refused="shared_mlp",
+        {**GROUPED, **GRANITE_4, "layer_types": ["mamba", "attention"]},
+        "recurrent layers",
+        refused="no attention pattern",
     ),
 )
