@@ -16,6 +16,14 @@ OTHERS = {
     "Bloom": {"n_layer": 2, "n_head": 4, "intermediate_size": 64},
     "Phi3": {"pad_token_id": 0, "num_key_value_heads": 2},
     "Gemma3": {"num_key_value_heads": 2, "head_dim": 4},
+    "GraniteMoeHybrid": {
+        "layer_types": ["attention", "attention"],
+        "num_local_experts": 0,
+        "shared_intermediate_size": 20,
+        "position_embedding_type": "rope",
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+    },
 }
 
 
@@ -80,7 +88,8 @@ def raw_bridge(kind):
         tokenizer = words()
         tokenizer.init_kwargs |= {"name_or_path": kind, "add_bos_token": True}
         theirs.config.architectures = [type(theirs).__name__]
-        return TransformerBridge.boot_transformers(kind, hf_model=copy.deepcopy(theirs), tokenizer=tokenizer), theirs
+        bridge = TransformerBridge.boot_transformers(kind, hf_model=copy.deepcopy(theirs), tokenizer=tokenizer)
+        return mw.load_model(bridge), theirs
 
 
 @pytest.mark.parametrize("kind", OTHERS)
