@@ -6,14 +6,13 @@ from itertools import product
 
 import pytest
 import torch
-from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-from transformer_lens.model_bridge import TransformerBridge
 
 import mwork_lens
 import mwork_lens as mw
 from mwork_lens.detection import importance
 from mwork_lens.model import all_logits, boundaries, hooked, run_blocks
+from mwork_lens.model.decoding import decoder
 from mwork_lens.model.post_norms import stream_before
 from mwork_lens.model.sites import SITES
 from mwork_lens.neurons import NeuronSpace
@@ -21,6 +20,7 @@ from mwork_lens.neurons import NeuronSpace
 from .decoders import DECODERS, OTHERS, decoder_model, document, reference_logits
 from .decoders.row import GENERATION
 from .decoders.table import PAGE, page
+from .tiny import some_neurons
 
 # transformers computes norms and rotary tables in float32, whatever the model's type
 ABLATION = {torch.float64: {"rtol": 1e-5, "atol": 1e-9}, torch.float32: {"rtol": 1e-3, "atol": 1e-6}}
@@ -128,10 +128,16 @@ def test_refused_with_the_reason(row):
         mw.detect(decoder_model(row, torch.float32), {"a": [document(row)]}, progress=False)
 
 
-def test_a_model_of_transformer_lens_itself_is_refused():
-    """Which says neither what lies below its unembedding nor how its attention scales."""
-    cfg = TransformerBridgeConfig(
-        d_model=32, d_head=8, n_layers=2, n_ctx=64, n_heads=4, d_vocab=50, d_mlp=20, act_fn="gelu"
-    )
-    with pytest.raises(ValueError, match="only bridges of transformers' models"):
-        importance(TransformerBridge.boot_native(cfg), torch.arange(3, 12))
+def test_a_model_of_transformer_lens_itself_writes_and_is_edited():
+    row = next(row for row in ROWS if row.is_own)
+    model, ids = decoder_model(row), document(row)
+    reading = decoder(model, 1, use_cache=False)
+    for part in (ids[:9], ids[9:]):
+        logits = reading.advance(part[None], torch.ones_like(part[None]))
+    torch.testing.assert_close(logits[0], reference_logits(row, ids)[-1])
+    neurons = some_neurons(model)
+    with mw.ablate(model, neurons):
+        ablated = model(ids[None])
+    with mw.edit_weights(model, neurons):
+        torch.testing.assert_close(model(ids[None]), ablated)
+    assert not torch.allclose(model(ids[None]), ablated)

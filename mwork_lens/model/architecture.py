@@ -50,6 +50,15 @@ def wrapped_model(model: HookedModel) -> Any:
     return getattr(model, "original_model", None)
 
 
+def run_wrapped(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> None:
+    """A pass of what a raw bridge wraps, without its unembedding where that is a model of transformers."""
+    wrapped = wrapped_model(model)
+    if hasattr(wrapped, "base_model"):
+        wrapped.base_model(tokens, use_cache=False)
+    else:
+        wrapped(tokens)
+
+
 def original(module: Any) -> Any:
     """The module of transformers that a bridge's module wraps; a HookedTransformer's module itself."""
     return getattr(module, "original_component", module)
@@ -124,8 +133,8 @@ def stream_hook(layer: int) -> str:
 
 
 def text_config(model: HookedModel) -> Any:
-    """The configuration of a bridge's transformers model, of its text part where it has several."""
-    config = wrapped_model(model).config
+    """The configuration of a bridge's transformers model, of its text part where it has several; else its own."""
+    config = getattr(wrapped_model(model), "config", model.cfg)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
@@ -206,7 +215,7 @@ def _scale_of_pattern(model: HookedModel, layer: int) -> float:
     cfg, seen = model.cfg, {}
     names = [f"blocks.{layer}.attn.hook_{name}" for name in ("q", "k", "pattern")]
     with model.hooks(fwd_hooks=[(name, lambda x, hook: seen.update({hook: x[0].double()})) for name in names]):
-        wrapped_model(model).base_model(torch.arange(1, 4, device=device_of(model))[None], use_cache=False)
+        run_wrapped(model, torch.arange(1, 4, device=device_of(model))[None])
     q, k, pattern = seen.values()
     scores = torch.einsum("ihd,jhd->hij", q, k.repeat_interleave(q.shape[1] // k.shape[1], 1))[:, -1]
     for scale in (1.0, cfg.d_head**0.5):
@@ -242,7 +251,7 @@ def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
         return attn.apply_rotary
     module = original(attn)
     apply = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb", None)
-    rotary = getattr(wrapped_model(model).base_model, "rotary_emb", None)
+    rotary = getattr(getattr(wrapped_model(model), "base_model", None), "rotary_emb", None)
     if apply is None or (rotary is None and not hasattr(module, "embed_positions")):
         raise ValueError(f"{model.cfg.model_name}: the rotary function of {type(module).__name__} is unknown.")
     rotary = original(rotary)

@@ -21,9 +21,6 @@ def require_known_blocks(model: HookedModel) -> None:
     """
     if wrapped_model(model) is None:
         return
-    if not hasattr(wrapped_model(model), "base_model"):
-        kind = type(wrapped_model(model)).__name__
-        raise ValueError(f"{model.cfg.model_name} is a {kind}: only bridges of transformers' models can be read.")
     if not hasattr(model, "blocks"):
         raise ValueError(f"{model.cfg.model_name} is recurrent: it runs stacks of layers several times for each token.")
     for find in (_without_attention, _latent, _experts, _beside, _changed):

@@ -98,7 +98,7 @@ class _Bridge:
             if not self._holds_everything():
                 self._do_without_cache()
                 out = self._forward(self.tokens)  # what goes wrong with the cache may have gone into this pass
-        return out.logits[:, -1]
+        return getattr(out, "logits", out)[:, -1]
 
     def _forward(self, tokens: Int[Tensor, "batch new"]) -> Any:
         hf_model = wrapped_model(self.model)

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..text import Corpus, Document, as_corpus, fault_of
-from .architecture import HookedModel, device_of, rope_boundaries, special_ids, stream_hook, wrapped_model
+from .architecture import HookedModel, device_of, rope_boundaries, run_wrapped, special_ids, stream_hook, wrapped_model
 from .hooks import ForwardHook, hooked
 from .unembedding import require_same_readout
 
@@ -283,7 +283,7 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
         # a raw bridge takes stop_at_layer=n_layers for the whole model, so run what is below the unembedding
         last = stream_hook(model.cfg.n_layers)
         with model.hooks(fwd_hooks=[(last, lambda activation, hook: states.append(activation))]):
-            wrapped.base_model(tokens, use_cache=False)
+            run_wrapped(model, tokens)
     else:
         states.append(model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right"))
     if not torch.isfinite(states[-1]).all():

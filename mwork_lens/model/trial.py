@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from .architecture import HookedModel, device_of, wrapped_model
+from .architecture import HookedModel, device_of, run_wrapped
 
 
 @dataclass
@@ -55,7 +55,7 @@ def _trials(model: HookedModel) -> list[LayerTrial]:
                 part: Module = block.get_submodule(name)
                 hooks.append(part.register_forward_pre_hook(partial(note, trial, name), with_kwargs=True))
     try:
-        wrapped_model(model).base_model(torch.arange(1, 4, device=device_of(model))[None], use_cache=False)
+        run_wrapped(model, torch.arange(1, 4, device=device_of(model))[None])
     finally:
         for hook in hooks:
             hook.remove()

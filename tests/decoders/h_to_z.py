@@ -108,6 +108,27 @@ H_TO_Z = (
     _row("XGLM", XGLM, dtype=torch.float32),
     _row("Phi", {**SIZES, **IDS, "qk_layernorm": True}, "norms of queries", refused="q_layernorm"),
 )
+NATIVE = {"d_model": 32, "d_head": 8, "n_layers": 2, "n_ctx": 64, "n_heads": 4, "d_vocab": 50, "d_mlp": 20}
+OWN = (
+    Decoder("TransformerLensNative", {**NATIVE, "act_fn": "gelu"}),
+    Decoder(
+        "TransformerLensNative",
+        {**NATIVE, "act_fn": "silu", "gated_mlp": True, "normalization_type": "RMS", "n_key_value_heads": 2},
+        "gated, RMS norms, grouped heads",
+    ),
+    Decoder(
+        "TransformerLensNative",
+        {**NATIVE, "act_fn": "solu_ln", "normalization_type": "LNPre"},
+        "SoLU",
+        generations=("4.3",),
+    ),
+    Decoder(
+        "TransformerLensNative",
+        {**NATIVE, "act_fn": "gelu", "positional_embedding_type": "rotary"},
+        "rotary",
+        refused="rotary function",
+    ),
+)
 REFUSED = (
     Decoder(
         "OpenAIGPTLMHeadModel",
@@ -149,7 +170,6 @@ UNBUILT = (
     *_unbuilt("same as GPTNeoForCausalLM", "Neo"),
     *_unbuilt("same as GPTNeoXForCausalLM", "NeoX"),
     *_unbuilt("TransformerLens' own", "MinGPT", "NanoGPT", "NeelSoluOld"),
-    Decoder("TransformerLensNative", note="TransformerLens' own"),
     Decoder("TransformerLensPretrain", note="TransformerLens' own"),
 )
-H_TO_Z += REFUSED + UNBUILT
+H_TO_Z += OWN + REFUSED + UNBUILT

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformer_lens.config import TransformerBridgeConfig
 
 import mwork_lens as mw
 
@@ -45,19 +46,44 @@ class Decoder:
 
     @property
     def can_be_built(self) -> bool:
-        """Whether transformers has a class for it."""
+        """Whether there is a class for it, of transformers or of TransformerLens."""
         return not self.note
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is TransformerLens' own, built from its configuration."""
+        return self.architecture == "TransformerLensNative"
+
+
+def _model(row: Decoder) -> Any:
+    kind = getattr(transformers, row.architecture)
+    model = kind(kind.config_class(**row.options, attn_implementation="eager"))
+    model.config.architectures = [row.architecture]
+    return model
+
+
+def _own_model(row: Decoder) -> Any:
+    from transformer_lens.model_bridge.sources.native import NativeModel
+
+    return NativeModel(TransformerBridgeConfig(**row.options))
+
+
+def _own_bridge(theirs: Any, row: Decoder) -> Any:
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    cfg = theirs.cfg
+    return build_bridge_from_module(
+        theirs, architecture=row.architecture, tl_config=cfg, dtype=theirs.head.weight.dtype
+    )
 
 
 @cache
 def transformers_model(row: Decoder, dtype: torch.dtype | None = None) -> Any:
     """The tiny random model; every parameter is jittered, so that gains, biases and multipliers matter."""
-    kind = getattr(transformers, row.architecture)
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = kind(kind.config_class(**row.options, attn_implementation="eager")).to(dtype or row.dtype).eval()
-    model.config.architectures = [row.architecture]
+        model = (_own_model if row.is_own else _model)(row).to(dtype or row.dtype).eval()
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return model
@@ -66,6 +92,8 @@ def transformers_model(row: Decoder, dtype: torch.dtype | None = None) -> Any:
 def decoder_model(row: Decoder, dtype: torch.dtype | None = None) -> Any:
     """What ``mw.load_model`` makes of the row's model, which no other call gets."""
     model = transformers_model.__wrapped__(row, dtype)
+    if row.is_own:
+        return mw.load_model(_own_bridge(model, row))
     tokenizer = words()
     tokenizer.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
     return mw.load_model(model, tokenizer=tokenizer, device="cpu", dtype=model.dtype)
@@ -80,4 +108,5 @@ def document(row: Decoder, length: int | None = None, seed: int = 0) -> torch.Te
 @torch.inference_mode()
 def reference_logits(row: Decoder, ids: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Of transformers, for one document."""
-    return transformers_model(row, dtype)(ids[None], use_cache=False).logits[0]
+    out = transformers_model(row, dtype)(ids[None], use_cache=False)
+    return getattr(out, "logits", out)[0]

@@ -17,12 +17,18 @@ _REASONS = {
     "recurrent": ("recurrent", "the same layers run again and again"),
     "would differ": ("another model", "TransformerLens computes another model than transformers; seen at loading"),
     "TransformerBridge": ("not loaded", "TransformerLens cannot load it"),
+    "rotary function": ("unknown rotation", "how queries and keys are rotated cannot be read"),
     "from its last layer": ("other logits", "what it does after its last layer is not known"),
     "residual stream": ("not shown", "TransformerLens shows no residual stream after its last layer"),
     "multi_query=True": ("not loaded", "TransformerLens cannot load it"),
 }
 """What the words of an error stand for, in short and in full."""
 _OTHER = ("part without closed form", "what this part of a layer does to neurons has no closed form here")
+_OWN = (
+    "TransformerLens' own",
+    "for modules that come from elsewhere (minGPT, nanoGPT, training code of one's own) or for weights of early SoLU "
+    "models; TransformerLens has no class to build one from. `TransformerLensNative`, which it has, is tested",
+)
 _COUNTED = ("exact", "the same as an exact one", "refused", "custom code, which is never run", "its own")
 _INTRODUCTION = """\
 # Decoders: exact, or refused
@@ -31,9 +37,9 @@ Which decoder-only text architectures of TransformerLens's registries can be sco
 *Exact* means: on tiny random models in double precision every score of every neuron of every layer equals what zeroing
 that neuron through a hook changes, to 1e-5 (transformers computes norms and rotary angles in single precision) and on
 documents longer than every window, chunk and original length of rotary embedding in the model; a document scores the
-same beside a longer one; and the logits read out of the residual stream are those of transformers. *Refused* means that
-loading or `detect` raises an error that says why. Options that change what an architecture computes are tested as
-variants. This page is written from the list of tests (`python -m tests.decoders --write`).
+same beside a longer one; and the logits read out of the residual stream are those of transformers (of its own model,
+those of TransformerLens). *Refused* means that loading or `detect` raises an error that says why. Options that change
+what an architecture computes are tested as variants. This page is written from the list of tests (`python -m tests.decoders --write`).
 """
 
 
@@ -53,7 +59,7 @@ def page() -> str:
         "",
         "Reasons:",
         "",
-        *dict.fromkeys(f"* *{short}*: {full}." for short, full in [*_REASONS.values(), _OTHER]),
+        *dict.fromkeys(f"* *{short}*: {full}." for short, full in [*_REASONS.values(), _OTHER, _OWN]),
     ]
     return "\n".join(lines) + "\n"
 
