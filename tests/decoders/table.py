@@ -39,7 +39,8 @@ that neuron through a hook changes, to 1e-5 (transformers computes norms and rot
 documents longer than every window, chunk and original length of rotary embedding in the model; a document scores the
 same beside a longer one; and the logits read out of the residual stream are those of transformers (of its own model,
 those of TransformerLens). *Refused* means that loading or `detect` raises an error that says why. Options that change
-what an architecture computes are tested as variants. This page is written from the list of tests (`python -m tests.decoders --write`).
+what an architecture computes are tested as variants. This page is written from the list of tests
+(`python -m tests.decoders --write`).
 """
 
 
