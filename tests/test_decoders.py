@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
-import mwork_lens
 import mwork_lens as mw
 from mwork_lens.detection import importance
 from mwork_lens.model import all_logits, boundaries, hooked, run_blocks
@@ -122,8 +121,6 @@ def test_logits_of_the_last_stream_are_those_of_transformers(row, models):
 
 @rows(refused=True)
 def test_refused_with_the_reason(row):
-    if row.refused == "would differ" and not hasattr(mwork_lens.model, "comparing"):
-        pytest.xfail("bridges are not compared with transformers at loading")
     with pytest.raises(ValueError, match=re.escape(row.refused)):
         mw.detect(decoder_model(row, torch.float32), {"a": [document(row)]}, progress=False)
 

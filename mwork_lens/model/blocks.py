@@ -1,6 +1,7 @@
 """What a block is made of: refused where its neurons have no columns of their own, or no closed form."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from typing import Any
 
 from torch.nn import Module, Parameter
@@ -14,8 +15,8 @@ _PROJECTIONS = {"q", "k", "v", "o", "qkv", "q_norm", "k_norm", "sinks", "attn_su
 _EXPERTS = {"experts", "router"}
 
 
-def require_known_blocks(model: HookedModel) -> None:
-    """A ValueError that says what it is where some layer has parts that neurons are not defined for.
+def require_attention(model: HookedModel) -> None:
+    """A ValueError that says what it is where some layer has no attention with queries, keys and values.
 
     Only a raw bridge can: a HookedTransformer's layers are always softmax attention and a feed-forward.
     """
@@ -23,11 +24,21 @@ def require_known_blocks(model: HookedModel) -> None:
         return
     if not hasattr(model, "blocks"):
         raise ValueError(f"{model.cfg.model_name} is recurrent: it runs stacks of layers several times for each token.")
-    for find in (_without_attention, _latent, _experts, _beside, _changed):
-        for layer, block in enumerate(model.blocks):
-            if fault := find(block):
-                raise ValueError(f"{model.cfg.model_name}: layer {layer} {fault}.")
-    trial_of(model, 0)  # now, as later passes may be watched
+    _require(model, _without_attention, _latent)
+
+
+def require_known_blocks(model: HookedModel) -> None:
+    """The same where some layer has parts that neurons are not defined for."""
+    require_attention(model)
+    if wrapped_model(model) is not None:
+        _require(model, _experts, _beside, _changed)
+        trial_of(model, 0)  # now, as later passes may be watched
+
+
+def _require(model: HookedModel, *faults: Callable[[Any], str | None]) -> None:
+    for find, (layer, block) in product(faults, enumerate(model.blocks)):
+        if fault := find(block):
+            raise ValueError(f"{model.cfg.model_name}: layer {layer} {fault}.")
 
 
 def _without_attention(block: Any) -> str | None:

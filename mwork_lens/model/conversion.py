@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .architecture import HookedModel, rope_settings
+from .blocks import require_attention
 from .checkpoints import first_line, lacks_memory, own_tokenizer, quiet_transformers
 from .comparing import Differs, Reference, context_of, require_same, require_same_far
 
@@ -168,7 +169,8 @@ def _compared_bridge(theirs: Any, reference: Reference, tokenizer: Any, title: s
             f"{title} cannot be hooked: {reason}, and TransformerBridge does not take it "
             f"({first_line(error).split('. ')[0]})."
         ) from error
-    require_attention(model, title)
+    model.cfg.model_name = title
+    require_attention(model)
     try:
         require_same(model, reference)
     except _DOES_NOT_RUN as error:
@@ -181,21 +183,6 @@ def _compared_bridge(theirs: Any, reference: Reference, tokenizer: Any, title: s
             "another dtype."
         ) from error
     return model
-
-
-def require_attention(model: Any, title: str) -> None:
-    """A ValueError unless every block of a bridge has attention with queries, keys and values."""
-    blocks, hooks = getattr(model, "blocks", None), model.hook_dict
-    if blocks is None:
-        raise ValueError(f"{title} has no blocks of a decoder: it cannot be read or ablated here.")
-    names = [f"attn.hook_{letter}" for letter in "qkv"]
-    without = [layer for layer in range(len(blocks)) if any(f"blocks.{layer}.{name}" not in hooks for name in names)]
-    if without:
-        layers = ", ".join(map(str, without[:5])) + (", …" if len(without) > 5 else "")
-        raise ValueError(
-            f"{title} has no attention with queries, keys and values that can be hooked in layers {layers}: "
-            "recurrence, linear and latent attention are not supported."
-        )
 
 
 def bridge_on(theirs: Any, tokenizer: Any = None) -> HookedModel:

@@ -278,14 +278,15 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
             f"A text has {tokens.shape[1]} tokens, more than the context of {model.cfg.n_ctx} of "
             f"{model.cfg.model_name}."
         )
-    wrapped, states = wrapped_model(model), []
+    wrapped, states, last = wrapped_model(model), [], stream_hook(model.cfg.n_layers)
     if wrapped:
         # a raw bridge takes stop_at_layer=n_layers for the whole model, so run what is below the unembedding
-        last = stream_hook(model.cfg.n_layers)
         with model.hooks(fwd_hooks=[(last, lambda activation, hook: states.append(activation))]):
             run_wrapped(model, tokens)
     else:
         states.append(model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right"))
+    if not states:
+        raise ValueError(f"{model.cfg.model_name} does not show its last layer's residual stream ({last} never runs).")
     if not torch.isfinite(states[-1]).all():
         raise ValueError(
             f"The residual stream of {model.cfg.model_name} is not finite: its weights hold NaN or infinite values, "

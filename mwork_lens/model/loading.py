@@ -12,6 +12,7 @@ import torch
 
 from ..store import user_path
 from .architecture import HookedModel
+from .blocks import require_attention
 from .checkpoints import (
     QUANTISED,
     first_line,
@@ -31,7 +32,6 @@ from .conversion import (
     hooked_or_bridge,
     name_architecture,
     name_feed_forward,
-    require_attention,
     transformer_lens,
 )
 from .gguf import source_directory
@@ -132,7 +132,7 @@ def _hooked_already(source: Any) -> Any:
     except NotConvertible:
         hooked = ()
     if isinstance(source, TransformerBridge):
-        require_attention(source, source.cfg.model_name)
+        require_attention(source)
         name_feed_forward(source)
     elif not isinstance(source, hooked):
         raise ValueError(

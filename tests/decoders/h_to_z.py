@@ -30,7 +30,7 @@ def _row(name: str, options: dict, variant: str = "", **more) -> Decoder:
     return Decoder(f"{name}ForCausalLM", options, variant, **{"length": 14, **more})
 
 
-EXPERTS = {"num_local_experts": 2}
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 MANY = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 EXPERTS_DIFFER, NO_ATTENTION = "is a mixture of experts", "has no attention pattern"
@@ -158,10 +158,17 @@ REFUSED = (
     _recurrent("Rwkv", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50}),
     _recurrent(
         "Youtu",
-        {**SIZES, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8},
+        {
+            **SIZES,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 8,
+            "kv_lora_rank": 8,
+            "qk_rope_head_dim": 4,
+            "qk_nope_head_dim": 8,
+        },
         "has latent attention",
     ),
-    _recurrent("Zamba2", {**SIZES, "layer_types": ["mamba", "hybrid"]}),
+    _recurrent("Zamba2", {**SIZES, "layer_types": ["mamba", "mamba"]}),
 )
 UNBUILT = (
     *_unbuilt(CUSTOM, "HyenaDNA", "InternLM2", "MPT", "OpenELM", "Ouro", "PhiMoE", "Qwen", "Raven", "RWKV7"),
