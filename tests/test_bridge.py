@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 
-from mwork_lens.detection import importance
+import mwork_lens as mw
+from mwork_lens.detection import checking, importance
 from mwork_lens.detection.checking import require_exact
 from mwork_lens.model.forward import run_blocks
 from mwork_lens.model.hooks import hooked
@@ -126,3 +127,29 @@ def test_a_fault_in_the_reading_of_a_bridge_is_found(fault, family, dtype, monke
     assert has(model, FAULTS[fault].needs)
     with pytest.raises(ValueError, match=rf"({'|'.join(FAULTS[fault].sites)}) neuron \d+ of layer 1 .*layers=\[0\]"):
         require_exact(model, "stream", None, [0, 1], 4)
+
+
+FAR = {"max_position_embeddings": 512, "sliding_window": 128}
+FACTORS = {"short_factor": [1.0, 1.1, 1.2, 1.5], "long_factor": [2.0, 3.0, 4.0, 6.0]}
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, **FACTORS}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("Gemma2", FAR), ("Phi3", {"rope_parameters": LONG_ROPE, "max_position_embeddings": 512, "pad_token_id": 0})],
+)
+def test_beyond_far_boundaries_masks_and_tables_are_compared_at_a_few_positions(family, options, dtype, monkeypatch):
+    monkeypatch.setattr(checking, "LONGEST", 64)
+    monkeypatch.setitem(FAMILIES, family, {**FAMILIES.get(family, GROUPED), **options})
+    model = bridge(family).to(dtype)
+    before = importance(model, torch.arange(3, 15), verify=False)
+    checks = mw.check_scores(model, length=144)
+    assert set(checks.site) == {"q", "k"}
+    assert checks.relative.max() < 2e-5
+    after = importance(model, torch.arange(3, 15), verify=False)
+    assert all(torch.equal(after[site], scores) for site, scores in before.items())
+    FAULTS["rotation"].plant(monkeypatch)
+    checks = mw.check_scores(model, length=144)
+    assert not checks.exact[checks.layer == 1].all()
+    assert checks.exact[checks.layer == 0].all()

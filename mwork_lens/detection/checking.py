@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
-from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, special_ids, stream
+from ..measures.plnd.attention import Geometry
+from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, special_ids, stream, wrapped_model
 from ..model.architecture import boundaries, wide_dtype
 from .checks import Check, Scores, layer_checks
+from .far_checks import PLACES, far_replays, far_scores
 from .layer_kinds import layer_kinds
 from .replaying import Replay, caught, widened
 
 LENGTH, MARGIN, LONGEST = 48, 16, 1024
-"""Tokens of a check, tokens beyond a boundary, and where attention over so many becomes too slow for one."""
+"""Tokens of a check, tokens beyond a boundary, and from where on only masks and rotary tables are compared."""
 
 
 def check_scores(
@@ -34,7 +36,7 @@ def check_scores(
         measure: as for :func:`detect`.
         layers: which; None takes all.
         length: tokens of the document; None takes one beyond every boundary of the model up to 1,024 (such as that of a
-            window of attention), or 48.
+            window of attention), or 48. Above 1,040 only q and k are compared, at a few positions.
 
     Returns:
         One row per layer, site and neuron: ``closed_form``, ``ablation``, ``relative`` (their difference as a share),
@@ -46,7 +48,7 @@ def check_scores(
         >>> checks.exact.all(), checks.relative.max() < 1e-4
         (np.True_, np.True_)
     """
-    length = length or check_lengths(model, LONGEST)[-1]
+    length = length or check_lengths(model, LONGEST + 1)[-1]
     return pd.DataFrame(map(asdict, _checks(model, measure, None, require_layers(model, layers), length)))
 
 
@@ -109,7 +111,7 @@ def _message(model: HookedModel, worst: Check, right: Sequence[int]) -> str:
 def check_lengths(model: HookedModel, longest: int) -> list[int]:
     """Of the documents to check with: one below every boundary, and one beyond each that ``longest`` tokens reach."""
     edges = [edge for edge in sorted(set(boundaries(model))) if 1 < edge < model.cfg.n_ctx]
-    reached = [edge for edge in edges if edge < min(longest, LONGEST + 1)]
+    reached = [edge for edge in edges if edge < longest]
     ends = [*edges[: len(reached) + 1], model.cfg.n_ctx][: len(reached) + 1]
     wanted = [LENGTH, *(edge + MARGIN for edge in reached)]
     return [min(length, end) for length, end in zip(wanted, ends, strict=True)]
@@ -133,6 +135,9 @@ def _checks(
     wide = torch.float32 if device.type == "mps" else torch.float64
     with _undisturbed(model):
         batch = check_document(model, length).to(device)
+        if length > LONGEST + MARGIN:
+            yield from _far_checks(model, layers, batch, wide)
+            return
         with caught(model, layers) as replays:
             scores = _closed_forms(model, measure, selection, layers, batch)
         for layer in layers:
@@ -143,6 +148,19 @@ def _checks(
                     by_site = _replayed_forms(replay, measure, batch)
             with widened(model, layer, wide):
                 yield from layer_checks(replay, by_site, where, length, wide)
+
+
+def _far_checks(model: HookedModel, layers: Sequence[int], batch: TokenBatch, wide: torch.dtype) -> Iterator[Check]:
+    """Queries and keys at a few positions of a long document, with its masks and tables."""
+    if wrapped_model(model) is None:  # whose tables and masks are the same for every length
+        return
+    replays = far_replays(model, layers, batch, check_document(model, PLACES).to(batch.tokens.device))
+    for layer, replay in replays.items():
+        geometry = Geometry.of(model, layer)
+        with widened(model, layer, wide_dtype(dtype_of(model))):
+            scores = far_scores(replay, geometry, wide_dtype(dtype_of(model)))
+        with widened(model, layer, wide):
+            yield from layer_checks(replay, scores, "stream", PLACES, wide)
 
 
 @contextmanager

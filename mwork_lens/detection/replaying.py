@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..measures import Where
@@ -27,6 +27,27 @@ class _Tables:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A few positions of a long document, and what flows through a block there."""
+
+    places: Int[Tensor, " place"]
+    length: int
+    states: Float[Tensor, "1 place d_model"]
+
+    def of(self, value: Any) -> Any:
+        """Arguments of a block for these positions only."""
+        if isinstance(value, Tensor):
+            if value.shape[1:] == (self.length, self.states.shape[-1]):
+                return self.states.to(value.dtype)
+            for axis, size in enumerate(value.shape):
+                value = value.index_select(axis, self.places) if size == self.length else value
+            return value
+        if isinstance(value, Mapping):
+            return {name: self.of(each) for name, each in value.items()}
+        return type(value)(map(self.of, value)) if type(value) in (list, tuple) else value
+
+
+@dataclass(frozen=True)
 class Replay:
     """One block with the arguments of one forward pass of one document."""
 
@@ -35,6 +56,7 @@ class Replay:
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     tables: Sequence[_Tables] = field(repr=False)
+    cut: Cut | None = None
 
     def run(
         self, hooks: Sequence[ForwardHook] = (), dtype: torch.dtype | None = None
@@ -51,6 +73,8 @@ class Replay:
                 )
                 anew.update(zip(map(id, given), _tensors(again), strict=True))
             args, kwargs = _cast(args, dtype, anew), _cast(kwargs, dtype, anew)
+        if self.cut:
+            args, kwargs = self.cut.of(tuple(args)), self.cut.of(dict(kwargs))
         with torch.no_grad(), hooked(self.model, hooks) if hooks else nullcontext():
             output = self.model.blocks[self.layer](*args, **kwargs)
         return _first(output)
