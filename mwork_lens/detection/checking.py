@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
 from ..measures.plnd.attention import Geometry
@@ -165,17 +166,25 @@ def _far_checks(model: HookedModel, layers: Sequence[int], batch: TokenBatch, wi
 
 @contextmanager
 def _undisturbed(model: HookedModel) -> Iterator[None]:
-    """Without dropout, and leaving random numbers and training flags as they are."""
-    device = device_of(model)
-    training = {module: module.training for block in model.blocks for module in block.modules()}
+    """Without dropout, and leaving random numbers, training flags and cached tables (such as ALiBi's) as they are."""
+    device, modules = device_of(model), [module for block in model.blocks for module in block.modules()]
+    before = [(module.training, _held_tensors(module)) for module in modules]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            for module in training:
+            for module in modules:
                 module.training = False
             yield
         finally:
-            for module, flag in training.items():
+            for module, (flag, tensors) in zip(modules, before, strict=True):
                 module.training = flag
+                for name, tensor in tensors.items():
+                    setattr(module, name, tensor)
+
+
+def _held_tensors(module: Module) -> dict[str, Tensor | None]:
+    """What a module holds beside parameters, or may come to hold."""
+    held = {**vars(module), **module._buffers}
+    return {name: value for name, value in held.items() if value is None or isinstance(value, Tensor)}
 
 
 def _closed_forms(

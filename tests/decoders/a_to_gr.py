@@ -126,7 +126,11 @@ A_TO_GR = (
     Decoder("CohereForCausalLM", COHERE, refused="would differ", generations=("3.9",)),
     Decoder("CohereForCausalLM", {**COHERE, "use_qk_norm": True}, "normed queries", generations=("4.3",)),
     Decoder("DeepseekV2ForCausalLM", {**SIZES, **MIXTURE, **LATENT}, refused="latent attention"),
-    Decoder("DeepseekV3ForCausalLM", {**SIZES, **MIXTURE, **LATENT}, refused="latent attention"),
+    Decoder(
+        "DeepseekV3ForCausalLM",
+        {**SIZES, **MIXTURE, **LATENT, "n_group": 1, "topk_group": 1},
+        refused="latent attention",
+    ),
     Decoder("DeepseekV4ForCausalLM", {**SIZES, **MIXTURE}, refused="latent attention"),
     Decoder("Ernie4_5_MoeForCausalLM", {**GROUPED, "moe_num_experts": 4, "moe_k": 2}, refused="mixture of experts"),
     Decoder("Ernie4_5ForCausalLM", {**GROUPED, "head_dim": 8}),
