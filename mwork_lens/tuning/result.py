@@ -152,6 +152,8 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
         """Whether all tensors of a part are there in its shape."""
         state = self.optimiser.get(part.name)
         state = state if isinstance(state, Mapping) else {}
+        if not all(name in ("step", *_MOMENTS) and isinstance(value, Tensor) for name, value in state.items()):
+            return False
         moments = [state.get(name) for name in _MOMENTS] if self.steps else []
         others = [] if self.best is None else [self.best.get(part.name)]
         values = [self.starting.get(part.name), self.masters.get(part.name), *moments, *others]
