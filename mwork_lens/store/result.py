@@ -26,7 +26,7 @@ from .tree import decode, encode, fields_of, made, storable
 FORMAT_VERSION = 2
 CFG_NAME, TENSORS_NAME = "cfg.json", "tensors.safetensors"
 Kind = TypeVar("Kind", bound="Result")
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 
 
 def cache_directory() -> Path:
