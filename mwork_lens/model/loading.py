@@ -127,11 +127,12 @@ def _device(device: str | torch.device | None) -> torch.device:
 def _hooked_already(source: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
+    bridges: tuple[type, ...] = (TransformerBridge,)
     try:
         hooked: tuple[type, ...] = (transformer_lens()[0],)
     except NotConvertible:
         hooked = ()
-    if isinstance(source, TransformerBridge):
+    if isinstance(source, bridges):
         require_attention(source)
         name_feed_forward(source)
     elif not isinstance(source, hooked):

@@ -119,6 +119,8 @@ def decode(node: Any, arrays: Mapping[str, Tensor]) -> Any:
     tag, simpler = node[TAG], decode(node[OF], arrays)
     if tag in ("tensor", "array"):
         return arrays[simpler] if tag == "tensor" else arrays[simpler].numpy()
+    if tag not in _FORMS:
+        return made(tag, simpler)
     if tag in ("tuple", "set", "frozenset") and not isinstance(simpler, list):
         raise TypeError(f"a {tag} of a {type(simpler).__name__}")  # of a range it could fill the memory
-    return _FORMS[tag][2](simpler) if tag in _FORMS else made(tag, simpler)
+    return _FORMS[tag][2](simpler)
