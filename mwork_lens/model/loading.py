@@ -127,13 +127,13 @@ def _device(device: str | torch.device | None) -> torch.device:
 def _hooked_already(source: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    bridges: tuple[type, ...] = (TransformerBridge,)
+    model: HookedModel = source
     try:
         hooked: tuple[type, ...] = (transformer_lens()[0],)
     except NotConvertible:
         hooked = ()
-    if isinstance(source, bridges):
-        require_attention(source)
+    if isinstance(source, TransformerBridge):
+        require_attention(model)
         name_feed_forward(source)
     elif not isinstance(source, hooked):
         raise ValueError(
