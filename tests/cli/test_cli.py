@@ -96,7 +96,7 @@ def test_bad_files_are_named(capsys, folder):
     (folder / "fr.jsonl").write_text(json.dumps({"text": "Bonjour."}) + "\n" + json.dumps({"text": " "}) + "\n")
     code, error = run(capsys, "demo", "--corpus", str(folder), "--languages", "en,fr", "--output", str(folder / "o"))
     assert code == 2
-    assert "Document 1 of 'fr' is empty" in error
+    assert "fr.jsonl cannot be read, line 2: its text is empty" in error
 
 
 def test_output_is_never_overwritten(capsys, folder):

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import mwork_lens as mw
-from mwork_lens.model.loading import bridge_on
+from mwork_lens.model import bridge_on
 from mwork_lens.tuning.result import Tuned, checkpoints_in
 
 from ..store.test_files import other_process
