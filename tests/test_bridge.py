@@ -19,17 +19,9 @@ from mwork_lens.model.hooks import hooked
 from mwork_lens.model.sites import SITES
 from mwork_lens.neurons import NeuronSpace
 
+from .decoders.a_to_gr import GROUPED, SIZES
 from .faults import FAULTS, has
 
-COMMON = {
-    "hidden_size": 32,
-    "intermediate_size": 20,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": 50,
-    "max_position_embeddings": 64,
-}
-GROUPED = {**COMMON, "num_key_value_heads": 2}
 GEMMA = {**GROUPED, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 20, "vocab_size": 50, "n_positions": 64}
 FAMILIES = {
@@ -41,8 +33,8 @@ FAMILIES = {
     "Gemma3": {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
     "GPT2": GPT,
     "GPTJ": {**GPT, "rotary_dim": 4},
-    "GPTNeoX": {**COMMON, "rotary_pct": 0.5},
-    "Phi": {**COMMON, "partial_rotary_factor": 0.5},
+    "GPTNeoX": {**SIZES, "rotary_pct": 0.5},
+    "Phi": {**SIZES, "partial_rotary_factor": 0.5},
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50},
     "Olmo2": GROUPED,
     "Granite": {**GROUPED, "residual_multiplier": 0.5, "attention_multiplier": 0.5},

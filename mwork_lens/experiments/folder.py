@@ -36,7 +36,7 @@ def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *argu
 
 
 def piece_name(name: str) -> str:
-    """A name of the user's as the name of one file: ``a/b`` is no folder ``a``, and two names are two files."""
+    """A name of the user's as the name of one file: ``a/b`` is not in a folder ``a``, and two names are two files."""
     if name.strip(".") == "" or set(name) & set("/\\%\0"):
         name = quote(name, safe=" ").replace(".", "%2E") or "%"
     if len(encoded := os.fsencode(name)) > LONGEST_NAME:

@@ -65,7 +65,7 @@ def read_model(place: str | Path, dtype: torch.dtype, **options: Any) -> Any:
 
 
 def read_config(place: str | Path) -> Any:
-    """The transformers configuration at ``place``; a ValueError for custom code and for kinds that are no decoder."""
+    """The transformers configuration at ``place``; a ValueError for custom code and for what is not a decoder."""
     from transformers import AutoConfig, PreTrainedConfig
 
     with _naming(place), quiet_transformers():

@@ -71,8 +71,8 @@ def load_model(
     Raises:
         FileNotFoundError: a file or directory that is not there.
         ImportError: ``"demo"`` or GGUF without the ``demo`` extra.
-        ValueError: a source that is no causal decoder or that nothing knows, a checkpoint with missing text weights or
-            custom code, a model that TransformerLens does not compute right, a dtype or device that does not exist,
+        ValueError: a source that is not a causal decoder or that nothing knows, a checkpoint with missing text weights
+            or custom code, a model that TransformerLens does not compute right, a dtype or device that does not exist,
             too little memory.
 
     Example:

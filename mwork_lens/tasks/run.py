@@ -225,9 +225,9 @@ def _checked(row: Any) -> dict[str, Any]:
         if not isinstance(row[name], kind) or isinstance(row[name], bool):
             raise TypeError(f"{name}={row[name]!r:.40} is no {name} of an answer")
     if row["tokens"] < 1:
-        raise TypeError(f"tokens={row['tokens']} are no tokens")
+        raise TypeError(f"tokens={row['tokens']} are not tokens")
     if not all(isinstance(score, float | int) for score in row["scores"].values()):
-        raise TypeError(f"scores={row['scores']!r:.60} are no scores")
+        raise TypeError(f"scores={row['scores']!r:.60} are not scores")
     return row
 
 

@@ -1,4 +1,4 @@
-"""Registered architectures that are no decoder-only text model, and what they are instead."""
+"""Registered architectures that are not decoder-only text models, and what they are instead."""
 
 _BY_KIND = {
     "encoder": "BertForMaskedLM BertLMHeadModel RobertaForMaskedLM",
