@@ -1,6 +1,6 @@
 """Closed forms compared with real ablation on the model itself, before anything rests on them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
 from ..measures.plnd.attention import Geometry
@@ -168,22 +167,21 @@ def _far_checks(model: HookedModel, layers: Sequence[int], batch: TokenBatch, wi
 def _undisturbed(model: HookedModel) -> Iterator[None]:
     """Without dropout, and leaving random numbers, training flags and cached tables (such as ALiBi's) as they are."""
     device, modules = device_of(model), [module for block in model.blocks for module in block.modules()]
-    before = [(module.training, _held_tensors(module)) for module in modules]
+    before = [(module.training, _tensors_in(vars(module)), _tensors_in(module._buffers)) for module in modules]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             for module in modules:
                 module.training = False
             yield
         finally:
-            for module, (flag, tensors) in zip(modules, before, strict=True):
+            for module, (flag, attributes, buffers) in zip(modules, before, strict=True):
                 module.training = flag
-                for name, tensor in tensors.items():
-                    setattr(module, name, tensor)
+                vars(module).update(attributes)  # a bridge would set them in the module that it wraps
+                module._buffers.update(buffers)
 
 
-def _held_tensors(module: Module) -> dict[str, Tensor | None]:
-    """What a module holds beside parameters, or may come to hold."""
-    held = {**vars(module), **module._buffers}
+def _tensors_in(held: Mapping[str, Any]) -> dict[str, Tensor | None]:
+    """Tensors that a module holds, or may come to hold."""
     return {name: value for name, value in held.items() if value is None or isinstance(value, Tensor)}
 
 
