@@ -28,23 +28,18 @@ LOGITS = {torch.float64: 1e-6, torch.float32: 1e-5}
 ROWS = [row for row in DECODERS if row.can_be_built and GENERATION in row.generations]
 
 
-def rows(*, refused):
-    chosen = [row for row in ROWS if bool(row.refused) == refused]
-    return pytest.mark.parametrize("row", chosen, ids=str)
+EXACT, REFUSED = ([row for row in ROWS if bool(row.refused) == refused] for refused in (False, True))
+
+
+@pytest.fixture(scope="module", params=EXACT, ids=str)
+def row(request):
+    """Tests of one row run one after another."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def models():
-    """Each row's loaded model, made once; the last one only is kept."""
-    made = {}
-
-    def model_of(row):
-        if row not in made:
-            made.clear()
-            made[row] = decoder_model(row)
-        return made[row]
-
-    return model_of
+def model(row):
+    return decoder_model(row)
 
 
 def test_every_registered_architecture_has_a_row_or_is_no_decoder():
@@ -88,9 +83,8 @@ def ablated(model, ids, layer, site):
     return (change.flatten(1).square().sum(-1) / len(ids)).sqrt()
 
 
-@rows(refused=False)
-def test_scores_equal_ablation_of_every_neuron(row, models):
-    model, ids = models(row), document(row)
+def test_scores_equal_ablation_of_every_neuron(row, model):
+    ids = document(row)
     assert row.length > max(boundaries(model), default=0)
     scores = importance(model, ids, verify=not row.variant)
     assert set(scores) == set(row.sites)
@@ -100,9 +94,8 @@ def test_scores_equal_ablation_of_every_neuron(row, models):
         torch.testing.assert_close(scores[site][layer], truth, **ABLATION[row.dtype])
 
 
-@rows(refused=False)
-def test_a_document_scores_the_same_beside_a_longer_one(row, models):
-    model, shorter, longer = models(row), document(row, max(3, row.length // 4), seed=1), document(row)
+def test_a_document_scores_the_same_beside_a_longer_one(row, model):
+    shorter, longer = document(row, max(3, row.length // 4), seed=1), document(row)
     alone = [importance(model, ids, verify=False) for ids in (shorter, longer)]
     options = {"scores": "exact", "batch_size": 2, "progress": False, "verify": False}
     together = mw.detect(model, {"a": [shorter, longer]}, **options)
@@ -111,16 +104,15 @@ def test_a_document_scores_the_same_beside_a_longer_one(row, models):
         torch.testing.assert_close(together.mean_scores["a"][site], mean, **BATCHES[row.dtype])
 
 
-@rows(refused=False)
-def test_logits_of_the_last_stream_are_those_of_transformers(row, models):
-    model, ids = models(row), document(row)
+def test_logits_of_the_last_stream_are_those_of_transformers(row, model):
+    ids = document(row)
     truth = reference_logits(row, ids)
     with torch.inference_mode():
         logits = all_logits(model, run_blocks(model, ids[None])[0])
     assert (logits - truth).abs().max() < LOGITS[row.dtype] * truth.abs().max()
 
 
-@rows(refused=True)
+@pytest.mark.parametrize("row", REFUSED, ids=str)
 def test_refused_with_the_reason(row):
     with pytest.raises(ValueError, match=re.escape(row.refused)):
         mw.detect(decoder_model(row, torch.float32), {"a": [document(row)]}, progress=False)

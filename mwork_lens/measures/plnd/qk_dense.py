@@ -5,7 +5,7 @@ in a processor's cache.
 """
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,42 +22,52 @@ ROWS_AT_ONCE = 128
 PatternSite = Literal["q", "k"]
 
 
-def _change(
-    attention: Attention, site: PatternSite, neurons: Int[Tensor, " unit"], head: int
-) -> Callable[[slice, slice], Float[Tensor, "unit query key"]]:
-    """−Δ of neurons in one query head for some rows and the keys that they see, after a soft cap.
+@dataclass(frozen=True)
+class _Units:
+    """Neurons in one query head: Δ = Σ_part by_query_i by_key_j + shrink R − centre Σ_e level_e k̃_e."""
 
-    Δ = Σ_part left_i right_j + shrink R − centre Σ_e level_e k̃_e.
-    """
-    group, of_queries = head // attention.heads_per_group, site == "q"
-    side, others = attention.query_neurons, attention.keys[group]
-    if not of_queries:
-        side, others = attention.key_neurons, attention.queries[head]
-    index, mine = neurons % len(others), (neurons // len(others) == (head if of_queries else group))[:, None]
-    left = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(side)]
-    right = [others[d] for d in (index, attention.pair[index])[: len(left)]]
-    by_query = torch.stack(left if of_queries else right, -1)
-    by_key = torch.stack(right if of_queries else left, -2)
-    shrink = side.shrink.flatten(0, 1)[neurons]
-    centre = None if side.centre is None else side.centre.flatten(0, 1)[neurons]
+    attention: Attention
+    head: int
+    by_query: Float[Tensor, "unit query part"]
+    by_key: Float[Tensor, "unit part key"]
+    shrink: Float[Tensor, "unit pos"]
+    centre: Float[Tensor, "unit pos"] | None
+    levels: tuple[Float[Tensor, "d_head query"], Float[Tensor, "d_head key"]] | None
+    of_queries: bool
 
-    def along(x: Tensor, rows: slice, keys: slice) -> Float[Tensor, "unit #query #key"]:
-        return x[:, rows, None] if of_queries else x[:, None, keys]
+    @classmethod
+    def of(cls, attention: Attention, site: PatternSite, neurons: Int[Tensor, " unit"], head: int) -> "_Units":
+        """Those of ``neurons`` that reach the head, and zeros for the others."""
+        group, of_queries = head // attention.heads_per_group, site == "q"
+        side, others = attention.query_neurons, attention.keys[group]
+        if not of_queries:
+            side, others = attention.key_neurons, attention.queries[head]
+        own = head if of_queries else group
+        index, mine = neurons % len(others), (neurons // len(others) == own)[:, None]
+        left = [part.flatten(0, 1)[neurons] * mine for part in attention.parts(side)]
+        right = [others[d] for d in (index, attention.pair[index])[: len(left)]]
+        by_query = torch.stack(left if of_queries else right, -1)
+        by_key = torch.stack(right if of_queries else left, -2)
+        shrink = side.shrink.flatten(0, 1)[neurons]
+        centre = None if side.centre is None else side.centre.flatten(0, 1)[neurons]
+        levels = None
+        if side.level is not None:
+            levels = (side.level[own], others) if of_queries else (others, side.level[own])
+        return cls(attention, head, by_query, by_key, shrink, centre, levels, of_queries)
 
-    def levels(level: Float[Tensor, "d_head pos"], rows: slice, keys: slice) -> Float[Tensor, "query key"]:
-        queries, met = (level, others) if of_queries else (others, level)
-        return queries[:, rows].T @ met[:, keys]
+    def change(self, rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
+        """−Δ for some rows and the keys that they see, after a soft cap."""
+        change = einsum(-self.by_query[:, rows], self.by_key[..., keys], "u query part, u part key -> u query key")
+        scores, geometry = self.attention.scores[self.head, rows, keys], self.attention.geometry
+        if geometry.normalises:
+            change.addcmul_(self._along(self.shrink, rows, keys), scores, value=-1)
+        if self.centre is not None and self.levels is not None:
+            queries, met = self.levels
+            change.addcmul_(self._along(self.centre, rows, keys), queries[:, rows].T @ met[:, keys])
+        return capped_change(geometry.cap, scores, change) if geometry.cap else change
 
-    def change(rows: slice, keys: slice) -> Float[Tensor, "unit query key"]:
-        change = einsum(-by_query[:, rows], by_key[..., keys], "u query part, u part key -> u query key")
-        scores = attention.scores[head, rows, keys]
-        if attention.geometry.normalises:
-            change.addcmul_(along(shrink, rows, keys), scores, value=-1)
-        if centre is not None and side.level is not None:
-            change.addcmul_(along(centre, rows, keys), levels(side.level[head if of_queries else group], rows, keys))
-        return capped_change(attention.geometry.cap, scores, change) if attention.geometry.cap else change
-
-    return change
+    def _along(self, x: Float[Tensor, "unit pos"], rows: slice, keys: slice) -> Float[Tensor, "unit #query #key"]:
+        return x[:, rows, None] if self.of_queries else x[:, None, keys]
 
 
 def exact_squares(
@@ -72,11 +82,11 @@ def exact_squares(
     for head in range(heads):
         reached = (neurons // d_head == head * owners // heads) | attention.geometry.across_heads
         for some in reached.nonzero().flatten().split(at_once):
-            change = _change(attention, site, neurons[some], head)
+            units = _Units.of(attention, site, neurons[some], head)
             for rows in attention.row_blocks(ROWS_AT_ONCE):
                 keys = attention.seen_keys(rows)
                 pattern = attention.pattern[head, rows, keys]
-                changed = changed_rows(pattern, change(rows, keys), sinks=attention.geometry.sinks)
+                changed = changed_rows(pattern, units.change(rows, keys), sinks=attention.geometry.sinks)
                 squares[some] += changed.sum(-1)
     return squares
 
