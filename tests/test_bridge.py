@@ -39,7 +39,10 @@ FAMILIES = {
     "Olmo2": GROUPED,
     "Granite": {**GROUPED, "residual_multiplier": 0.5, "attention_multiplier": 0.5},
 }
-CONFIGS, MODELS = {"Gemma3": "Gemma3Text"}, {"GPT2": "GPT2LMHeadModel"}
+NORMED_SUMS = {"OpenAIGPT": GPT}
+OPTIONS = {**FAMILIES, **NORMED_SUMS}
+CONFIGS = {"Gemma3": "Gemma3Text"}
+MODELS = {"GPT2": "GPT2LMHeadModel", "OpenAIGPT": "OpenAIGPTLMHeadModel"}
 
 
 def words():
@@ -52,7 +55,7 @@ def words():
 
 
 def bridge(family):
-    config = getattr(transformers, f"{CONFIGS.get(family, family)}Config")(**FAMILIES[family])
+    config = getattr(transformers, f"{CONFIGS.get(family, family)}Config")(**OPTIONS[family])
     torch.manual_seed(0)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -60,9 +63,10 @@ def bridge(family):
         theirs.config.architectures = [type(theirs).__name__]
         for parameter in theirs.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
-        return TransformerBridge.boot_transformers(
+        booted = TransformerBridge.boot_transformers(
             family, hf_model=theirs, tokenizer=words(), dtype=torch.float64, device="cpu"
         )
+    return mw.load_model(booted)
 
 
 @torch.inference_mode()
@@ -104,6 +108,7 @@ PLANTED = [
     ("gain of k", "Qwen3"),
     ("gain of post-norm", "Gemma3"),
     ("post-norm", "Gemma2"),
+    ("gain of post-norm", "OpenAIGPT"),
     ("rotation", "Phi"),
     ("multiplier", "Granite"),
 ]
@@ -133,7 +138,7 @@ LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_
 )
 def test_beyond_far_boundaries_masks_and_tables_are_compared_at_a_few_positions(family, options, dtype, monkeypatch):
     monkeypatch.setattr(checking, "LONGEST", 64)
-    monkeypatch.setitem(FAMILIES, family, {**FAMILIES.get(family, GROUPED), **options})
+    monkeypatch.setitem(OPTIONS, family, {**OPTIONS.get(family, GROUPED), **options})
     model = bridge(family).to(dtype)
     before = importance(model, torch.arange(3, 15), verify=False)
     checks = mw.check_scores(model, length=144)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .architecture import HookedModel, rope_settings
+from .architecture import HookedModel, original, rope_settings
 from .blocks import require_attention
 from .checkpoints import first_line, lacks_memory, own_tokenizer, quiet_transformers
 from .comparing import Differs, Reference, context_of, require_same, require_same_far
@@ -200,11 +200,25 @@ def bridge_on(theirs: Any, tokenizer: Any = None) -> HookedModel:
     if tokenizer is None:
         bridge.tokenizer = None
     bridge.cfg.n_ctx = context or bridge.cfg.n_ctx
-    name_feed_forward(bridge)
+    complete_hooks(bridge)
     return bridge.eval()
 
 
-def name_feed_forward(bridge: Any) -> None:
+def complete_hooks(bridge: Any) -> None:
+    """Let a bridge's usual hook points run in all families; what it computes stays the same."""
+    _name_feed_forward(bridge)
+    for block in getattr(bridge, "blocks", ()):
+        module = original(block)
+        if _tuple_of_list not in module._forward_hooks.values():
+            module.register_forward_hook(_tuple_of_list)
+
+
+def _tuple_of_list(module: Any, args: Any, output: Any) -> tuple[Any, ...] | None:
+    """What a block returns; a bridge does not look into the lists of GPT-1."""
+    return tuple(output) if isinstance(output, list) else None
+
+
+def _name_feed_forward(bridge: Any) -> None:
     """Give the feed-forward of a bridge's blocks its usual name too, where it has another, as in dense Granite 4."""
     aliases: dict[str, str] = {}
     for layer, block in enumerate(getattr(bridge, "blocks", ())):

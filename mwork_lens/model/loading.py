@@ -29,9 +29,9 @@ from .comparing import observe
 from .conversion import (
     OWN_WEIGHTS,
     NotConvertible,
+    complete_hooks,
     hooked_or_bridge,
     name_architecture,
-    name_feed_forward,
     transformer_lens,
 )
 from .gguf import source_directory
@@ -134,7 +134,7 @@ def _hooked_already(source: Any) -> Any:
         hooked = ()
     if isinstance(source, TransformerBridge):
         require_attention(model)
-        name_feed_forward(source)
+        complete_hooks(source)
     elif not isinstance(source, hooked):
         raise ValueError(
             f"load_model cannot take {type(source).__name__}: give 'demo', a TransformerLens or hub name, a model "

@@ -11,6 +11,7 @@ IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WINDOW = {"use_sliding_window": True, "sliding_window": 5}
 OPT = {"hidden_size": 32, "ffn_dim": 20, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50, **IDS}
 OPT |= {"max_position_embeddings": 64, "word_embed_proj_dim": 32}
+GPT_1 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 64}
 XGLM = {"d_model": 32, "ffn_dim": 20, "num_layers": 2, "attention_heads": 4, "vocab_size": 50, **IDS}
 MPT = {"d_model": 32, "n_heads": 4, "n_layers": 2, "expansion_ratio": 1, "vocab_size": 50, "max_seq_len": 64}
 ANGLES = {"rope_theta": 10000.0, "original_max_position_embeddings": 8}
@@ -101,6 +102,8 @@ H_TO_Z = (
     ),
     _row("ModernBertDecoder", {**SIZES, **IDS, "global_attn_every_n_layers": 2, "local_attention": 8}, "windows"),
     _row("NanoChat", {**GROUPED, **IDS}),
+    Decoder("OpenAIGPTLMHeadModel", {**GPT_1, "afn": "gelu"}),
+    Decoder("OpenAIGPTLMHeadModel", {**GPT_1, "afn": "relu"}, "ReLU"),
     _row("OPT", OPT),
     _row("OPT", {**OPT, "word_embed_proj_dim": 16}, "projected embedding"),
     _row("OPT", {**OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}, "normed sums"),
@@ -130,11 +133,6 @@ OWN = (
     ),
 )
 REFUSED = (
-    Decoder(
-        "OpenAIGPTLMHeadModel",
-        {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 64},
-        refused="does not show its last layer's residual stream",
-    ),
     _recurrent("Jamba", {**GROUPED, "num_experts": 2, "use_mamba_kernels": False}),
     _experts("JetMoe", {**GROUPED, **EXPERTS, "kv_channels": 8}),
     _experts("Laguna", GROUPED),

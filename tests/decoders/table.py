@@ -19,7 +19,6 @@ _REASONS = {
     "TransformerBridge": ("not loaded", "TransformerLens cannot load it"),
     "rotary function": ("unknown rotation", "how queries and keys are rotated cannot be read"),
     "from its last layer": ("other logits", "what it does after its last layer is not known"),
-    "residual stream": ("not shown", "TransformerLens shows no residual stream after its last layer"),
     "multi_query=True": ("not loaded", "TransformerLens cannot load it"),
 }
 """What the words of an error stand for, in short and in full."""
