@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from itertools import product
 
 import pytest
@@ -104,12 +105,23 @@ def test_a_document_scores_the_same_beside_a_longer_one(row, model):
         torch.testing.assert_close(together.mean_scores["a"][site], mean, **BATCHES[row.dtype])
 
 
-def test_logits_of_the_last_stream_are_those_of_transformers(row, model):
+def test_logits_of_the_last_stream_and_of_a_text_that_goes_on_are_those_of_transformers(row, model):
     ids = document(row)
     truth = reference_logits(row, ids)
     with torch.inference_mode():
         logits = all_logits(model, run_blocks(model, ids[None])[0])
-    assert (logits - truth).abs().max() < LOGITS[row.dtype] * truth.abs().max()
+    tolerance = LOGITS[row.dtype] * truth.abs().max()
+    assert (logits - truth).abs().max() < tolerance
+    assert (written(model, ids) - truth[-1]).abs().max() < tolerance
+
+
+def written(model, ids, read=9):
+    """Logits of what follows a document that is read in two parts."""
+    reading, mask = decoder(model, 1), torch.ones_like(ids[None])
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The key-value cache")
+        reading.advance(ids[None, :read], mask[:, :read])
+        return reading.advance(ids[None, read:], mask[:, read:])[0]
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=str)

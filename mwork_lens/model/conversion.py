@@ -8,6 +8,7 @@ from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .architecture import HookedModel, original, rope_settings
 from .blocks import require_attention
@@ -200,22 +201,36 @@ def bridge_on(theirs: Any, tokenizer: Any = None) -> HookedModel:
     if tokenizer is None:
         bridge.tokenizer = None
     bridge.cfg.n_ctx = context or bridge.cfg.n_ctx
-    complete_hooks(bridge)
+    complete_bridge(bridge)
     return bridge.eval()
 
 
-def complete_hooks(bridge: Any) -> None:
-    """Let a bridge's usual hook points run in all families; what it computes stays the same."""
+def complete_bridge(bridge: Any) -> None:
+    """Let the usual hook points of a bridge run, and its masks be causal, in families where they are not."""
     _name_feed_forward(bridge)
     for block in getattr(bridge, "blocks", ()):
-        module = original(block)
+        module, attention = original(block), getattr(block, "attn", None)
         if _tuple_of_list not in module._forward_hooks.values():
             module.register_forward_hook(_tuple_of_list)
+            if attention is not None:
+                attention.register_forward_pre_hook(_causal_mask, with_kwargs=True)
 
 
 def _tuple_of_list(module: Any, args: Any, output: Any) -> tuple[Any, ...] | None:
     """What a block returns; a bridge does not look into the lists of GPT-1."""
     return tuple(output) if isinstance(output, list) else None
+
+
+def _causal_mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """A mask of padding only, as GPT-1 gives one, made causal too: a bridge takes it for the whole mask."""
+    mask: Any = kwargs.get("attention_mask")
+    states: Any = args[0] if args else kwargs.get("hidden_states")
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-2] != 1 or states.shape[1] == 1:
+        return None
+    queries, keys = states.shape[1], mask.shape[-1]
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril(keys - queries)
+    hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return args, {**kwargs, "attention_mask": mask.masked_fill(~seen, hidden)}
 
 
 def _name_feed_forward(bridge: Any) -> None:

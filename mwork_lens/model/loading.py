@@ -29,7 +29,7 @@ from .comparing import observe
 from .conversion import (
     OWN_WEIGHTS,
     NotConvertible,
-    complete_hooks,
+    complete_bridge,
     hooked_or_bridge,
     name_architecture,
     transformer_lens,
@@ -134,7 +134,7 @@ def _hooked_already(source: Any) -> Any:
         hooked = ()
     if isinstance(source, TransformerBridge):
         require_attention(model)
-        complete_hooks(source)
+        complete_bridge(source)
     elif not isinstance(source, hooked):
         raise ValueError(
             f"load_model cannot take {type(source).__name__}: give 'demo', a TransformerLens or hub name, a model "
