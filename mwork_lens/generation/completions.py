@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..model import HookedModel, device_of, encode, end_ids
+from ..model import HookedModel, device_of, dtype_of, encode, end_ids, wrapped_model
 from ..model.architecture import rope_boundaries
 from ..model.decoding import Decoder, decoder
 from ..text import Document, as_documents
@@ -83,7 +83,10 @@ def generate(
             )
     rule = StopRule.of(model, stop, max_new_tokens)
     pick = picker(temperature, top_p, seed, _decodable(model) if temperature else None)
-    groups = _groups([len(ids) for ids in encoded], batch_size, max_new_tokens, rope_boundaries(model))
+    lengths = [len(ids) for ids in encoded]
+    # transformers' softmax in float32 makes masks of float64 infinite, and padding NaN
+    turns = range(max(lengths)) if dtype_of(model) == torch.float64 and wrapped_model(model) else rope_boundaries(model)
+    groups = _groups(lengths, batch_size, max_new_tokens, turns)
     completions: dict[int, Completion] = {}
     for rows in tqdm(groups, desc="generating", unit="batch", disable=not progress):
         batch, reader = [encoded[i] for i in rows], decoder(model, len(rows), use_cache=use_cache)

@@ -154,6 +154,16 @@ def test_raw_bridges_generate_under_ablation():
     assert cached == whole
 
 
+def test_in_double_precision_prompts_of_other_lengths_change_nothing_on_a_bridge():
+    """Masks of padding would be infinite there, and all logits of a padded prompt NaN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = mw.load_model(gemma(), tokenizer=words(), device="cpu", dtype=torch.float64)
+    prompts = [prompt % 11 for prompt in PROMPTS]
+    together, alone = (generate(model, prompts, max_new_tokens=5, batch_size=size) for size in (5, 1))
+    assert together == alone
+
+
 def test_bad_options_are_refused():
     model = tiny("llama")
     for message, options in [
