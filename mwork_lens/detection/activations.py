@@ -18,7 +18,7 @@ from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..store import Result
-from ..text import Document, as_corpus, warn_of_unknown
+from ..text import Document, as_corpus
 
 Statistic = Literal["mean", "sample"]
 
@@ -107,7 +107,6 @@ def collect_means(
         ValueError: for empty documents or weights that are not finite.
     """
     encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model)
-    warn_of_unknown(model.tokenizer, encoded)
     plan = encoded.plan(batch_size)
     sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
     for batch, of_batch in layer_sums(model, space, plan, progress="means of" if progress else None):

@@ -18,7 +18,7 @@ from ..model.post_norms import stream_before
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
-from ..text import Document
+from ..text import Document, warn_of_unknown
 from .checking import bound_to, require_exact, require_layers
 from .detection import Detection
 
@@ -254,6 +254,7 @@ def importance(
     """
     space, detector, running = NeuronSpace.of(model), _detector(formulation, measure), Running()
     encoded, scored = encode(model, [document], ["given"], max_tokens), require_layers(model, layers)
+    warn_of_unknown(model.tokenizer, {"the document": encoded}, stacklevel=3)
     if verify and formulation == "exact":
         require_exact(model, measure, None, scored, len(encoded[0]))
     by_site: dict[str, dict[int, Tensor]] = {site: {} for site in space.widths}

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..detection import Detection, detect
 from ..model import MAX_TOKENS, Encoded, HookedModel, Mode, Plan, Reducer, TokenBatch, batches, stream, token_losses
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
-from ..text import Document, as_corpus, standard_tag, warn_of_unknown
+from ..text import Document, as_corpus, standard_tag
 from .matrix import BASELINE, BY_PASSAGE, EffectMatrix
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
@@ -74,27 +74,39 @@ def language_losses(
 def _counted(model: HookedModel, corpus: Mapping[str, Sequence[Document]], max_tokens: int) -> Encoded:
     """The documents of a corpus; a ValueError for a language of which no token counts, before the work."""
     encoded = Encoded.of(model, corpus, max_tokens)
-    warn_of_unknown(model.tokenizer, encoded)
+    require_counted(encoded)
+    return encoded
+
+
+def require_counted(encoded: Encoded) -> None:
+    """A ValueError for a language of which no token counts."""
     for language, documents in encoded.items():
         if not any((~torch.isin(ids[1:], encoded.special)).any() for ids in documents):
             raise ValueError(
                 f"No token of {language!r} counts: in none of its documents an ordinary one follows another."
             )
-    return encoded
 
 
 def passage_nats(
-    model: HookedModel, encoded: Sequence[Int[Tensor, " _"]], *, skip: Sequence[int] | None = None
+    model: HookedModel,
+    encoded: Sequence[Int[Tensor, " _"]],
+    *,
+    skip: Sequence[int] | None = None,
+    special: bool = False,
 ) -> tuple[Float[Tensor, " passage"], Int[Tensor, " passage"]]:
     """Summed negative log-likelihood of each passage's ordinary tokens, and how many these are.
 
-    A token counts if it is neither special nor the passage's first (which nothing predicts), nor among the first
-    ``skip`` tokens of its passage, e.g. those of a prompt.
+    A token counts if it is neither special (but with ``special``, that of a given answer too) nor the passage's first
+    (which nothing predicts), nor among the first ``skip`` tokens of its passage, e.g. those of a prompt.
     """
     nats = torch.zeros(len(encoded), dtype=torch.float64)
     tokens = torch.zeros(len(encoded), dtype=torch.int64)
     for batch, states in stream(model, batches(model, encoded)):
         rows = list(batch.rows)
+        if special:
+            positions = torch.arange(batch.tokens.shape[1], device=batch.content.device)
+            lengths = torch.tensor(batch.lengths, device=batch.content.device)
+            batch = replace(batch, content=positions < lengths[:, None])
         nats[rows], tokens[rows] = _losses(model, batch, states, [skip[row] for row in rows] if skip else None)
     return nats, tokens
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from .. import plots
 from ..detection import Detection, detect
-from ..effects import passage_nats
+from ..effects import passage_nats, require_counted
 from ..model import Encoded, HookedModel, dtype_of
 from ..neurons import NeuronSet
 from ..report import Section
@@ -71,6 +71,8 @@ def enhancement(
     del settings["experiment"]
     corpora = {HELD_OUT: parts["evaluation"], **domains, **{name: parts[name] for name in ("development", "tuning")}}
     texts = {name: Encoded.of(model, each, config.max_tokens) for name, each in corpora.items()}
+    for encoded in texts.values():
+        require_counted(encoded)
     options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
     detection = load_or_run(path / "detection", Detection, detect, model, parts["detection"], **options)
     runner = Runner(model, path, config, detection, texts.pop("tuning"), texts["development"])

@@ -19,9 +19,10 @@ from ..report import Section
 from ..settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
 from ..store import write_text
 from ..tasks.catalogue import TASKS
+from ..tasks.chat import thinking, uses_chat
 from ..tasks.result import ENGLISH, GROUPS, LIKELIHOOD, ORIGINAL, TaskResult
 from ..tasks.run import Condition, require_room, run_task
-from ..tasks.task import Prompt, Question, Task, limited, load_questions, make_prompts, templates, uses_chat
+from ..tasks.task import Prompt, Question, Task, limited, load_questions, make_prompts, templates
 from ..text import Corpus, load_corpus
 from .folder import ResultsFolder, load_or_run
 from .sets import arm_set
@@ -185,6 +186,7 @@ class _Run:
             "of": {language: len(questions) for language, questions in self.all_questions.items()},
             "templates": {language: templates(task.name)[language] for language in self.prompts},
             "chat": uses_chat(model, options.chat),
+            "thinking": thinking(model, options.chat),
             "item": self.experiment.item,
             "off": self.off,
             "arms": self.arms,

@@ -15,7 +15,7 @@ from ..model import ForwardHook, HookedModel, encode, hooked
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
 from ..store import Result, storable
-from ..text import Identifier, as_corpus, as_names, identifier
+from ..text import ONE_TOKEN, Identifier, as_corpus, as_names, identifier, warn_of_unknown
 from .completions import generate
 
 
@@ -151,6 +151,8 @@ def generations(
     flat: list[tuple[str, Any]] = [(language, text) for language in corpus for text in corpus[language]]
     texts = [text for _, text in flat]
     encoded = encode(model, texts, texts, None)
+    by_language = {name: [ids for (of, _), ids in zip(flat, encoded, strict=True) if of == name] for name in corpus}
+    warn_of_unknown(model.tokenizer, by_language, effect=ONE_TOKEN, stacklevel=3)
     rows: list[Generation] = []
     for name, context in tqdm(contexts.items(), desc="generating", disable=not progress):
         with context:

@@ -19,7 +19,7 @@ from ..model.post_norms import post_norm
 from ..model.unembedding import ROWS_AT_ONCE, final_norm, top_ids
 from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
 from ..store import storable
-from ..text import Document, Identifier, warn_of_unknown
+from ..text import Document, Identifier
 from .neuron_cards import Neuron, NeuronCards, sign_of
 from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
 
@@ -89,7 +89,6 @@ def inspect(
     if any(SITES[site].writes for _, site in cells):
         require_direct_path(model)
     encoded = Encoded.of(model, corpus, max_tokens)
-    warn_of_unknown(model.tokenizer, encoded)
     languages, plan = tuple(encoded), encoded.plan(batch_size)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
     places = {(layer, site): masks[site][layer].nonzero().flatten() for layer, site in cells}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..model import HookedModel, encode, log_normalizer, stream_states, top_tokens
 from ..store import Result
-from ..text import Document, Identifier
+from ..text import ONE_TOKEN, Document, Identifier, warn_of_unknown
 from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
 
 
@@ -76,6 +76,7 @@ def lens_grid(
     """
     require_top_k(model, top_k)
     (ids,) = encode(model, [text], ["of the text"], None)
+    warn_of_unknown(model.tokenizer, {"the text": [ids]}, effect=ONE_TOKEN, stacklevel=3)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
     states = torch.cat(stream_states(model, ids))
     logits, top = top_tokens(model, states, top_k, normalize=normalize)

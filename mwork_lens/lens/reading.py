@@ -16,7 +16,7 @@ from ..model.architecture import at_least_float32, wide_dtype
 from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
 from ..neurons import weight_processing
-from ..text import Corpus, Document, Identifier, require_language, warn_of_unknown
+from ..text import Corpus, Document, Identifier, require_language
 from .language_ratio import LanguageRatio
 from .vocabulary import TokenLanguages, label_vocabulary, require_top_k
 
@@ -92,7 +92,6 @@ def language_ratio(
     if new_tokens < 0 or directions < 0:
         raise ValueError(f"{new_tokens=} and {directions=} must not be negative.")
     encoded = Encoded.of(model, prompts, max_tokens)
-    warn_of_unknown(model.tokenizer, encoded)
     _require_room(model, encoded, new_tokens)
     reported = _reported(encoded.corpus, languages, token_languages)
     labels = token_languages or label_vocabulary(model, reported, identifier=identifier, identify_over=identify_over)

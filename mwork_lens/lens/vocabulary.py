@@ -27,7 +27,6 @@ from ..text import (
     is_japanese,
     main_script,
     require_language,
-    warn_of_unknown,
 )
 from ..text import identifier as identifier_of
 
@@ -283,7 +282,6 @@ def identifier_accuracy(
     """
     _require_tokenizer(model)
     encoded = Encoded.of(model, corpus, max(MAX_TOKENS, model.cfg.n_ctx))
-    warn_of_unknown(model.tokenizer, encoded)
     languages = tuple(encoded)
     identifier, certain = identifier_of(name, languages), _certain_tokens(model, encoded)
     if not certain:

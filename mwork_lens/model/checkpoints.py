@@ -89,7 +89,9 @@ def read_tokenizer(place: str | Path, **options: Any) -> Any:
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # the library tokenizers raises no kind of its own
+        if lacks_memory(error):
+            raise
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"The tokenizer of {place} is custom code, which is never run here: load it with transformers and give "
@@ -129,7 +131,20 @@ def _naming(place: str | Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         if lacks_memory(error):
             raise
-        raise ValueError(f"{place} cannot be loaded: {first_line(error)}.") from error
+        damaged = f", {file}" if isinstance(error, SafetensorError) and (file := _damaged(Path(place))) else ""
+        raise ValueError(f"{place}{damaged} cannot be loaded: {first_line(error)}.") from error
+
+
+def _damaged(folder: Path) -> str | None:
+    """The name of the first file of weights that is not whole."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            safe_open(file, "pt")
+        except SafetensorError:
+            return file.name
+    return None
 
 
 def _refuse_custom_code(config: Mapping[str, Any], place: str | Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..text import Corpus, Document, as_corpus, fault_of
+from ..text import Corpus, Document, as_corpus, fault_of, warn_of_unknown
 from .architecture import HookedModel, device_of, rope_boundaries, run_wrapped, special_ids, stream_hook, wrapped_model
 from .hooks import ForwardHook, hooked
 from .unembedding import require_same_readout
@@ -64,10 +64,14 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
     def of(
         cls, model: HookedModel, corpus: Mapping[str, Sequence[Document]], max_tokens: int | None = MAX_TOKENS
     ) -> "Encoded":
-        """The documents of a corpus, or of any dict of lists; refused where :func:`encode` refuses."""
+        """The documents of a corpus, or of any dict of lists; refused where :func:`encode` refuses.
+
+        A warning says by language what of them the tokenizer does not know.
+        """
         corpus, ids = as_corpus(corpus), {}
         for language, documents in corpus.items():
             ids[language] = encode(model, documents, corpus.ids[language], max_tokens)
+        warn_of_unknown(model.tokenizer, ids)
         return cls(corpus, ids, special_ids(model), device_of(model), rope_boundaries(model))
 
     def __getitem__(self, language: str) -> Sequence[Int[Tensor, " _"]]:

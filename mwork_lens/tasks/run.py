@@ -22,7 +22,7 @@ from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_mo
 from ..model.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries
 from ..store import only_writer, user_path
-from ..text import whole_lines
+from ..text import remove_cut_line, whole_lines
 from .task import Answer, Prompt, Task
 
 SHORTEST = 0.75
@@ -45,7 +45,7 @@ def read_prompts(
         options = {"max_new_tokens": max_new_tokens, "stop": stop, "batch_size": len(ids)}
         whole = [torch.cat([prompt.ids, answer]) for prompt in prompts for answer in prompt.continuations]
         skip = [len(prompt.ids) for prompt in prompts for _ in prompt.continuations]
-        nats = _by_prompt(passage_nats(model, whole, skip=skip)[0], prompts)
+        nats = _by_prompt(passage_nats(model, whole, skip=skip, special=True)[0], prompts)
         return nats, [*generate(model, ids, **options)] if max_new_tokens else nothing
     groups = _groups([len(prompt.ids) for prompt in prompts])
     caches, last, by_group = zip(*(_read(model, [prompts[row] for row in rows]) for rows in groups), strict=True)
@@ -214,6 +214,8 @@ def _read_rows(path: Path) -> dict[tuple[str | None, ...], dict[str, Any]]:
     try:
         # an answer may hold U+2028 or another line end of splitlines
         rows = [_checked(json.loads(line)) for line in whole_lines(path)]
+        # only now: a file of something else stays as it is
+        remove_cut_line(path, "" if rows else f'{{"{KEY[0]}": "')
         return {tuple(row[name] for name in KEY): row for row in rows}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a file of answers ({error}): give another directory.") from error

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..model import HookedModel, encode
 from ..text import as_names, hub_errors, language_of, read_rows, require_language, spread, suffix_of
+from .chat import chat_prompt, uses_chat
 
 SUFFIXES = (".json", ".jsonl", ".tsv")
 
@@ -214,16 +215,6 @@ def templates(name: str) -> Mapping[str, Mapping[str, str]]:
     return json.loads((files("mwork_lens") / "data" / "prompts" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def uses_chat(model: HookedModel, chat: bool | None) -> bool:
-    """Whether prompts go through the tokenizer's chat template: as ``chat`` says, by default where it has one."""
-    if model.tokenizer is None:
-        raise ValueError(f"{model.cfg.model_name} has no tokenizer, which tasks need.")
-    has_template = bool(getattr(model.tokenizer, "chat_template", None))
-    if chat and not has_template:
-        raise ValueError(f"The tokenizer of {model.cfg.model_name} has no chat template: leave chat out, or at False.")
-    return has_template if chat is None else chat
-
-
 def make_prompts(
     model: HookedModel, task: Task, questions: Sequence[Question], *, chat: bool | None, max_tokens: int | None
 ) -> list[Prompt]:
@@ -244,8 +235,7 @@ def _prompt(
     def filled(fields: Mapping[str, str]) -> tuple[str, Int[Tensor, " pos"]]:
         text = words["prompt"].format_map(fields)
         if chat:
-            turns = [{"role": "user", "content": text}]
-            text = model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = chat_prompt(model, text)
         return text, _encode(model, text, chat, question.id)
 
     text, ids = filled(question.fields)

@@ -2,11 +2,11 @@
 
 from .corpora import Corpus, as_corpus, load_corpus, spread
 from .documents import Document, as_documents, as_names, checked_documents, fault_of, identity
-from .files import files_of, read_lines, read_rows, suffix_of, whole_lines
+from .files import files_of, read_lines, read_rows, remove_cut_line, suffix_of, whole_lines
 from .languages import OTHER, SHARED, Identifier, expected_scripts, fold_case, identifier
 from .languages import is_japanese as is_japanese
 from .languages import main_script as main_script
 from .languages import require_language as require_language
 from .languages import standard_tag as standard_tag
 from .readers import hub_errors, language_of
-from .unknown import unknown_shares, warn_of_unknown
+from .unknown import ONE_TOKEN, unknown_shares, warn_of_unknown

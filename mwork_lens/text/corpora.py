@@ -297,10 +297,10 @@ def _read(
         what = f"not {type(source).__name__}; a dict needs a language for each list, e.g. {{'fr': texts}}"
         raise ValueError(f"A corpus comes from a dict of lists, or a file's, folder's or data set's name, {what}.")
     if str(source) == "demo":
-        return read_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text"), "demo"
+        return read_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text", "demo"), "demo"
     path = Path(source).expanduser()
     if path.is_dir():
-        return read_folder(path, wanted, labels, text_field), path.name
+        return read_folder(path, wanted, labels, text_field, str(path)), path.name
     if path.is_file():
         return read_files({language_of(path, labels) or "und": path}, None, text_field), path.name
     hub_id = str(source).count("/") == 1 and not str(source).startswith((".", "/", "~"))

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,13 +81,18 @@ def read_lines(path: Path) -> list[str]:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that is written line by line; one that was cut off by the end of its process is removed."""
+    """The lines of a file that is written line by line, without one that was cut off by the end of its process."""
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return whole.decode("utf-8").split("\n")[:-1]
+    return data[: data.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
+
+
+def remove_cut_line(path: Path, beginning: str) -> None:
+    """Remove what follows the last line end; a ValueError where it does not begin like this, as far as it goes."""
+    cut, begins = path.read_bytes().rpartition(b"\n")[2], beginning.encode()
+    if not (cut.startswith(begins) or begins.startswith(cut)):
+        raise ValueError(f"its last line is {cut[:40].decode('utf-8', 'replace')!r}")
+    if cut:
+        os.truncate(path, path.stat().st_size - len(cut))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Language tags (BCP 47), the scripts and words of text, and identifiers of texts' and tokens' languages."""
 
 import logging
+import os
 import unicodedata
 import warnings
 from collections import Counter
@@ -196,7 +197,18 @@ def _lingua(tags: Mapping[str, str]) -> Identifier:
             return None
         return SHARED if second.value >= SHARED_RATIO * best.value else label_of[best.language]
 
-    return lambda texts: list(map(label, detector.compute_language_confidence_values_in_parallel(list(texts))))
+    def identify(texts: Sequence[str]) -> list[str | None]:
+        if os.getpid() == _process_with_threads():
+            return [*map(label, detector.compute_language_confidence_values_in_parallel(list(texts)))]
+        return [label(detector.compute_language_confidence_values(text)) for text in texts]
+
+    return identify
+
+
+@cache
+def _process_with_threads() -> int:
+    """The first process to use lingua, which begins threads there; its forks would wait for them for ever."""
+    return os.getpid()
 
 
 def _cld3(tags: Mapping[str, str]) -> Identifier:

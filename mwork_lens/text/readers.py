@@ -52,7 +52,9 @@ def language_of(
     return require_language(tag)
 
 
-def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str) -> Mapping[str, Passages]:
+def read_folder(
+    folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str, title: str
+) -> Mapping[str, Passages]:
     """The files of a folder that are named after a wanted language; others are named in the log and skipped."""
     by_language: dict[str, Path] = {}
     paths, others = files_of(folder)
@@ -77,6 +79,8 @@ def read_folder(folder: Path, wanted: Sequence[str] | None, labels: Labels, text
         raise ValueError(f"{folder} has no file named after a language ({', '.join(SUFFIXES)}; e.g. fr.txt).")
     if labels != "free":
         by_language = _without_lone_regions(by_language, wanted or [])
+    if absent := [language for language in wanted or () if language not in by_language]:
+        raise ValueError(f"{title} has no {absent[0]!r}; it has {', '.join(sorted(by_language))}.")
     selected = {language: path for language, path in by_language.items() if wanted is None or language in wanted}
     ids = folder / DOCUMENT_IDS
     return read_files(selected, ids if ids.is_file() else None, text_field)

@@ -26,13 +26,18 @@ def unknown_shares(tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]
     return shares
 
 
-def warn_of_unknown(tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]]) -> None:
-    """Say by language which share of the text is not counted, because the tokenizer does not know it."""
+NOT_COUNTED = "these tokens are neither scored nor counted, so results hold for the rest only"
+ONE_TOKEN = "the model reads one and the same token for all of it"
+
+
+def warn_of_unknown(
+    tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]], *, effect: str = NOT_COUNTED, stacklevel: int = 4
+) -> None:
+    """Say by language which share of the text the tokenizer does not know, and what comes of that."""
     shares = unknown_shares(tokenizer, ids)
     if shares:
         listed = ", ".join(f"{language} {share:.1%}" for language, share in shares.items())
         warnings.warn(
-            f"The tokenizer does not know part of the text ({tokenizer.unk_token} by language: {listed}): these tokens "
-            "are neither scored nor counted, so results hold for the rest only.",
-            stacklevel=4,
+            f"The tokenizer does not know part of the text ({tokenizer.unk_token} by language: {listed}): {effect}.",
+            stacklevel=stacklevel,
         )

@@ -18,7 +18,7 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, encode
 from ..neurons import NeuronSet, NeuronSpace, selected_entries, warn_of_other_weights
 from ..store import output_directory
-from ..text import Document, checked_documents, identity
+from ..text import Document, checked_documents, identity, warn_of_unknown
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
 from .recipe import Layout, Recipe, accumulate_gradient, predicted
@@ -123,6 +123,7 @@ def tune(
     with torch.inference_mode(False), contextlib.ExitStack() as files:
         folder = None if checkpoint is None else files.enter_context(output_directory(checkpoint))
         measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
+        warn_of_unknown(model.tokenizer, {"held-out texts": measured}, stacklevel=3)
         if held_out and not any(predicted(model, row) for row in measured):
             raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
         warn_of_other_weights(model, [selected] if selected else [])

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..model import HookedModel, TokenBatch, differentiable_logits, encode, run_blocks, special_ids
 from ..settings import RecipeSettings
-from ..text import Document
+from ..text import Document, warn_of_unknown
 
 POSITIONS_AT_ONCE = 128
 """Positions whose logits over the vocabulary are held at a time."""
@@ -72,6 +72,7 @@ class Recipe(RecipeSettings):
             raise ValueError("There are no texts to train on.")
         names, packed = [str(i) for i in range(len(texts))], self.layout == "packed"
         rows = encode(model, texts, names, model.cfg.n_ctx if packed else self.max_tokens)
+        warn_of_unknown(model.tokenizer, {"texts to train on": rows})
         rows = [row.clone() if row.is_inference() else row for row in rows]  # backward cannot keep such tensors
         if packed:
             ids = torch.cat([rows[i] for i in self.order(len(texts), 0).tolist()])

@@ -250,6 +250,16 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         (folder / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} cannot be loaded"):
             loaded(folder)
+    folder = model_dir(tmp_path / "cut")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"cut, model\.safetensors cannot be loaded"):
+        loaded(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+    for content in ("{", '{"version": "1.0"}', '{"model": {"type": "WordLevel", "vocab": 3}}'):
+        (folder / "tokenizer.json").write_text(content)
+        with pytest.raises(ValueError, match=r"cut' has no tokenizer that can be loaded"):
+            loaded(folder)
     folder = model_dir(tmp_path / "words", tokenizer=False)
     with pytest.raises(ValueError, match=r"has no tokenizer that can be loaded.*tokenizer="):
         loaded(folder)

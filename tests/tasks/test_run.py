@@ -6,11 +6,15 @@ import torch
 import mwork_lens as mw
 from mwork_lens.effects import passage_nats
 from mwork_lens.generation.completions import generate
+from mwork_lens.model import bridge_on
 from mwork_lens.tasks.catalogue import answer_overlap
 from mwork_lens.tasks.run import Condition, read_prompts, run_task
 from mwork_lens.tasks.task import Hub, Prompt, Question, Task
 
+from ..decoders.a_to_gr import GROUPED
+from ..decoders.row import Decoder, transformers_model
 from ..tiny import FAMILIES, some_neurons, spelled, tiny, tokens
+from ..words import words
 
 TASK = Task("xquad", "Letters", Hub("none", {"en": "en", "zh": "zh"}), lambda *_: None, answer_overlap, ("F1",))  # pyright: ignore
 
@@ -102,6 +106,33 @@ def test_line_ends_of_unicode_inside_an_answer_divide_no_row(tmp_path):
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"text": "mine"}\n')
-    with pytest.raises(ValueError, match="not a file of answers"):
-        run_task(spelled("llama"), TASK, prompts(), [], tmp_path / "rows.jsonl", max_new_tokens=3)
+    for content in ('{"text": "mine"}\n', '{"text": "mine"}\n{"arm', "mine", '\n{"arm": "or', '{"text": "mi'):
+        (tmp_path / "rows.jsonl").write_text(content)
+        with pytest.raises(ValueError, match="not a file of answers"):
+            run_task(spelled("llama"), TASK, prompts(), [], tmp_path / "rows.jsonl", max_new_tokens=3)
+        assert (tmp_path / "rows.jsonl").read_text() == content
+
+
+@pytest.mark.parametrize("left", [0, 1, 5, 40])
+def test_a_run_killed_within_its_first_answer_begins_anew(tmp_path, left):
+    model, options = spelled("llama"), {"max_new_tokens": 3, "progress": False}
+    rows = run_task(model, TASK, prompts(), conditions(model), tmp_path / "rows.jsonl", **options)
+    text = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(text[:left])
+    assert run_task(model, TASK, prompts(), conditions(model), tmp_path / "rows.jsonl", **options) == rows
+    assert (tmp_path / "rows.jsonl").read_text() == text
+
+
+def test_every_token_of_an_answer_counts_on_a_bridge_too():
+    """Of a word that the tokenizer does not know the reference holds a special token."""
+    hooked = tiny("llama")
+    bridge = bridge_on(transformers_model.__wrapped__(Decoder("LlamaForCausalLM", GROUPED), torch.float64), words())
+    ids, answer = torch.tensor([1, 3, 4]), torch.tensor([5, 2, 6])
+    question = Question("1", "en", {}, ("a",), ("a", "b"))
+    asked = [Prompt(question, "", ids, (answer, answer[:2]))]
+    for model in (hooked, bridge):
+        with torch.inference_mode():
+            logits = model(torch.cat([ids, answer])[None]).log_softmax(-1)[0, 2:-1]
+        nats = -logits[torch.arange(3), answer]
+        ((read,), _) = read_prompts(model, asked, max_new_tokens=0)
+        assert read == pytest.approx([float(nats.sum()), float(nats[:2].sum())], abs=1e-6)

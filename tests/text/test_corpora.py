@@ -456,7 +456,7 @@ TEXTS = {"en": lines("en"), "fr": lines("fr")}
     [
         ("demo", {"languages": ["en", "klingonish"]}, "'klingonish' is not a language tag"),
         ({"klingonish": ["nuqneH"]}, {}, "'klingonish' is not a language tag"),
-        ("demo", {"languages": ["en", "sw"]}, "demo has no 'sw'; it has en"),
+        ("demo", {"languages": ["en", "sw"]}, "demo has no 'sw'; it has de, en"),
         ("demo", {"languages": []}, "languages is empty"),
         (TEXTS, {"languages": ["th"]}, "given has no 'th'; it has en, fr"),
         ({"fr": ["a"], "fra": ["b"]}, {}, "fr, fra"),

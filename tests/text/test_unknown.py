@@ -43,6 +43,8 @@ def test_shares_are_those_of_ordinary_and_unknown_tokens():
         lambda model, neurons: mw.effect_matrix(model, {"en": neurons}, TEXTS, progress=False),
         lambda model, neurons: mw.collect_means(model, TEXTS, progress=False),
         lambda model, neurons: mw.language_ratio(model, TEXTS, languages=["en"], directions=0, **IDENTIFIED),
+        lambda model, neurons: mw.detect(model, TEXTS, progress=False),
+        lambda model, neurons: mw.generations(model, {}, TEXTS, identify=english, max_new_tokens=1, progress=False),
         lambda model, neurons: mw.inspect(model, neurons, TEXTS, **IDENTIFIED),
     ],
 )
@@ -52,6 +54,25 @@ def test_unknown_words_are_said_by_language(measure):
     with pytest.warns(UserWarning, match=MESSAGE) as caught:
         measure(model, neurons)
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("measure", "listed"),
+    [
+        (lambda model, neurons: mw.importance(model, "a b zzz yyy"), "the document 50.0%"),
+        (lambda model, neurons: mw.lens_grid(model, "a zzz", languages=["en"], identifier=english), "the text 50.0%"),
+        (lambda model, neurons: mw.tune(model, neurons, ["a b zzz"], progress=False), "texts to train on 33.3%"),
+        (
+            lambda model, neurons: mw.tune(model, neurons, ["a b"], held_out=["a b zzz"], progress=False),
+            "held-out texts 33.3%",
+        ),
+    ],
+)
+def test_unknown_words_of_single_texts_and_of_tuning_are_said(measure, listed):
+    model = spelled("llama", dtype=torch.float32)
+    with pytest.warns(UserWarning, match="The tokenizer does not know part of the text") as caught:
+        measure(model, mw.cut_to_size(some_neurons(model), 3))
+    assert [f"language: {listed})" in str(each.message) for each in caught] == [True]
 
 
 def test_known_text_is_not_spoken_of():
