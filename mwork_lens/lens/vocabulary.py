@@ -35,7 +35,7 @@ logger = logging.getLogger("mwork_lens")
 WIDE = ("en", "de", "fr", "es", "ru", "zh", "ja", "ko", "ar", "hi", "th", "vi")
 """Identified over in addition to the wanted languages, so that no German token is called English."""
 
-RULES = 2
+RULES = 3
 """Version of the rules below; labels by other rules are identified again."""
 
 _LETTER = regex.compile(r"[\p{L}\p{M}]")

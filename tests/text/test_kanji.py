@@ -13,7 +13,7 @@ DATA = os.environ.get("MWORK_LENS_TEST_DATA")
 WORDS = """
 経済 労働 会議 経済学 気 働く 円 駅 売上 伝説 人々 図書館 広い 払戻 読書 躊躇い 辻 畑 込 済 発売中 実験室 関係
 经济 劳动 會議 经济学 气 我们 这 說 說話 圖書館 妳 吗 他们 东西 钱 买 為什麼 氣候 學校 时间
-日本 人 大学 学生 中国 電 語彙 可能 山 水 一 国 勉強
+日本 人 大学 学生 中国 電 語彙 可能 山 水 一 国 勉強 綺麗 埃 蜘蛛 珈琲 壹 肆 人。 東京、大阪 亖
 """
 JAPANESE, CHINESE, COMMON = (line.split() for line in WORDS.strip().split("\n"))
 
@@ -64,10 +64,23 @@ def test_words_of_public_text(source):
     assert len(lacking) > 20
     assert "zh" not in identify(lacking)
     ours = [word for word in words["ja"] if han_form(word) and word not in words["zh"]]
-    assert sum(label == "zh" for label in identify(ours)) <= 0.06 * len(
-        ours
-    )  # the rest: 壹 and its like, both write so
+    assert sum(label == "zh" for label in identify(ours)) <= 0.02 * len(ours)  # 仨 and 幺 are no Japanese words
     assert japanese["ja"] > 0.1 * len(words["ja"])
+
+
+def test_a_clause_without_kana_is_chinese():
+    clauses = ["我被咬了!“", "不能行走。", "他是自由的，", "造成1100多人死亡。", "稍等一下。"]
+    assert set(identifier("lingua", ["en", "zh", "ja"])(clauses)) == {"zh"}
+    assert identifier("lingua", ["zh", "ja"])(["人々は日本語で書く。", "発売中止決定！"]) == ["ja", "ja"]
+
+
+@pytest.mark.skipif(DATA is None, reason="MWORK_LENS_TEST_DATA names no folder of test data")
+def test_chinese_sentences_stay_chinese():
+    lines = read_lines(Path(str(DATA)) / "ntrex/newstest2019-ref.zho-CN.txt")
+    questions = [line.split("\t")[0] for line in read_lines(Path(str(DATA)) / "mgsm/mgsm_ja.tsv")]
+    identify = identifier("lingua", ["en", "zh", "ja"])
+    assert Counter(identify(lines)) == {"zh": 1995, "en": 2}  # as lingua alone has it
+    assert set(identify(questions)) == {"ja"}
 
 
 def usual_in_chinese(word):
