@@ -40,7 +40,8 @@ _LARGE = {**dict.fromkeys("万萬만", 10**4), **dict.fromkeys("亿億억", 10**
 _UNITS = "".join([*_SMALL, *_LARGE])
 _UNIT = rf"(?:(?!千[克米瓦卡帕赫吨])[{_UNITS}])"
 """千克 and 千米 are kilograms and kilometres."""
-_WRITTEN = regex.compile(rf"[{''.join(_DIGITS)}{_UNITS}]+")
+_ONES = "".join(_DIGITS)
+_WRITTEN = regex.compile(rf"[{_ONES}{_UNITS}]+(?:[点點][{_ONES}]+(?![{_UNITS}]))?")
 
 
 def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | None:
@@ -65,7 +66,7 @@ def as_number(text: str, language: str) -> Decimal | None:
     """``2,125``, ``٢١``, ``1 234,5``, ``1,23,456``, ``1万2000`` as a number; None for anything else.
 
     Groups of exactly three digits after a comma are thousands in every language; after a point they are where the
-    language writes decimals with a comma.
+    language writes decimals with a comma. No thousands begin with 0.
     """
     base, plain = _base(language), _western(text.strip())
     sign, plain = (-1, plain[1:]) if plain.startswith("-") else (1, plain)
@@ -92,8 +93,8 @@ def _finder(base: str) -> regex.Pattern[str]:
     return regex.compile(rf"-?(?:{spaced}\d(?:[\d.,'\u202f]*\d)?{units}[½¼¾]?|(?<![\w.])\.\d+|[½¼¾])")
 
 
-_THOUSANDS = r"\d{1,3}(,\d{3})+(\.\d+)?"
-_LAKHS = rf"{_THOUSANDS}|\d{{1,2}}(,\d{{2}})*,\d{{3}}(\.\d+)?"
+_THOUSANDS = r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
+_LAKHS = rf"{_THOUSANDS}|[1-9]\d?(,\d{{2}})*,\d{{3}}(\.\d+)?"
 
 
 def _digits(plain: str, base: str) -> Decimal | None:
@@ -103,22 +104,27 @@ def _digits(plain: str, base: str) -> Decimal | None:
         plain = plain.replace(",", ".") if base in DECIMAL_COMMA else plain
     elif regex.fullmatch(_LAKHS if base in INDIAN else _THOUSANDS, plain):
         plain = plain.replace(",", "")
-    elif base in DECIMAL_COMMA and regex.fullmatch(r"(\d{1,3}(\.\d{3})+|\d+)(,\d+)?", plain):
+    elif base in DECIMAL_COMMA and regex.fullmatch(r"([1-9]\d{0,2}(\.\d{3})+|\d+)(,\d+)?", plain):
         plain = plain.replace(".", "").replace(",", ".")
-    elif base in EITHER and regex.fullmatch(r"\d+,\d+", plain):
+    elif regex.fullmatch(r"\d+,\d+" if base in EITHER else r"0,\d+", plain):
         plain = plain.replace(",", ".")
     return Decimal(plain) if regex.fullmatch(r"\d*\.?\d+", plain) else None
 
 
 def _units(plain: str, base: str) -> Decimal | None:
-    """``3億5000万``, ``1.5万``, ``二十一``, ``二〇二四``: digits of either kind with units between them."""
+    """``3億5000万``, ``二十一``, ``二〇二四``, ``十二点五``: digits of either kind with units between them."""
+    whole, point, decimals = plain.replace("點", "点").partition("点")
+    if point:
+        value = _units(whole, base) if whole else None
+        digits = "".join(str(_DIGITS[c]) for c in decimals if c in _DIGITS)
+        return Decimal(f"{value}.{digits}") if value is not None and len(digits) == len(decimals) > 0 else None
     if set(plain) <= _DIGITS.keys():
         return Decimal("".join(str(_DIGITS[c]) for c in plain))
     total = below = Decimal(0)
     number: Decimal | None = None
     for part in regex.findall(rf"[\d.,]+|[{''.join(_DIGITS)}]|.", plain):
         if part in _DIGITS or part[0].isdigit():
-            if number is not None:
+            if number:  # 零 and 〇 stand for units that are left out: 一百零五
                 return None
             number = Decimal(_DIGITS[part]) if part in _DIGITS else _digits(part, base)
             if number is None:

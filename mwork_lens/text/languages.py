@@ -81,16 +81,29 @@ def main_script(text: str) -> str | None:
 
 
 def fold_case(text: str, language: str) -> str:
-    """Without case, as the language has it: Turkish ``I`` is ``ı``, ``İ`` is ``i``; Greek capitals bear no accents."""
+    """Without case, as the language has it, and without what it may leave out.
+
+    Turkish ``I`` is ``ı``, ``İ`` is ``i``; Greek capitals bear no accents; Russian ``ё`` may be ``е``, and Romanian
+    ``ș`` be written ``ş``; Arabic and Hebrew may leave out vowels, and stretch words.
+    """
     base = langcodes.get(language).language if langcodes.tag_is_valid(language or "-") else ""
     if base in DOTLESS_I:
         text = unicodedata.normalize("NFC", text).replace("İ", "i").replace("I", "ı")
     folded = text.casefold()
     if base == "el":
         folded = unicodedata.normalize("NFD", folded).replace("\u0301", "")
-    return unicodedata.normalize("NFC", folded)
+    folded = unicodedata.normalize("NFC", _VOWELS.sub("", folded))
+    return folded.translate(_VARIANTS.get(base or "", {}))
 
 
+_VOWELS = regex.compile(r"[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670]")
+"""Points and accents of Hebrew, the short vowels of Arabic, and the stroke (tatweel) that stretches its words."""
+_VARIANTS = {
+    "ro": str.maketrans("şţ", "șț"),
+    "ru": str.maketrans("ё", "е"),
+    **dict.fromkeys(("ckb", "fa", "ku", "ps", "ur"), str.maketrans("يىك", "ییک")),
+}
+"""Letters that a language writes in two ways, and which one stands for both."""
 DOTLESS_I = ("az", "crh", "gag", "tr", "tt")
 """Languages in which i and ı are two letters."""
 
@@ -100,8 +113,9 @@ UNSPACED_SCRIPTS = {"Hani", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tib
 
 
 def is_spaced(language: str) -> bool:
-    """Whether the language's usual script puts spaces between words."""
-    return not expected_scripts(language) & UNSPACED_SCRIPTS
+    """Whether the language's usual script puts spaces between words; Korean does, Chinese characters or not."""
+    scripts = expected_scripts(language)
+    return "Hang" in scripts or not scripts & UNSPACED_SCRIPTS
 
 
 @cache
@@ -137,7 +151,8 @@ def identifier(name: str | Identifier, languages: Sequence[str], *, common: str 
     ``"lingua"`` has n-gram models of the candidates (the best on single tokens), ``"script"`` goes by Unicode script
     alone, ``"cld3"`` is the paper's; a function is returned as it is. Between Chinese and Japanese candidates, texts in
     Chinese characters alone are told apart by these (see :mod:`mwork_lens.text.kanji`), and what both write alike is
-    ``common``; the identifiers call all of it Chinese. Composed and decomposed characters (NFC, NFD) are the same.
+    ``common``; the identifiers call all of it Chinese. Composed and decomposed characters (NFC, NFD), and letters of
+    other widths, are the same.
 
     Raises:
         ValueError: for an unknown name, no or repeated candidates, or one that the identifier does not know.
@@ -158,10 +173,18 @@ def identifier(name: str | Identifier, languages: Sequence[str], *, common: str 
     labels = _of_forms(dict(zip(tags, languages, strict=True)), common)
 
     def composed(texts: Sequence[str]) -> list[str | None]:
-        texts = [unicodedata.normalize("NFC", text) for text in texts]
+        texts = [unicodedata.normalize("NFC", _PRESENTED.sub(_plain, text)) for text in texts]
         return [_by_form(labels, text, label) for text, label in zip(texts, identify(texts), strict=True)]
 
     return composed
+
+
+_PRESENTED = regex.compile(r"[\ufb00-\ufdff\ufe70-\ufefc\uff01-\uffee]+")
+"""Ligatures, positional forms of Arabic and Hebrew, wide and narrow forms: Ｈｅｌｌｏ is Hello."""
+
+
+def _plain(match: regex.Match[str]) -> str:
+    return unicodedata.normalize("NFKC", match.group())
 
 
 def _of_forms(tags: Mapping[str, str], common: str) -> Mapping[Form, str]:

@@ -35,6 +35,14 @@ def scores(task, question, text, cut=False):
         ("ja", "ＡＢＣ", "abc", 1.0, 1.0),
         ("ko", "한국", unicodedata.normalize("NFD", "한국"), 1.0, 1.0),
         ("ar", "\u202bالقاهرة\u202c", "القاهرة", 1.0, 1.0),
+        ("ar", "المُؤْمِنُ", "المؤمن", 1.0, 1.0),
+        ("ar", "محـمد", "محمد", 1.0, 1.0),
+        ("he", "שָׁלוֹם", "שלום", 1.0, 1.0),
+        ("ur", "كي", "کی", 1.0, 1.0),
+        ("ru", "Ёлка", "елка", 1.0, 1.0),
+        ("uk", "їжак", "іжак", 0.0, 0.0),
+        ("ro", "Ţară", "țara", 0.0, 0.0),
+        ("ro", "Ţară", "țară", 1.0, 1.0),
         ("fa", "می\u200cخواهم", "میخواهم", 1.0, 1.0),
         ("th", "แมว\u200bดำ", "แมวดำ", 1.0, 1.0),
         ("en", "The Eiffel Tower", "the eiffel tower.", 1.0, 1.0),
@@ -114,6 +122,20 @@ def test_segments_of_mixed_text():
         ("5²", "en", None),
         ("③", "en", None),
         ("一千里", "zh", None),
+        ("0,125", "de", "0.125"),
+        ("0.125", "de", "0.125"),
+        ("0,125", "en", "0.125"),
+        ("012,500", "en", None),
+        ("一百零五", "zh", 105),
+        ("二千〇二十四", "ja", 2024),
+        ("三万零五十", "zh", 30050),
+        ("十二点五", "zh", "12.5"),
+        ("零點二五", "zh", "0.25"),
+        ("点五", "zh", None),
+        ("三点", "zh", None),
+        ("๑,๒๓๔", "th", 1234),
+        ("౧౨౩", "te", 123),
+        ("１万２千", "ja", 12000),
     ],
 )
 def test_numbers_as_languages_write_them(text, language, number):
@@ -155,6 +177,10 @@ def test_numbers_as_languages_write_them(text, language, number):
         ("3½ cups", "en", Decimal("3.5")),
         ("It is –5", "en", -5),
         ("10–5", "en", 5),
+        ("共一百零五元", "zh", 105),
+        ("是十二点五。", "zh", Decimal("12.5")),
+        ("三点二十分", "zh", 20),
+        ("Die Antwort ist 0,125.", "de", Decimal("0.125")),
     ],
 )
 def test_final_numbers(text, language, number):
@@ -192,6 +218,7 @@ def test_words_of_spaced_languages_and_a_clear_error_else():
     assert word_segmenter("hi")("क्षत्रिय लड़का।") == ["क्षत्रिय", "लड़का"]
     assert word_segmenter("ar")("\u202bمُؤْمِن\u202c") == ["مُؤْمِن"]
     assert word_segmenter("en")("Ｆｕｌｌ ｗｉｄｔｈ") == ["Ｆｕｌｌ", "ｗｉｄｔｈ"]
+    assert word_segmenter("ko")("안녕하세요, 여러분! 大韓民國") == ["안녕하세요", "여러분", "大韓民國"]
     with pytest.raises(ImportError, match="'lo' are not separated"):
         word_segmenter("lo")
 
