@@ -18,10 +18,10 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, encode
 from ..neurons import NeuronSet, NeuronSpace, selected_entries, warn_of_other_weights
 from ..store import output_directory
-from ..text import Document, checked_documents, identity, warn_of_unknown
+from ..text import Document, checked_documents, identity
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
-from .recipe import Layout, Recipe, accumulate_gradient, predicted
+from .recipe import Layout, Recipe, accumulate_gradient, predicted, say_unknown
 from .result import Checkpoint, Step, Tuned, checkpoints_in
 
 TOKENS_AT_ONCE = 1024
@@ -123,7 +123,7 @@ def tune(
     with torch.inference_mode(False), contextlib.ExitStack() as files:
         folder = None if checkpoint is None else files.enter_context(output_directory(checkpoint))
         measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
-        warn_of_unknown(model.tokenizer, {"held-out texts": measured}, stacklevel=3)
+        say_unknown(model, "held-out texts", held_out, measured)
         if held_out and not any(predicted(model, row) for row in measured):
             raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
         warn_of_other_weights(model, [selected] if selected else [])

@@ -72,7 +72,7 @@ class Recipe(RecipeSettings):
             raise ValueError("There are no texts to train on.")
         names, packed = [str(i) for i in range(len(texts))], self.layout == "packed"
         rows = encode(model, texts, names, model.cfg.n_ctx if packed else self.max_tokens)
-        warn_of_unknown(model.tokenizer, {"texts to train on": rows})
+        say_unknown(model, "texts to train on", texts, rows)
         rows = [row.clone() if row.is_inference() else row for row in rows]  # backward cannot keep such tensors
         if packed:
             ids = torch.cat([rows[i] for i in self.order(len(texts), 0).tolist()])
@@ -82,6 +82,12 @@ class Recipe(RecipeSettings):
             which = "a row" if packed else f"text {short[0]} ({texts[short[0]]!r:.60})"
             raise ValueError(f"{which} is too short to train on: no ordinary token follows another.")
         return rows
+
+
+def say_unknown(model: HookedModel, what: str, texts: Sequence[Document], rows: Sequence[Int[Tensor, " _"]]) -> None:
+    """Warn of words that the tokenizer does not know; those who give token ids have chosen them."""
+    of_words = [row for text, row in zip(texts, rows, strict=True) if isinstance(text, str)]
+    warn_of_unknown(model.tokenizer, {what: of_words}, stacklevel=5)
 
 
 def predicted(model: HookedModel, row: Int[Tensor, " pos"]) -> int:

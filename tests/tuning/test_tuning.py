@@ -83,6 +83,7 @@ def test_other_lists_of_texts_are_lists(kind):
     assert [step.loss for step in first.steps] == [step.loss for step in second.steps]
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer does not know")  # capitals
 def test_held_out_texts_that_are_trained_on_are_said():
     model = spelled("llama")
     with pytest.warns(UserWarning, match="1 of 2 held-out texts are among those to train on"):
