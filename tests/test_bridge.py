@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from transformer_lens.model_bridge import TransformerBridge
 import mwork_lens as mw
 from mwork_lens.detection import checking, importance
 from mwork_lens.detection.checking import require_exact
+from mwork_lens.measures.plnd import sides
 from mwork_lens.model.forward import run_blocks
 from mwork_lens.model.hooks import hooked
 from mwork_lens.model.sites import SITES
 from mwork_lens.neurons import NeuronSpace
 
-from .decoders.a_to_gr import GROUPED, SIZES
+from .decoders.a_to_gr import GROUPED, NEO, SIZES
 from .faults import FAULTS, has
 
 GEMMA = {**GROUPED, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
@@ -35,6 +37,7 @@ FAMILIES = {
     "GPTJ": {**GPT, "rotary_dim": 4},
     "GPTNeoX": {**SIZES, "rotary_pct": 0.5},
     "Phi": {**SIZES, "partial_rotary_factor": 0.5},
+    "GPTNeo": NEO,
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50},
     "Olmo2": GROUPED,
     "Granite": {**GROUPED, "residual_multiplier": 0.5, "attention_multiplier": 0.5},
@@ -116,7 +119,10 @@ PLANTED = [
 
 @pytest.mark.parametrize(
     ("fault", "family", "dtype"),
-    [*((*each, torch.float32) for each in PLANTED), *((*each, torch.bfloat16) for each in PLANTED[-2:])],
+    [
+        *((*each, torch.float32) for each in PLANTED),
+        *((*each, torch.bfloat16) for each in (*PLANTED[-2:], ("scale", "GPTNeo"))),
+    ],
 )
 def test_a_fault_in_the_reading_of_a_bridge_is_found(fault, family, dtype, monkeypatch):
     model = bridge(family).to(dtype)
@@ -124,6 +130,19 @@ def test_a_fault_in_the_reading_of_a_bridge_is_found(fault, family, dtype, monke
     assert has(model, FAULTS[fault].needs)
     with pytest.raises(ValueError, match=rf"({'|'.join(FAULTS[fault].sites)}) neuron \d+ of layer 1 .*layers=\[0\]"):
         require_exact(model, "stream", None, [0, 1], 4)
+
+
+def test_queries_that_grow_are_compared_beyond_the_length_where_they_begin_to(monkeypatch):
+    growing = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "llama_4_scaling_beta": 0.1}
+    options = {"rope_parameters": {**growing, "original_max_position_embeddings": 64}, "max_position_embeddings": 256}
+    monkeypatch.setitem(FAMILIES, "Ministral3", {**GROUPED, "head_dim": 8, "sliding_window": None, **options})
+    model = bridge("Ministral3")
+    mw.importance(model, torch.arange(100) % 40 + 3)
+    monkeypatch.setattr(checking, "_verified", WeakKeyDictionary())
+    monkeypatch.setattr(sides, "query_growth", lambda model, layer: None)
+    mw.importance(model, torch.arange(40) % 40 + 3)
+    with pytest.raises(ValueError, match=r"q neuron .* 80 tokens"):
+        mw.importance(model, torch.arange(100) % 40 + 3)
 
 
 FAR = {"max_position_embeddings": 512, "sliding_window": 128}

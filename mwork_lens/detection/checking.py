@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -160,7 +160,8 @@ def _far_checks(model: HookedModel, layers: Sequence[int], batch: TokenBatch, wi
         with widened(model, layer, wide_dtype(dtype_of(model))):
             scores = far_scores(replay, geometry, wide_dtype(dtype_of(model)))
         with widened(model, layer, wide):
-            yield from layer_checks(replay, scores, "stream", PLACES, wide)
+            checks = layer_checks(replay, scores, "stream", PLACES, wide)
+        yield from (replace(check, tokens=batch.tokens.shape[1]) for check in checks)
 
 
 @contextmanager

@@ -85,7 +85,11 @@ def generate(
     pick = picker(temperature, top_p, seed, _decodable(model) if temperature else None)
     lengths = [len(ids) for ids in encoded]
     # transformers' softmax in float32 makes masks of float64 infinite, and padding NaN
-    turns = range(max(lengths)) if dtype_of(model) == torch.float64 and wrapped_model(model) else rope_boundaries(model)
+    turns = (
+        range(max(lengths, default=0))
+        if dtype_of(model) == torch.float64 and wrapped_model(model)
+        else rope_boundaries(model)
+    )
     groups = _groups(lengths, batch_size, max_new_tokens, turns)
     completions: dict[int, Completion] = {}
     for rows in tqdm(groups, desc="generating", unit="batch", disable=not progress):
@@ -198,14 +202,14 @@ def _decodable(model: HookedModel) -> Bool[Tensor, " token"] | None:
 def picker(temperature: float, top_p: float, seed: int, among: Bool[Tensor, " token"] | None = None) -> Pick:
     """The likeliest token, or a seeded draw among some tokens (all if None)."""
     if temperature == 0:
-        return lambda logits, names: logits.argmax(-1).tolist()
+        return lambda logits, names: _known(logits).argmax(-1).tolist()
 
     @cache
     def generator(name: int) -> torch.Generator:
         return torch.Generator().manual_seed(int(seed) * 1_000_003 + name)
 
     def sample(logits: Tensor, names: Sequence[int]) -> list[int]:
-        logits = logits.double().cpu()
+        logits = _known(logits).double().cpu()
         if among is not None:
             logits = logits.masked_fill(~among[: logits.shape[-1]], -torch.inf)
         probabilities = _nucleus((logits / temperature).softmax(-1), top_p)
@@ -213,6 +217,12 @@ def picker(temperature: float, top_p: float, seed: int, among: Bool[Tensor, " to
         return [int(torch.multinomial(row, 1, generator=generator(name))) for row, name in draws]
 
     return sample
+
+
+def _known(logits: Float[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
+    if logits.isnan().any():
+        raise ValueError("The model's logits are not finite: its weights hold NaN or infinite values, or it overflows.")
+    return logits
 
 
 def _nucleus(probabilities: Float[Tensor, "batch token"], top_p: float) -> Float[Tensor, "batch token"]:

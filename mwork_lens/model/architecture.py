@@ -6,8 +6,9 @@ A HookedTransformer's modules are TransformerLens's; a raw TransformerBridge's w
 import inspect
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange, repeat
@@ -145,6 +146,11 @@ def rope_settings(config: Any) -> list[Mapping[str, Any]]:
     return nested or [settings]
 
 
+def grows(rope: Mapping[str, Any]) -> bool:
+    """Whether queries grow with every original length of rotary embedding that lies before them (Ministral 3)."""
+    return bool(rope.get("llama_4_scaling_beta"))
+
+
 def rope_boundaries(model: HookedModel) -> tuple[int, ...]:
     """Numbers of tokens above which the rotary angles of all of them are others (long-rope), in ascending order."""
     return () if wrapped_model(model) is None else _rope_boundaries(text_config(model))
@@ -159,8 +165,8 @@ def _rope_boundaries(config: Any) -> tuple[int, ...]:
 def boundaries(model: HookedModel) -> tuple[int, ...]:
     """Numbers of tokens above which the model computes something else, in ascending order.
 
-    Sliding windows, chunks of attention and the original lengths of rotary embeddings that are scaled by length, as far
-    as a layer uses them.
+    Sliding windows, chunks of attention and the original lengths of rotary embeddings that are scaled by length, or
+    from which on queries grow, as far as a layer uses them.
     """
     if wrapped_model(model) is None:
         local = getattr(model.cfg, "use_local_attn", False) and "local" in (model.cfg.attn_types or ())
@@ -179,6 +185,7 @@ def config_boundaries(config: Any) -> tuple[int, ...]:
     }
     names = {name for kind, name in reaches.items() if kind in kinds} if kinds else {"sliding_window"}
     lengths = {getattr(config, name, None) for name in names} | set(_rope_boundaries(config))
+    lengths |= {each["original_max_position_embeddings"] for each in rope_settings(config) if grows(each)}
     return tuple(sorted(int(length) for length in lengths if length))
 
 
@@ -206,7 +213,14 @@ def attention_scale(model: HookedModel, layer: int) -> float:
             return float(value) if "attn" in name else 1 / float(value)
     if getattr(module, "scale", None) is True:
         return model.cfg.d_head**0.5
-    return _scale_of_pattern(model, layer)
+    scales = _scales.setdefault(model, {})
+    if layer not in scales:
+        scales[layer] = _scale_of_pattern(model, layer)
+    return scales[layer]
+
+
+_scales: MutableMapping[HookedModel, dict[int, float]] = WeakKeyDictionary()
+"""Those that a pass has shown: it cannot run while some block computes in another precision."""
 
 
 @torch.inference_mode()

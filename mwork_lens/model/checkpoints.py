@@ -70,6 +70,8 @@ def read_config(place: str | Path) -> Any:
 
     with _naming(place), quiet_transformers():
         raw, _ = PreTrainedConfig.get_config_dict(place)
+        if not isinstance(raw, Mapping):
+            raise ValueError("its config.json holds no settings by name")
     _refuse_custom_code(raw, place)
     if raw.get("quantization_config"):
         raise ValueError(f"{place}: {QUANTISED}")
@@ -153,10 +155,10 @@ def _refuse_custom_code(config: Mapping[str, Any], place: str | Path) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     code = config.get("auto_map")
-    if not code:
+    if not isinstance(code, Mapping):
         return
-    models = [value for key, value in code.items() if key.startswith("AutoModel")]
-    named = config.get("architectures") or [str(value).rsplit(".", 1)[-1] for value in models]
+    models = [str(code[kind]).rsplit(".", 1)[-1] for kind in ("AutoModel", "AutoModelForCausalLM") if kind in code]
+    named = dict.fromkeys([*(config.get("architectures") or ()), *models])
     if config.get("model_type") not in CONFIG_MAPPING or not all(hasattr(transformers, name) for name in named):
         raise ValueError(
             f"{place} is made of custom code ({', '.join(named) or config.get('model_type')}), which is never run "
@@ -165,31 +167,30 @@ def _refuse_custom_code(config: Mapping[str, Any], place: str | Path) -> None:
         )
 
 
-def refuse_other_kinds(config: Any, title: str) -> None:
-    """A ValueError for what no causal language model can be made of."""
-    kind = (config.architectures or [type(config).__name__])[0]
+def refuse_other_kinds(config: Any, title: str, kind: str | None = None) -> None:
+    """A ValueError for what no causal language model can be made of; ``kind``: the class of a model in memory."""
+    kind = kind or (config.architectures or [type(config).__name__])[0]
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"{title} is an encoder-decoder ({kind}); only decoders, which read left to right, have a use here."
         )
-    if _loader(config) is None:
+    if _loader(config, kind) is None:
         raise ValueError(
             f"{title} is not a causal language model that transformers can load for text ({kind}); give a decoder, "
             "such as Llama, Qwen or Gemma."
         )
 
 
-def _loader(config: Any) -> Any:
-    """The class that reads a checkpoint; None where none gives a causal language model."""
+def _loader(config: Any, kind: str | None = None) -> Any:
+    """The class that reads a checkpoint, of this architecture; None where none gives a causal language model."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if config is None or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForCausalLM
-    text = config.get_text_config(decoder=True)
-    if text is not config and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING and config.architectures:
-        return getattr(transformers, config.architectures[0], None)
-    return None
+    text, kind = config.get_text_config(decoder=True), kind or (config.architectures or [""])[0]
+    has_text = text is not config and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return getattr(transformers, kind, None) if has_text else None
 
 
 def text_model(model: Any) -> Any:

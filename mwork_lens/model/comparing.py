@@ -52,6 +52,11 @@ class Reference:
 @torch.inference_mode()
 def observe(theirs: Any, title: str) -> Reference:
     """Run a transformers model; a ValueError if it is not finite, or not causal."""
+    if theirs.get_output_embeddings() is None:
+        raise ValueError(
+            f"{title} ({type(theirs).__name__}) has no unembedding, and so no next token: give its causal language "
+            "model (of a class such as LlamaForCausalLM)."
+        )
     config = theirs.config.get_text_config()
     short, long = _drawn(config, theirs.device)
     try:
@@ -60,7 +65,7 @@ def observe(theirs: Any, title: str) -> Reference:
             with _float32(theirs):
                 states = _unembedded(theirs, long)[0]
                 whole, begun = _unembedded(theirs, short)[:, :_PADDED]
-    except (RuntimeError, AttributeError, TypeError, LookupError) as error:
+    except (RuntimeError, ValueError, AttributeError, TypeError, LookupError) as error:
         if lacks_memory(error):
             raise
         raise ValueError(

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Module
 
-from .architecture import HookedModel, norm_eps, norm_gain, original, wrapped_model
+from .architecture import HookedModel, grows, norm_eps, norm_gain, original, wrapped_model
 from .trial import trial_of
 
 
@@ -71,7 +71,7 @@ def query_growth(model: HookedModel, layer: int) -> Growth | None:
     """What rotated queries are multiplied with, the more the later they come; None where that is 1."""
     config = getattr(original(model.blocks[layer].attn), "config", None)
     rope: Any = getattr(config, "rope_parameters", None)
-    if not isinstance(rope, Mapping) or not rope.get("llama_4_scaling_beta"):
+    if not isinstance(rope, Mapping) or not grows(rope):
         return None
     beta, known = float(rope["llama_4_scaling_beta"]), int(rope["original_max_position_embeddings"])
     return lambda positions: 1 + beta * torch.log1p(positions.div(known, rounding_mode="floor"))

@@ -152,7 +152,7 @@ def _from_memory(
         raise ValueError(QUANTISED)
     if any(value.is_meta for value in source.state_dict(keep_vars=True).values()):
         raise ValueError(f"{title} is on the meta device, without weights: load it with its weights first.")
-    refuse_other_kinds(source.config, title)
+    refuse_other_kinds(source.config, title, type(source).__name__)
     theirs = copy.deepcopy(source)
     # of its parameters only: buffers such as rotary frequencies keep their precision, as when transformers reads them
     for parameter in theirs.parameters():

@@ -391,9 +391,9 @@ def with_code(folder, canary, **config):
 def test_custom_code_is_refused_in_one_line_and_never_run(tmp_path):
     canary = tmp_path / "ran"
     mine = {"architectures": ["MineForCausalLM"]}
-    for number, config in enumerate([{**mine, "model_type": "mine"}, mine]):
+    for number, config in enumerate([{**mine, "model_type": "mine"}, mine, {}]):
         folder = with_code(tmp_path / f"model{number}", canary, **config)
-        with pytest.raises(ValueError, match=r"custom code \(MineForCausalLM\).*mw\.load_model\(model") as raised:
+        with pytest.raises(ValueError, match=r"custom code \(.*MineForCausalLM\).*mw\.load_model\(model") as raised:
             loaded(folder)
         assert "\n" not in str(raised.value)
     folder = model_dir(tmp_path / "tokenizer")
@@ -409,6 +409,7 @@ def test_custom_code_is_refused_in_one_line_and_never_run(tmp_path):
 def test_code_that_the_library_has_itself_is_not_needed(tmp_path):
     """Old checkpoints of Phi and Falcon still name their code."""
     folder = with_code(tmp_path / "model", tmp_path / "ran")
+    edit_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"})
     assert type(loaded(folder)).__name__ == KIND
     assert not (tmp_path / "ran").exists()
 
@@ -422,6 +423,21 @@ def test_yes_piped_into_the_command_line_runs_nothing(tmp_path):
     assert "custom code" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("config", [[], "llama", {"auto_map": "mine.Mine"}])
+def test_a_configuration_that_holds_no_settings_is_an_error_of_its_folder(tmp_path, config):
+    folder = model_dir(tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"model cannot be loaded: .*(no settings|model_type)"):
+        loaded(folder)
+
+
+@pytest.mark.parametrize("kind", ["Model", "ForSequenceClassification"])
+def test_a_model_in_memory_without_an_unembedding_is_refused(kind):
+    theirs = getattr(transformers, f"Llama{kind}")(transformers.LlamaConfig(**SMALL))
+    with pytest.raises(ValueError, match=rf"\(Llama{kind}\) has no unembedding"):
+        loaded(theirs)
 
 
 # multimodal checkpoints
@@ -447,7 +463,7 @@ def test_multimodal_checkpoints_give_their_text_model(tmp_path, kind):
     with torch.inference_mode():
         expected = theirs(input_ids=ids).logits
     folder = model_dir(tmp_path / "model", theirs)
-    for source in (folder, theirs):
+    for source in (folder, theirs, multimodal(kind)):
         model = loaded(source, tokenizer=words())
         torch.testing.assert_close(model(ids), expected, rtol=1e-4, atol=1e-4)
         assert model.cfg.n_layers == 2
