@@ -167,7 +167,7 @@ def _refuse_custom_code(config: Mapping[str, Any], place: str | Path) -> None:
         )
 
 
-def refuse_other_kinds(config: Any, title: str, kind: str | None = None) -> None:
+def refuse_other_kinds(config: Any, title: str, kind: str = "") -> None:
     """A ValueError for what no causal language model can be made of; ``kind``: the class of a model in memory."""
     kind = kind or (config.architectures or [type(config).__name__])[0]
     if getattr(config, "is_encoder_decoder", False):
@@ -181,16 +181,16 @@ def refuse_other_kinds(config: Any, title: str, kind: str | None = None) -> None
         )
 
 
-def _loader(config: Any, kind: str | None = None) -> Any:
+def _loader(config: Any, kind: str = "") -> Any:
     """The class that reads a checkpoint, of this architecture; None where none gives a causal language model."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if config is None or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForCausalLM
-    text, kind = config.get_text_config(decoder=True), kind or (config.architectures or [""])[0]
+    text, name = config.get_text_config(decoder=True), kind or (config.architectures or [""])[0]
     has_text = text is not config and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
-    return getattr(transformers, kind, None) if has_text else None
+    return getattr(transformers, name, None) if has_text else None
 
 
 def text_model(model: Any) -> Any:
