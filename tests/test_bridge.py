@@ -135,7 +135,7 @@ def test_a_fault_in_the_reading_of_a_bridge_is_found(fault, family, dtype, monke
 def test_queries_that_grow_are_compared_beyond_the_length_where_they_begin_to(monkeypatch):
     growing = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "llama_4_scaling_beta": 0.1}
     options = {"rope_parameters": {**growing, "original_max_position_embeddings": 64}, "max_position_embeddings": 256}
-    monkeypatch.setitem(FAMILIES, "Ministral3", {**GROUPED, "head_dim": 8, "sliding_window": None, **options})
+    monkeypatch.setitem(OPTIONS, "Ministral3", {**GROUPED, "head_dim": 8, "sliding_window": None, **options})
     model = bridge("Ministral3")
     mw.importance(model, torch.arange(100) % 40 + 3)
     monkeypatch.setattr(checking, "_verified", WeakKeyDictionary())
