@@ -4,6 +4,7 @@ import copy
 import warnings
 from functools import cache
 
+import pytest
 import torch
 import transformers
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -59,7 +60,8 @@ FAMILIES = {
 @cache
 def tiny(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, n_layers: int = 2, d_head: int = 8):
     """A tiny model with weights large enough that attention is far from uniform."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig  # which 4.x has not
+    pytest.importorskip("transformer_lens.HookedTransformer", reason="TransformerLens 4 has no HookedTransformer")
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     given = {**COMMON, **FAMILIES[family], "n_layers": n_layers, "d_head": d_head}
     options = {key: value for key, value in given.items() if value is not None}

@@ -6,7 +6,7 @@ A HookedTransformer's modules are TransformerLens's; a raw TransformerBridge's w
 import inspect
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -274,18 +274,23 @@ def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
     rotary = original(rotary)
     by_layer = rotary is not None and "layer_type" in inspect.signature(rotary.forward).parameters
     layer_type = {"layer_type": module.config.layer_types[layer]} if by_layer else {}
-    takes_two = list(inspect.signature(apply).parameters).index("cos") == 2 if rotary is not None else False
+    names = list(inspect.signature(apply).parameters)
+    sines_first = names.index("sin") < names.index("cos")  # as in GPT-J: one sine for two coordinates, positions first
+
+    def tables(x: Tensor) -> Iterable[Tensor]:
+        positions = torch.arange(x.shape[1], device=x.device)[None]
+        if rotary is None:  # as in CodeGen, where each layer has a table
+            return module.embed_positions.to(x.device)[positions].chunk(2, -1)
+        return rotary(x, positions, **layer_type)
 
     def rotated(x: Tensor) -> Tensor:
-        if rotary is None:  # as in GPT-J, where each layer has a table of sines and cosines
-            sine, cosine = module.embed_positions[None, : x.shape[1]].to(x.device, x.dtype).chunk(2, -1)
-            part, rest = x.split([2 * sine.shape[-1], x.shape[-1] - 2 * sine.shape[-1]], -1)
-            return torch.cat([apply(part, sine, cosine), rest], -1)
-        cosine, sine = rotary(x, torch.arange(x.shape[1], device=x.device)[None], **layer_type)
-        part, rest = x.split([cosine.shape[-1], x.shape[-1] - cosine.shape[-1]], -1)
+        first, second = (table.to(x.dtype) for table in tables(x))
+        width = first.shape[-1] * (2 if sines_first else 1)
+        part, rest = x.split([width, x.shape[-1] - width], -1)
+        if sines_first:
+            return torch.cat([apply(part, first, second), rest], -1)
         part = rearrange(part, "batch pos head d -> batch head pos d")
-        tables = {"cos": cosine.to(x.dtype), "sin": sine.to(x.dtype)}
-        part = apply(part, part, **tables)[0] if takes_two else apply(part, **tables)
+        part = apply(part, part, first, second)[0] if names.index("cos") == 2 else apply(part, first, second)
         return torch.cat([rearrange(part, "batch head pos d -> batch pos head d"), rest], -1)
 
     return rotated

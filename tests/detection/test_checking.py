@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 
 import mwork_lens as mw
 from mwork_lens.detection import checking
@@ -155,4 +154,4 @@ def alternating():
     cfg.n_layers, cfg.attn_types = 4, ["local", "global"] * 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return HookedTransformer(cfg)
+        return type(tiny("gemma3"))(cfg)
