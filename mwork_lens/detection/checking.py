@@ -14,10 +14,11 @@ from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks
 from ..measures.plnd.attention import Geometry
 from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, special_ids, stream, wrapped_model
 from ..model.architecture import boundaries, wide_dtype
+from ..model.wide_weights import wide_block
 from .checks import Check, Scores, layer_checks
 from .far_checks import PLACES, far_replays, far_scores
 from .layer_kinds import layer_kinds
-from .replaying import Replay, caught, widened
+from .replaying import Replay, caught
 
 LENGTH, MARGIN, LONGEST = 48, 16, 1024
 """Tokens of a check, tokens beyond a boundary, and from where on only masks and rotary tables are compared."""
@@ -144,9 +145,9 @@ def _checks(
             replay, by_site = replays[layer], scores[layer]
             if dtype != wide_dtype(dtype):
                 yield from layer_checks(replay, by_site, where, length)
-                with widened(model, layer, torch.float32):
+                with wide_block(model, layer, torch.float32):
                     by_site = _replayed_forms(replay, measure, batch)
-            with widened(model, layer, wide):
+            with wide_block(model, layer, wide):
                 yield from layer_checks(replay, by_site, where, length, wide)
 
 
@@ -157,9 +158,9 @@ def _far_checks(model: HookedModel, layers: Sequence[int], batch: TokenBatch, wi
     replays = far_replays(model, layers, batch, check_document(model, PLACES).to(batch.tokens.device))
     for layer, replay in replays.items():
         geometry = Geometry.of(model, layer)
-        with widened(model, layer, wide_dtype(dtype_of(model))):
+        with wide_block(model, layer, wide_dtype(dtype_of(model))):
             scores = far_scores(replay, geometry, wide_dtype(dtype_of(model)))
-        with widened(model, layer, wide):
+        with wide_block(model, layer, wide):
             checks = layer_checks(replay, scores, "stream", PLACES, wide)
         yield from (replace(check, tokens=batch.tokens.shape[1]) for check in checks)
 

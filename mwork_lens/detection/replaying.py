@@ -61,7 +61,7 @@ class Replay:
     def run(
         self, hooks: Sequence[ForwardHook] = (), dtype: torch.dtype | None = None
     ) -> Float[Tensor, "1 pos d_model"]:
-        """The block's output; ``dtype`` is that of a :func:`widened` block."""
+        """The block's output; ``dtype`` is that of a :func:`wide_block`."""
         args, kwargs = self.args, self.kwargs
         if dtype is not None:
             # rotary tables are rounded to the model's dtype as they leave their module: made anew they are not
@@ -124,26 +124,6 @@ def _note(replays: dict[int, Replay], model: HookedModel, layer: int, tables: li
 
 def _note_tables(tables: list[_Tables], *call: Any) -> None:
     tables.append(_Tables(*call))
-
-
-@contextmanager
-def widened(model: HookedModel, layer: int, dtype: torch.dtype) -> Iterator[None]:
-    """One block's weights as copies in a wider dtype, which rounds none of them; the old tensors return on any exit."""
-    block = model.blocks[layer]
-    held = [x for x in (*block.parameters(), *block.buffers()) if x.is_floating_point() and x.dtype != dtype]
-    before, of_model, default = [x.data for x in held], model.cfg.dtype, torch.get_default_dtype()
-    try:
-        with torch.no_grad():
-            model.cfg.dtype = dtype
-            torch.set_default_dtype(dtype)  # of the tensors that a block makes, as XGLM does of its lowest number
-            for tensor, data in zip(held, before, strict=True):
-                tensor.data = data.to(dtype)
-            yield
-    finally:
-        model.cfg.dtype = of_model
-        torch.set_default_dtype(default)
-        for tensor, data in zip(held, before, strict=True):
-            tensor.data = data
 
 
 class Ablation:

@@ -126,14 +126,21 @@ def require_same(model: HookedModel, reference: Reference, exact: Mapping[str, T
     short, long = (ids.to(device_of(model)) for ids in (reference.short, reference.long))
     tolerance = _tolerance(dtype_of(model))
     with quiet_transformers():
-        states = run_blocks(model, short)
+        states = _stream(model, short)
         for row, end in enumerate((short.shape[1], _PADDED)):
             ours, theirs = all_logits(model, states[row, :end]), reference.logits[row, :end]
             _require(logit_distance(ours, theirs), tolerance, "its logits would differ by {} standard deviations")
         with _float32(model, exact):
-            ours = final_norm(model, run_blocks(model, long)[0])
+            ours = final_norm(model, _stream(model, long)[0])
     words = "the states before its unembedding would differ by {} of their length on " + f"{long.shape[1]} tokens"
     _require(_farthest(ours, reference.states), _STATE_TOLERANCE, words)
+
+
+def _stream(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    try:
+        return run_blocks(model, ids)
+    except ValueError as error:  # not finite, or not shown, where transformers' is
+        raise Differs(f"it does not run in {dtype_of(model)} ({first_line(error)})") from error
 
 
 def _require(difference: float, tolerance: float, words: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -17,10 +18,9 @@ from .comparing import Differs, Reference, context_of, require_same, require_sam
 
 logger = logging.getLogger("mwork_lens")
 
-_CANNOT = (NotImplementedError, ValueError, AttributeError, KeyError, TypeError, AssertionError, RuntimeError)
-"""What TransformerLens raises for a model that it cannot express: it refuses some, and trips over what others lack."""
-_DOES_NOT_RUN = (Differs, ValueError, AssertionError, RuntimeError)
-"""What the comparison of a model raises, which may also not run at all."""
+_LIBRARIES = {"torch", "einops", "transformers"}
+"""In which an error comes up that is of the code that called them."""
+_OF_A_DEVICE: Any = getattr(torch, "AcceleratorError", OSError)  # torch before 2.8 has none
 _IN_MEMORY = "a model in memory"
 """Stands where TransformerLens would read an architecture, or code to run, from a name: no path, and no hub name."""
 
@@ -50,14 +50,27 @@ def hooked_or_bridge(
 
 
 @contextlib.contextmanager
-def _cannot(words: str, errors: tuple[type[Exception], ...] = _CANNOT) -> Iterator[None]:
-    """What TransformerLens cannot do becomes NotConvertible; too little memory stays what it is."""
+def _cannot(words: str) -> Iterator[None]:
+    """What TransformerLens cannot do, and what it computes otherwise, becomes NotConvertible."""
     try:
         yield
-    except errors as error:
-        if lacks_memory(error):
+    except Exception as error:
+        if not _is_unfit(error):
             raise
         raise NotConvertible(words.format(first_line(error))) from error
+
+
+def _is_unfit(error: Exception) -> bool:
+    """Whether TransformerLens has a model wrong, refuses it, or trips over what it lacks; not a fault of anything else.
+
+    It trips in many ways: over an attribute, a shape, an assertion. What counts is that it does so in code of its own.
+    """
+    if isinstance(error, Differs):
+        return True
+    if lacks_memory(error) or isinstance(error, _OF_A_DEVICE):
+        return False
+    names = (frame.f_globals.get("__name__", "").split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__))
+    return [name for name in names if name not in _LIBRARIES][-1] == "transformer_lens"
 
 
 def _converted(theirs: Any, reference: Reference, tokenizer: Any, official: str | None, device: torch.device) -> Any:
@@ -72,17 +85,27 @@ def _converted(theirs: Any, reference: Reference, tokenizer: Any, official: str 
         exact = {name: weight for name, weight in weights.items() if weight.dtype != theirs.dtype}
         weights = {name: weight.to(theirs.dtype) for name, weight in weights.items()}
         model = hooked(cfg, tokenizer, move_to_device=False)
+        weights = model.fill_missing_keys(weights)
+        _require_shapes(weights, model.state_dict())
         # at once: TransformerLens's own loop walks all modules for every single weight
-        model.load_state_dict(model.fill_missing_keys(weights), strict=False, assign=True)
+        model.load_state_dict(weights, strict=False, assign=True)
         del weights
         model.move_model_modules_to_device()
-    with _cannot("as a HookedTransformer {}", _DOES_NOT_RUN):
+    with _cannot("as a HookedTransformer {}"):
         require_same(model, reference, exact)
         require_same_far(model, theirs)
     unembedding = model.unembed.W_U
     if not unembedding.t().is_contiguous():  # HookedTransformer.unembed would copy it on every call
         unembedding.data = unembedding.data.t().contiguous().t()
     return model
+
+
+def _require_shapes(weights: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+    """NotConvertible for weights that have no room, as TransformerLens presumes some widths."""
+    for name, weight in weights.items():
+        if name in places and places[name].shape != weight.shape:
+            shapes = [*weight.shape], [*places[name].shape]
+            raise NotConvertible(f"TransformerLens cannot convert it ({name} is {shapes[0]}, it presumes {shapes[1]})")
 
 
 def transformer_lens() -> tuple[Any, Any]:
@@ -122,10 +145,10 @@ def _config(loading: Any, config: Any, official: str | None, **options: Any) -> 
     )
     try:
         cfg = read(_IN_MEMORY, hf_cfg=config.to_dict(), **options)
-    except NotImplementedError as error:
+    except NotImplementedError:  # an architecture that it does not know, or by official name only
         name = _official_name(loading, convert, config, official)
         if name is None:
-            raise error
+            raise
         cfg = read(name, hf_cfg=config.to_dict(), **options)
     cfg.original_architecture, cfg.trust_remote_code = config.architectures[0], False
     cfg.n_ctx = context or cfg.n_ctx
@@ -139,7 +162,7 @@ def _official_name(loading: Any, convert: Callable[..., Any], config: Any, name:
     official = [name] if name else [each for each in loading.OFFICIAL_MODEL_NAMES if not each.startswith(OWN_WEIGHTS)]
     candidates: dict[str, Mapping[str, Any]] = {}
     for each in official:
-        with contextlib.suppress(*_CANNOT):  # those that TransformerLens knows by their configuration
+        with contextlib.suppress(NotImplementedError, AttributeError):  # those known by their configuration
             candidates[each] = convert(each)
     candidates = {each: cfg for each, cfg in candidates.items() if cfg["original_architecture"] in kinds}
     converted = loading.get_pretrained_state_dict.__code__.co_consts  # all architectures whose weights it converts
@@ -163,8 +186,8 @@ OWN_WEIGHTS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 def _compared_bridge(theirs: Any, reference: Reference, tokenizer: Any, title: str, reason: str) -> HookedModel:
     try:
         model = bridge_on(theirs, tokenizer)
-    except _CANNOT as error:
-        if lacks_memory(error):
+    except Exception as error:
+        if not _is_unfit(error):
             raise
         raise ValueError(
             f"{title} cannot be hooked: {reason}, and TransformerBridge does not take it "
@@ -174,8 +197,8 @@ def _compared_bridge(theirs: Any, reference: Reference, tokenizer: Any, title: s
     require_attention(model)
     try:
         require_same(model, reference)
-    except _DOES_NOT_RUN as error:
-        if lacks_memory(error):
+    except Exception as error:
+        if not _is_unfit(error):
             raise
         fault = str(error) if isinstance(error, Differs) else f"it does not run in {theirs.dtype} ({first_line(error)})"
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A half-precision model that computes in float32 for a while, with its own weights, a block at a time."""
+"""A model, or a part of it, that computes in a wider precision for a while, with its own weights."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,8 +6,52 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-Swapped = list[tuple[nn.Parameter, Tensor]]
+
+@contextlib.contextmanager
+def widened(tensors: Iterable[Tensor], dtype: torch.dtype, exact: Mapping[int, Tensor] = {}) -> Iterator[None]:
+    """Weights as copies in a wider dtype, which rounds none of them; the old ones return on any exit.
+
+    ``exact`` has values, by the identity of a tensor, from which it was rounded.
+    """
+    held = [each for each in tensors if each.is_floating_point() and each.dtype.itemsize < dtype.itemsize]
+    before = [tensor.data for tensor in held]
+    try:
+        for tensor, data in zip(held, before, strict=True):
+            tensor.data = exact.get(id(tensor), data).to(data.device, dtype)
+        yield
+    finally:
+        for tensor, data in zip(held, before, strict=True):
+            tensor.data = data
+
+
+@contextlib.contextmanager
+def wide_block(model: Any, layer: int, dtype: torch.dtype) -> Iterator[None]:
+    """One block with all its weights and buffers in a wider dtype, and what it makes of numbers too."""
+    block, of_model = model.blocks[layer], model.cfg.dtype
+    with widened((*block.parameters(), *block.buffers()), dtype), _NumbersIn(dtype):
+        try:
+            model.cfg.dtype = dtype
+            yield
+        finally:
+            model.cfg.dtype = of_model
+
+
+class _NumbersIn(TorchFunctionMode):
+    """Tensors made of a float are of this dtype, as XGLM makes one of its lowest number.
+
+    It acts on its own thread only; torch's default dtype is that of all threads.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        numbers = {torch.full: args[1:2], torch.tensor: args[:1]}.get(func, ())
+        wide = {"dtype": self._dtype} if any(isinstance(number, float) for number in numbers) else {}
+        return func(*args, **{**wide, **(kwargs or {})})
 
 
 @contextlib.contextmanager
@@ -28,16 +72,18 @@ def in_float32(
     values = {id(named[name]): value for name, value in exact.items() if name in named}
     apart = {id(parameter) for each in (*blocks, unembedding) for parameter in each.parameters()}
     apart |= {id(parameter) for parameter in embedding.parameters() if parameter.ndim > 1}
-    running: dict[nn.Module, Swapped] = {}
+    running: dict[nn.Module, contextlib.ExitStack] = {}
 
     def enter(block: nn.Module, _: Any) -> None:
-        running[block] = _widen(block.parameters(), values)
+        running[block] = contextlib.ExitStack()
+        running[block].enter_context(widened(block.parameters(), torch.float32, values))
 
     def leave(block: nn.Module, *_: Any) -> None:
-        _restore(running.pop(block, []))
+        running.pop(block, contextlib.ExitStack()).close()
 
     with contextlib.ExitStack() as stack:
-        stack.callback(_restore, _widen((each for each in model.parameters() if id(each) not in apart), values))
+        others = (each for each in model.parameters() if id(each) not in apart)
+        stack.enter_context(widened(others, torch.float32, values))
         for block in blocks:
             stack.callback(block.register_forward_pre_hook(enter).remove)
             stack.callback(block.register_forward_hook(leave, always_call=True).remove)
@@ -56,18 +102,6 @@ def _float32_output(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 
 def _float32_inputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(each.float() for each in inputs)
-
-
-def _widen(parameters: Iterable[nn.Parameter], values: Mapping[int, Tensor]) -> Swapped:
-    swapped = [(parameter, parameter.data) for parameter in parameters if parameter.dtype.itemsize < 4]
-    for parameter, data in swapped:
-        parameter.data = values.get(id(parameter), data).to(data.device, torch.float32)
-    return swapped
-
-
-def _restore(swapped: Swapped) -> None:
-    for parameter, data in swapped:
-        parameter.data = data
 
 
 @contextlib.contextmanager

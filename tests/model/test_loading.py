@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from importlib.metadata import version
+from types import FunctionType
 
 import pytest
 import torch
@@ -358,6 +359,41 @@ def test_too_little_memory_is_said_and_never_a_bridge(tmp_path, monkeypatch, err
         with pytest.raises(ValueError, match="not enough memory on cpu"):
             loaded(folder)
     assert "TransformerBridge" not in caplog.text
+
+
+@needs_hooked
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (torch.AcceleratorError("device-side assert"), "transformer_lens"),
+        (RuntimeError("x"), "x"),
+        (KeyError("x"), "x"),
+    ],
+)
+def test_faults_that_are_not_of_transformer_lens_are_never_a_bridge(monkeypatch, error, where, caplog):
+    def fails(*_, **__):
+        raise error
+
+    fails = FunctionType(fails.__code__, {"__name__": where}, None, None, fails.__closure__)
+    convert = "transformer_lens.loading_from_pretrained.convert_llama_weights"
+    for place in (convert, "mwork_lens.model.comparing.run_blocks"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, fails)
+            with pytest.raises(type(error), match=str(error)):
+                loaded(small_model())
+    assert "TransformerBridge" not in caplog.text
+
+
+@needs_hooked
+def test_what_transformer_lens_cannot_convert_is_a_bridge_and_says_why(caplog):
+    """Another width than it presumes, a bias that it needs, an architecture that it does not know."""
+    without_biases = small_model("GPTNeoX", attention_bias=False)
+    with pytest.raises(ValueError, match=r"cannot convert it .*einops.*TransformerBridge does not take it"):
+        loaded(without_biases, tokenizer=words())
+    loaded(gpt2(n_inner=20), tokenizer=words())
+    assert "cannot convert it (blocks.0.mlp.W_in is [16, 20], it presumes [16, 64])" in caplog.text
+    loaded(small_model("Granite"), tokenizer=words())
+    assert "cannot convert it (GraniteForCausalLM is not currently supported)" in caplog.text
 
 
 def test_weights_that_are_not_finite_are_said():
