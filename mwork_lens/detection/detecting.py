@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ from ..model.post_norms import stream_before
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
-from ..text import Document, warn_of_unknown
+from ..text import Corpus, Document, warn_of_unknown
 from .checking import bound_to, require_exact, require_layers
 from .detection import Detection
 
@@ -191,25 +191,14 @@ def detect(
         require_exact(
             model, measure, batch_counts.screen, scored, max(len(ids) for each in encoded.values() for ids in each)
         )
-    settings = {
-        **{key: value for key, value in asdict(selection).items() if value is not None},
-        "scope": scope,
-        "scores": "screened" if batch_counts.screen else "exact",
-        "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
-        **({"measure": measure} if formulation in ("exact", "paper") else {}),
-        **({} if layers is None else {"layers": scored}),
-        **({} if verify else {"verify": False}),
-        "max_tokens": max_tokens,
-        "dtype": str(dtype),
-        "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
-        "corpus": encoded.corpus.describe(),
-    }
+    given = {"layers": layers and scored, "verify": None if verify else False, "max_tokens": max_tokens}
+    settings = _settings(model, encoded.corpus, batch_counts, formulation, measure, given)
     counts = {language: DetectionCounts.empty(space, plan, language, f"{space} {settings}") for language in encoded}
     description = "detecting" if progress else None
     for batch, by_layer in batch_counts.over(model, detector, plan, layers=scored, progress=description):
         counts[batch.language].update(batch, by_layer)
-    unscored = [layer for layer in range(space.n_layers) if layer not in scored]
     means = {language: part.means(documents[language], wide_dtype(dtype)) for language, part in counts.items()}
+    unscored = [layer for layer in range(space.n_layers) if layer not in scored]
     for values in (values for by_site in means.values() for values in by_site.values()):
         values[unscored] = torch.nan
     return Detection(
@@ -222,6 +211,32 @@ def detect(
         documents_of=encoded.hashes,
         sums={language: part.sums for language, part in counts.items()},
     )
+
+
+def _settings(
+    model: HookedModel,
+    corpus: Corpus,
+    counts: BatchCounts,
+    formulation: str | Measure,
+    measure: Where,
+    given: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The record that a detection keeps of how it was made; of options, those that are not None."""
+    selection, given = (
+        {key: value for key, value in options.items() if value is not None}
+        for options in (asdict(counts.selection), given)
+    )
+    return {
+        **selection,
+        "scope": counts.scope,
+        "scores": "screened" if counts.screen else "exact",
+        "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
+        **({"measure": measure} if formulation in ("exact", "paper") else {}),
+        **given,
+        "dtype": str(dtype_of(model)),
+        "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
+        "corpus": corpus.describe(),
+    }
 
 
 def importance(

@@ -1,6 +1,7 @@
 """Text in: corpora, their files, languages and words."""
 
-from .corpora import Corpus, as_corpus, load_corpus, spread
+from .corpora import Corpus, as_corpus, load_corpus
+from .dealing import spread
 from .documents import Document, as_documents, as_names, checked_documents, fault_of, identity
 from .files import files_of, read_lines, read_rows, remove_cut_line, suffix_of, whole_lines
 from .languages import OTHER, SHARED, Identifier, expected_scripts, fold_case, identifier

@@ -1,11 +1,10 @@
 """Text by language, with document ids: the demo text, files, a hub data set or the user's own dict."""
 
 import hashlib
-import itertools
 import random
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 import langcodes
 import pandas as pd
 
+from .dealing import Deal, by_share, evenly, in_turn, spread, turns
 from .documents import Document, as_documents, as_names, fault_of, identity
 from .files import SUFFIXES, suffix_of
-from .languages import Labels, expected_scripts, main_script, require_language
+from .languages import Labels, require_language
+from .problems import problems, repeats
 from .readers import Passages, join_rows, language_of, read_files, read_folder, read_hub
-
-FEW_PASSAGES = 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Corpus(Mapping[str, list[Document]]):
 
     def __post_init__(self) -> None:
         ids = {
-            language: tuple(f"{language}/{name}/{turn}" for turn, name in zip(_turns(names), names, strict=True))
+            language: tuple(f"{language}/{name}/{turn}" for turn, name in zip(turns(names), names, strict=True))
             for language, names in self.documents.items()
         }
         object.__setattr__(self, "ids", ids)
@@ -88,7 +87,7 @@ class Corpus(Mapping[str, list[Document]]):
             ValueError: if a language has too few passages.
         """
         what = f"{', '.join(f'{size} of {name}' for name, size in sizes.items())} without sharing a document"
-        parts = self._deal(lambda documents: _in_turn(documents, list(sizes.values())), seed, what)
+        parts = self._deal(lambda documents: in_turn(documents, list(sizes.values())), seed, what)
         return {name: self._part(parts, i).limit(size) for i, (name, size) in enumerate(sizes.items())}
 
     def split(self, held_out: float = 0.25, *, seed: int = 0) -> tuple["Corpus", "Corpus"]:
@@ -99,7 +98,7 @@ class Corpus(Mapping[str, list[Document]]):
         """
         if not 0 < held_out < 1:
             raise ValueError(f"held_out={held_out} is not a share between 0 and 1.")
-        parts = self._deal(lambda documents: _by_share(documents, held_out), seed, "a held-out part", least=2)
+        parts = self._deal(lambda documents: by_share(documents, held_out), seed, "a held-out part", least=2)
         return self._part(parts, 0), self._part(parts, 1)
 
     def folds(self, number: int = 2, *, seed: int = 0) -> list[tuple["Corpus", "Corpus"]]:
@@ -110,10 +109,10 @@ class Corpus(Mapping[str, list[Document]]):
         """
         if number < 2:
             raise ValueError(f"{number} folds: there must be at least two.")
-        folds = self._deal(lambda documents: _evenly(documents, number), seed, f"{number} folds", least=number)
+        folds = self._deal(lambda documents: evenly(documents, number), seed, f"{number} folds", least=number)
         return [(self._part(folds, fold, inside=False), self._part(folds, fold)) for fold in range(number)]
 
-    def _deal(self, deal: "Deal", seed: int, what: str, least: int = 1) -> dict[str, list[int | None]]:
+    def _deal(self, deal: Deal, seed: int, what: str, least: int = 1) -> dict[str, list[int | None]]:
         """By language, the part of each passage: whole documents, dealt out in random order."""
         parts = {}
         for language, names in self.documents.items():
@@ -157,57 +156,6 @@ class Corpus(Mapping[str, list[Document]]):
     def __repr__(self) -> str:
         counts = ", ".join(f"{language} {len(texts)}" for language, texts in self.texts.items())
         return f"Corpus({self.source}: {counts}; {'parallel' if self.parallel else 'not parallel'})"
-
-
-def _turns(names: Sequence[str]) -> list[int]:
-    """For each passage, how many passages of its document came before it."""
-    turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
-    return [next(turns[name]) for name in names]
-
-
-def spread(documents: Sequence[str], number: int | None) -> list[int]:
-    """Positions of ``number`` passages (None: all), from as many of their documents as possible, in order."""
-    if number is not None and number < 1:
-        raise ValueError(f"limit={number}: it must be at least 1.")
-    order = sorted((turn, i) for i, turn in enumerate(_turns(documents)))
-    return sorted(i for _, i in order[:number])
-
-
-Deal = Callable[[Mapping[str, int]], Mapping[str, int] | None]
-"""From documents in random order, with how many passages each has, to the part of each; None if they are too few."""
-
-
-def _in_turn(documents: Mapping[str, int], sizes: Sequence[int]) -> dict[str, int] | None:
-    """The last documents to the first part until it has its size, and so on."""
-    part_of, left = {}, list(documents)
-    for part, missing in enumerate(sizes):
-        while missing > 0:
-            if not left:
-                return None
-            name = left.pop()
-            part_of[name] = part
-            missing -= documents[name]
-    return part_of
-
-
-def _by_share(documents: Mapping[str, int], held_out: float) -> dict[str, int]:
-    """The first documents to part 1, which is held out; at least one to each part."""
-    part_of, held, total = dict.fromkeys(documents, 0), 0, sum(documents.values())
-    for name in list(documents)[:-1]:
-        if held and held + documents[name] / 2 > held_out * total:
-            break
-        part_of[name] = 1
-        held += documents[name]
-    return part_of
-
-
-def _evenly(documents: Mapping[str, int], number: int) -> dict[str, int]:
-    """Each document to the part with the fewest passages."""
-    sizes, part_of = [0] * number, {}
-    for name, size in documents.items():
-        part_of[name] = sizes.index(min(sizes))
-        sizes[part_of[name]] += size
-    return part_of
 
 
 def load_corpus(
@@ -263,7 +211,7 @@ def load_corpus(
     rows = {language: rows[language] for language in wanted or rows}
     corpus = _assemble(rows, name, labels, parallel, sentences_per_passage)
     corpus = corpus if limit is None else corpus.limit(limit)
-    for problem in _problems(corpus):
+    for problem in problems(corpus.texts, languages=corpus.labels != "free"):
         warnings.warn(problem, stacklevel=2)
     return corpus
 
@@ -279,7 +227,7 @@ def as_corpus(corpus: Mapping[str, Sequence[Document]]) -> Corpus:
     rows = _from_dict(corpus)
     labels: Labels = "bcp47" if all(langcodes.tag_is_valid(label) for label in rows if label) else "free"
     assembled = _assemble(_standard(rows, labels), "given", labels, None)
-    for problem in _repeats(assembled):
+    for problem in repeats(assembled.texts):
         warnings.warn(problem, stacklevel=3)
     return assembled
 
@@ -357,43 +305,3 @@ def _assemble(
         parallel = same and len(rows) > 1 and all(name is not None for part in rows.values() for name, _ in part)
     texts = {language: tuple(text for _, text in passages) for language, passages in rows.items()}
     return Corpus(texts, documents, parallel, name, labels)
-
-
-def _problems(corpus: Corpus) -> Iterator[str]:
-    """What a user should know of a corpus."""
-    counts = {language: len(texts) for language, texts in corpus.texts.items()}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{language} {n}" for language, n in counts.items())
-        yield f"The languages have unequal numbers of passages: {listed}."
-    fewest = min(counts, key=lambda language: counts[language])
-    if counts[fewest] < FEW_PASSAGES:
-        yield f"{fewest!r} has only {counts[fewest]} passages; sets found on fewer than {FEW_PASSAGES} are unstable."
-    yield from _repeats(corpus)
-    for language, texts in corpus.texts.items() if corpus.labels != "free" else ():
-        script = main_script(" ".join(text for text in texts[:200] if isinstance(text, str)))
-        if script and language != "und" and script not in expected_scripts(language):
-            usual = "/".join(sorted(expected_scripts(language)))
-            yield f"The text of {language!r} is mostly in {script}, not in {usual}."
-
-
-COPIED = 0.1
-"""Share of a language's passages that also stand in another language, from which this is said."""
-
-
-def _repeats(corpus: Corpus) -> Iterator[str]:
-    """Passages that count several times, and languages that are copies of others."""
-    texts = {
-        language: [identity(text) for text in passages if isinstance(text, str)]
-        for language, passages in corpus.texts.items()
-    }
-    distinct = {language: set(passages) for language, passages in texts.items()}
-    for language, passages in texts.items():
-        if repeated := len(passages) - len(distinct[language]):
-            yield f"{repeated} of {len(passages)} passages of {language!r} repeat earlier ones: each counts again."
-    for one, other in itertools.combinations(texts, 2):
-        common = distinct[one] & distinct[other]
-        if common and len(common) >= COPIED * min(len(distinct[one]), len(distinct[other])):
-            yield (
-                f"{len(common)} passages are the same in {one!r} and {other!r}: of languages that are copies of each "
-                "other nothing can be told apart."
-            )

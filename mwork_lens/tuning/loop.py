@@ -108,18 +108,8 @@ def tune(
     )  # fmt: skip
     texts, held_out = checked_documents(texts, "text"), checked_documents(held_out, "held-out text")
     _warn_of_common(texts, held_out)
-    if patience is not None and not (held_out and evaluate_every):
-        raise ValueError(f"patience={patience} needs held_out documents and evaluate_every.")
+    _require_sensible(model, neurons, held_out, checkpoint, checkpoint_every, evaluate_every, patience)
     selected = neurons if isinstance(neurons, NeuronSet) else None
-    if selected is None and neurons != "all":
-        raise ValueError(f"neurons={neurons!r}: give a NeuronSet, or 'all'.")
-    if selected is None and checkpoint is not None:
-        raise ValueError(f"checkpoint={str(checkpoint)!r}: only the tuning of a set can be checkpointed, not of all.")
-    if checkpoint_every < 1 or any(number is not None and number < 1 for number in (evaluate_every, patience)):
-        raise ValueError(f"{checkpoint_every=}, {evaluate_every=} and {patience=} must be at least 1.")
-    if inference := [name for name, parameter in model.named_parameters() if parameter.is_inference()]:
-        advice = "load it outside of torch.inference_mode() to tune it"
-        raise ValueError(f"{inference[0]} of {model.cfg.model_name} was made in inference mode: {advice}.")
     with torch.inference_mode(False), contextlib.ExitStack() as files:
         folder = None if checkpoint is None else files.enter_context(output_directory(checkpoint))
         measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
@@ -132,6 +122,29 @@ def tune(
             folder, checkpoint_every, callbacks,
         )  # fmt: skip
         return run.run(progress)
+
+
+def _require_sensible(
+    model: HookedModel,
+    neurons: NeuronSet | Literal["all"],
+    held_out: Sequence[Document],
+    checkpoint: str | Path | None,
+    checkpoint_every: int,
+    evaluate_every: int | None,
+    patience: int | None,
+) -> None:
+    """Refuse what cannot be tuned, measured or kept, before the work."""
+    if patience is not None and not (held_out and evaluate_every):
+        raise ValueError(f"patience={patience} needs held_out documents and evaluate_every.")
+    if not isinstance(neurons, NeuronSet) and neurons != "all":
+        raise ValueError(f"neurons={neurons!r}: give a NeuronSet, or 'all'.")
+    if neurons == "all" and checkpoint is not None:
+        raise ValueError(f"checkpoint={str(checkpoint)!r}: only the tuning of a set can be checkpointed, not of all.")
+    if checkpoint_every < 1 or any(number is not None and number < 1 for number in (evaluate_every, patience)):
+        raise ValueError(f"{checkpoint_every=}, {evaluate_every=} and {patience=} must be at least 1.")
+    if inference := [name for name, parameter in model.named_parameters() if parameter.is_inference()]:
+        advice = "load it outside of torch.inference_mode() to tune it"
+        raise ValueError(f"{inference[0]} of {model.cfg.model_name} was made in inference mode: {advice}.")
 
 
 def _warn_of_common(texts: Sequence[Document], held_out: Sequence[Document]) -> None:
