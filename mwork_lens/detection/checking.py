@@ -1,6 +1,6 @@
 """Closed forms compared with real ablation on the model itself, before anything rests on them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -44,11 +44,18 @@ def check_scores(
         ``exact`` (whether that is rounding), ``dtype`` and ``tokens``. A model in half precision is compared on a
         float32 copy of each layer, and in its own dtype for strong neurons only.
 
+    Raises:
+        ValueError: for layers that the model lacks, or a length that is out of its context.
+
     Example:
         >>> checks = mw.check_scores(model, layers=[0])
         >>> checks.exact.all(), checks.relative.max() < 1e-4
         (np.True_, np.True_)
     """
+    if length is not None and (not isinstance(length, int) or not 2 <= length <= model.cfg.n_ctx):
+        raise ValueError(
+            f"{length=} must be from 2 tokens to the context of {model.cfg.model_name}, {model.cfg.n_ctx}."
+        )
     length = length or check_lengths(model, LONGEST + 1)[-1]
     return pd.DataFrame(map(asdict, _checks(model, measure, None, require_layers(model, layers), length)))
 
@@ -58,10 +65,10 @@ def require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int
     number = model.cfg.n_layers
     if layers is None:
         return list(range(number))
-    wrong = [layer for layer in layers if not 0 <= layer < number]
-    if wrong or not layers:
-        raise ValueError(f"layers={list(layers)}: {model.cfg.model_name} has layers 0 to {number - 1}.")
-    return sorted(set(layers))
+    chosen = list(layers) if isinstance(layers, Iterable) else []
+    if not chosen or any(layer not in range(number) for layer in chosen):
+        raise ValueError(f"{layers=}: {model.cfg.model_name} has layers 0 to {number - 1}.")
+    return sorted(set(map(int, chosen)))
 
 
 def bound_to(model: HookedModel, measure: Measure, layers: Sequence[int]) -> list[Sequence[LayerMeasure]]:

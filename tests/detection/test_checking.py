@@ -144,6 +144,12 @@ def test_layers_are_those_of_the_model():
             mw.check_scores(tiny("llama"), layers=layers)
 
 
+def test_the_length_of_a_check_is_in_the_context():
+    for length in (-3, 0, 1, 65):
+        with pytest.raises(ValueError, match=r"length=.* must be from 2 tokens to the context of tiny-llama, 64"):
+            mw.check_scores(tiny("llama"), length=length)
+
+
 def test_layers_of_one_kind_differ_in_their_weights_only():
     assert layer_kinds(tiny("gpt2", n_layers=4)) == [[0, 1, 2, 3]]
     assert layer_kinds(alternating()) == [[0, 2], [1, 3]]
