@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .architecture import HookedModel, device_of, rope_boundaries, wrapped_model
+from .forward import renew_tables
 from .unembedding import all_logits
 
 
@@ -60,6 +61,7 @@ class Cached:
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         """Logits of what follows new tokens (0 in the mask is padding)."""
+        renew_tables(self.model)
         depth = self.model.cfg.n_layers
         stream = self.model(tokens, past_kv_cache=self.cache, stop_at_layer=depth, attention_mask=mask)
         return all_logits(self.model, stream[:, -1])

@@ -288,6 +288,7 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
         with model.hooks(fwd_hooks=[(last, lambda activation, hook: states.append(activation))]):
             run_wrapped(model, tokens)
     else:
+        renew_tables(model)
         states.append(model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right"))
     if not states:
         raise ValueError(f"{model.cfg.model_name} does not show its last layer's residual stream ({last} never runs).")
@@ -297,6 +298,16 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
             f"or {states[-1].dtype} overflows."
         )
     return states[-1]
+
+
+def renew_tables(model: HookedModel) -> None:
+    """Before a pass of a HookedTransformer: its tables of ALiBi are made for the texts of this pass.
+
+    They grow with the longest text yet, and then are sums of larger numbers, which round otherwise.
+    """
+    if model.cfg.positional_embedding_type == "alibi":
+        for block in model.blocks:
+            block.attn.alibi = None
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from mwork_lens.detection import importance
+from mwork_lens.model.decoding import decoder
 from mwork_lens.model.forward import Encoded, Running, batches, encode, run_blocks, stream
 
 from ..tiny import tiny, tokens
@@ -183,3 +184,18 @@ def test_a_stream_gives_each_batch_with_what_the_blocks_made_of_it():
 def test_an_unknown_hook_point_is_refused():
     with pytest.raises(ValueError, match=r"tiny-llama has no hook point 'blocks.9.hook_q'"):
         next(stream(tiny("llama"), batches(tiny("llama"), [tokens(4)]), [("blocks.9.hook_q", lambda a, hook: a)]))
+
+
+@torch.inference_mode()
+def test_what_a_model_has_read_before_moves_no_bit():
+    """BLOOM's blocks keep the table of ALiBi for the longest text yet, whose sums round otherwise."""
+    model, ids = copy.deepcopy(tiny("bloom", torch.float32)), tokens(12)[None]
+
+    def passes():
+        reading = decoder(model, 1)
+        logits = [reading.advance(part, torch.ones_like(part)) for part in (ids[:, :9], ids[:, 9:])]
+        return run_blocks(model, ids), *logits
+
+    before = passes()
+    model(tokens(60)[None])
+    assert all(map(torch.equal, before, passes()))
