@@ -70,7 +70,7 @@ def generate(
     """
     if max_new_tokens < 1 or batch_size < 1:
         raise ValueError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not temperature >= 0 or not 0 < top_p <= 1:
         raise ValueError(f"{temperature=} must be 0 or more, and {top_p=} in (0, 1].")
     prompts = as_documents(prompts, "prompts")
     names = [f"prompt {i}" for i in range(len(prompts))]

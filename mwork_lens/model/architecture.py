@@ -113,6 +113,15 @@ def weight(model: HookedModel, layer: int, name: str) -> Any:
     return getattr(module, f"_{leaf}") if hasattr(module, f"_{leaf}") else getattr(module, leaf)
 
 
+def require_hooked(model: Any) -> None:
+    """A ValueError for what is not a hooked model, e.g. one of transformers."""
+    if not isinstance(model, HookedModel):
+        raise ValueError(
+            f"{type(model).__name__} is not a hooked model: load it first, model = mw.load_model(...), which takes "
+            "names, directories and models of transformers."
+        )
+
+
 def special_ids(model: HookedModel) -> Int[Tensor, " id"]:
     """The tokenizer's special token ids; empty without a tokenizer."""
     return torch.tensor(getattr(model.tokenizer, "all_special_ids", None) or [], dtype=torch.long)

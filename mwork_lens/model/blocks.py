@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.nn import Module, Parameter
 
-from .architecture import HookedModel, original, wrapped_model
+from .architecture import HookedModel, original, require_hooked, wrapped_model
 from .trial import trial_of
 
 # parts of TransformerLens's blocks whose neurons and whose effect on them are known
@@ -28,7 +28,8 @@ def require_attention(model: HookedModel) -> None:
 
 
 def require_known_blocks(model: HookedModel) -> None:
-    """The same where some layer has parts that neurons are not defined for."""
+    """The same where some layer has parts that neurons are not defined for, or what is there is not a hooked model."""
+    require_hooked(model)
     require_attention(model)
     if wrapped_model(model) is not None:
         _require(model, _experts, _beside, _changed)

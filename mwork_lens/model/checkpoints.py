@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -111,6 +112,8 @@ def own_tokenizer(tokenizer: Any, title: str) -> Any:
     """
     if tokenizer is None:
         return None
+    if not hasattr(tokenizer, "get_vocab"):
+        raise ValueError(f"tokenizer={tokenizer!r:.60} is not a tokenizer: give one that transformers has loaded.")
     tokenizer = copy.deepcopy(tokenizer)
     place, options = tokenizer.name_or_path, tokenizer.init_kwargs
     if place and tokenizer.bos_token is not None and not options.get("add_bos_token"):
@@ -130,9 +133,12 @@ def _naming(place: str | Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # damaged files make the libraries raise many kinds
         if lacks_memory(error):
             raise
+        if isinstance(error, UnpicklingError):
+            reason = "its weights are a pickle that holds more than tensors, of which nothing is run"
+            raise ValueError(f"{place} cannot be loaded: {reason}.") from error
         damaged = f", {file}" if isinstance(error, SafetensorError) and (file := _damaged(Path(place))) else ""
         raise ValueError(f"{place}{damaged} cannot be loaded: {first_line(error)}.") from error
 
@@ -174,6 +180,8 @@ def refuse_other_kinds(config: Any, title: str, kind: str = "") -> None:
         raise ValueError(
             f"{title} is an encoder-decoder ({kind}); only decoders, which read left to right, have a use here."
         )
+    if (layers := getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)) is not None and layers < 1:
+        raise ValueError(f"{title} cannot be loaded: its configuration says that it has {layers} layers.")
     if _loader(config, kind) is None:
         raise ValueError(
             f"{title} is not a causal language model that transformers can load for text ({kind}); give a decoder, "

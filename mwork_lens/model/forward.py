@@ -17,7 +17,16 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..text import Corpus, Document, as_corpus, fault_of, warn_of_unknown
-from .architecture import HookedModel, device_of, rope_boundaries, run_wrapped, special_ids, stream_hook, wrapped_model
+from .architecture import (
+    HookedModel,
+    device_of,
+    require_hooked,
+    rope_boundaries,
+    run_wrapped,
+    special_ids,
+    stream_hook,
+    wrapped_model,
+)
 from .hooks import ForwardHook, hooked
 from .unembedding import require_same_readout
 
@@ -140,6 +149,7 @@ def encode(
     A text that begins with the BOS gets no second one. Refuses a document without an ordinary token or with one
     that the model has no embedding for, a string without a tokenizer and, with None, one that would be cut.
     """
+    require_hooked(model)
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} leaves nothing to score; it must be at least 2.")
     limit = model.cfg.n_ctx if max_tokens is None else min(max_tokens, model.cfg.n_ctx)
@@ -168,9 +178,9 @@ def encode(
 
 
 def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos"]:
+    if (fault := fault_of(document)) and fault != "empty":  # which is no token, and said as such
+        raise ValueError(f"Document {name} is {fault}.")
     if isinstance(document, Tensor):
-        if fault := fault_of(document):
-            raise ValueError(f"Document {name} is {fault}.")
         ids = document.detach().long().cpu()
         if ids.min() < 0 or ids.max() >= model.cfg.d_vocab:
             raise ValueError(f"Document {name} has token ids outside 0 to {model.cfg.d_vocab - 1}.")

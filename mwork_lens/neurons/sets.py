@@ -290,6 +290,8 @@ def ablate(
         >>> torch.equal(model("Bonjour le monde"), before), torch.equal(off, before)
         (True, False)
     """
+    if not isinstance(neurons, NeuronSet):
+        raise ValueError(f"ablate needs a NeuronSet, not {type(neurons).__name__}: NeuronSet.from_list makes one.")
     neurons.space.require_compatible(NeuronSpace.of(model))
     if positions not in get_args(Positions):
         raise ValueError(f"positions={positions!r}: it must be one of {', '.join(get_args(Positions))}.")

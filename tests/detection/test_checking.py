@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from itertools import product
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,8 +139,10 @@ def test_layers_that_were_not_scored_are_left_out_of_tables_and_refused_by_contr
             control(full.active("fr"), part)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_layers_are_those_of_the_model():
-    for layers in ([], [2], [-1]):
+    assert set(mw.check_scores(tiny("llama"), layers=np.array([1])).layer) == {1}
+    for layers in ([], [2], [-1], "0", [0.5], [None]):
         with pytest.raises(ValueError, match=r"has layers 0 to 1"):
             mw.check_scores(tiny("llama"), layers=layers)
 

@@ -176,6 +176,7 @@ def test_bad_options_are_refused():
     for message, options in [
         ("max_new_tokens=0", {"max_new_tokens": 0}),
         ("temperature=-1", {"temperature": -1.0}),
+        ("temperature=nan", {"temperature": float("nan")}),
         ("prompt 1 has 9 tokens; with max_new_tokens=56", {"max_new_tokens": 56}),
         ("need a tokenizer", {"stop": ["x"]}),
     ]:

@@ -48,3 +48,37 @@ def test_a_token_beyond_the_embedding_is_refused_with_its_text(load):
             use()
     with pytest.raises(ValueError, match="Document fr 1 has token ids outside 0 to 49"):
         encode(model, [torch.tensor([1, 50])], ["fr 1"], None)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("document", "fault"),
+    [
+        (["a b"], "a list, not a string or a tensor of ids"),
+        (None, "a NoneType, not a string"),
+        ([3, 4], "a list, not a string"),
+        ("a \ud83d b", r"not text: character 3 is half of one \(a lone surrogate, U\+D83D\)"),
+        ("a\0b", "not clean text: it holds a NUL character at character 2"),
+        (torch.tensor([[3, 4]]), r"a tensor of shape \(1, 2\)"),
+    ],
+)
+def test_what_is_no_document_is_refused_wherever_one_is_read(document, fault):
+    model = llama()
+    uses = [lambda: mw.generate(model, [document]), lambda: mw.importance(model, document)]
+    uses += [lambda: encode(model, ["a", document], ["fr/a", "given"], None)]
+    for use in uses:
+        with pytest.raises(ValueError, match=rf"^Document (prompt 0|given) is {fault}"):
+            use()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("model", [None, torch.nn.Linear(2, 2)])
+def test_what_is_no_hooked_model_is_said(model):
+    corpus = {"fr": ["a b"], "en": ["c d"]}
+    for use in (mw.detect, mw.language_losses, mw.collect_means):
+        with pytest.raises(ValueError, match=r"is not a hooked model: load it first, model = mw\.load_model"):
+            use(model, corpus)
+    with pytest.raises(ValueError, match="is not a hooked model"):
+        mw.importance(model, "a b")
+    with pytest.raises(ValueError, match="is not a hooked model"):
+        mw.generate(model, ["a b"])

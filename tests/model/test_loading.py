@@ -2,10 +2,12 @@
 
 import copy
 import json
+import pickle
 import subprocess
 import sys
 import warnings
 from importlib.metadata import version
+from pathlib import Path
 from types import FunctionType
 
 import pytest
@@ -261,6 +263,17 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         (folder / "tokenizer.json").write_text(content)
         with pytest.raises(ValueError, match=r"cut' has no tokenizer that can be loaded"):
             loaded(folder)
+    folder = model_dir(tmp_path / "settings")
+    settings = json.loads((folder / "config.json").read_text())
+    for content in ([1], {**settings, "num_attention_heads": "four"}, {**settings, "num_hidden_layers": -1}):
+        (folder / "config.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"settings cannot be loaded"):
+            loaded(folder)
+    folder = model_dir(tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"lm_head.weight": Path}))
+    with pytest.raises(ValueError, match=r"pickled cannot be loaded: .* a pickle that holds more than tensors"):
+        loaded(folder)
     folder = model_dir(tmp_path / "words", tokenizer=False)
     with pytest.raises(ValueError, match=r"has no tokenizer that can be loaded.*tokenizer="):
         loaded(folder)
@@ -288,6 +301,7 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_warned_of():
         ({"dtype": "int32"}, "int32"),
         ({"device": "gpu"}, "no device gpu here"),
         ({"device": "meta"}, "'meta' holds no numbers"),
+        ({"tokenizer": "gpt2"}, "tokenizer='gpt2' is not a tokenizer"),
         pytest.param(
             {"device": "cuda"},
             "no device cuda here",

@@ -117,6 +117,13 @@ def test_sets_of_other_sizes_are_refused(change):
         ablate(tiny("llama"), other)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_only_a_set_is_ablated():
+    for wrong in (None, {"mlp": [1]}, [neuron_set(ALL)]):
+        with pytest.raises(ValueError, match=rf"needs a NeuronSet, not {type(wrong).__name__}"):
+            ablate(tiny("llama"), wrong)
+
+
 @pytest.mark.parametrize("change", [{"model": "finetuned"}, {"processing": "norms folded"}])
 def test_the_same_sizes_in_another_model_warn(change):
     other = neuron_set({(0, "q", 0)}, replace(SPACE, **change))
