@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from einops import rearrange
 
-from mwork_lens.measures.plnd import attention, outputs
+from mwork_lens.measures.plnd import attention, outputs, value_norm
 from mwork_lens.measures.plnd.attention import Geometry
 from mwork_lens.measures.plnd.sides import Side
+from mwork_lens.model.heads import head_norm
 
 HERE = 1
 """The layer that a fault is in."""
@@ -60,7 +61,12 @@ def regroup_values(monkeypatch):
         by_group = rearrange(w_o, "(group head) d_head d_model -> group head d_head d_model", group=groups)
         return by_group[[1, 0, *range(2, groups)]].flatten(0, 1)
 
-    monkeypatch.setattr(outputs, "weight", read)
+    for module in (outputs, value_norm):
+        monkeypatch.setattr(module, "weight", read)
+
+
+def drop_value_norm(monkeypatch):
+    monkeypatch.setattr(outputs, "head_norm", lambda *read: None if read[1] == HERE else head_norm(*read))
 
 
 def drop_multiplier(monkeypatch):
@@ -98,6 +104,7 @@ FAULTS = {
     "rotation": Fault(with_geometry(lambda g: replace(g, query=Shifted(**vars(g.query)))), ("q", "k"), "rotation"),
     "groups of k": Fault(with_geometry(lambda geometry: Regrouped(**vars(geometry))), ("q", "k")),
     "groups of v": Fault(regroup_values, ("v",)),
+    "norm of values": Fault(drop_value_norm, ("v",), "value_norm"),
     "multiplier": Fault(drop_multiplier, ("v", "mlp"), "multiplier"),
 }
 
@@ -108,6 +115,8 @@ def has(model, need):
         return geometry_of(model, HERE).rotary is not None
     if need == "multiplier":
         return factor(model, HERE) != 1
+    if need == "value_norm":
+        return head_norm(model, HERE, "v") is not None
     if need == "qk_norm":
         return geometry_of(model, HERE).normalises
     return not need or post_norm(model, HERE, "attention") is not None

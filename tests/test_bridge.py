@@ -21,7 +21,7 @@ from mwork_lens.model.hooks import hooked
 from mwork_lens.model.sites import SITES
 from mwork_lens.neurons import NeuronSpace
 
-from .decoders.a_to_gr import GROUPED, NEO, SIZES
+from .decoders.a_to_gr import GEMMA_4, GROUPED, NEO, SIZES
 from .faults import FAULTS, has
 
 GEMMA = {**GROUPED, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
@@ -42,9 +42,8 @@ FAMILIES = {
     "Olmo2": GROUPED,
     "Granite": {**GROUPED, "residual_multiplier": 0.5, "attention_multiplier": 0.5},
 }
-NORMED_SUMS = {"OpenAIGPT": GPT}
-OPTIONS = {**FAMILIES, **NORMED_SUMS}
-CONFIGS = {"Gemma3": "Gemma3Text"}
+OPTIONS = {**FAMILIES, "OpenAIGPT": GPT, "Gemma4": GEMMA_4}
+CONFIGS = {"Gemma3": "Gemma3Text", "Gemma4": "Gemma4Text"}
 MODELS = {"GPT2": "GPT2LMHeadModel", "OpenAIGPT": "OpenAIGPTLMHeadModel"}
 
 
@@ -112,8 +111,10 @@ PLANTED = [
     ("gain of post-norm", "Gemma3"),
     ("post-norm", "Gemma2"),
     ("gain of post-norm", "OpenAIGPT"),
+    ("gain of post-norm", "Gemma4"),
     ("rotation", "Phi"),
     ("multiplier", "Granite"),
+    ("norm of values", "Gemma4"),
 ]
 
 

@@ -12,12 +12,14 @@ from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_AR
 import mwork_lens as mw
 from mwork_lens.detection import importance
 from mwork_lens.model import all_logits, boundaries, hooked, run_blocks
+from mwork_lens.model.blocks import layers_apart
 from mwork_lens.model.decoding import decoder
-from mwork_lens.model.post_norms import stream_before
+from mwork_lens.model.post_norms import stream_after, stream_before
 from mwork_lens.model.sites import SITES
 from mwork_lens.neurons import NeuronSpace
 
 from .decoders import DECODERS, OTHERS, decoder_model, document, reference_logits
+from .decoders.a_to_gr import SAME
 from .decoders.row import GENERATION
 from .decoders.table import PAGE, page
 from .tiny import some_neurons
@@ -67,7 +69,7 @@ def ablated(model, ids, layer, site):
     a place, else after the block.
     """
     width, point = NeuronSpace.of(model).widths[site], SITES[site].hook_name(layer)
-    output = f"blocks.{layer}.hook_resid_post" if SITES[site].writes else f"blocks.{layer}.attn.hook_pattern"
+    output = stream_after(model, layer) if SITES[site].writes else f"blocks.{layer}.attn.hook_pattern"
     if site == "v" and f"blocks.{layer}.hook_resid_mid" in model.hook_dict:
         output = stream_before(model, layer, "feed_forward")
     seen = []
@@ -128,6 +130,25 @@ def written(model, ids, read=9):
 def test_refused_with_the_reason(row):
     with pytest.raises(ValueError, match=re.escape(row.refused)):
         mw.detect(decoder_model(row, torch.float32), {"a": [document(row)]}, progress=False)
+
+
+@pytest.mark.parametrize("row", [row for row in REFUSED if SAME in row.refused], ids=str)
+def test_where_layers_differ_those_like_the_first_are_exact(row):
+    model, ids = decoder_model(row), document(row)
+    alike = [layer for layer in range(model.cfg.n_layers) if layer not in layers_apart(model)]
+    with pytest.raises(ValueError, match=re.escape(f"layers={alike} scores those that are like layer 0")):
+        importance(model, ids)
+    scores = importance(model, ids, layers=alike)
+    for site, layer in product(row.sites, alike):
+        torch.testing.assert_close(scores[site][layer], ablated(model, ids, layer, site), **ABLATION[row.dtype])
+    detection = mw.detect(model, {"a": [ids], "b": [ids.flip(0)]}, layers=alike, top=0.5, progress=False)
+    neurons = detection.active("a")
+    means = mw.collect_means(model, {"a": [ids]}, progress=False)
+    for options in ({}, {"mode": "mean", "values": means, "language": "a"}):
+        with mw.ablate(model, neurons, **options):
+            assert not torch.allclose(model(ids[None])[0], reference_logits(row, ids))
+    with pytest.raises(ValueError, match=r"has no hook point|A layer has \d+ neurons"), mw.ablate(model, ~neurons):
+        model(ids[None])
 
 
 def test_a_model_of_transformer_lens_itself_writes_and_is_edited():

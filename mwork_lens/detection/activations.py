@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model.architecture import HookedModel, at_least_float32, dtype_of, wide_dtype
+from ..model.blocks import layers_apart
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
 from ..model.hooks import Mode
 from ..model.reducers import ExactSum, Reducer
@@ -165,10 +166,15 @@ def layer_sums(
         sums[name] = running.batch.content.flatten().to(wide) @ wide
         return activation
 
-    points = [*(SITES[site].hook_name for site in space.widths), "blocks.{}.hook_resid_post".format]
-    names = [point(layer) for layer in range(space.n_layers) for point in points]
-    for batch, _ in stream(model, batches, [(name, partial(read, name)) for name in names], running, progress=progress):
-        yield batch, torch.cat([sums[name] for name in names]).unflatten(0, (space.n_layers, -1)).double().cpu()
+    apart, stream_point = layers_apart(model), "blocks.{}.hook_resid_post".format
+    points = {**{SITES[site].hook_name: width for site, width in space.widths.items()}, stream_point: space.d_model}
+    places = {point(layer): width for layer in range(space.n_layers) for point, width in points.items()}
+    absent = {point(layer) for layer in apart for point in points if point is not stream_point}
+    hooks = [(name, partial(read, name)) for name in places if name not in absent]
+    for batch, states in stream(model, batches, hooks, running, progress=progress):
+        none = {name: states.new_zeros(places[name], dtype=wide_dtype(states.dtype)) for name in absent}
+        by_place = {**sums, **none}
+        yield batch, torch.cat([by_place[name] for name in places]).unflatten(0, (space.n_layers, -1)).double().cpu()
 
 
 @dataclass(frozen=True)

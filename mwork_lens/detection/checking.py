@@ -14,6 +14,7 @@ from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks
 from ..measures.plnd.attention import Geometry
 from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, special_ids, stream, wrapped_model
 from ..model.architecture import boundaries, wide_dtype
+from ..model.blocks import layers_apart
 from ..model.wide_weights import wide_block
 from .checks import Check, Scores, layer_checks
 from .far_checks import PLACES, far_replays, far_scores
@@ -61,14 +62,24 @@ def check_scores(
 
 
 def require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
-    """Layers in order, each once; all of them for None. ValueError for one that the model lacks, and for none."""
-    number = model.cfg.n_layers
-    if layers is None:
-        return list(range(number))
-    chosen = list(layers) if isinstance(layers, Iterable) else []
+    """Layers in order, each once; all of them for None.
+
+    Raises:
+        ValueError: for no layer, one that the model lacks, or one whose neurons are others than the first layer's.
+    """
+    number, apart = model.cfg.n_layers, layers_apart(model)
+    wanted = range(number) if layers is None else layers
+    chosen = list(wanted) if isinstance(wanted, Iterable) else []
     if not chosen or any(layer not in range(number) for layer in chosen):
         raise ValueError(f"{layers=}: {model.cfg.model_name} has layers 0 to {number - 1}.")
-    return sorted(set(map(int, chosen)))
+    chosen = sorted(set(map(int, chosen)))
+    if wrong := next((layer for layer in chosen if layer in apart), None):
+        alike = [layer for layer in range(number) if layer not in apart]
+        raise ValueError(
+            f"{model.cfg.model_name}: layer {wrong} {apart[wrong]}; scores and sets have the same neurons in every "
+            f"layer. layers={alike} scores those that are like layer 0."
+        )
+    return chosen
 
 
 def bound_to(model: HookedModel, measure: Measure, layers: Sequence[int]) -> list[Sequence[LayerMeasure]]:

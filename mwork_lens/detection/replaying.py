@@ -13,7 +13,7 @@ from torch import Tensor
 from ..measures import Where
 from ..model import SITES, HookedModel, hooked, wrapped_model
 from ..model.hooks import ForwardHook
-from ..model.post_norms import stream_before
+from ..model.post_norms import stream_after, stream_before
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ class Ablation:
         middle = stream_before(model, layer, "feed_forward")
         if not self._in_structure and middle != stream_before(model, layer, "attention"):
             watched["v"] = middle.removeprefix(f"blocks.{layer}.")
+        if not self._in_structure and not (end := stream_after(model, layer)).endswith(".hook_resid_post"):
+            watched["mlp"] = end.removeprefix(f"blocks.{layer}.")
         hooks += [(f"blocks.{layer}.{point}", partial(self._keep, site)) for site, point in watched.items()]
         with ExitStack() as stack:
             for site, module in (("v", "attn"), ("mlp", "mlp")) if self._in_structure else ():

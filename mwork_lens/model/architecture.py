@@ -14,7 +14,7 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 Structure = Literal["attention", "feed_forward"]
 
@@ -268,6 +268,14 @@ def norm_eps(norm: Any) -> float:
     module = module.norms[0] if hasattr(module, "norms") else module
     values = (getattr(module, name, None) for name in ("variance_epsilon", "eps"))
     return next(float(eps) for eps in values if eps is not None)
+
+
+@torch.no_grad()
+def centres(norm: Module, gain: Tensor) -> bool:
+    """Whether nothing is left of a constant."""
+    ones = torch.ones(1, *gain.shape, dtype=gain.dtype, device=gain.device)
+    dtype = next((parameter.dtype for parameter in norm.parameters()), gain.dtype)
+    return bool(norm(ones.to(dtype)).abs().max() < 1e-3 * gain.abs().max())
 
 
 def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:

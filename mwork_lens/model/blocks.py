@@ -1,9 +1,10 @@
 """What a block is made of: refused where its neurons have no columns of their own, or no closed form."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
+from torch import Tensor
 from torch.nn import Module, Parameter
 
 from .architecture import HookedModel, original, require_hooked, wrapped_model
@@ -11,7 +12,9 @@ from .trial import trial_of
 
 # parts of TransformerLens's blocks whose neurons and whose effect on them are known
 _PARTS = {"attn", "mlp", "ln1", "ln1_post", "ln2", "ln2_post"}
-_PROJECTIONS = {"q", "k", "v", "o", "qkv", "q_norm", "k_norm", "sinks", "attn_sub_norm"}
+# what Gemma 4 adds after its feed-forward
+_PARTS |= {"per_layer_input_gate", "per_layer_projection", "post_per_layer_input_norm"}
+_PROJECTIONS = {"q", "k", "v", "o", "qkv", "q_norm", "k_norm", "v_norm", "sinks", "attn_sub_norm"}
 _EXPERTS = {"experts", "router"}
 
 
@@ -34,6 +37,32 @@ def require_known_blocks(model: HookedModel) -> None:
     if wrapped_model(model) is not None:
         _require(model, _experts, _beside, _changed)
         trial_of(model, 0)  # now, as later passes may be watched
+
+
+def layers_apart(model: HookedModel) -> dict[int, str]:
+    """Layers of a bridge that lack neurons of the first layer, or have another number; what they have instead."""
+    if wrapped_model(model) is None:
+        return {}
+    first, *others = (_shapes(block) for block in model.blocks)
+    compared = ((layer, _other_than(first, shapes)) for layer, shapes in enumerate(others, 1))
+    return {layer: reason for layer, reason in compared if reason}
+
+
+def _shapes(block: Any) -> dict[str, tuple[int, ...]]:
+    """Of the matrices that have neurons, by name."""
+    parts = {name: getattr(original(part), "weight", None) for name, part in block.attn.named_children()}
+    parts["mlp"] = getattr(getattr(getattr(block, "mlp", None), "out", None), "weight", None)
+    return {name: tuple(x.shape) for name, x in parts.items() if isinstance(x, Tensor) and x.ndim == 2}
+
+
+def _other_than(first: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    missing = sorted(first.keys() - shapes.keys())
+    if missing == ["v"]:
+        return "takes its keys for values, so that a neuron of one is one of the other"
+    if missing:
+        return f"has no {' and '.join(missing)} of its own, but takes those of an earlier layer"
+    other = next((name for name in first if shapes[name] != first[name]), None)
+    return other and f"has a matrix {other} of shape {shapes[other]}, where that of layer 0 is {first[other]}"
 
 
 def _require(model: HookedModel, *faults: Callable[[Any], str | None]) -> None:

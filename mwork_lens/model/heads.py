@@ -7,9 +7,8 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import Module
 
-from .architecture import HookedModel, grows, norm_eps, norm_gain, original, wrapped_model
+from .architecture import HookedModel, centres, grows, norm_eps, norm_gain, original, wrapped_model
 from .trial import trial_of
 
 
@@ -32,26 +31,20 @@ class HeadNorm:
         return torch.ones_like(self.gain) if self.after_rotation else self.gain
 
 
-def head_norm(model: HookedModel, layer: int, letter: Literal["q", "k"]) -> HeadNorm | None:
-    """The norm of one layer's queries or keys; None without one."""
+def head_norm(model: HookedModel, layer: int, letter: Literal["q", "k", "v"]) -> HeadNorm | None:
+    """The norm of one layer's queries, keys or values; None without one."""
     cfg, norm = model.cfg, getattr(model.blocks[layer].attn, f"{letter}_norm", None)
     if norm is None:
         return None
     gain, module = norm_gain(model, norm), original(norm)
     across_heads = gain.ndim == 1 and gain.numel() not in (1, cfg.d_head)
-    centred = wrapped_model(model) is not None and _centres(module, gain)
+    centred = wrapped_model(model) is not None and centres(module, gain)
     if centred and (across_heads or getattr(module, "bias", None) is not None):
-        raise ValueError(f"{cfg.model_name} norms queries and keys with a LayerNorm that has no closed form here.")
+        raise ValueError(
+            f"{cfg.model_name} norms queries, keys or values with a LayerNorm that has no closed form here."
+        )
     gain = gain.view(-1, cfg.d_head) if gain.numel() > 1 else gain.expand(1, cfg.d_head)
     return HeadNorm(gain, norm_eps(norm), across_heads, centred, bool(getattr(cfg, "qk_norm_after_rope", False)))
-
-
-@torch.no_grad()
-def _centres(norm: Module, gain: Tensor) -> bool:
-    """Whether nothing is left of a constant."""
-    ones = torch.ones(1, *gain.shape, dtype=gain.dtype, device=gain.device)
-    dtype = next((parameter.dtype for parameter in norm.parameters()), gain.dtype)
-    return bool(norm(ones.to(dtype)).abs().max() < 1e-3 * gain.abs().max())
 
 
 def clip_limit(model: HookedModel, layer: int) -> float | None:

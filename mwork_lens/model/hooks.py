@@ -84,6 +84,8 @@ def mask_hooks(
             if place not in placed:
                 # [neuron] as the activation has it: [head, d_head] in attention, [d_mlp] in the feed-forward
                 shape = activation.shape[2:]
+                if shape.numel() != len(mask):
+                    raise ValueError(f"A layer has {shape.numel()} neurons where the set's layers have {len(mask)}.")
                 placed[place] = (mask.to(place[0]).view(shape), values.to(*place).reshape(shape))
             where, placed_values = placed[place]
             if content is not None:

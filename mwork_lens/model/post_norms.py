@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from .architecture import HookedModel, Structure, norm_gain, wrapped_model
+from .architecture import HookedModel, Structure, centres, norm_eps, norm_gain, original, wrapped_model
 from .trial import trial_of
 
 _NORMS = {"attention": ("ln1", "attn"), "feed_forward": ("ln2", "mlp.out")}
@@ -18,10 +18,13 @@ class PostNorm:
     """The norm of a structure's output y before it is added to the residual stream, or of the sum y, as in GPT-1."""
 
     gain: Float[Tensor, " d_model"]
-    reads: tuple[str, str]
-    """Hook points that give r and y / r, in the order of the forward pass; of y − mean(y) if ``centred``."""
+    reads: tuple[str, ...]
+    """Hook points that give r and y / r, in the order of the forward pass; of y − mean(y) if ``centred``. One that
+    gives y, where the norm shows no more."""
     centred: bool
     """Whether it takes off the mean: LayerNorm, and not the RMS norm."""
+    eps: float = 0.0
+    """What it adds to the mean square, where it has to be computed from y."""
 
 
 def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm | None:
@@ -34,6 +37,8 @@ def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm 
         return None
     norm: Any = getattr(block, name)
     gain = norm_gain(model, norm).expand(model.cfg.d_model)
+    if not hasattr(norm, "hook_scale"):
+        return PostNorm(gain, (f"{name}.hook_in",), centres(original(norm), gain), norm_eps(norm))
     centred = wrapped_model(model) is not None and not norm.uses_rms_norm
     return PostNorm(gain, (f"{name}.hook_scale", f"{name}.hook_normalized"), centred)
 
@@ -47,6 +52,16 @@ def stream_before(model: HookedModel, layer: int, structure: Structure) -> str:
     norm_reads = model.hook_dict.get(f"blocks.{layer}.ln2.hook_in")
     late = model.hook_dict[middle] is norm_reads and _follows(model, layer, structure)
     return f"blocks.{layer}.ln1.hook_out" if late else middle
+
+
+def stream_after(model: HookedModel, layer: int) -> str:
+    """Where the feed-forward's part of the residual stream is seen to change: after the block.
+
+    Before that, where the block goes on: Gemma 4 adds a gated input of the layer and multiplies the stream.
+    """
+    block = original(model.blocks[layer])
+    goes_on = hasattr(block, "per_layer_input_gate") or hasattr(block, "layer_scalar")
+    return f"blocks.{layer}.{'hook_mlp_out' if goes_on else 'hook_resid_post'}"
 
 
 def _follows(model: HookedModel, layer: int, structure: Structure) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..model import SITES, HookedModel, feed_forward_width, has_feed_forward, key_value_heads, weight
-from ..model.blocks import require_known_blocks
+from ..model.blocks import layers_apart, require_known_blocks
 from ..store import storable
 
 
@@ -36,7 +36,9 @@ class Fingerprint:
     def of(cls, model: HookedModel) -> "Fingerprint":
         """Computed from the weights: about as costly as reading them once."""
         names = ("attn.W_V", "attn.W_O", *(("mlp.W_in", "mlp.W_out") if has_feed_forward(model.cfg) else ()))
-        matrices = [weight(model, layer, name).detach() for name in names for layer in range(model.cfg.n_layers)]
+        apart = layers_apart(model)
+        layers = [layer for layer in range(model.cfg.n_layers) if layer not in apart]
+        matrices = [weight(model, layer, name).detach() for name in names for layer in layers]
         dtype, exact = matrices[0].dtype, _hash_of_bits(matrices)
         rounded = exact if dtype == torch.bfloat16 else _hash_of_bits(x.to(torch.bfloat16) for x in matrices)
         return cls(str(dtype).removeprefix("torch."), exact, rounded)
@@ -86,10 +88,12 @@ class NeuronSpace:
     def of(cls, model: HookedModel, *, fingerprint: bool = False) -> "NeuronSpace":
         """Read from a hooked model; ``fingerprint`` is for results that are saved.
 
+        Layers that have other neurons than the first (Gemma 4's global ones) are in it, with no neuron that is used.
+
         Raises:
             ValueError: for what would be silently wrong: mixture-of-experts, recurrent or latent layers,
-                quantised weights, key and value heads widened to the query heads, or widths that differ from
-                layer to layer or from the configuration's.
+                quantised weights, key and value heads widened to the query heads, or widths that differ from the
+                configuration's.
         """
         require_known_blocks(model)
         cfg = model.cfg
@@ -104,7 +108,9 @@ class NeuronSpace:
             processing=weight_processing(model),
             fingerprint=Fingerprint.of(model) if fingerprint else None,
         )
-        for (site, width), layer in product(space.widths.items(), range(space.n_layers)):
+        apart = layers_apart(model)
+        alike = [layer for layer in range(space.n_layers) if layer not in apart]
+        for (site, width), layer in product(space.widths.items(), alike):
             matrix = SITES[site].tuning[0] if SITES[site].heads else SITES[site].silencing[0]
             shape = weight(model, layer, matrix.weight).shape
             columns = math.prod(shape[axis] for axis in matrix.neuron_axes)

@@ -81,6 +81,14 @@ GEMMA_4 = {
     "hidden_size_per_layer_input": 4,
     "vocab_size_per_layer_input": 50,
 }
+GEMMA_4_SHARED = {
+    **GEMMA_4,
+    "num_hidden_layers": 4,
+    "layer_types": 2 * WINDOW["layer_types"],
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+}
+SAME = "scores and sets have the same neurons in every layer"
 GRANITE = {
     "embedding_multiplier": 3.0,
     "logits_scaling": 2.5,
@@ -194,7 +202,39 @@ A_TO_GR = (
         {**GEMMA, "final_logit_softcapping": 4.0, "rope_parameters": BY_KIND},
         "cap, scaled rotation",
     ),
-    Decoder("Gemma4ForCausalLM", GEMMA_4, refused="per_layer_input_gate"),
+    Decoder("Gemma4ForCausalLM", GEMMA_4),
+    Decoder(
+        "Gemma4ForCausalLM",
+        {
+            **GEMMA_4,
+            "hidden_size_per_layer_input": 0,
+            "attention_bias": True,
+            "final_logit_softcapping": 4.0,
+            "rope_parameters": {
+                **BY_KIND,
+                "full_attention": {"rope_type": "proportional", "rope_theta": 1e3, "partial_rotary_factor": 0.5},
+            },
+        },
+        "no inputs by layer, biases, cap",
+    ),
+    Decoder(
+        "Gemma4ForCausalLM",
+        {**GEMMA_4, "global_head_dim": 16},
+        "two widths",
+        refused=f"q of shape (64, 32), where that of layer 0 is (32, 32); {SAME}",
+    ),
+    Decoder(
+        "Gemma4ForCausalLM",
+        {**GEMMA_4, "attention_k_eq_v": True},
+        "keys as values",
+        refused=f"takes its keys for values, so that a neuron of one is one of the other; {SAME}",
+    ),
+    Decoder(
+        "Gemma4ForCausalLM",
+        GEMMA_4_SHARED,
+        "shared keys",
+        refused=f"no k and v of its own, but takes those of an earlier layer; {SAME}",
+    ),
     Decoder(
         "Gemma4ForCausalLM",
         {**GEMMA_4, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 20},

@@ -86,6 +86,8 @@ def transformers_model(row: Decoder, dtype: torch.dtype | None = None) -> Any:
         model = (_own_model if row.is_own else _model)(row).to(dtype or row.dtype).eval()
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
+    for layer, (_, scalar) in enumerate(named for named in model.named_buffers() if named[0].endswith("layer_scalar")):
+        scalar.fill_(0.5 + 0.2 * layer)  # which Gemma 4 multiplies its stream with
     return model
 
 

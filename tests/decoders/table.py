@@ -20,6 +20,10 @@ _REASONS = {
     "rotary function": ("unknown rotation", "how queries and keys are rotated cannot be read"),
     "from its last layer": ("other logits", "what it does after its last layer is not known"),
     "multi_query=True": ("not loaded", "TransformerLens cannot load it"),
+    "same neurons in every layer": (
+        "layers differ",
+        "some layers have neurons of other widths, or share keys and values; `layers=` scores all others, exactly",
+    ),
 }
 """What the words of an error stand for, in short and in full."""
 _OTHER = ("part without closed form", "what this part of a layer does to neurons has no closed form here")

@@ -1,7 +1,7 @@
 """Compiled loops for a CPU, in float32 and C order: what would otherwise be a dozen passes over memory, in one.
 
 ``normalise_and_rotate`` is what ``attention.Geometry`` makes of queries or keys; ``sums_after_norm`` and
-``sums_of_values`` are ``outputs.change_after_norm``. The loops of the attention pattern are in ``compiled_rows``.
+``sums_of_values`` are ``after_norm.change_after_norm``. The loops of the attention pattern are in ``compiled_rows``.
 """
 
 import os
@@ -149,7 +149,7 @@ def normalise_and_rotate(x, gain, eps, rotation, scale):
 @compiled(parallel=True)
 @no_type_check
 def sums_after_norm(hidden, content, along, squares, output):
-    """Σ over content of ``outputs.change_after_norm`` for contributions h W[k].
+    """Σ over content of ``after_norm.change_after_norm`` for contributions h W[k].
 
     ``hidden`` and both ``along`` (which leave out h) are [position, neuron], ``squares`` ‖W[k]‖² and ‖g∘W[k]‖² by
     neuron, ``output`` r and ‖g∘y‖² / r² by position, and 1 / D.
@@ -172,7 +172,7 @@ def sums_after_norm(hidden, content, along, squares, output):
 @compiled(parallel=True)
 @no_type_check
 def sums_of_values(mixed, content, along, grams, output):
-    """Σ over content of ``outputs.change_after_norm`` for contributions Σ_a z[a, k] W_O[a, k] of a group's heads a.
+    """Σ over content of ``after_norm.change_after_norm`` for contributions Σ_a z[a, k] W_O[a, k] of a group's heads a.
 
     ``mixed`` and both ``along`` are [position, group, head, neuron], ``grams`` (without and with gain) [group, pair,
     neuron], pairs of heads in the order of an upper triangle; ``output`` as above.
@@ -211,7 +211,7 @@ def sums_of_values(mixed, content, along, grams, output):
 @inlined
 @no_type_check
 def _after_norm(square, square_gained, dot, dot_gained, output):
-    """``outputs.change_after_norm`` of one contribution."""
+    """``after_norm.change_after_norm`` of one contribution."""
     r, size, per_d_model = output
     difference = (square - _TWO * r * dot) * per_d_model
     new = np.sqrt(max(r * r + difference, _ZERO))

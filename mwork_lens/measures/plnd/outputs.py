@@ -3,10 +3,6 @@
 It is scored there (``"structure"``), or in the residual stream, after the post-norm where the model has one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
@@ -15,21 +11,26 @@ from torch.nn.functional import linear
 
 from ...model import HookedModel, TokenBatch, at_least_float32, has_feed_forward, key_value_heads, weight
 from ...model.architecture import inner_gain, output_factor
+from ...model.heads import head_norm
 from ...model.post_norms import PostNorm, post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
-from .compiled import is_cpu_float32, sums_after_norm, sums_of_values, threads
+from .after_norm import Normed, change_after_norm, compiled_sums
+from .compiled import is_cpu_float32, sums_after_norm, sums_of_values
 from .inner_norm import normed_value_change
+from .value_norm import values_normed_change
 
 MIXED, HIDDEN = "attn.hook_z", "mlp.hook_post"
-
-Pair = tuple[Tensor, ...]
-"""Two: without and with the norm's gain g."""
 
 
 def output_changes(model: HookedModel, layer: int, where: str) -> list[LayerMeasure]:
     """That of value neurons and, in a layer that has one, of the feed-forward's."""
     gain = inner_gain(model, layer)
-    parts = [value_change(model, layer, where) if gain is None else normed_value_change(model, layer, gain)]
+    if (norm := head_norm(model, layer, "v")) is not None:
+        parts = [values_normed_change(model, layer, norm, where)]
+    elif gain is not None:
+        parts = [normed_value_change(model, layer, gain)]
+    else:
+        parts = [value_change(model, layer, where)]
     if has_feed_forward(model.cfg):
         parts.append(hidden_change(model, layer, where))
     factor = output_factor(model, layer) if where == "stream" else 1.0
@@ -73,7 +74,7 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
         output = Normed.of(norm, seen)
         along = linear(output.directions, w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
         if is_cpu_float32(mixed):
-            squares = _compiled_sums(sums_of_values, (mixed, batch.content, *along), grams, output)
+            squares = compiled_sums(sums_of_values, (mixed, batch.content, *along), grams, output)
         else:
             products = mixed.index_select(-2, first) * mixed.index_select(-2, second)
             both = tuple((products * gram).sum(-2).flatten(-2) for gram in grams)
@@ -98,7 +99,7 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
         output = Normed.of(norm, seen)
         along = linear(output.directions, w_out)  # of h = 1
         if is_cpu_float32(hidden):
-            squares = _compiled_sums(sums_after_norm, (hidden, content, *along), both_squares, output)
+            squares = compiled_sums(sums_after_norm, (hidden, content, *along), both_squares, output)
         else:
             hidden = hidden * content[..., None]
             along, hidden = along.mul_(hidden), hidden.square_()
@@ -111,59 +112,3 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
 def _seen_by(norm: PostNorm | None, rows: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
     """What a post-norm makes its change from: a LayerNorm takes the mean off all that is added."""
     return rows - rows.mean(-1, keepdim=True) if norm and norm.centred else rows
-
-
-@dataclass(frozen=True)
-class Normed:
-    """A structure's output y, as its post-norm saw it in one batch."""
-
-    scale: Float[Tensor, "batch pos 1"]
-    """r = sqrt(‖y‖²/D + eps)."""
-    normalized: Float[Tensor, "batch pos d_model"]
-    """y / r."""
-    gain: Float[Tensor, " d_model"]
-    """g."""
-
-    @classmethod
-    def of(cls, norm: PostNorm, activations: Activations) -> "Normed":
-        """Read from the norm's hook points."""
-        scale, normalized = (at_least_float32(activations[name]) for name in norm.reads)
-        return cls(scale, normalized, norm.gain)
-
-    @property
-    def directions(self) -> Float[Tensor, "which batch pos d_model"]:
-        """What gives ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩ for a contribution w."""
-        return torch.stack([self.normalized, self.normalized * self.gain.square()])
-
-
-def change_after_norm(
-    squares: Pair, along: Float[Tensor, "which batch pos neuron"], output: Normed
-) -> Float[Tensor, "batch neuron"]:
-    """‖N(y) − N(y − w)‖² of each neuron's w over positions, without cancellation; overwrites ``squares`` and ``along``.
-
-    ``squares`` are ‖w‖² and ‖g∘w‖², ``along`` ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩. With r² = ‖y‖²/D + eps,
-    r'² = r² + (‖w‖² − 2⟨y, w⟩)/D and e = 1/r − 1/r' = (r'² − r²) / (r r' (r + r')):
-    e² ‖g∘y‖² + 2 (e / r') ⟨g∘y, g∘w⟩ + ‖g∘w‖² / r'².
-    """
-    scale, gained = output.scale, output.normalized * output.gain
-    difference = squares[0].addcmul_(along[0], scale, value=-2).div_(gained.shape[-1])  # r'² − r²
-    new_scale = (difference + scale.square()).clamp_(min=0).sqrt_()
-    e_r = difference.div_(along[0].copy_(new_scale).add_(scale).mul_(new_scale))  # e · r
-    size = einsum(gained.square(), "batch pos d_model -> batch pos")[..., None]
-    change = squares[1].div_(new_scale).addcmul_(e_r, along[1], value=2).div_(new_scale)
-    return change.addcmul_(e_r.square_(), size).sum(1)
-
-
-def _compiled_sums(
-    loop: Callable[..., np.ndarray], by_batch: tuple[Tensor, ...], by_neuron: Pair, output: Normed
-) -> Float[Tensor, "batch *neuron"]:
-    """A compiled form of :func:`change_after_norm`, document by document."""
-    gained_square = (output.normalized * output.gain).square().sum(-1)
-    squares, per_d_model = tuple(x.numpy() for x in by_neuron), np.float32(1 / output.gain.numel())
-    documents = zip(*(x.contiguous().numpy() for x in (*by_batch, output.scale[..., 0], gained_square)), strict=True)
-    with threads():
-        sums = [
-            loop(values, content, (one, gained), squares, (r, gained_square, per_d_model))
-            for values, content, one, gained, r, gained_square in documents
-        ]
-    return torch.from_numpy(np.stack(sums))

@@ -1,0 +1,84 @@
+"""A post-norm's output without a part of its input: what the part changes, without cancellation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from ...model import at_least_float32
+from ...model.post_norms import PostNorm
+from ..measure import Activations
+from .compiled import threads
+
+Pair = tuple[Tensor, ...]
+"""Two: without and with the norm's gain g."""
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A structure's output y, as its post-norm saw it in one batch."""
+
+    scale: Float[Tensor, "batch pos 1"]
+    """r = sqrt(‖y‖²/D + eps)."""
+    normalized: Float[Tensor, "batch pos d_model"]
+    """y / r."""
+    gain: Float[Tensor, " d_model"]
+    """g."""
+
+    @classmethod
+    def of(cls, norm: PostNorm, activations: Activations) -> "Normed":
+        """Read from the norm's hook points."""
+        *scale, output = (at_least_float32(activations[name]) for name in norm.reads)
+        if scale:
+            return cls(scale[0], output, norm.gain)
+        output = output - output.mean(-1, keepdim=True) if norm.centred else output
+        root = (output.square().mean(-1, keepdim=True) + norm.eps).sqrt()
+        return cls(root, output / root, norm.gain)
+
+    def of_document(self, row: int, length: int) -> "Normed":
+        """One document of the batch, without its padding."""
+        return replace(
+            self, scale=self.scale[row : row + 1, :length], normalized=self.normalized[row : row + 1, :length]
+        )
+
+    @property
+    def directions(self) -> Float[Tensor, "which batch pos d_model"]:
+        """What gives ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩ for a contribution w."""
+        return torch.stack([self.normalized, self.normalized * self.gain.square()])
+
+
+def change_after_norm(
+    squares: Pair, along: Float[Tensor, "which batch pos neuron"], output: Normed
+) -> Float[Tensor, "batch neuron"]:
+    """‖N(y) − N(y − w)‖² of each neuron's w over positions, without cancellation; overwrites ``squares`` and ``along``.
+
+    ``squares`` are ‖w‖² and ‖g∘w‖², ``along`` ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩. With r² = ‖y‖²/D + eps,
+    r'² = r² + (‖w‖² − 2⟨y, w⟩)/D and e = 1/r − 1/r' = (r'² − r²) / (r r' (r + r')):
+    e² ‖g∘y‖² + 2 (e / r') ⟨g∘y, g∘w⟩ + ‖g∘w‖² / r'².
+    """
+    scale, gained = output.scale, output.normalized * output.gain
+    difference = squares[0].addcmul_(along[0], scale, value=-2).div_(gained.shape[-1])  # r'² − r²
+    new_scale = (difference + scale.square()).clamp_(min=0).sqrt_()
+    e_r = difference.div_(along[0].copy_(new_scale).add_(scale).mul_(new_scale))  # e · r
+    size = einsum(gained.square(), "batch pos d_model -> batch pos")[..., None]
+    change = squares[1].div_(new_scale).addcmul_(e_r, along[1], value=2).div_(new_scale)
+    return change.addcmul_(e_r.square_(), size).sum(1)
+
+
+def compiled_sums(
+    loop: Callable[..., np.ndarray], by_batch: tuple[Tensor, ...], by_neuron: Pair, output: Normed
+) -> Float[Tensor, "batch *neuron"]:
+    """A compiled form of :func:`change_after_norm`, document by document."""
+    gained_square = (output.normalized * output.gain).square().sum(-1)
+    squares, per_d_model = tuple(x.numpy() for x in by_neuron), np.float32(1 / output.gain.numel())
+    documents = zip(*(x.contiguous().numpy() for x in (*by_batch, output.scale[..., 0], gained_square)), strict=True)
+    with threads():
+        sums = [
+            loop(values, content, (one, gained), squares, (r, gained_square, per_d_model))
+            for values, content, one, gained, r, gained_square in documents
+        ]
+    return torch.from_numpy(np.stack(sums))
