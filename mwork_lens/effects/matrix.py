@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..statistics import Estimate, Resampling, benjamini_hochberg, verdict
+from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, not_measurable
 from ..store import Result
 from ..text.languages import share_a_script
 
@@ -145,13 +145,14 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     @cached_property
     def intervals(self) -> pd.DataFrame:
-        """One row per cell: off, read, rise with its 95 % interval low and high (nats per ``unit``), p, p_adjusted.
+        """One row per cell: off, read, rise with its 95 % interval low and high (nats per ``unit``), p, documents,
+        p_adjusted.
 
-        Bootstrap over documents, and over draws where a row has several (Rao and Wu's form, since they are few). p is
-        of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
+        By the jackknife over documents, and over draws where a row has several (see :attr:`Estimate.interval`); NaN on
+        fewer than six documents. p is of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
         """
         frame = pd.DataFrame(
-            {"off": off, "read": read, **rise.cells("rise"), "p": rise.p}
+            {"off": off, "read": read, **rise.tested("rise")}
             for off in self.rows
             for read, rise in self._row(off).items()
         )
@@ -160,9 +161,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
     def selectivity(self, among: Among = "others") -> pd.DataFrame:
         """One row per set that has a language: its own rise against the mean rise of other languages, with intervals.
 
-        ``difference`` is own minus others (nats per ``unit``), with its 95 % interval low and high, p and p_adjusted
-        (over the rows). ``ratio`` is own over others, and NaN unless the whole interval of the others' rise lies
-        above zero. Damage alone proves nothing: any important neurons hurt when they are off.
+        ``difference`` is own minus others (nats per ``unit``), with its 95 % interval low and high, p, the documents
+        that it rests on, and p_adjusted (over the rows). ``ratio`` is own over others, and NaN unless the whole
+        interval of the others' rise lies above zero. Damage alone proves nothing: any important neurons hurt when they
+        are off.
 
         Args:
             among: which other languages: all, those usually written in the own language's script, or those that are
@@ -203,10 +205,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
             return f"{sentence} {unit}."
         sentence += f", that of {', '.join(others)} by {row['others']:{shown}} {unit} on average"
         sentence += f": a difference of {row['difference']:{shown}}"
-        side = verdict(row["low"], row["high"])
+        side = adjusted_verdict(row["difference"], row["p_adjusted"])
         if side == "not measurable":
-            return f"{sentence}, without an interval on a single document."
-        sentence += f" ({row['low']:{shown}} to {row['high']:{shown}})"
+            return f"{sentence}, {not_measurable(int(row['documents']))}."
+        sentence += f" ({row['low']:{shown}} to {row['high']:{shown}}, {row['documents']:.0f} documents)"
         times = "" if self.tuned or np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
         return f"{sentence}{times}; {_VERDICTS[self.tuned][side].format(own)}."
 
@@ -224,7 +226,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return pd.DataFrame(rows, columns=columns)
 
     def difference(self, off: str, among: Among = "others") -> Estimate:
-        """Own rise minus the others' mean rise, to average or compare over rows; ``value, draws = …`` works.
+        """Own rise minus the others' mean rise, to average or compare over rows.
 
         Raises:
             ValueError: for a row without a language of the corpus, or a language without such others.
@@ -249,7 +251,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         ratio = rise / mean if mean.verdict() == "above" else Estimate.nan()
         kind, sizes = made_of[0]["origin"].get("kind"), [one["neurons"] for one in made_of]
         row = {"off": off, "language": own, "kind": kind, "neurons": float(np.mean(sizes)), "own": float(rise.value)}
-        cells = {**mean.cells("others", "others_"), **difference.cells("difference"), "p": difference.p}
+        cells = {**mean.cells("others", "others_"), **difference.tested("difference")}
         return {**row, **cells, "p_adjusted": np.nan, **ratio.cells("ratio", "ratio_")}
 
     def _others(self, own: str, among: Among) -> list[str]:
@@ -267,21 +269,20 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return sizes.get(self.unit, torch.ones_like(self.tokens[read]))
 
     @cached_property
-    def _resampling(self) -> Resampling:
-        return Resampling.of(self.documents, paired=bool(self.settings["corpus"]["parallel"]))
+    def _jackknife(self) -> Jackknife:
+        return Jackknife.of(self.documents, paired=bool(self.settings["corpus"]["parallel"]))
 
     def _rises(self, off: str, read: str) -> Float[np.ndarray, "draw passage"]:
         return (self.nats[off][read] - self.nats[BASELINE][read]).numpy()
 
     @cached_property
     def _total_sizes(self) -> dict[str, Estimate]:
-        return {read: self._resampling.total(read, self._sizes(read).double().numpy()) for read in self.tokens}
+        return {read: self._jackknife.size(read, self._sizes(read).double().numpy()) for read in self.tokens}
 
     def _row(self, off: str) -> dict[str, Estimate]:
-        """By language read: the mean rise over draws, which are the same ones in each resample whatever is read."""
-        rises, seed = {read: self._rises(off, read) for read in self.tokens}, [1, self.rows.index(off)]
-        sizes = self._total_sizes
-        return {read: self._resampling.mean_total(read, rises[read], seed) / sizes[read] for read in rises}
+        """By language read: the mean rise over draws, which are the same ones whatever is read."""
+        sums, sizes = self._jackknife.mean_total, self._total_sizes
+        return {read: sums(read, self._rises(off, read), f"draws of {off}") / sizes[read] for read in sizes}
 
     def __repr__(self) -> str:
         return f"EffectMatrix(rise in {UNITS[self.unit]})\n{self.to_frame().round(3).to_string()}"

@@ -11,7 +11,7 @@ import pandas as pd
 from ..detection import cut_to_size
 from ..model import HookedModel
 from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
-from ..statistics import Estimate
+from ..statistics import Estimate, benjamini_hochberg, interval_words
 from ..store import Result
 from ..text import Document
 from .losses import concat_passages, effect_matrix
@@ -76,7 +76,7 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
 
         Columns: ``difference`` (own rise minus the mean rise of the others, nats per token) and ``excess``, what that
         is above an even share: the whole set's difference times layers / all layers. Each with its 95 % interval by
-        bootstrap over documents.
+        the jackknife over so many ``documents``.
         """
         return pd.DataFrame(self._rows([*self.languages, MEAN]))
 
@@ -86,7 +86,8 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
             difference, whole = (self._difference(language, side, layers) for layers in (depth, self.n_layers))
             excess = difference - whole * (depth / self.n_layers)
             cells = {**difference.cells("difference", "difference_"), **excess.cells("excess", "excess_")}
-            rows.append({"language": language, "side": side, "layers": depth, **cells})
+            place = {"language": language, "side": side, "layers": depth}
+            rows.append({**place, **cells, "documents": excess.documents})
         return rows
 
     def choice(self) -> tuple[int, int]:
@@ -116,9 +117,10 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         parts = []
         for side, depth in ("first", first), ("last", last):
             mean = self._means[side, depth]
+            interval = interval_words(mean["excess_low"], mean["excess_high"], "+.3f", mean["documents"])
             parts.append(
                 f"the {side} {f'{depth} layers hold' if depth > 1 else 'layer holds'} {mean['difference']:+.3f}, "
-                f"{mean['excess']:+.3f} ({mean['excess_low']:+.3f} to {mean['excess_high']:+.3f}) above an even share"
+                f"{mean['excess']:+.3f} {interval} above an even share"
             )
         whole = self._means["first", self.n_layers]["difference"]
         return (
@@ -220,11 +222,13 @@ class StageGrid(PartEffects, kind="stage_grid"):
     def means(self, *, equal: bool = False, without: Sequence[str] = ("en",)) -> pd.DataFrame:
         """One row per part: own rise minus the others' mean rise, mean over languages, with its 95 % interval.
 
-        ``equal`` is as in :meth:`to_frame`; ``without`` are languages left out: English is the hypothesis's pivot.
+        Columns: difference (nats per token), low, high, p, documents, p_adjusted (over the parts). ``equal`` is as in
+        :meth:`to_frame`; ``without`` are languages left out: English is the hypothesis's pivot.
         """
         means = {part: self.difference([part], equal=equal, without=without) for part in MWORK_PARTS}
-        rows = {part: mean.cells("difference") for part, mean in means.items()}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
+        rows = {part: mean.tested("difference") for part, mean in means.items()}
+        frame = pd.DataFrame.from_dict(rows, orient="index")
+        return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy())).rename_axis("part")
 
     def difference(self, parts: Sequence[str], *, equal: bool = False, without: Sequence[str] = ("en",)) -> Estimate:
         """Own rise minus the others', mean over these parts and over languages; NaN if none has neurons there."""

@@ -39,7 +39,7 @@ TEXT_FIELDS = {"xquad": "context", "mgsm": "question"}
 """Tasks with running text, and where it is."""
 READING = (
     "Change of next-token loss on documents that neither detection, nor tuning, nor the choice of rates has seen, in "
-    "nats per token, against the original model: below zero, tuning helped. Intervals are 95 % by bootstrap over "
+    "nats per token, against the original model: below zero, tuning helped. Intervals are 95 % by the jackknife over "
     "documents and seeds; they do not cover the choice of tuning text. Every arm reads the same passages in equally "
     "many steps. An arm's own rate is the one with the lowest development loss of the tuned language."
 )

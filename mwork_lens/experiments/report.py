@@ -19,7 +19,7 @@ from ..model import HookedModel, encode, special_ids
 from ..neurons import STAGES, NeuronSet
 from ..report import Section, write_page
 from ..settings import ReportConfig
-from ..statistics import verdict
+from ..statistics import FALSE_DISCOVERIES, adjusted_verdict, not_measurable
 from ..store import versions, write_text
 from ..text import Corpus, Identifier, identifier
 from .effects import effects_settings, run_effects
@@ -35,7 +35,7 @@ OPENING = 12
 OWN, MATCHED = "own neurons off", "as many with equal scores off"
 LIMITS = [
     "Rise of next-token loss on held-out passages, in nats per token; the intervals in the figure's hover are 95 % by "
-    "bootstrap over documents. A ratio is left out where the others' rise is not clearly above zero.",
+    "jackknife over documents. A ratio is left out where the others' rise is not clearly above zero.",
     "This shows which neurons one language's text needs more than another's, on this model and this text. It does not "
     "show what the neurons compute, nor that a task fails; on a corpus that is not parallel it would mix topic with "
     "language.",
@@ -263,12 +263,17 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     selectivity, frame = effects.selectivity(), effects.to_frame()
     own = [row for row in selectivity.index if row in frame.columns and selectivity.loc[row, "neurons"]]
     most = [row for row in own if frame.loc[row].idxmax() == row]
-    clear = [row for row in own if verdict(*selectivity.loc[row, ["low", "high"]]) == "above"]
+    sides = {row: adjusted_verdict(*selectivity.loc[row, ["difference", "p_adjusted"]]) for row in own}
+    clear = [row for row, side in sides.items() if side == "above"]
+    shown = not_measurable(number := effects.document_count())
+    if "not measurable" not in sides.values():
+        clear = f"clear for {len(clear)} ({', '.join(clear) or 'none'})"
+        shown = f"{clear} at q ≤ {FALSE_DISCOVERIES:g} on {number} documents"
     ends = dict.fromkeys(f"{end(selectivity.loc[own, 'neurons']):,.0f}" for end in (min, max))
     text = [
         f"Switching off a language's own neurons ({' to '.join(ends)} neurons) raises that language's loss the most "
-        f"for {len(most)} of {len(own)} languages ({', '.join(most) or 'none'}). The rise is above the mean rise of "
-        f"the others, with its whole 95 % interval, for {len(clear)} ({', '.join(clear) or 'none'})."
+        f"for {len(most)} of {len(own)} languages ({', '.join(most) or 'none'}). That the rise is above the mean rise "
+        f"of the others is {shown}."
     ]
     origins = {row: draws[0]["origin"] for row, draws in effects.settings["sets"].items()}
     matched = [row for row, origin in origins.items() if origin.get("kind") == "matched"][:1]

@@ -17,6 +17,7 @@ from ..model import HookedModel, dtype_of
 from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
 from ..settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
+from ..statistics import FEWEST, not_measurable
 from ..store import write_text
 from ..tasks.catalogue import TASKS
 from ..tasks.chat import thinking, uses_chat
@@ -265,7 +266,7 @@ def reading(result: TaskResult) -> list[str]:
         "English is asked with each other language's neurons off, each other language with its own off. Δ is English's "
         "change minus the others' mean change: positive where the damage is specific to them. Scores are in per cent, "
         f"the {LIKELIHOOD} is that of the reference answer, in nats per token. Brackets are 95 % intervals (Wilson for "
-        "shares, else bootstrap over documents, paired across conditions); n is distinct questions; a star: q ≤ 0.05 "
+        "shares, else jackknife over documents, paired across conditions); n is distinct questions; a star: q ≤ 0.05 "
         "after Benjamini and Hochberg over the cells of a table.",
         PAPER_VALUES,
         *gaps(result),
@@ -275,7 +276,10 @@ def reading(result: TaskResult) -> list[str]:
 def gaps(result: TaskResult) -> list[str]:
     """Which of the cells say nothing, and why."""
     score, text = result.task.metrics[0], []
-    floor = [language for language, above in result.measurable(score).items() if not above]
+    few = {language: number for language, number in result.documents.items() if number < FEWEST}
+    if few:
+        text.append(f"Questions are of few documents: {', '.join(f'{k} {not_measurable(n)}' for k, n in few.items())}.")
+    floor = [language for language, above in result.measurable(score).items() if not above and language not in few]
     if floor:
         text.append(
             f"In {', '.join(floor)} the original model's {score} is not above chance (what its answers get with other "

@@ -1,5 +1,6 @@
 """The result of :func:`language_ratio`: counts of each prompt; shares, lifts over chance and the verdict follow."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,12 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import Estimate, Resampling, Values, verdict
+from ..statistics import Estimate, Jackknife, Values, adjusted_verdict, benjamini_hochberg, not_measurable
 from ..store import Result
 from ..text import OTHER, SHARED
-
-FEWEST = 5
-"""Documents of a prompt language below which there is no verdict: a bootstrap over fewer says too little."""
 
 NOT_MEASURABLE = "not measurable"
 
@@ -40,7 +38,7 @@ class LanguageRatio(Result, kind="language_ratio"):
     languages: tuple[str, ...]
     """The languages reported; the rest of ``names`` is ``other``."""
     documents: Mapping[str, Sequence[str]]
-    """By prompt language: the document of each prompt; intervals are by bootstrap over documents."""
+    """By prompt language: the document of each prompt; intervals are by the jackknife over documents."""
     settings: Mapping[str, Any]
     """Everything that decided the result."""
 
@@ -53,17 +51,17 @@ class LanguageRatio(Result, kind="language_ratio"):
         """One row per prompt language, layer and label.
 
         Columns: prompt_language, layer (0 is the embedding), language (with ``shared`` and ``other``), share with its
-        95 % interval low and high (mean over prompts, bootstrap over documents), chance (share in random directions),
-        vocabulary (share of the vocabulary), lift (share − chance) with lift_low and lift_high.
+        95 % interval low and high (mean over prompts, jackknife over documents), chance (share in random directions),
+        vocabulary (share of the vocabulary), lift (share − chance) with lift_low and lift_high, and documents.
         """
         frames = {}
         for prompts, share in self._shares.items():
             lift = share - self._chance
-            (low, high), (lift_low, lift_high) = share.percentile_interval, lift.percentile_interval
+            (low, high), (lift_low, lift_high) = np.clip(share.interval, 0, 1), lift.interval
             shares = {"share": share.value, "low": low, "high": high, "chance": self._chance.value}
             lifts = {"lift": lift.value, "lift_low": lift_low, "lift_high": lift_high}
             columns = {**shares, "vocabulary": self._reported.vocabulary.numpy(), **lifts}
-            frames[prompts] = by_layer(self.layers, self.labels, columns)
+            frames[prompts] = by_layer(self.layers, self.labels, {**columns, "documents": share.documents})
         return pd.concat(frames, names=["prompt_language"]).droplevel(1).reset_index()
 
     def only(self, prompt_language: str) -> "LanguageRatio":
@@ -111,8 +109,9 @@ class LanguageRatio(Result, kind="language_ratio"):
 
         Returns:
             One row per prompt language other than ``language``, and their mean: share, chance, lift (share − chance)
-            with its 95 % interval (over documents and random directions), and the verdict: above, below or at chance,
-            or not measurable on fewer than five documents.
+            with its 95 % interval low and high (over documents and random directions), p, documents, p_adjusted
+            (over the prompt languages; the mean is a test of its own), and the verdict by it: above, below or at
+            chance, or not measurable on fewer than six documents.
 
         Raises:
             ValueError: for a language that is not reported, layers that were not read, or no baseline.
@@ -135,12 +134,11 @@ class LanguageRatio(Result, kind="language_ratio"):
         table = []
         for prompts, share in shares.items():
             lift = share - chance
-            low, high = lift.percentile_interval if share.documents >= FEWEST else (np.nan, np.nan)
-            side = verdict(float(low), float(high))
-            numbers = {"share": share.value, "chance": chance.value, "lift": lift.value, "low": low, "high": high}
-            words = side if side == NOT_MEASURABLE else f"{side} chance"
-            table.append({"prompt_language": prompts, **numbers, "verdict": words})
-        return pd.DataFrame(table).set_index("prompt_language")
+            numbers = {"share": share.value, "chance": chance.value, **lift.tested("lift")}
+            table.append({"prompt_language": prompts, **numbers})
+        frame = pd.DataFrame(table).set_index("prompt_language")
+        frame["p_adjusted"] = [*benjamini_hochberg(frame["p"].to_numpy()[:-1]), frame["p"].iloc[-1]]
+        return frame.assign(verdict=[_words(row) for row in frame.to_dict("records")])
 
     def finding(self, language: str = "en") -> str:
         """The verdict as a sentence with its numbers."""
@@ -150,7 +148,7 @@ class LanguageRatio(Result, kind="language_ratio"):
         listed = "; ".join(f"{kind} for {', '.join(prompts)}" for kind, prompts in groups.items())
         points = f"{100 * mean['lift']:+.1f} points"
         if mean["verdict"] == NOT_MEASURABLE:
-            lift = f"{points}, {NOT_MEASURABLE} on fewer than {FEWEST} documents per language."
+            lift = f"{points}, {not_measurable(int(mean['documents']))}."
         else:
             lift = f"{points} ({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), {mean['verdict']} ({listed})."
         vocabulary = float(self.vocabulary[self.names.index(language)])
@@ -176,16 +174,16 @@ class LanguageRatio(Result, kind="language_ratio"):
     @cached_property
     def _shares(self) -> dict[str, Estimate]:
         """By prompt language, ``[layer, reported]``: the mean share over prompts."""
-        resampling = Resampling.of(self.documents, paired=bool(self.settings["corpus"]["parallel"]))
-        return {label: resampling.mean(label, _shares(counts)) for label, counts in self._reported.counts.items()}
+        jackknife = Jackknife.of(self.documents, paired=bool(self.settings["corpus"]["parallel"]))
+        return {label: jackknife.mean(label, _shares(counts)) for label, counts in self._reported.counts.items()}
 
     @cached_property
     def _chance(self) -> Estimate:
-        """``[layer, reported]``: the mean share over random directions, which are resampled; NaN without directions."""
+        """``[layer, reported]``: the mean share over random directions, which are its units; NaN without directions."""
         if not self.chance.shape[1]:
             return Estimate.nan()
-        chance = Estimate.of_mean(_shares(self._reported.chance).transpose(1, 0, 2), seed=1)
-        return replace(chance, leave_one_out=np.asarray(chance.value)[None])  # it does not rest on the documents
+        chance = Estimate.of_mean(_shares(self._reported.chance).transpose(1, 0, 2), units="directions")
+        return replace(chance, documents=sys.maxsize, effective=np.inf)  # it does not rest on documents
 
     def __repr__(self) -> str:
         prompts = ", ".join(f"{label} {len(counts)}" for label, counts in self.counts.items())
@@ -195,6 +193,11 @@ class LanguageRatio(Result, kind="language_ratio"):
     def _repr_html_(self) -> str:
         shares = self.to_frame().pivot(index=["prompt_language", "language"], columns="layer", values="share")
         return f"<p>{escape(repr(self))}</p>{shares.to_html(float_format='{:.0%}'.format)}"
+
+
+def _words(row: Mapping[Any, Any]) -> str:
+    side = adjusted_verdict(row["lift"], row["p_adjusted"])
+    return side if side == NOT_MEASURABLE else f"{side} chance"
 
 
 def _shares(counts: Float[Tensor, "*shape label"]) -> Float[np.ndarray, "*shape label"]:

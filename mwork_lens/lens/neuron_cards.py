@@ -71,13 +71,13 @@ class NeuronCards(Result, kind="neuron_cards"):
         """The languages of what the neurons promote, by layer: one row per layer and label.
 
         Columns: layer, language, neurons (those that write to the residual stream), share of their promoted tokens with
-        its 95 % interval low and high (bootstrap over neurons), and the label's share of the vocabulary.
+        its 95 % interval low and high (jackknife over neurons), and the label's share of the vocabulary.
         """
         columns = ["layer", "language", "neurons", "share", "low", "high", "vocabulary"]
         rows = []
         for layer, shares in self._promoted_shares().groupby(level="layer"):
             mean = Estimate.of_mean(shares.to_numpy())
-            numbers = np.stack([mean.value, *mean.percentile_interval, list(self.vocabulary.values())], axis=1)
+            numbers = np.stack([mean.value, *np.clip(mean.interval, 0, 1), list(self.vocabulary.values())], axis=1)
             rows += [(layer, label, len(shares), *each) for label, each in zip(shares, numbers, strict=True)]
         return pd.DataFrame(rows, columns=columns)
 
@@ -85,7 +85,7 @@ class NeuronCards(Result, kind="neuron_cards"):
         """How much of what the whole set promotes is in one language.
 
         Returns:
-            The share of the promoted tokens with its 95 % interval low and high (bootstrap over neurons), the share of
+            The share of the promoted tokens with its 95 % interval low and high (jackknife over neurons), the share of
             the vocabulary, and how many neurons write to the residual stream at all.
 
         Raises:
@@ -95,7 +95,7 @@ class NeuronCards(Result, kind="neuron_cards"):
             raise ValueError(f"Tokens were not identified as {language!r}, but as {', '.join(self.vocabulary)}.")
         shares = self._promoted_shares()[language].to_numpy()
         share = Estimate.of_mean(shares) if len(shares) else Estimate.nan()
-        low, high = map(float, share.percentile_interval)
+        low, high = map(float, np.clip(share.interval, 0, 1))
         numbers = {"share": float(share.value), "low": low, "high": high}
         return {**numbers, "vocabulary": self.vocabulary[language], "neurons": len(shares)}
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..model import HookedModel, all_logits, at_least_float32, encode, stream_states
 from ..neurons import weight_processing
-from ..statistics import Estimate
+from ..statistics import Estimate, interval_words
 from ..store import Result
 from ..text import as_names, fold_case, read_rows, require_language
 from .language_ratio import by_layer
@@ -79,10 +79,10 @@ class LatentLanguages(Result, kind="latent_languages"):
         """One row per layer and language.
 
         Columns: layer (0 is the embedding), language, probability (mean over probes) with its 95 % interval
-        low and high (bootstrap over probes), median rank, and the entropy of the layer (mean, nats).
+        low and high (jackknife over probes), median rank, and the entropy of the layer (mean, nats).
         """
         mean = Estimate.of_mean(self.probability.double().numpy())
-        low, high = mean.percentile_interval
+        low, high = np.clip(mean.interval, 0, 1)
         columns = {"probability": mean.value, "low": low, "high": high, "rank": np.median(self.rank.numpy(), axis=0)}
         entropy = self.entropy.mean(0).double().numpy()[:, None]
         return by_layer(range(len(entropy)), self.languages, {**columns, "entropy": entropy})
@@ -101,10 +101,11 @@ class LatentLanguages(Result, kind="latent_languages"):
         best, last = rows["probability"].idxmax(), mean.index[-1]
         answer = mean.loc[last].idxmax()
         at_end = ", ".join(f"{name} {mean.loc[last, name]:.2g}" for name in self.languages)
+        interval = interval_words(*rows.loc[best, ["low", "high"]], ".2g", len(self.prompts), "prompts")
         return (
             f"After the last layer the answers have the probabilities {at_end} (mean of {len(self.prompts)} prompts), "
             f"{answer} being the likeliest. {pivot} is likeliest in layer {best}: "
-            f"{rows.loc[best, 'probability']:.2g} ({rows.loc[best, 'low']:.2g} to {rows.loc[best, 'high']:.2g}), where "
+            f"{rows.loc[best, 'probability']:.2g} {interval}, where "
             f"{' and '.join(f'{name} has {mean.loc[best, name]:.2g}' for name in self.languages if name != pivot)}."
         )
 

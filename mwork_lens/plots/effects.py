@@ -8,10 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..effects import UNITS, Among, EffectMatrix
+from ..statistics import FALSE_DISCOVERIES, not_measurable
 from .style import colour, error_bars, finish, groups, heat, hovering, table_axes
 
-FALSE_DISCOVERIES = 0.05
-"""Cells are marked where their adjusted p value is at most this."""
 UNLABELLED = ("random", "shared", "top ", "specific ")
 """How the kinds of control begin that do not show their ratio, so that the others can be read."""
 
@@ -34,11 +33,8 @@ def effect_matrix(effects: EffectMatrix, **layout: Any) -> go.Figure:
             box = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.48, "y1": y + 0.48}
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
     table_axes(figure)
-    passages = sum(map(len, effects.documents.values()))
-    detail = (
-        f"{effects.settings['model']}; {passages} held-out passages; frame: own language; "
-        f"*: not zero, q ≤ {FALSE_DISCOVERIES:g}"
-    )
+    read = f"{sum(map(len, effects.documents.values()))} passages of {effects.document_count()} documents a language"
+    detail = f"{effects.settings['model']}; {read}; frame: own language; *: not zero, q ≤ {FALSE_DISCOVERIES:g}"
     title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
     rows, height = f"neurons {'tuned' if effects.tuned else 'off'}", max(23 * len(frame), 46 * min(len(frame), 12))
     return finish(figure, title, detail, layout, x="language read", y=rows, height=180 + height)
@@ -52,9 +48,16 @@ def star(cell: Mapping[Any, Any]) -> str:
 def _cell(cell: Mapping[Any, Any], unit: str, decimals: int) -> tuple[str, str]:
     """What is written in a cell, and shown over it."""
     return f"{cell['rise']:.{decimals}f}{star(cell)}", (
-        f"off: {cell['off']}<br>read: {cell['read']}<br>rise {cell['rise']:+.3f} {unit}<br>"
-        f"95 %: {cell['low']:+.3f} to {cell['high']:+.3f}<br>adjusted p {cell['p_adjusted']:.2g}"
+        f"off: {cell['off']}<br>read: {cell['read']}<br>rise {cell['rise']:+.3f} {unit}<br>{tested(cell)}"
     )
+
+
+def tested(cell: Mapping[Any, Any]) -> str:
+    """The interval and the adjusted p value of a cell, or why there are none."""
+    if np.isnan(cell["low"]):
+        return not_measurable(int(cell["documents"]))
+    interval = f"95 %: {cell['low']:+.3f} to {cell['high']:+.3f}, {cell['documents']:.0f} documents"
+    return f"{interval}<br>adjusted p {cell['p_adjusted']:.2g}"
 
 
 def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any) -> go.Figure:
@@ -83,14 +86,17 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     look = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {done}"}}, "height": 520}
     look["x"] = f"language whose neurons are {done}"
     look["y"] = f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}"
-    detail = f"{effects.settings['model']}; labels: own : others (of controls, matched only); bars: 95 %"
+    compared = f"{effects.settings['model']}; {effects.document_count()} documents a language"
+    detail = (
+        f"{compared}; labels: own : others (of controls, matched only), where q ≤ {FALSE_DISCOVERIES:g}; bars: 95 %"
+    )
     return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout, **look)
 
 
 def _bars(rows: pd.DataFrame, name: str, i: int) -> go.Bar:
     hover = [
         f"{row['off']}<br>{row['neurons']:.0f} neurons<br>own {row['own']:+.3f}, others {row['others']:+.3f}<br>"
-        f"difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        f"difference {row['difference']:+.3f}<br>{tested(row)}"
         for row in rows.to_dict("records")
     ]
     look = {"marker": {"color": colour(i)}, "offsetgroup": name, "error_y": error_bars(rows, "difference")}
@@ -99,7 +105,8 @@ def _bars(rows: pd.DataFrame, name: str, i: int) -> go.Bar:
 
 def _ratios(rows: pd.DataFrame, name: str) -> go.Scatter:
     """Own : others, over each bar that is clearly above zero."""
-    labelled = (rows["low"] > 0) & rows["ratio"].notna() & ~rows["kind"].astype(str).str.startswith(UNLABELLED)
+    clear = (rows["difference"] > 0) & (rows["p_adjusted"] <= FALSE_DISCOVERIES)
+    labelled = clear & rows["ratio"].notna() & ~rows["kind"].astype(str).str.startswith(UNLABELLED)
     place = {"textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False, "showlegend": False}
     return go.Scatter(
         x=rows["language"],

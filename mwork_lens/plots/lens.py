@@ -12,6 +12,7 @@ import regex
 from plotly.colors import hex_to_rgb
 
 from ..lens import LanguageRatio, LatentLanguages, LensGrid, NeuronCards
+from ..statistics import interval_words
 from ..text import OTHER, SHARED
 from .style import COLOURS, DIVERGING, SEQUENTIAL, banded_line, colour, finish, groups, heat, line, panels
 
@@ -84,9 +85,11 @@ def _colours(names: Sequence[str], pivot: str) -> dict[str, str]:
 def _lines(prompt: str, name: str, rows: pd.DataFrame, stroke: str) -> list[go.Scatter]:
     """Band, share and, of languages, chance."""
     hover = [
-        f"{prompt} prompts, layer {row['layer']}<br>{name}: {row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+        f"{prompt} prompts, layer {row['layer']}<br>{name}: {row['share']:.1%} "
+        f"{interval_words(row['low'], row['high'], '.1%', row['documents'])}"
         f"<br>random directions: {row['chance']:.1%}<br>vocabulary: {row['vocabulary']:.1%}"
-        f"<br>lift: {100 * row['lift']:+.1f} points ({100 * row['lift_low']:+.1f} to {100 * row['lift_high']:+.1f})"
+        f"<br>lift: {100 * row['lift']:+.1f} points "
+        f"{interval_words(100 * row['lift_low'], 100 * row['lift_high'], '+.1f', row['documents'])}"
         for row in rows.to_dict("records")
     ]
     if name in GREYS:
@@ -244,7 +247,8 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     figure = go.Figure()
     for i, (name, one) in enumerate(by_name.items()):
         whole, rows = one.summary(language), one.written().query("language == @language")
-        label = f"{name}: {whole['share']:.1%} in all ({whole['low']:.1%} to {whole['high']:.1%})"
+        interval = interval_words(whole["low"], whole["high"], ".1%", int(whole["neurons"]), "neurons")
+        label = f"{name}: {whole['share']:.1%} in all {interval}"
         look = {"hover": f"{name}, layer %{{x}}: %{{y:.1%}} of what %{{customdata}} neurons promote", "width": 2.5}
         look |= {"mode": "lines+markers", "customdata": rows["neurons"]}
         figure.add_traces(banded_line(rows, "layer", "share", label, colour(i), **look))

@@ -10,10 +10,16 @@ import plotly.graph_objects as go
 
 from ..effects import MEAN, SIDES, Evidence, LayerSweep, StageGrid, Workflow
 from ..neurons import MWORK_PARTS, STAGES
-from .effects import star
+from ..statistics import FALSE_DISCOVERIES, interval_words
+from .effects import star, tested
 from .style import COLOURS, DASHES, banded_line, colour, finish, groups, heat, line, panels, table_axes
 
-MARKS = {"supported": ("✓", "#009E73"), "not supported": ("✗", "#D55E00"), "not measured": ("–", "#777777")}
+MARKS = {
+    "supported": ("✓", "#009E73"),
+    "not supported": ("✗", "#D55E00"),
+    "not measured": ("–", "#777777"),
+    "not measurable": ("–", "#777777"),
+}
 
 
 def stage_grid(grid: StageGrid, **layout: Any) -> go.Figure:
@@ -48,7 +54,7 @@ def _cell(row: Mapping[Any, Any]) -> tuple[str, str]:
         return "no data<br>(0)", f"{part}: no neurons"
     return f"{row['difference']:.2f}{star(row)}<br>({row['neurons']:.0f})", (
         f"{part}: {row['neurons']:.0f} neurons off<br>own {row['own']:+.3f}, others {row['others']:+.3f} nats per token"
-        f"<br>difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        f"<br>difference {row['difference']:+.3f}<br>{tested(row)}"
     )
 
 
@@ -94,7 +100,10 @@ def _mark_choice(figure: go.Figure, sweep: LayerSweep) -> str:
 
 
 def workflow(found: Workflow, **layout: Any) -> go.Figure:
-    """The three stages from left to right, each with its claims, this model's evidence and the verdict."""
+    """The three stages from left to right: what MWork says of each, and what was tested, with its evidence.
+
+    A mark belongs to the tested claim in its own words; that a stage does what MWork says follows from none of them.
+    """
     figure = go.Figure()
     box = {"type": "rect", "y0": 0, "y1": 1, "line": {"color": "#888888"}, "fillcolor": "#f7f7f7"}
     corner = {"showarrow": False, "xanchor": "left", "yanchor": "top", "align": "left"}
@@ -102,15 +111,22 @@ def workflow(found: Workflow, **layout: Any) -> go.Figure:
     for i, stage in enumerate(STAGES):
         first, last = found.layers[stage]
         figure.add_shape(x0=i + 0.02, x1=i + 0.92, **box)
-        head = f"<b>{stage.replace('_', '-')}</b><br>layers {first} to {last}"
+        hypotheses = dict.fromkeys(each.hypothesis for each in found.of(stage) if each.hypothesis)
+        says = "<br>".join(textwrap.wrap(f"MWork: {'; '.join(hypotheses)}", 46)) if hypotheses else ""
+        head = f"<b>{stage.replace('_', '-')}</b>, layers {first} to {last}<br><i>{says}</i>"
         claims = "<br><br>".join(map(_evidence, found.of(stage)))
         figure.add_annotation(x=i + 0.05, y=0.97, text=head, **corner)
-        figure.add_annotation(x=i + 0.05, y=0.80, text=claims, **corner)
+        figure.add_annotation(x=i + 0.05, y=0.76, text=claims, **corner)
     for i in range(len(STAGES) - 1):
         figure.add_annotation(x=i + 1.02, y=0.5, ax=i + 0.92, ay=0.5, **arrow)
     figure.update_xaxes(visible=False, range=[0, len(STAGES) - 0.06])
     figure.update_yaxes(visible=False, range=[0, 1])
-    detail = f"{found.settings['model']}; 95 % intervals; a claim is supported where the whole interval is above zero"
+    counts = sorted({each.documents for each in found.evidence if each.documents})
+    documents = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} documents; " if counts else ""
+    detail = (
+        f"{found.settings['model']}; {documents}95 % intervals; ✓: the claim of that line, above zero at "
+        f"q ≤ {FALSE_DISCOVERIES:g}, which is consistent with MWork’s words and no proof of them"
+    )
     size = {"height": 460, "width": 1150, "margin": {"l": 20, "r": 20, "t": 90, "b": 20}}
     return finish(figure, "MWork’s workflow and this model’s evidence", detail, layout, **size)
 
@@ -118,6 +134,7 @@ def workflow(found: Workflow, **layout: Any) -> go.Figure:
 def _evidence(evidence: Evidence) -> str:
     mark, ink = MARKS[evidence.verdict]
     value = "" if np.isnan(evidence.value) else f": {evidence.value:+.2f}"
-    value += "" if np.isnan(evidence.low) else f" ({evidence.low:+.2f} to {evidence.high:+.2f})"
+    if evidence.documents:
+        value += f" {interval_words(evidence.low, evidence.high, '+.2f', evidence.documents)}"
     lines = "<br>".join([*textwrap.wrap(evidence.claim, 42), *textwrap.wrap(evidence.measure + value, 46)])
     return f'{lines}<br><span style="color:{ink}"><b>{mark} {evidence.verdict}</b></span>'

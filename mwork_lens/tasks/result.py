@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..statistics import Estimate, Resampling, benjamini_hochberg, wilson
+from ..statistics import Estimate, Jackknife, benjamini_hochberg, not_measurable, wilson
 from .task import Answer, Question, Task
 
 ORIGINAL, ENGLISH = "original", "en"
@@ -23,7 +23,7 @@ MISMATCHED = 20
 """With the references of how many other questions an answer is scored to find what chance gives."""
 
 COLUMNS = [
-    *("metric", "scope", "arm", "part", "group", "status", "n", "score", "low", "high"),
+    *("metric", "scope", "arm", "part", "group", "status", "n", "documents", "score", "low", "high"),
     *("change", "change_low", "change_high", "relative", "p"),
 ]
 
@@ -80,6 +80,11 @@ class TaskResult:
         return [language for language in self._baseline if language != ENGLISH]
 
     @property
+    def documents(self) -> dict[str, int]:
+        """By language: how many documents its questions are about."""
+        return {language: self._distinct([language], "document") for language in self._baseline}
+
+    @property
     def conditions(self) -> list[tuple[str, str]]:
         """Arms with their parts, in the order of the run; the original model is not among them."""
         run = dict.fromkeys((str(row["arm"]), str(row["part"])) for row in self.rows)
@@ -125,13 +130,13 @@ class TaskResult:
         }
 
     @cached_property
-    def _resampling(self) -> Resampling:
+    def _jackknife(self) -> Jackknife:
         documents = {lang: rows["document"].astype(str).tolist() for lang, rows in self._baseline.items()}
-        return Resampling.of(documents, paired=self.task.parallel)
+        return Jackknife.of(documents, paired=self.task.parallel)
 
     def _mean(self, values: Values) -> Estimate:
         """Mean over languages of the mean over questions."""
-        return Estimate.mean([self._resampling.mean(language, numbers) for language, numbers in values.items()])
+        return Estimate.mean([self._jackknife.mean(language, numbers) for language, numbers in values.items()])
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -184,7 +189,9 @@ class TaskResult:
         """Of one group, or of the first compared with the second."""
         status = min((status for status, _, _ in parts), key=STATUSES.index)
         names = [name for _, _, original in parts for name in original]
-        cell: dict[str, Any] = {"status": status, "n": 0 if status == NO_DATA else self._distinct(names, "id")}
+        counts = {"n": "id", "documents": "document"}
+        counted = {name: 0 if status == NO_DATA else self._distinct(names, key) for name, key in counts.items()}
+        cell: dict[str, Any] = {"status": status, **counted}
         if status in (NO_DATA, NO_NEURONS):
             return cell
         if len(parts) == 1:
@@ -208,8 +215,10 @@ class TaskResult:
         return len({("" if self.task.parallel else name, one) for name, frame in frames.items() for one in frame[key]})
 
     def _score(self, metric: str, values: Values) -> tuple[float, float, float]:
-        """With its interval: Wilson's for shares of questions that are independent, else a bootstrap over documents."""
+        """With its interval: Wilson's for shares of questions that are independent, else the jackknife's."""
         mean, n = self._mean(values), self._distinct(list(values), "id")
+        if not mean.measurable:
+            return float(mean.value), np.nan, np.nan
         score, shares = float(mean.value), np.isin(np.concatenate(list(values.values())), (0.0, 1.0)).all()
         if shares and n == self._distinct(list(values), "document"):
             return score, *wilson(round(score * n), n)
@@ -249,5 +258,7 @@ def _cell_text(cell: Mapping[Any, Any]) -> str:
     keys = ("change", "change_low", "change_high") if cell["group"] == GROUPS[2] else ("score", "low", "high")
     scale, decimals = (1, 2) if cell["metric"] == LIKELIHOOD else (100, 1)
     value, low, high = ("?" if np.isnan(cell[key]) else f"{scale * cell[key]:.{decimals}f}" for key in keys)
+    if np.isnan(cell[keys[1]]):
+        return f"{value} {not_measurable(cell['documents'])}, n {cell['n']}"
     star = "*" if cell["q"] <= 0.05 else ""
     return f"{value}{star} [{low}, {high}] n {cell['n']}"

@@ -37,7 +37,7 @@ class Question:
     choices: tuple[str, ...] = ()
     """The options of a multiple choice; empty where the answer is written."""
     document: str = ""
-    """What it was asked about (a paragraph), or its id: intervals resample these."""
+    """What it was asked about (a paragraph), or its id: intervals rest on these."""
 
 
 @dataclass(frozen=True)

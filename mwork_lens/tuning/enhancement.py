@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..effects import BASELINE, TUNED, EffectMatrix
-from ..statistics import verdict
+from ..statistics import adjusted_verdict, benjamini_hochberg, interval_words
 from ..store import Result, storable
 
 HELD_OUT = "held-out"
@@ -20,7 +20,7 @@ HELD_OUT = "held-out"
 ORIGINAL = "original"
 Rate = Literal["own", "paper"]
 RATES: tuple[Rate, ...] = get_args(Rate)
-_VERDICTS = {"below": "better than", "above": "worse than"}
+_VERDICTS = {"below": "better than", "above": "worse than", "at": "not told apart from", "not measurable": "beside"}
 
 
 @storable
@@ -155,11 +155,14 @@ class Enhancement(Result, kind="enhancement"):
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        """One row per domain, rate, number of passages, tuned language, arm and language read: change of loss against
-        the original model in nats per token, with its 95 % interval (low, high)."""
+        """One row per domain, rate, number of passages, tuned language, arm and language read.
+
+        Columns after these: change of loss against the original model in nats per token, with its 95 % interval low and
+        high, p, evaluation_documents, and p_adjusted over the arms and languages of that table.
+        """
         frames = []
         for domain, ((rate, documents), by_arm) in product(self.read, self._by_arm.items()):
-            cells = self.matrix(domain, rate=rate, documents=documents).intervals.rename(columns={"rise": "change"})
+            cells = _changes(self.matrix(domain, rate=rate, documents=documents))
             arms = {" ".join(arm): arm for arm in by_arm}
             places = [(domain, rate, documents, *arms[row]) for row in cells.pop("off")]
             place = pd.DataFrame(places, columns=["domain", "rate", "documents", "language", "arm"])
@@ -193,18 +196,16 @@ class Enhancement(Result, kind="enhancement"):
     def _finding(self, language: str, rate: Rate, passages: int) -> str:
         place = {"domain": HELD_OUT, "rate": rate, "documents": passages, "language": language, "read": language}
         here = (self.changes[list(place)] == list(place.values())).all(axis=1)
-        cells = self.changes.loc[here, ["arm", "change", "low", "high"]].to_numpy()
-        arms, listed = list(cells[:, 0]), "; ".join(f"{arm} {c:+.4f} ({a:+.4f} to {b:+.4f})" for arm, c, a, b in cells)
+        cells = self.changes.loc[here].set_index("arm")
+        arms, listed = list(cells.index), "; ".join(f"{arm} {_change(cells.loc[arm])}" for arm in cells.index)
         sentences = [
             f"{language}, {passages} passages, {rate} rate: change of its held-out loss in nats per token, with 95 % "
             f"intervals: {listed}."
         ]
-        for arm in ("random", "matched", "all") if "specific" in arms else ():
-            if arm in arms:
-                beyond = self.matrix(rate=rate, against=arm).intervals.set_index(["off", "read"])
-                rise, *ends = beyond.loc[(f"{language} specific", language), ["rise", "low", "high"]]
-                side = _VERDICTS.get(verdict(*ends), "not told apart from")
-                sentences.append(f"Its own neurons are {side} {arm} ({rise:+.4f}, {ends[0]:+.4f} to {ends[1]:+.4f}).")
+        others = [arm for arm in ("random", "matched", "all") if arm in arms] if "specific" in arms else []
+        for arm, row in self._beyond(language, rate, others).iterrows():
+            side = _VERDICTS[adjusted_verdict(row["change"], row["p_adjusted"])]
+            sentences.append(f"Its own neurons are {side} {arm} ({_change(row, brackets=False)}).")
         tried, own = self.design["rates"], self.settings["own_rates"][language]
         edges = [f"{arm} ({own[arm]:g})" for arm in arms if rate == "own" and own[arm] in (min(tried), max(tried))]
         if edges and len(tried) > 1:
@@ -212,8 +213,25 @@ class Enhancement(Result, kind="enhancement"):
             sentences.append(f"{best}: one beyond it may be better still.")
         return " ".join(sentences)
 
+    def _beyond(self, language: str, rate: Rate, arms: Sequence[str]) -> pd.DataFrame:
+        """Change of a language's own loss by its own neurons, against other arms; p is adjusted over these."""
+        if not arms:
+            return pd.DataFrame()
+        tables = {arm: _changes(self.matrix(rate=rate, against=arm)).set_index(["off", "read"]) for arm in arms}
+        cells = pd.DataFrame({arm: cells.loc[f"{language} specific", language] for arm, cells in tables.items()}).T
+        return cells.assign(p_adjusted=benjamini_hochberg(cells["p"].to_numpy()))
+
     def __repr__(self) -> str:
         return f"Enhancement({len(self.results)} runs)\n" + "\n".join(self.findings())
+
+
+def _changes(matrix: EffectMatrix) -> pd.DataFrame:
+    return matrix.intervals.rename(columns={"rise": "change", "documents": "evaluation_documents"})
+
+
+def _change(row: pd.Series, brackets: bool = True) -> str:
+    interval = interval_words(row["low"], row["high"], "+.4f", int(row["evaluation_documents"]))
+    return f"{row['change']:+.4f}" + (f" {interval}" if brackets else f", {interval[1:-1]}")
 
 
 def _stacked(results: Sequence[RunResult], domain: str, language: str) -> Float[Tensor, "seed passage"]:

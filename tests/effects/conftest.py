@@ -8,7 +8,7 @@ from mwork_lens.neurons import NeuronSpace
 from ..tiny import tiny, tokens
 
 CORPUS = {
-    language: [tokens(length, seed + 10 * i) for seed, length in enumerate((9, 14, 6, 11))]
+    language: [tokens(length, seed + 10 * i) for seed, length in enumerate((9, 14, 6, 11, 8, 7))]
     for i, language in enumerate(("en", "fr", "ru"))
 }
 STAGES = {"understanding": 1, "generation": 2}

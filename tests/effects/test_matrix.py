@@ -13,8 +13,8 @@ from mwork_lens.text.corpora import as_corpus
 from ..tiny import tiny, tokens
 
 CORPUS = {
-    "en": [tokens(length, seed) for seed, length in enumerate((9, 14, 6, 11))],
-    "fr": [tokens(length, seed + 50) for seed, length in enumerate((12, 7, 13, 5))],
+    "en": [tokens(length, seed) for seed, length in enumerate((9, 14, 6, 11, 8, 7))],
+    "fr": [tokens(length, seed + 50) for seed, length in enumerate((12, 7, 13, 5, 9, 8))],
 }
 
 
@@ -30,7 +30,7 @@ def sets(model):
 def test_nats_are_the_models_own_loss(family, monkeypatch):
     monkeypatch.setattr("mwork_lens.model.unembedding.LOSS_TOKENS_AT_ONCE", 7)
     model = tiny(family)
-    encoded = encode(model, CORPUS["en"], list("abcd"), 512)
+    encoded = encode(model, CORPUS["en"], list("abcdef"), 512)
     nats, counted = passage_nats(model, encoded)
     for ids, found, number in zip(encoded, nats, counted, strict=True):
         loss = model(ids[None], return_type="loss").item()
@@ -85,7 +85,7 @@ def test_effects_are_rises_of_loss():
     own = effects.selectivity().loc["fr"]
     assert own["difference"] == pytest.approx(frame.loc["fr", "fr"] - frame.loc["fr", "en"])
     assert np.isnan(own["ratio"]) == (not own["others_low"] > 0)
-    assert len(effects.passages()) == 3 * 8
+    assert len(effects.passages()) == 3 * 12
 
 
 def made_up(own=0.6, others=0.1, languages=("en", "fr", "vi", "ru"), documents=8, draws=1, seed=0, fold=0):
@@ -172,7 +172,7 @@ def test_draws_are_averaged_and_widen_the_interval():
     effects = mw.effect_matrix(model, rows, CORPUS, progress=False)
     frame = effects.to_frame()
     np.testing.assert_allclose(frame.loc["all"], frame.loc[["0", "1", "2"]].mean())
-    assert len(effects.passages()) == 7 * 8
+    assert len(effects.passages()) == 7 * 12
     same = made_up(draws=2)
     apart = {read: x + torch.tensor([[-3.0], [3.0]]) for read, x in same.nats["de"].items()}
     wide = replace(same, nats={**same.nats, "de": apart})
@@ -209,9 +209,9 @@ def test_folded_effects_detect_on_the_other_documents():
         return {"fr": detection.active("fr", quorum=0.5)}
 
     effects = mw.folded_effects(model, CORPUS, build, detection={"top": 0.3}, progress=False)
-    assert seen == [{"en": 2, "fr": 2}] * 2
-    assert sorted(effects.documents["fr"]) == ["0", "1", "2", "3"]
-    assert sorted(effects.folds["en"]) == [0, 0, 1, 1]
+    assert seen == [{"en": 3, "fr": 3}] * 2
+    assert sorted(effects.documents["fr"]) == [*"012345"]
+    assert sorted(effects.folds["en"]) == [0, 0, 0, 1, 1, 1]
     for number, (train, held_out) in enumerate(as_corpus(CORPUS).folds(2)):
         sets = build(mw.detect(model, train, top=0.3, progress=False))
         alone = mw.effect_matrix(model, sets, held_out, progress=False)
@@ -223,11 +223,11 @@ def test_a_finding_tells_the_numbers_of_its_row():
     row = effects.selectivity().loc["fr"]
     said = effects.finding("fr")
     assert f"the loss of fr changes by {row['own']:+.2f}, that of en by {row['others']:+.2f}" in said
-    assert f"({row['low']:+.2f} to {row['high']:+.2f})" in said
+    assert f"({row['low']:+.2f} to {row['high']:+.2f}, 6 documents)" in said
     assert "the loss changes by en" in effects.finding("nothing")
     single = {language: texts[:1] for language, texts in CORPUS.items()}
     few = mw.effect_matrix(tiny("llama"), {"fr": sets(tiny("llama"))["fr"]}, single, progress=False)
-    assert few.finding("fr").endswith("without an interval on a single document.")
+    assert few.finding("fr").endswith("not measurable on 1 document.")
     with pytest.raises(ValueError, match="no row 'sw'"):
         effects.finding("sw")
 
@@ -237,7 +237,7 @@ def test_language_losses_are_the_baseline():
     effects = mw.effect_matrix(model, {"nothing": sets(model)["nothing"]}, CORPUS, progress=False)
     found = mw.language_losses(model, CORPUS)
     np.testing.assert_allclose(found["nats_per_token"], effects.baseline)
-    assert list(found["passages"]) == [4, 4]
+    assert list(found["passages"]) == [6, 6]
 
 
 def test_saved_effects_are_the_same(tmp_path):

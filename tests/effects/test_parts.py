@@ -93,7 +93,7 @@ def test_the_choice_is_the_knee_of_both_curves(sweep):
     first, last = {1: 0.0, 2: 0.8, 3: 0.8, 5: 1.0}, {1: 0.4, 2: 0.45, 3: 0.5, 5: 1.0}
     known = steps(sweep, lambda side, n: (first if side == "first" else last)[n])
     assert known.choice() == (2, 1)
-    assert "first 2 layers hold +0.800, +0.400 (+0.400 to +0.400)" in known.finding()
+    assert "first 2 layers hold +0.800, +0.400 (+0.400 to +0.400) above" in known.finding()
     figure = mw.plots.layer_sweep(known)
     assert [shape.x0 for shape in figure.layout.shapes] == [2, 1]
     even = steps(sweep, lambda side, n: -n / 5)

@@ -12,11 +12,16 @@ def test_the_workflow_says_what_the_grid_says(grid, tmp_path):
     assert stages == ["understanding"] * 2 + ["task_solving"] * 2 + ["generation"] * 2
     whole, beyond = flow.of("generation")
     means = grid.means().loc["generation"]
-    assert (whole.value, whole.low, whole.high) == pytest.approx(tuple(means))
+    columns = ["difference", "low", "high", "documents", "p_adjusted"]
+    assert (whole.value, whole.low, whole.high, whole.documents, whole.p_adjusted) == pytest.approx(
+        tuple(means[columns])
+    )
     equal = grid.means(equal=True)["difference"]
     task = equal[["task_solving attention", "task_solving feed_forward"]].mean()
     assert beyond.value == pytest.approx(equal["generation"] - task)
-    assert whole.verdict == ("supported" if whole.low > 0 else "not supported")
+    starred = whole.value > 0 and whole.p_adjusted <= 0.05
+    assert whole.verdict == ("supported" if starred else "not supported")
+    assert whole.claim != whole.hypothesis == "puts the answer back into the query’s language"
     assert {found.verdict for found in flow.of("task_solving")} == {"not measured"}
     flow.save(tmp_path / "flow")
     pd.testing.assert_frame_equal(mw.Workflow.load(tmp_path / "flow").to_frame(), flow.to_frame())
@@ -28,7 +33,9 @@ def test_the_workflow_says_what_the_grid_says(grid, tmp_path):
 def test_a_single_document_supports_no_claim(model, sets):
     one = {language: texts[:1] for language, texts in CORPUS.items()}
     flow = mw.workflow(mw.stage_grid(model, sets, one, mw.Stages(model, **STAGES), progress=False))
-    assert {found.verdict for found in flow.evidence} == {"not measured"}
+    assert {found.verdict for found in flow.evidence} == {"not measurable", "not measured"}
+    text = " ".join(note.text or "" for note in mw.plots.workflow(flow).layout.annotations)
+    assert "(not measurable on 1 document)" in " ".join(text.split("<br>"))
     assert not any("nan" in (note.text or "") for note in mw.plots.workflow(flow).layout.annotations)
 
 

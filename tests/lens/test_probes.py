@@ -106,12 +106,12 @@ def test_the_last_layer_has_the_models_own_probabilities(tmp_path):
 
 
 def test_the_finding_tells_where_the_pivot_is_likeliest():
-    probability = torch.tensor([[[0.0, 0.0], [0.3, 0.1], [0.2, 0.6]]] * 2)
+    probability = torch.tensor([[[0.0, 0.0], [0.3, 0.1], [0.2, 0.6]]] * 6)
     found = LatentLanguages(
-        probability, torch.ones(2, 3, 2, dtype=torch.long), torch.zeros(2, 3), ("en", "zh"), ("a", "b"), {}
+        probability, torch.ones(6, 3, 2, dtype=torch.long), torch.zeros(6, 3), ("en", "zh"), tuple("abcdef"), {}
     )
     said = found.finding("en")
-    assert "en 0.2, zh 0.6 (mean of 2 prompts), zh being the likeliest" in said
+    assert "en 0.2, zh 0.6 (mean of 6 prompts), zh being the likeliest" in said
     assert "en is likeliest in layer 1: 0.3 (0.3 to 0.3), where zh has 0.1" in said
     with pytest.raises(ValueError, match="no answers in 'fr'"):
         found.finding("fr")
