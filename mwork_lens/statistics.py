@@ -166,6 +166,12 @@ class Estimate:
         return self.value - reach, self.value + reach
 
     @property
+    def share_interval(self) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+        """:attr:`interval` of a share or a probability, within 0 and 1."""
+        low, high = (np.asarray(np.clip(np.asarray(end), 0, 1)) for end in self.interval)
+        return low, high
+
+    @property
     def low(self) -> float:
         """The lower end of :attr:`interval`, of a number."""
         return float(self.interval[0])

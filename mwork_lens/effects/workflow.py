@@ -124,11 +124,14 @@ def _beyond(grid: StageGrid, pivot: str) -> pd.DataFrame:
 def _of_layers(stage: str, own: pd.DataFrame, beyond: pd.DataFrame) -> list[Evidence]:
     """That the stage's neurons are the language's own, and more so than those of the task-solving layers."""
     unit = "own rise − others’, nats per token"
-    compared = (
-        (OWN, f"language’s neurons off: {unit}", own),
-        (BEYOND, f"… minus as many task-solving ones’: {unit}", beyond),
-    )
-    return [_evidence(stage, *words, frame.loc[stage].to_dict(), HYPOTHESES[stage]) for *words, frame in compared]
+    compared = {
+        OWN: (f"language’s neurons off: {unit}", own),
+        BEYOND: (f"… minus as many task-solving ones’: {unit}", beyond),
+    }
+    return [
+        _evidence(stage, claim, measure, frame.loc[stage].to_dict(), HYPOTHESES[stage])
+        for claim, (measure, frame) in compared.items()
+    ]
 
 
 def _of_pivot(grid: StageGrid, ratio: LanguageRatio | None, pivot: str) -> Evidence:

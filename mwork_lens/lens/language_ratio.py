@@ -57,7 +57,7 @@ class LanguageRatio(Result, kind="language_ratio"):
         frames = {}
         for prompts, share in self._shares.items():
             lift = share - self._chance
-            (low, high), (lift_low, lift_high) = np.clip(share.interval, 0, 1), lift.interval
+            (low, high), (lift_low, lift_high) = share.share_interval, lift.interval
             shares = {"share": share.value, "low": low, "high": high, "chance": self._chance.value}
             lifts = {"lift": lift.value, "lift_low": lift_low, "lift_high": lift_high}
             columns = {**shares, "vocabulary": self._reported.vocabulary.numpy(), **lifts}

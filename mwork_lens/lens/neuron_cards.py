@@ -77,7 +77,7 @@ class NeuronCards(Result, kind="neuron_cards"):
         rows = []
         for layer, shares in self._promoted_shares().groupby(level="layer"):
             mean = Estimate.of_mean(shares.to_numpy())
-            numbers = np.stack([mean.value, *np.clip(mean.interval, 0, 1), list(self.vocabulary.values())], axis=1)
+            numbers = np.stack([mean.value, *mean.share_interval, list(self.vocabulary.values())], axis=1)
             rows += [(layer, label, len(shares), *each) for label, each in zip(shares, numbers, strict=True)]
         return pd.DataFrame(rows, columns=columns)
 
@@ -95,7 +95,7 @@ class NeuronCards(Result, kind="neuron_cards"):
             raise ValueError(f"Tokens were not identified as {language!r}, but as {', '.join(self.vocabulary)}.")
         shares = self._promoted_shares()[language].to_numpy()
         share = Estimate.of_mean(shares) if len(shares) else Estimate.nan()
-        low, high = map(float, np.clip(share.interval, 0, 1))
+        low, high = map(float, share.share_interval)
         numbers = {"share": float(share.value), "low": low, "high": high}
         return {**numbers, "vocabulary": self.vocabulary[language], "neurons": len(shares)}
 

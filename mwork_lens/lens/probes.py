@@ -82,7 +82,7 @@ class LatentLanguages(Result, kind="latent_languages"):
         low and high (jackknife over probes), median rank, and the entropy of the layer (mean, nats).
         """
         mean = Estimate.of_mean(self.probability.double().numpy())
-        low, high = np.clip(mean.interval, 0, 1)
+        low, high = mean.share_interval
         columns = {"probability": mean.value, "low": low, "high": high, "rank": np.median(self.rank.numpy(), axis=0)}
         entropy = self.entropy.mean(0).double().numpy()[:, None]
         return by_layer(range(len(entropy)), self.languages, {**columns, "entropy": entropy})
@@ -101,7 +101,8 @@ class LatentLanguages(Result, kind="latent_languages"):
         best, last = rows["probability"].idxmax(), mean.index[-1]
         answer = mean.loc[last].idxmax()
         at_end = ", ".join(f"{name} {mean.loc[last, name]:.2g}" for name in self.languages)
-        interval = interval_words(*rows.loc[best, ["low", "high"]], ".2g", len(self.prompts), "prompts")
+        low, high = (float(rows[end].loc[best]) for end in ("low", "high"))
+        interval = interval_words(low, high, ".2g", len(self.prompts), "prompts")
         return (
             f"After the last layer the answers have the probabilities {at_end} (mean of {len(self.prompts)} prompts), "
             f"{answer} being the likeliest. {pivot} is likeliest in layer {best}: "

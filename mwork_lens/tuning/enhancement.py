@@ -196,16 +196,16 @@ class Enhancement(Result, kind="enhancement"):
     def _finding(self, language: str, rate: Rate, passages: int) -> str:
         place = {"domain": HELD_OUT, "rate": rate, "documents": passages, "language": language, "read": language}
         here = (self.changes[list(place)] == list(place.values())).all(axis=1)
-        cells = self.changes.loc[here].set_index("arm")
-        arms, listed = list(cells.index), "; ".join(f"{arm} {_change(cells.loc[arm])}" for arm in cells.index)
+        cells = {str(cell["arm"]): cell for cell in self.changes.loc[here].to_dict("records")}
+        arms, listed = list(cells), "; ".join(f"{arm} {_change(cell)}" for arm, cell in cells.items())
         sentences = [
             f"{language}, {passages} passages, {rate} rate: change of its held-out loss in nats per token, with 95 % "
             f"intervals: {listed}."
         ]
         others = [arm for arm in ("random", "matched", "all") if arm in arms] if "specific" in arms else []
-        for arm, row in self._beyond(language, rate, others).iterrows():
-            side = _VERDICTS[adjusted_verdict(row["change"], row["p_adjusted"])]
-            sentences.append(f"Its own neurons are {side} {arm} ({_change(row, brackets=False)}).")
+        for cell in self._beyond(language, rate, others).to_dict("records"):
+            side = _VERDICTS[adjusted_verdict(cell["change"], cell["p_adjusted"])]
+            sentences.append(f"Its own neurons are {side} {cell['arm']} ({_change(cell, brackets=False)}).")
         tried, own = self.design["rates"], self.settings["own_rates"][language]
         edges = [f"{arm} ({own[arm]:g})" for arm in arms if rate == "own" and own[arm] in (min(tried), max(tried))]
         if edges and len(tried) > 1:
@@ -218,7 +218,8 @@ class Enhancement(Result, kind="enhancement"):
         if not arms:
             return pd.DataFrame()
         tables = {arm: _changes(self.matrix(rate=rate, against=arm)).set_index(["off", "read"]) for arm in arms}
-        cells = pd.DataFrame({arm: cells.loc[f"{language} specific", language] for arm, cells in tables.items()}).T
+        rows = [{"arm": arm, **cells.loc[f"{language} specific", language]} for arm, cells in tables.items()]
+        cells = pd.DataFrame(rows)
         return cells.assign(p_adjusted=benjamini_hochberg(cells["p"].to_numpy()))
 
     def __repr__(self) -> str:
@@ -229,7 +230,7 @@ def _changes(matrix: EffectMatrix) -> pd.DataFrame:
     return matrix.intervals.rename(columns={"rise": "change", "documents": "evaluation_documents"})
 
 
-def _change(row: pd.Series, brackets: bool = True) -> str:
+def _change(row: Mapping[Any, Any], brackets: bool = True) -> str:
     interval = interval_words(row["low"], row["high"], "+.4f", int(row["evaluation_documents"]))
     return f"{row['change']:+.4f}" + (f" {interval}" if brackets else f", {interval[1:-1]}")
 
