@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from itertools import product
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -72,7 +73,7 @@ def bridge(family):
 
 
 @torch.inference_mode()
-def ablated(model, ids, layer, site, neuron):
+def ablated(model, ids, layer, site, neuron, point="{}"):
     output = {"q": "attn.hook_pattern", "k": "attn.hook_pattern", "v": "hook_attn_out", "mlp": "hook_mlp_out"}[site]
 
     def zero(activation, hook=None):
@@ -87,7 +88,7 @@ def ablated(model, ids, layer, site, neuron):
             run_blocks(model, ids[None])
         return kept[0][0]
 
-    change = run([(SITES[site].hook_name(layer), zero)]) - run([])
+    change = run([(point.format(SITES[site].hook_name(layer)), zero)]) - run([])
     return (change.square().sum() / len(ids)).sqrt().item()
 
 
@@ -101,6 +102,15 @@ def test_closed_forms_equal_ablation_on_a_bridge(family):
             for neuron in range(0, width, 7):
                 truth = ablated(model, ids, layer, site, neuron)
                 assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2"])
+def test_the_papers_form_takes_a_rotated_coordinate_off_the_scores_of_a_bridge(family):
+    model, ids = bridge(family), torch.arange(3, 15)
+    scores = importance(model, ids, formulation="paper")
+    for site, layer, neuron in product(("q", "k"), range(2), (0, 3, 12)):
+        truth = ablated(model, ids, layer, site, neuron, point=f"blocks.{layer}.attn.hook_rot_{site}")
+        assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-5, abs=1e-9)
 
 
 PLANTED = [

@@ -58,6 +58,8 @@ H_TO_Z = (
     _row("Llama", {**WIDE, "attention_bias": True, "mlp_bias": True}, "biases"),
     _row("Llama", {**GROUPED, "rope_parameters": YARN}, "yarn"),
     _row("Llama", {**GROUPED, "rope_parameters": LLAMA_3}, "scaled rotation"),
+    _row("Llama", {**GROUPED, "rope_parameters": {**ANGLES, "rope_type": "dynamic", "factor": 4.0}}, "dynamic"),
+    _row("Llama", {**GROUPED, "rope_parameters": LONG}, "long-rope"),
     _row("Ministral3", {**WIDE, **IDS, "sliding_window": 5}, "window"),
     _row(
         "Ministral3", {**WIDE, **IDS, "sliding_window": None, "rope_parameters": GROWING}, "growing queries", length=20
@@ -75,6 +77,7 @@ H_TO_Z = (
     _row("Phi", {**SIZES, **IDS, "partial_rotary_factor": 0.5}),
     _row("Phi", {**GROUPED, **IDS, "partial_rotary_factor": 0.5}, "grouped heads"),
     _row("Phi3", {**GROUPED, **IDS}),
+    _row("Phi3", {**GROUPED, **IDS, "rope_parameters": LONG, "original_max_position_embeddings": 8}, "long-rope"),
     _row("Phi3", {**GROUPED, **IDS, "sliding_window": 5, "partial_rotary_factor": 0.5}, "window, partial rotation"),
     _row("Qwen2", {**GROUPED, **IDS}),
     _row("Qwen2", {**GROUPED, **FOUR, **IDS, **WINDOW, "max_window_layers": 2}, "windows in two layers"),
