@@ -1,7 +1,6 @@
 """End to end on real weights: Gemma 3 270M."""
 
 import os
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,10 @@ from mwork_lens.lens.lens_grid import LensGrid
 from mwork_lens.model import all_logits, log_normalizer, source_directory, stream_states
 
 from .oracle import sequential
+from .tiny import HOOKED
 
 pytestmark = pytest.mark.demo
-KIND = "HookedTransformer" if version("transformer-lens") < "4" else "TransformerBridge"
+KIND = "HookedTransformer" if HOOKED else "TransformerBridge"
 NTREX = Path(os.environ.get("MWORK_LENS_TEST_DATA", "/nowhere")) / "ntrex"
 
 

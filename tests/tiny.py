@@ -3,6 +3,7 @@
 import copy
 import warnings
 from functools import cache
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from mwork_lens.neurons import NeuronSet, NeuronSpace
 
 from .words import words
 
+HOOKED = version("transformer-lens") < "4"
+"""TransformerLens up to 3.9; later ones make bridges only."""
 COMMON = {
     "n_layers": 2,
     "d_model": 24,

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
 
@@ -18,10 +17,8 @@ from safetensors.torch import load_file, save_file
 import mwork_lens as mw
 from mwork_lens.model import checkpoints, comparing, conversion
 
-from ..tiny import SMALL, gemma, small_model, words
+from ..tiny import HOOKED, SMALL, gemma, small_model, words
 
-HOOKED = version("transformer-lens") < "4"
-"""TransformerLens up to 3.9; later ones make bridges only."""
 KIND = "HookedTransformer" if HOOKED else "TransformerBridge"
 needs_hooked = pytest.mark.skipif(not HOOKED, reason="this TransformerLens has no HookedTransformer")
 GPT = {"n_embd": 16, "n_layer": 2, "n_head": 4, "vocab_size": 60, "n_positions": 64}
