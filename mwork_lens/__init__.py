@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """A module of the package, else a public name."""
+    """A module of the package, else a public name; ``from mwork_lens import *`` gives the latter."""
+    if name == "__all__":
+        return import_module(".public", __name__).__all__
     if not name.startswith("_"):
         if find_spec(f"{__name__}.{name}"):
             return import_module(f".{name}", __name__)

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+import mwork_lens as mw
+
 from . import snapshots
 
 
@@ -21,6 +23,12 @@ def changes(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 def test_public_names_and_signatures():
     assert not list(changes(snapshots.read("public"), snapshots.public()))
+
+
+def test_a_star_import_gives_the_public_names_and_no_modules():
+    names: dict[str, Any] = {}
+    exec("from mwork_lens import *", names)
+    assert {name for name in names if not name.startswith("__")} == set(mw.public.__all__)
 
 
 def test_commands_have_the_same_options():
