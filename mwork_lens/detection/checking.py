@@ -1,7 +1,6 @@
 """Closed forms compared with real ablation on the model itself, before anything rests on them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
 from ..measures.plnd.attention import Geometry
-from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, special_ids, stream, wrapped_model
+from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, settled, special_ids, stream, wrapped_model
 from ..model.architecture import boundaries, wide_dtype
 from ..model.blocks import layers_apart
 from ..model.wide_weights import wide_block
@@ -84,7 +83,8 @@ def require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int
 
 def bound_to(model: HookedModel, measure: Measure, layers: Sequence[int]) -> list[Sequence[LayerMeasure]]:
     """A measure's parts in every layer of the model, with none in layers that are not among these."""
-    return [measure(model, layer) if layer in layers else () for layer in range(model.cfg.n_layers)]
+    with settled(model):
+        return [measure(model, layer) if layer in layers else () for layer in range(model.cfg.n_layers)]
 
 
 _verified: WeakKeyDictionary[Any, set[tuple[Any, ...]]] = WeakKeyDictionary()
@@ -152,7 +152,7 @@ def _checks(
     """Every check of these layers on one document."""
     measure, dtype, device = FORMULATIONS["exact"](where), dtype_of(model), device_of(model)
     wide = torch.float32 if device.type == "mps" else torch.float64
-    with _undisturbed(model):
+    with settled(model):
         batch = check_document(model, length).to(device)
         if length > LONGEST + MARGIN:
             yield from _far_checks(model, layers, batch, wide)
@@ -181,28 +181,6 @@ def _far_checks(model: HookedModel, layers: Sequence[int], batch: TokenBatch, wi
         with wide_block(model, layer, wide):
             checks = layer_checks(replay, scores, "stream", PLACES, wide)
         yield from (replace(check, tokens=batch.tokens.shape[1]) for check in checks)
-
-
-@contextmanager
-def _undisturbed(model: HookedModel) -> Iterator[None]:
-    """Without dropout, and leaving random numbers, training flags and cached tables (such as ALiBi's) as they are."""
-    device, modules = device_of(model), [module for block in model.blocks for module in block.modules()]
-    before = [(module.training, _tensors_in(vars(module)), _tensors_in(module._buffers)) for module in modules]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            for module in modules:
-                module.training = False
-            yield
-        finally:
-            for module, (flag, attributes, buffers) in zip(modules, before, strict=True):
-                module.training = flag
-                vars(module).update(attributes)  # a bridge would set them in the module that it wraps
-                module._buffers.update(buffers)
-
-
-def _tensors_in(held: Mapping[str, Any]) -> dict[str, Tensor | None]:
-    """Tensors that a module holds, or may come to hold."""
-    return {name: value for name, value in held.items() if value is None or isinstance(value, Tensor)}
 
 
 def _closed_forms(

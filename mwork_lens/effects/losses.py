@@ -13,7 +13,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..detection import Detection, detect
-from ..model import MAX_TOKENS, Encoded, HookedModel, Mode, Plan, Reducer, TokenBatch, batches, stream, token_losses
+from ..model import (
+    MAX_TOKENS,
+    Encoded,
+    HookedModel,
+    Mode,
+    Plan,
+    Reducer,
+    TokenBatch,
+    batches,
+    settled,
+    stream,
+    token_losses,
+)
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..text import Document, as_corpus, standard_tag
 from .matrix import BASELINE, BY_PASSAGE, EffectMatrix
@@ -200,7 +212,7 @@ def losses_with(
     plan, corpus = encoded.plan(batch_size), encoded.corpus
     rows = {BASELINE: [(nullcontext(), {})], **interventions}
     total = sum(map(len, rows.values())) * sum(encoded.documents.values())
-    with tqdm(total=total, unit="doc", disable=not progress) as bar:
+    with settled(model), tqdm(total=total, unit="doc", disable=not progress) as bar:
 
         def measure(name: str, context: AbstractContextManager[Any]) -> PassageLosses:
             bar.set_description(f"{mode}: {name}")

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .. import plots
 from ..detection import Detection, detect
 from ..effects import passage_nats, require_counted
-from ..model import Encoded, HookedModel, dtype_of
+from ..model import Encoded, HookedModel, dtype_of, settled
 from ..neurons import NeuronSet
 from ..report import Section
 from ..settings import TUNED_ARMS, EnhancementConfig
@@ -182,7 +182,7 @@ class Runner:
         recipe = {key: getattr(self.config, key) for key in ("batch_size", "micro_batch_size", "epochs", "max_tokens")}
         options = {**recipe, "learning_rate": run.rate, "seed": run.seed, "progress": False}
         of_set = isinstance(neurons, NeuronSet)
-        with contextlib.ExitStack() as undo:
+        with settled(self.model), contextlib.ExitStack() as undo:
             if not of_set:
                 undo.enter_context(kept_weights(self.model))
             with warnings.catch_warnings():

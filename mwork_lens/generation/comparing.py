@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..effects import BASELINE, passage_nats
-from ..model import ForwardHook, HookedModel, encode, hooked
+from ..model import ForwardHook, HookedModel, encode, hooked, settled
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
 from ..store import Result, storable
@@ -154,17 +154,20 @@ def generations(
     by_language = {name: [ids for (of, _), ids in zip(flat, encoded, strict=True) if of == name] for name in corpus}
     warn_of_unknown(model.tokenizer, by_language, effect=ONE_TOKEN, stacklevel=3)
     rows: list[Generation] = []
-    for name, context in tqdm(contexts.items(), desc="generating", disable=not progress):
-        with context:
-            completions = generate(model, encoded, **options)
-        new = [torch.tensor(completion.tokens, dtype=torch.long) for completion in completions]
-        whole = [torch.cat(pair) for pair in zip(encoded, new, strict=True)]
-        nats, counted = passage_nats(model, whole, skip=[len(ids) for ids in encoded])
-        identified = identify_texts([completion.text for completion in completions])
-        rows += [
-            Generation(name, language, text, c.text, c.tokens, c.stopped, label, float(n), int(count))
-            for (language, text), c, label, n, count in zip(flat, completions, identified, nats, counted, strict=True)
-        ]
+    with settled(model), tqdm(contexts.items(), desc="generating", disable=not progress) as bar:
+        for name, context in bar:
+            with context:
+                completions = generate(model, encoded, **options)
+            new = [torch.tensor(completion.tokens, dtype=torch.long) for completion in completions]
+            whole = [torch.cat(pair) for pair in zip(encoded, new, strict=True)]
+            nats, counted = passage_nats(model, whole, skip=[len(ids) for ids in encoded])
+            identified = identify_texts([completion.text for completion in completions])
+            rows += [
+                Generation(name, language, text, c.text, c.tokens, c.stopped, label, float(n), int(count))
+                for (language, text), c, label, n, count in zip(
+                    flat, completions, identified, nats, counted, strict=True
+                )
+            ]
     settings = {
         "model": str(model.cfg.model_name),
         "identify": identify if isinstance(identify, str) else getattr(identify, "__name__", "custom"),

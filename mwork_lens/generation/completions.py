@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..model import HookedModel, device_of, dtype_of, encode, end_ids, wrapped_model
+from ..model import HookedModel, device_of, dtype_of, encode, end_ids, settled, wrapped_model
 from ..model.architecture import rope_boundaries
 from ..model.decoding import Decoder, decoder
 from ..text import Document, as_documents
@@ -92,10 +92,11 @@ def generate(
     )
     groups = _groups(lengths, batch_size, max_new_tokens, turns)
     completions: dict[int, Completion] = {}
-    for rows in tqdm(groups, desc="generating", unit="batch", disable=not progress):
-        batch, reader = [encoded[i] for i in rows], decoder(model, len(rows), use_cache=use_cache)
-        logits = reader.advance(*left_padded(batch, device_of(model)))
-        completions |= dict(zip(rows, continue_from(reader, logits, batch, rows, rule, pick), strict=True))
+    with settled(model), tqdm(groups, desc="generating", unit="batch", disable=not progress) as bar:
+        for rows in bar:
+            batch, reader = [encoded[i] for i in rows], decoder(model, len(rows), use_cache=use_cache)
+            logits = reader.advance(*left_padded(batch, device_of(model)))
+            completions |= dict(zip(rows, continue_from(reader, logits, batch, rows, rule, pick), strict=True))
     return [completions[i] for i in range(len(prompts))]
 
 
@@ -163,6 +164,11 @@ def continue_from(
     stopped: list[Any] = [None] * len(prompts)
     unfinished = list(range(len(prompts)))
     for step in range(rule.max_new_tokens):
+        if logits.isnan().any():
+            raise ValueError(
+                f"The logits of {reader.model.cfg.model_name} are not numbers: its weights hold NaN or infinite "
+                f"values, or {logits.dtype} overflows."
+            )
         tokens = dict(zip(unfinished, pick(logits, [names[row] for row in unfinished]), strict=True))
         for row, token in tokens.items():
             if token in rule.ids:

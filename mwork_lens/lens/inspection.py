@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import SITES, ExactSum, ForwardHook, HookedModel, Reducer
+from ..model import SITES, ExactSum, ForwardHook, HookedModel, Reducer, settled
 from ..model.architecture import key_value_heads, weight
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, stream
 from ..model.lm_head import require_direct_path
@@ -92,9 +92,10 @@ def inspect(
     languages, plan = tuple(encoded), encoded.plan(batch_size)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
     places = {(layer, site): masks[site][layer].nonzero().flatten() for layer, site in cells}
-    activity = _follow(model, places, plan, contexts, progress)
+    with settled(model):
+        activity = _follow(model, places, plan, contexts, progress)
+        promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
     means = activity.means()
-    promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
     listed = tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist())
     fire = torch.tensor([[_fires(model, site)] for _, site, _ in listed])
     of_model = {"model": neurons.space.model, "processing": neurons.space.processing}

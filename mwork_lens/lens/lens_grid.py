@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import HookedModel, encode, log_normalizer, stream_states, top_tokens
+from ..model import HookedModel, encode, log_normalizer, settled, stream_states, top_tokens
 from ..store import Result
 from ..text import ONE_TOKEN, Document, Identifier, warn_of_unknown
 from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
@@ -78,9 +78,10 @@ def lens_grid(
     (ids,) = encode(model, [text], ["of the text"], None)
     warn_of_unknown(model.tokenizer, {"the text": [ids]}, effect=ONE_TOKEN, stacklevel=3)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
-    states = torch.cat(stream_states(model, ids))
-    logits, top = top_tokens(model, states, top_k, normalize=normalize)
-    probabilities = (logits - log_normalizer(model, states, normalize=normalize)[:, None]).exp()
+    with settled(model):
+        states = torch.cat(stream_states(model, ids))
+        logits, top = top_tokens(model, states, top_k, normalize=normalize)
+        probabilities = (logits - log_normalizer(model, states, normalize=normalize)[:, None]).exp()
     top, probabilities = (each.cpu().unflatten(0, (-1, len(ids))) for each in (top, probabilities))
     return LensGrid(
         ids=top,

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..model import HookedModel, all_logits, at_least_float32, encode, stream_states
+from ..model import HookedModel, all_logits, at_least_float32, encode, settled, stream_states
 from ..neurons import weight_processing
 from ..statistics import Estimate, interval_words
 from ..store import Result
@@ -259,8 +259,9 @@ def _prefix_tokens(model: HookedModel, word: str) -> list[int]:
 def _probe(
     model: HookedModel, ids: Int[Tensor, " pos"], begins: Sequence[Int[Tensor, " _"]], normalize: bool
 ) -> tuple[Float[Tensor, "layer language"], Int[Tensor, "layer language"], Float[Tensor, " layer"]]:
-    states = torch.stack([layer[-1] for layer in stream_states(model, ids)])
-    logits = at_least_float32(all_logits(model, states, normalize=normalize))  # [layer, token]
+    with settled(model):
+        states = torch.stack([layer[-1] for layer in stream_states(model, ids)])
+        logits = at_least_float32(all_logits(model, states, normalize=normalize))  # [layer, token]
     log_probabilities = logits.log_softmax(-1)
     probabilities = log_probabilities.exp()
     begins = [tokens.to(logits.device) for tokens in begins]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..model import ExactSum, HookedModel, Reducer, device_of, end_ids, label_masses, stream_hook, top_tokens
+from ..model import ExactSum, HookedModel, Reducer, device_of, end_ids, label_masses, settled, stream_hook, top_tokens
 from ..model.architecture import at_least_float32, wide_dtype
 from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
@@ -136,7 +136,8 @@ def _read(
         return replace(batch, content=pad_sequence(of_rows, batch_first=True))
 
     hooks = [(stream_hook(layer), partial(read, i)) for i, layer in enumerate(lens.layers)]
-    with tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress) as bar:
+    new_bar = tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress)
+    with settled(lens.model), new_bar as bar:
         for batch, _ in stream(lens.model, map(with_masks, plan), hooks, running, progress=bar):
             bar.set_description(f"reading {batch.language}")
             reading.update(batch, layers)
@@ -282,7 +283,8 @@ def _continued(model: HookedModel, encoded: Encoded, new_tokens: int) -> Encoded
             ids = torch.cat([ids, new[0].cpu()])
         return ids
 
-    return replace(encoded, ids={label: list(map(continued, ids)) for label, ids in encoded.items()})
+    with settled(model):
+        return replace(encoded, ids={label: list(map(continued, ids)) for label, ids in encoded.items()})
 
 
 def _require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:

@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from .state import settled
+
 Structure = Literal["attention", "feed_forward"]
 
 
@@ -237,7 +239,10 @@ def _scale_of_pattern(model: HookedModel, layer: int) -> float:
     """m of an attention that does not say it: which of the usual ones is nearest to the pattern of three tokens."""
     cfg, seen = model.cfg, {}
     names = [f"blocks.{layer}.attn.hook_{name}" for name in ("q", "k", "pattern")]
-    with model.hooks(fwd_hooks=[(name, lambda x, hook: seen.update({hook: x[0].double()})) for name in names]):
+    with (
+        settled(model),
+        model.hooks(fwd_hooks=[(name, lambda x, hook: seen.update({hook: x[0].double()})) for name in names]),
+    ):
         run_wrapped(model, torch.arange(1, 4, device=device_of(model))[None])
     q, k, pattern = seen.values()
     scores = torch.einsum("ihd,jhd->hij", q, k.repeat_interleave(q.shape[1] // k.shape[1], 1))[:, -1]

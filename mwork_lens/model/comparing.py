@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .architecture import HookedModel, config_boundaries, device_of, dtype_of, original
 from .checkpoints import first_line, lacks_memory, quiet_transformers
 from .forward import run_blocks
+from .state import settled
 from .unembedding import all_logits, final_norm
 from .wide_weights import in_float32
 
@@ -60,7 +61,7 @@ def observe(theirs: Any, title: str) -> Reference:
     config = theirs.config.get_text_config()
     short, long = _drawn(config, theirs.device)
     try:
-        with quiet_transformers():
+        with settled(theirs), quiet_transformers():
             logits = theirs(short, use_cache=False).logits
             with _float32(theirs):
                 states = _unembedded(theirs, long)[0]
@@ -125,7 +126,7 @@ def require_same(model: HookedModel, reference: Reference, exact: Mapping[str, T
     """Raise Differs unless ``model`` computes what the reference says; ``exact``: weights before they were rounded."""
     short, long = (ids.to(device_of(model)) for ids in (reference.short, reference.long))
     tolerance = _tolerance(dtype_of(model))
-    with quiet_transformers():
+    with settled(model), quiet_transformers():
         states = _stream(model, short)
         for row, end in enumerate((short.shape[1], _PADDED)):
             ours, theirs = all_logits(model, states[row, :end]), reference.logits[row, :end]

@@ -28,6 +28,7 @@ from .architecture import (
     wrapped_model,
 )
 from .hooks import ForwardHook, hooked
+from .state import settled
 from .unembedding import require_same_readout
 
 MAX_TOKENS = 512
@@ -255,8 +256,8 @@ def stream(
 ) -> Iterator[tuple[TokenBatch, Float[Tensor, "batch pos d_model"]]]:
     """One forward pass over batches, through the blocks alone: each batch, and the stream after the last block.
 
-    The hooks are in place only while a batch runs, so that nothing remains of them whatever happens between two. They
-    read the batch from ``running``.
+    The model is settled until the last batch is taken. The hooks are in place only while one runs, so that nothing
+    remains of them whatever happens between two. They read the batch from ``running``.
     """
     device, running = device_of(model), running or Running()
     if wrapped_model(model) is not None:  # a HookedTransformer has no other readout than ours
@@ -264,7 +265,7 @@ def stream(
     total = sum(batches.encoded.documents.values()) if isinstance(batches, Plan) else None
     description = progress if isinstance(progress, str) else None
     new_bar = tqdm(total=total, unit="doc", desc=description, disable=description is None)
-    with nullcontext(progress) if isinstance(progress, tqdm) else new_bar as bar:
+    with settled(model), nullcontext(progress) if isinstance(progress, tqdm) else new_bar as bar:
         for batch in batches:
             running.batch = batch = batch.to(device)
             if description:
@@ -295,7 +296,7 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
     wrapped, states, last = wrapped_model(model), [], stream_hook(model.cfg.n_layers)
     if wrapped:
         # a raw bridge takes stop_at_layer=n_layers for the whole model, so run what is below the unembedding
-        with model.hooks(fwd_hooks=[(last, lambda activation, hook: states.append(activation))]):
+        with hooked(model, [(last, lambda activation, hook: states.append(activation) or activation)]):
             run_wrapped(model, tokens)
     else:
         renew_tables(model)
@@ -331,6 +332,6 @@ def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Te
         seen.append(activation[0].clone())
         return activation
 
-    with hooked(model, [(stream_hook(layer), keep) for layer in range(model.cfg.n_layers + 1)]):
+    with settled(model), hooked(model, [(stream_hook(layer), keep) for layer in range(model.cfg.n_layers + 1)]):
         run_blocks(model, ids[None].to(device_of(model)))
     return seen

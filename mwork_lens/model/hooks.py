@@ -10,6 +10,15 @@ from torch import Tensor
 
 from .architecture import HookedModel, special_ids
 from .sites import SITES
+from .state import of_this_thread
+
+_SWITCHES = {
+    "attn.hook_result": "use_attn_result",
+    ("hook_q_input", "hook_k_input", "hook_v_input"): "use_split_qkv_input",
+    "mlp_in": "use_hook_mlp_in",
+    "attn_in": "use_attn_in",
+}
+"""Endings of hook points that TransformerLens leaves out until a setting is on."""
 
 Mode = Literal["zero", "mean", "language_mean", "set", "scale", "resample"]
 Positions = Literal["all", "content"]
@@ -120,9 +129,25 @@ def change_of(mode: Mode, factor: float | None, valued: bool) -> Change:
 
 @contextlib.contextmanager
 def hooked(model: HookedModel, hooks: Sequence[ForwardHook]) -> Iterator[HookedModel]:
-    """``model`` with ``hooks`` in place; exactly these are removed on any exit."""
-    points = model.hook_dict if hooks else {}  # made anew at each look by a raw bridge, which ignores other names
-    if unknown := [name for name, _ in hooks if name not in points]:
-        raise ValueError(f"{model.cfg.model_name} has no hook point {unknown[0]!r}.")
-    with model.hooks(fwd_hooks=list(hooks)):
+    """``model`` with ``hooks`` in place, for this thread; exactly these are removed on any exit, whatever came since.
+
+    TransformerLens's own contexts remove what is on their level of nesting, which may be another's.
+    """
+    points = model.hook_dict if hooks else {}  # made anew at each look by a raw bridge
+    for name, _ in hooks:
+        if name not in points:
+            raise ValueError(f"{model.cfg.model_name} has no hook point {name!r}.")
+        switch = next((switch for ends, switch in _SWITCHES.items() if name.endswith(ends)), None)
+        if switch and not getattr(model.cfg, switch, False):
+            raise ValueError(f"{name!r} of {model.cfg.model_name} does not run before model.set_{switch}(True).")
+    in_place: list[tuple[Any, Any]] = []
+    try:
+        for name, function in hooks:
+            point = points[name]
+            point.add_hook(of_this_thread(function, model.cfg.model_name))
+            in_place.append((point, point.fwd_hooks[-1]))
         yield model
+    finally:
+        for point, handle in in_place:
+            handle.hook.remove()
+            point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]

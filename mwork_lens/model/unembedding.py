@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 
 from .architecture import HookedModel, at_least_float32, device_of, stream_hook, wide_dtype, wrapped_model
 from .lm_head import Finish, before_unembedding
+from .state import settled
 
 ROWS_AT_ONCE = 256
 TOKENS_AT_ONCE = 32768
@@ -185,7 +186,7 @@ def require_same_readout(model: HookedModel) -> None:
     last: list[Tensor] = []
     keep = (stream_hook(model.cfg.n_layers), lambda activation, hook=None: last.append(activation[0]))
     ids = torch.arange(3, 9, device=device_of(model))[None] % model.cfg.d_vocab
-    with model.hooks(fwd_hooks=[keep]):
+    with settled(model), model.hooks(fwd_hooks=[keep]):
         own = (wrapped_model(model) or model)(ids)
     own = getattr(own, "logits", own)[0]
     if not last:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model.architecture import HookedModel
 from ..model.hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
 from ..model.sites import SITES, require_sites
+from ..model.state import changed_by_user
 from ..store import Result, storable
 from .space import NeuronSpace
 
@@ -300,7 +301,7 @@ def ablate(
 
     @contextmanager
     def switched() -> Iterator[HookedModel]:
-        with content or nullcontext(), hooked(model, hooks):
+        with changed_by_user(model), content or nullcontext(), hooked(model, hooks):
             yield model
 
     return switched()

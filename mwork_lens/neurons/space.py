@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..model import SITES, HookedModel, feed_forward_width, has_feed_forward, key_value_heads, weight
+from ..model import SITES, HookedModel, feed_forward_width, has_feed_forward, key_value_heads, settled, weight
 from ..model.blocks import layers_apart, require_known_blocks
 from ..store import storable
 
@@ -39,8 +39,9 @@ class Fingerprint:
         apart = layers_apart(model)
         layers = [layer for layer in range(model.cfg.n_layers) if layer not in apart]
         matrices = [weight(model, layer, name).detach() for name in names for layer in layers]
-        dtype, exact = matrices[0].dtype, _hash_of_bits(matrices)
-        rounded = exact if dtype == torch.bfloat16 else _hash_of_bits(x.to(torch.bfloat16) for x in matrices)
+        with settled(model):
+            dtype, exact = matrices[0].dtype, _hash_of_bits(matrices)
+            rounded = exact if dtype == torch.bfloat16 else _hash_of_bits(x.to(torch.bfloat16) for x in matrices)
         return cls(str(dtype).removeprefix("torch."), exact, rounded)
 
     def agrees(self, other: "Fingerprint") -> bool:
@@ -175,7 +176,7 @@ def weight_processing(model: HookedModel) -> str:
     steps = []
     if str(getattr(model.cfg, "normalization_type", "")).endswith("Pre"):
         steps.append("norms folded")
-    w_o = weight(model, 0, "attn.W_O").float()
+    w_o = weight(model, 0, "attn.W_O").detach().float()
     if w_o.mean(-1).abs().max() < 1e-6 * w_o.abs().max():
         steps.append("writing weights centred")
     return ", ".join(steps) or "unprocessed"

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..model import GATE, SITES, HookedModel, Slices, weight
+from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, weight
 from .sets import NeuronSet
 from .space import NeuronSpace
 
@@ -117,22 +118,45 @@ def _shown(model: HookedModel, layer: int, piece: Slices) -> Tensor | None:
         return None
 
 
+Stored = list[tuple[Entries, Tensor]]
+_edits: WeakKeyDictionary[HookedModel, list[Stored]] = WeakKeyDictionary()
+"""What the open edits of a model have replaced, in the order in which they were opened."""
+
+
 @contextlib.contextmanager
 def edit_weights(model: HookedModel, neurons: NeuronSet) -> Iterator[HookedModel]:
     """``model`` with the set's neurons switched off in its weights; every weight is bit-identical again on any exit.
 
     Zero are the columns (and biases) of W_Q, W_K and W_V that belong to the set, and its rows of W_down. Outputs are
     those of ``ablate(model, neurons)``; hooks of your own see zeros in q, k and v, but ``mlp.hook_post`` unchanged.
-    Within the context ``model.state_dict()`` holds the edited weights.
+    Within the context ``model.state_dict()`` holds the edited weights. Several may be left in any order.
 
     Raises:
         ValueError: if the set is of a model with other sizes, or a weight is a copy that edits would not reach.
     """
-    stored = [(entries, entries.read()) for entries in silencing_entries(model, neurons)]
-    try:
-        for entries, values in stored:
-            entries.write(torch.zeros_like(values))
-        yield model
-    finally:
-        for entries, values in stored:
-            entries.write(values)
+    with changed_by_user(model):
+        entries = silencing_entries(model, neurons)
+        edits, stored = _edits.setdefault(model, []), [(each, each.read()) for each in entries]
+        edits.append(stored)
+        try:
+            _silence(stored)
+            yield model
+        finally:
+            later = edits[next(i for i, edit in enumerate(edits) if edit is stored) :]
+            for edit in reversed(later):
+                _restore(edit)
+                edits.pop()
+            for edit in later[1:]:
+                edit[:] = [(each, each.read()) for each, _ in edit]
+                edits.append(edit)
+                _silence(edit)
+
+
+def _silence(stored: Stored) -> None:
+    for entries, values in stored:
+        entries.write(torch.zeros_like(values))
+
+
+def _restore(stored: Stored) -> None:
+    for entries, values in stored:
+        entries.write(values)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..effects import passage_nats
 from ..generation.completions import Completion, StopRule, continue_from, generate, left_padded, picker
-from ..model import HookedModel, all_logits, device_of, token_losses, wrapped_model
+from ..model import HookedModel, all_logits, device_of, settled, token_losses, wrapped_model
 from ..model.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries
 from ..store import only_writer, user_path
@@ -156,7 +156,7 @@ def run_task(
     path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     work = [(condition, _batches(prompts, condition.reads, batch_size)) for condition in conditions]
-    with only_writer(path.parent):
+    with only_writer(path.parent), settled(model):
         rows = _read_rows(path)
         left = [(c, [batch for batch in every if not all(_key(c, p) in rows for p in batch)]) for c, every in work]
         total, answers = (sum(len(batch) for _, batches in each for batch in batches) for each in (work, left))

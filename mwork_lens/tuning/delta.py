@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..model import GATE, SITES, HookedModel, Slices
+from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled
 from ..neurons import Entries, NeuronSpace, entries_of
 from ..store import Result
 
@@ -42,7 +42,8 @@ class NeuronDelta(Result, kind="neuron_delta"):
         Raises:
             ValueError: if the model is of other sizes or does not hold the old values; nothing is changed then.
         """
-        self._replace(model, "old", "new")
+        with settled(model):
+            self._replace(model, "old", "new")
 
     def revert(self, model: HookedModel) -> None:
         """Write the old values back, bit for bit.
@@ -50,16 +51,18 @@ class NeuronDelta(Result, kind="neuron_delta"):
         Raises:
             ValueError: if the model does not hold the new values; nothing is changed then.
         """
-        self._replace(model, "new", "old")
+        with settled(model):
+            self._replace(model, "new", "old")
 
     @contextlib.contextmanager
     def applied(self, model: HookedModel) -> Iterator[None]:
         """Applied inside the ``with`` block, taken back on any way out of it."""
-        self.apply(model)
-        try:
-            yield
-        finally:
-            self.revert(model)
+        with changed_by_user(model):
+            self.apply(model)
+            try:
+                yield
+            finally:
+                self.revert(model)
 
     def __len__(self) -> int:
         """How many neurons; one that has several weights counts once."""

@@ -17,6 +17,7 @@ from ..model import (
     load_tokenizer,
     logit_distance,
     read_model,
+    settled,
     source_directory,
 )
 from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries, warn_of_other_weights
@@ -160,7 +161,8 @@ def _require_values(theirs: Any, places: Mapping[str, Places], expected: Mapping
 def _require_same_logits(model: HookedModel, theirs: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.cfg.d_vocab, (1, min(32, model.cfg.n_ctx)), generator=generator)
-    ours: Tensor = model(ids.to(device_of(model)))[0]
+    with settled(model):
+        ours: Tensor = model(ids.to(device_of(model)))[0]
     difference = logit_distance(theirs(ids.to(theirs.device)).logits[0], ours)
     if not difference <= (HALF_TOLERANCE if ours.dtype.itemsize < 4 else TOLERANCE):
         raise ValueError(

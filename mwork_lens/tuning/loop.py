@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..effects import passage_nats
-from ..model import HookedModel, batches, encode
+from ..model import HookedModel, batches, encode, settled
 from ..neurons import NeuronSet, NeuronSpace, selected_entries, warn_of_other_weights
 from ..store import output_directory
 from ..text import Document, checked_documents, identity
@@ -110,7 +110,7 @@ def tune(
     _warn_of_common(texts, held_out)
     _require_sensible(model, neurons, held_out, checkpoint, checkpoint_every, evaluate_every, patience)
     selected = neurons if isinstance(neurons, NeuronSet) else None
-    with torch.inference_mode(False), contextlib.ExitStack() as files:
+    with settled(model), torch.inference_mode(False), contextlib.ExitStack() as files:
         folder = None if checkpoint is None else files.enter_context(output_directory(checkpoint))
         measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
         say_unknown(model, "held-out texts", held_out, measured)

@@ -4,13 +4,12 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..model import HookedModel, wrapped_model
+from ..model import HookedModel, settled
 from ..neurons import Entries
 
 
@@ -69,29 +68,22 @@ def training(model: HookedModel, parts: Sequence[MaskedParameter], ties: Sequenc
     Whether gradients are recorded outside, or inference mode is on, does not matter; what is trained must have been
     made with it off.
     """
-    wholes: list[Any] = [model, wrapped_model(model)]  # what a bridge wraps is not among its modules
-    every = dict.fromkeys(module for whole in wholes if whole is not None for module in whole.modules())
-    modes = [(module, module.training) for module in every]
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     collectors = [(part.parameter, None if part.in_place else part.collect) for part in parts]
     collectors += [(tie.embedding, tie.collect) for tie in ties]
     handles = []
     try:
-        for module, _ in modes:
-            module.training = False
         for parameter, _ in before:
             parameter.requires_grad_(False)
         for parameter, collect in collectors:
             parameter.requires_grad_(True)
             if collect is not None:
                 handles.append(parameter.register_post_accumulate_grad_hook(collect))
-        with torch.inference_mode(False), torch.enable_grad():
+        with settled(model), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
         for parameter, required in before:
             parameter.requires_grad_(required)
             parameter.grad = None
@@ -117,13 +109,14 @@ def whole_model(model: HookedModel) -> tuple[list[MaskedParameter], list[TiedWei
 @contextlib.contextmanager
 def kept_weights(model: HookedModel) -> Iterator[None]:
     """Every parameter is bit-identical again on any exit; copies are in the CPU's memory."""
-    copies = [(parameter, parameter.detach().to("cpu", copy=True)) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, values in copies:
-                parameter.copy_(values)
+    with settled(model):
+        copies = [(parameter, parameter.detach().to("cpu", copy=True)) for parameter in model.parameters()]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, values in copies:
+                    parameter.copy_(values)
 
 
 def _tied_scale(named: dict[str, Parameter]) -> float | None:

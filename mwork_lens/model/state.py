@@ -1,0 +1,144 @@
+"""What a call finds and leaves: a model that no other thread uses, without dropout or autocast; then all as it was.
+
+Hooks and edited weights act on whatever runs the model. So one call at a time uses a model, others wait for it; and
+where a ``with`` block of the user's own changes a model, another thread is refused, as none can know when it ends.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+
+class _Use:
+    """Which thread uses a model."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.thread: int | None = None
+        self.contexts = 0
+        """Of that thread, which are open."""
+        self.calls = 0
+        """How many of them are calls, which end by themselves."""
+        self.blocks = 0
+        """How many were opened by the user, outside of a call."""
+
+
+_uses: WeakKeyDictionary[Any, _Use] = WeakKeyDictionary()
+_adding = threading.Lock()
+
+
+def _forget() -> None:
+    """In a forked process, where the threads that used models are no more."""
+    global _adding
+    _adding = threading.Lock()
+    _uses.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+@contextlib.contextmanager
+def _alone(model: Any, kind: str) -> Iterator[_Use]:
+    """A use of the model by this thread, counted as one of a kind."""
+    with _adding:
+        use = _uses.setdefault(model, _Use())
+    me = threading.get_ident()
+    with use.changed:
+        while use.thread not in (None, me):
+            if use.blocks:
+                raise ValueError(_refusal(model.cfg.model_name))
+            use.changed.wait()
+        use.thread = me
+        use.contexts += 1
+        setattr(use, kind, getattr(use, kind) + 1)
+        use.changed.notify_all()
+    try:
+        yield use
+    finally:
+        with use.changed:
+            use.contexts -= 1
+            setattr(use, kind, getattr(use, kind) - 1)
+            use.thread = me if use.contexts else None
+            use.changed.notify_all()
+
+
+def _refusal(name: str) -> str:
+    return (
+        f"Another thread has {name} in a `with` block that changes it (ablate, edit_weights, NeuronDelta.applied): "
+        "what runs here would be changed too. Run it in that thread, or give each thread a model of its own, e.g. "
+        "copy.deepcopy(model)."
+    )
+
+
+@contextlib.contextmanager
+def changed_by_user(model: Any) -> Iterator[None]:
+    """A ``with`` block in which the model computes something else, and only in this thread."""
+    use = _uses.get(model)
+    within_call = use is not None and use.thread == threading.get_ident() and use.calls
+    with _alone(model, "calls" if within_call else "blocks"):
+        yield
+
+
+@contextlib.contextmanager
+def settled(model: Any) -> Iterator[None]:
+    """A call: waits for those of other threads; training flags, buffers and cached tensors are as before on any exit.
+
+    Within it nothing is random and no autocast changes the precision, whatever the caller has set.
+    """
+    with _alone(model, "calls") as use:
+        if use.calls > 1:
+            yield
+            return
+        wholes = [model, getattr(model, "original_model", None)]  # what a bridge wraps is not among its modules
+        modules = dict.fromkeys(module for whole in wholes if whole is not None for module in whole.modules())
+        before = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
+        device = next(model.parameters()).device.type
+        try:
+            for module in modules:
+                if module.training:
+                    vars(module)["training"] = False
+            with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING:
+                yield
+        finally:
+            for module, attributes, buffers in before:
+                _restore(vars(module), attributes, lambda name, *values: name == "training" or _has_tensor(*values))
+                _restore(module._buffers, buffers, lambda *_: True)
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+def _has_tensor(*values: Any) -> bool:
+    return any(isinstance(value, Tensor) for value in values)
+
+
+def _restore(held: dict[str, Any], before: dict[str, Any], restored: Callable[..., bool]) -> None:
+    """Of what changed, that which is restored; directly, as a bridge would set it in the module that it wraps."""
+    if [*map(id, held.values())] == [*map(id, before.values())]:
+        return
+    for name in [name for name, value in held.items() if name not in before and restored(name, value)]:
+        del held[name]
+    for name, value in before.items():
+        if held.get(name) is not value and restored(name, value, held.get(name)):
+            held[name] = value
+
+
+def of_this_thread(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A hook function that refuses passes of other threads, which it would change."""
+    return partial(_checked, function, threading.get_ident(), name)
+
+
+def _checked(function: Callable[..., Any], owner: int, name: str, activation: Any, hook: Any = None) -> Any:
+    me = threading.get_ident()
+    # autograd computes again, for checkpoints, in threads that Python did not start
+    if me != owner and any(thread.ident == me for thread in threading.enumerate()):
+        raise ValueError(_refusal(name))
+    return function(activation, hook=hook)
