@@ -1,3 +1,4 @@
+import copy
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from mwork_lens.detection import importance
+from mwork_lens.measures.plnd import queries_keys
 from mwork_lens.measures.plnd.attention import READS, Attention, Geometry
 from mwork_lens.measures.plnd.compiled import is_cpu_float32
 from mwork_lens.measures.plnd.published import parallel
@@ -140,6 +142,41 @@ def test_changed_rows_are_those_of_a_softmax(largest, sinks):
     before, after = scores.softmax(-1)[..., seen], (scores + change).softmax(-1)[..., seen]
     squares = changed_rows(before, change[..., seen].clone(), sinks=sinks)
     torch.testing.assert_close(squares.sqrt(), (after - before).norm(dim=-1), rtol=1e-8, atol=1e-12)
+
+
+def wide_scores(family, dtype):
+    """A model some of whose attention scores lie hundreds apart, so that single precision gives keys no weight."""
+    model = copy.deepcopy(tiny(family, dtype, d_head=16))
+    generator = torch.Generator().manual_seed(3)
+    for name in ("W_Q", "W_K"):
+        weights = getattr(model.blocks[0].attn, name)
+        loud = 1 + 60 * (torch.rand(1, weights.shape[1], weights.shape[2], generator=generator) < 0.1)
+        weights.data *= loud.to(weights)
+    return model
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_weights_that_a_softmax_lost_come_back(family, compiled, monkeypatch):
+    """In single precision too a neuron may give back weight to keys whose own became zero."""
+    monkeypatch.setattr(queries_keys, "supports", lambda _: compiled)
+    model, ids = wide_scores(family, torch.float32), tokens(30)
+    pattern = model.run_with_cache(ids[None])[1]["blocks.0.attn.hook_pattern"][0]
+    assert (pattern == 0)[:, torch.ones(30, 30).tril().bool()].any()
+    scores, precise = importance(model, ids, verify=False), wide_scores(family, torch.float64)
+    for site in "qk":
+        truth = torch.tensor(
+            [sequential(precise, ids, 0, site, neuron, "stream") for neuron in range(scores[site].shape[1])],
+            dtype=torch.float64,
+        )
+        found = scores[site][0].double()
+        torch.testing.assert_close(found, truth, rtol=2e-3, atol=1e-3 * truth.max().item())
+
+
+def test_lost_weights_that_cannot_be_told_are_refused():
+    """Biases between positions are not in the scores, so what a key's weight was cannot be said."""
+    with pytest.raises(ValueError, match=r"gave keys no weight at all .* layers="):
+        importance(wide_scores("bloom", torch.float32), tokens(30), verify=False)
 
 
 def in_double(attention):

@@ -1,5 +1,6 @@
 """One document's attention in one layer: what every query and key score is made of."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,8 @@ from ...model.heads import HeadNorm, rotates
 from ..measure import Activations
 from .sides import Coefficients, Side
 
+EXPLAINED = 0.05
+"""How far log P may be from what scores say, in half precision too, for the scores to be all that P is made of."""
 READS = ("attn.hook_q", "attn.hook_k", "attn.hook_pattern")
 
 
@@ -47,6 +50,40 @@ class Attention:
         return len(self.queries) // len(self.keys)
 
     @cached_property
+    def log_pattern(self) -> Float[Tensor, "head query key"] | None:
+        """log P where the softmax lost its smallest weights: for these f(R) − log Σ e^f(R). None where it lost none.
+
+        −∞ for masked keys; NaN for weights that may be masked or lost, as these scores do not explain their row
+        (a bias, a window).
+        """
+        by_head = [self._log_pattern(*of_head) for of_head in zip(self.pattern, self.scores, strict=True)]
+        if all(logs is None for logs in by_head):
+            return None
+        return torch.stack([p.log() if logs is None else logs for p, logs in zip(self.pattern, by_head, strict=True)])
+
+    def _log_pattern(
+        self, pattern: Float[Tensor, "query key"], scores: Float[Tensor, "query key"]
+    ) -> Float[Tensor, "query key"] | None:
+        if not ((pattern == 0) & self.sees).any():
+            return None
+        if cap := self.geometry.cap:
+            scores = cap * torch.tanh(scores / cap)
+        most, star = pattern.max(-1, keepdim=True)
+        known, told = pattern.log(), scores - scores.gather(-1, star) + most.log()
+        lost = self.sees & (told < least_log(told))
+        if not lost.any():
+            return None
+        unexplained = self.sees & ~lost & ((known - told).abs() >= EXPLAINED)
+        told[unexplained.any(-1)] = torch.nan
+        return torch.where(lost & ((pattern == 0) | ~told.isnan()), told, known)
+
+    @property
+    def sees(self) -> Bool[Tensor, "#query key"]:
+        """Which keys are not later than the query, where it sees no later ones."""
+        numbers = torch.arange(self.keys.shape[-1], device=self.keys.device)
+        return numbers[None] >= 0 if self.positions is None else numbers <= self.positions[:, None]
+
+    @cached_property
     def pair(self) -> Int[Tensor, " d_head"]:
         """The coordinate that rotation mixes each coordinate with (itself where it is not rotated)."""
         rotary, keys = self.geometry.rotary, self.keys
@@ -71,6 +108,11 @@ class Attention:
     def seen_keys(self, rows: slice) -> slice:
         """The keys that these rows can see."""
         return slice(0, self.keys.shape[-1] if self.positions is None else int(self.positions[rows][-1]) + 1)
+
+
+def least_log(x: Tensor) -> float:
+    """The logarithm of the smallest weight that the softmax of such numbers keeps."""
+    return math.log(torch.finfo(x.dtype).tiny)
 
 
 @dataclass(frozen=True)

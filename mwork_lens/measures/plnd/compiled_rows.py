@@ -25,6 +25,9 @@ KEYS_AT_ONCE = 4
 """The keys that a row sees are rounded up to as many; P is zero beyond."""
 FAR = np.float32(40)
 """Beyond this |x| squares of e^x could overflow. Keys that a row does not see count too, which costs some precision."""
+LEAST_LOG = np.float32(math.log(np.finfo(np.float32).tiny))
+NEGLIGIBLE = np.float32(20)
+"""Below the largest new score by so much a weight that the softmax lost does not count."""
 GATHERED = np.float32(-0.5)
 """Below this E, 1 + E loses digits."""
 
@@ -56,12 +59,13 @@ def weights_of_rows(pattern, scores, seen):
 
 @compiled(parallel=True)
 @no_type_check
-def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
+def sums_of_rows(pattern, logs, scores, seen, of_rows, by_query, by_key):
     """By head and neuron: the squared changes of all rows.
 
     Three tables by [head, query, d] and three by [group, key, d], of the neurons and of what they meet on the other
     side: their coordinate, its partner, and 1. Δ_ij is the sum of the three products, the third times R. A table that
-    ends early goes on as it ends.
+    ends early goes on as it ends. ``logs`` is ``Attention.log_pattern``, empty where no weight was lost; a score is
+    NaN where one that counts may have been.
     """
     star, squares, largest = of_rows
     per_group, width = len(pattern) // len(by_key[0]), by_key[0].shape[-1]
@@ -90,7 +94,7 @@ def sums_of_rows(pattern, scores, seen, of_rows, by_query, by_key):
                 if _finish(row, squares[head, i], total):
                     for n in range(min(NEURONS_AT_ONCE, width - first_neuron)):
                         if row[BOUND, n] >= FAR:
-                            total[n] += _far(row, keys, pattern[head, i], scores[head, i], seen[i], n)
+                            total[n] += _far(row, keys, (head, i), pattern, logs, scores, seen[i], n)
         sums[head, some] = total[: width - first_neuron]
     return sums
 
@@ -177,13 +181,21 @@ def _finish(row, squares, total):
 
 @inlined
 @no_type_check
-def _far(row, keys, p, r, seen, n):
+def _far(row, keys, at, pattern, logs, scores, seen, n):
     """The same of one neuron for any Δ, from its new scores."""
-    most, total, changed = -np.float32(np.inf), _ZERO, _ZERO
+    head, i = at
+    p, r, most, unknown = pattern[head, i], scores[head, i], -np.float32(np.inf), -np.float32(np.inf)
+    total, changed = _ZERO, _ZERO
     x = np.empty(seen, np.float32)
     for j in range(seen):
-        x[j] = _x(row, keys, j, n, r[j]) + np.log(p[j])
+        known = logs[head, i, j] if len(logs) else np.log(p[j])
+        x[j] = _x(row, keys, j, n, r[j]) + known
+        if np.isnan(known):
+            unknown = max(unknown, _x(row, keys, j, n, r[j]) + LEAST_LOG)
+            x[j] = -np.float32(np.inf)
         most = max(most, x[j])
+    if unknown > most - NEGLIGIBLE:
+        return np.float32(np.nan)
     for j in range(seen):
         x[j] = _exp(max(x[j] - most, -_TWO * FAR))
         total += x[j]

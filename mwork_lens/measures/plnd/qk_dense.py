@@ -13,11 +13,19 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .attention import Attention
+from .attention import Attention, least_log
 
 ELEMENTS_AT_ONCE = 2**18
 """Entries of [unit, query, key] held at a time."""
 ROWS_AT_ONCE = 128
+NEGLIGIBLE = 20.0
+"""Below the largest new score by so much a weight does not count."""
+LOST = (
+    "In this text attention scores lie so far apart that the softmax gave keys no weight at all in this precision, and "
+    "switching a neuron off would bring them back. Which keys these are cannot be told in a layer with a window or "
+    "biases between positions: load the model with dtype='float64', or leave the layer out with layers=."
+)
+"""Where weights may have been lost that count."""
 
 PatternSite = Literal["q", "k"]
 
@@ -85,20 +93,25 @@ def exact_squares(
             units = _Units.of(attention, site, neurons[some], head)
             for rows in attention.row_blocks(ROWS_AT_ONCE):
                 keys = attention.seen_keys(rows)
-                pattern = attention.pattern[head, rows, keys]
-                changed = changed_rows(pattern, units.change(rows, keys), sinks=attention.geometry.sinks)
+                pattern, logs = attention.pattern[head, rows, keys], attention.log_pattern
+                logs = None if logs is None else logs[head, rows, keys]
+                changed = changed_rows(pattern, units.change(rows, keys), logs, sinks=attention.geometry.sinks)
                 squares[some] += changed.sum(-1)
     return squares
 
 
 def changed_rows(
-    pattern: Float[Tensor, "*#unit query key"], change: Float[Tensor, "unit query key"], *, sinks: bool
+    pattern: Float[Tensor, "*#unit query key"],
+    change: Float[Tensor, "unit query key"],
+    log_pattern: Float[Tensor, "*#unit query key"] | None = None,
+    *,
+    sinks: bool,
 ) -> Float[Tensor, "unit query"]:
     """Σ_j (softmax(S + x) − P)² of each row for x = ``change``; uses ``change`` up.
 
     softmax(S + x) − P = P ∘ (expm1(x) − E) / (1 + E) with E = Σ_j P expm1(x). The softmax does not see a shift of x,
-    so its mean under P is taken out first, which leaves E small. Rows with such x that the squares would overflow are
-    taken from their new scores instead.
+    so its mean under P is taken out first, which leaves E small. Rows with such x that the squares would overflow, or
+    that weights which the softmax lost come back, are taken from their new scores instead.
     """
     mean = (change * pattern).sum(-1)
     x = change.sub_(mean[..., None])
@@ -107,10 +120,11 @@ def changed_rows(
     far = (x.amax(-1) if sink is None else torch.maximum(x.amax(-1), -mean)) > limit
     turned = None
     if far.any():
-        seen = x.masked_fill(pattern == 0, -torch.inf).amax(-1)
+        log_pattern = pattern.log() if log_pattern is None else log_pattern
+        seen = x.masked_fill(log_pattern == -torch.inf, -torch.inf).amax(-1)
         far &= (seen if sink is None else torch.maximum(seen, -mean)) > limit
         of_sink = None if sink is None else (sink.expand_as(mean)[far], -mean[far])
-        turned = _turned_rows(pattern.expand_as(x)[far], x[far], of_sink)
+        turned = _turned_rows(pattern.expand_as(x)[far], log_pattern.expand_as(x)[far], x[far], of_sink)
     weighted = x.clamp_(max=limit).expm1_().mul_(pattern)
     total = weighted.sum(-1)
     if sink is not None:
@@ -122,11 +136,15 @@ def changed_rows(
 
 def _turned_rows(
     pattern: Float[Tensor, "row key"],
+    log_pattern: Float[Tensor, "row key"],
     change: Float[Tensor, "row key"],
     sink: tuple[Float[Tensor, " row"], Float[Tensor, " row"]] | None,
 ) -> Float[Tensor, " row"]:
     """The same without regard to small differences, for any change; ``sink`` is its weight and its change."""
-    scores = pattern.log() + change
+    unknown = log_pattern.isnan()
+    scores = (log_pattern + change).masked_fill_(unknown, -torch.inf)
+    if (unknown & (change + least_log(change) > scores.amax(-1, keepdim=True) - NEGLIGIBLE)).any():
+        raise ValueError(LOST)
     if sink is not None:
         weight, its_change = sink
         scores = torch.cat([scores, (weight.log() + its_change)[:, None]], -1)

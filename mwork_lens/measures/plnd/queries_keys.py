@@ -6,6 +6,8 @@ soft cap, biases, masks and sinks (P already holds them). For a key neuron the r
 add up over the query heads of its group.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -17,7 +19,7 @@ from ..measure import Activations, LayerMeasure, Selection, SiteMasks, SiteScore
 from .attention import READS, Attention, Geometry
 from .compiled import is_cpu_float32, threads
 from .compiled_rows import KEYS_AT_ONCE, sums_of_rows, weights_of_rows
-from .qk_dense import PatternSite, exact_squares
+from .qk_dense import LOST, PatternSite, exact_squares
 from .qk_screen import screen
 from .sides import Coefficients
 
@@ -86,10 +88,15 @@ def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " 
     seen, rest = -(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE, -length % KEYS_AT_ONCE
     padded = (pad(x, (0, rest)) if rest else x for x in (attention.pattern, attention.scores))
     pattern, scores = (x.contiguous().numpy() for x in padded)
+    logs = np.empty((0, 0, 0), np.float32)
+    if attention.log_pattern is not None:
+        logs = pad(attention.log_pattern, (0, rest), value=-math.inf).contiguous().numpy()
     with threads():
-        rows = pattern, scores, seen, weights_of_rows(pattern, scores, seen)
+        rows = pattern, logs, scores, seen, weights_of_rows(pattern, scores, seen)
         by_query = sums_of_rows(*rows, _tables(attention.query_neurons), _met(attention.keys, pair))
         by_key = sums_of_rows(*rows, _met(attention.queries, pair), _tables(attention.key_neurons))
+    if len(logs) and (np.isnan(by_query).any() or np.isnan(by_key).any()):
+        raise ValueError(LOST)
     by_group = by_key.reshape(len(attention.keys), -1, len(pair)).sum(1)
     return {"q": torch.from_numpy(by_query.ravel()), "k": torch.from_numpy(by_group.ravel())}
 
