@@ -1,9 +1,9 @@
 import os
 
+import pytest
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: a worker has one core
-
-import pytest
 
 
 @pytest.fixture
@@ -14,3 +14,18 @@ def unchecked():
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def shared_demo(monkeypatch):
+    """Within a test ``mw.load_model("demo")`` gives the model that all tests share."""
+    from .demo_model import sharing
+
+    with sharing(monkeypatch):
+        yield
+
+
+def pytest_collection_modifyitems(items):
+    """Files that run the demo model first: they take longest, and at the end a worker would wait for the other."""
+    long = {item.path for item in items if item.get_closest_marker("demo")}
+    items.sort(key=lambda item: item.path not in long)

@@ -12,6 +12,7 @@ from mwork_lens.experiments.report import run_demo
 from mwork_lens.lens.lens_grid import LensGrid
 from mwork_lens.model import all_logits, log_normalizer, source_directory, stream_states
 
+from .demo_model import demo_model
 from .oracle import sequential
 from .tiny import HOOKED
 
@@ -22,7 +23,7 @@ NTREX = Path(os.environ.get("MWORK_LENS_TEST_DATA", "/nowhere")) / "ntrex"
 
 @pytest.fixture(scope="module")
 def model():
-    return mw.load_model("demo", device="cpu")
+    return demo_model()
 
 
 def test_logits_are_those_of_transformers(model):

@@ -48,7 +48,7 @@ def cut(corpus: mw.Corpus) -> mw.Corpus:
 
 @pytest.mark.demo
 @pytest.mark.filterwarnings("ignore")  # so little text is warned of
-def test_every_python_block_of_the_readme_runs(tmp_path, monkeypatch):
+def test_every_python_block_of_the_readme_runs(tmp_path, monkeypatch, shared_demo):
     """In order, in one namespace, a statement at a time; a corpus is cut as soon as it is there."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}

@@ -105,15 +105,6 @@ def test_output_is_never_overwritten(capsys, folder):
     assert str(folder) in error
 
 
-@pytest.mark.demo
-def test_a_set_of_other_widths_is_refused(capsys, tmp_path):
-    NeuronSet.empty(NeuronSpace.of(tiny("llama"))).save(tmp_path / "set")
-    arguments = ["--neurons", str(tmp_path / "set"), "--languages", "en", "--limit", "20"]
-    code, error = run(capsys, "effects", *arguments, "--output", str(tmp_path / "out"))
-    assert code == 2
-    assert "do not fit gemma-3-270m" in error.splitlines()[-1]
-
-
 @pytest.fixture
 def model_and_text(tmp_path):
     """A tiny model as a directory, and text of two languages with words of their own."""
@@ -127,6 +118,15 @@ def model_and_text(tmp_path):
         lines = [" ".join(draw.choices(letters, k=9)) for _ in range(24)]
         (tmp_path / "text" / f"{language}.txt").write_text("\n".join(lines))
     return tmp_path / "model", tmp_path / "text"
+
+
+def test_a_set_of_other_widths_is_refused(capsys, tmp_path, model_and_text):
+    model, text = map(str, model_and_text)
+    NeuronSet.empty(NeuronSpace.of(tiny("llama"))).save(tmp_path / "set")
+    arguments = ["--model", model, "--corpus", text, "--neurons", str(tmp_path / "set")]
+    code, error = run(capsys, "effects", *arguments, "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert "do not fit model" in error.splitlines()[-1]
 
 
 def test_tune_writes_what_changed_and_a_model_that_transformers_loads(capsys, tmp_path, model_and_text):

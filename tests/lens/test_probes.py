@@ -9,6 +9,7 @@ import torch
 import mwork_lens as mw
 from mwork_lens.lens.probes import LatentLanguages, Probe, read_words
 
+from ..demo_model import demo_model
 from ..tiny import tiny
 
 SWADESH = Path(os.environ.get("MWORK_LENS_TEST_DATA", "/nowhere")) / "panlex_swadesh" / "swadesh207.jsonl"
@@ -88,7 +89,7 @@ def test_probes_need_answers_in_a_common_language():
 @pytest.mark.demo
 @pytest.mark.skipif(not SWADESH.is_file(), reason="MWORK_LENS_TEST_DATA does not name a folder with panlex_swadesh")
 def test_the_last_layer_has_the_models_own_probabilities(tmp_path):
-    model = mw.load_model("demo", device="cpu")
+    model = demo_model()
     concepts = read_words(SWADESH, ["en", "fr", "zh"])
     probes = mw.translation_probes(concepts, source="fr", target="zh", limit=2)
     found = mw.latent_languages(model, probes, progress=False)
