@@ -12,7 +12,7 @@ from torch import Tensor
 from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
 from ..measures.plnd.attention import Geometry
 from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, settled, special_ids, stream, wrapped_model
-from ..model.architecture import boundaries, wide_dtype
+from ..model.architecture import boundaries, require_hooked, wide_dtype
 from ..model.blocks import layers_apart
 from ..model.wide_weights import wide_block
 from .checks import Check, Scores, layer_checks
@@ -52,6 +52,7 @@ def check_scores(
         >>> checks.exact.all(), checks.relative.max() < 1e-4
         (np.True_, np.True_)
     """
+    require_hooked(model)
     if length is not None and (not isinstance(length, int) or not 2 <= length <= model.cfg.n_ctx):
         raise ValueError(
             f"{length=} must be from 2 tokens to the context of {model.cfg.model_name}, {model.cfg.n_ctx}."

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..model import ExactSum, HookedModel, Reducer, device_of, end_ids, label_masses, settled, stream_hook, top_tokens
-from ..model.architecture import at_least_float32, wide_dtype
+from ..model.architecture import at_least_float32, require_hooked, wide_dtype
 from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
 from ..neurons import weight_processing
@@ -288,6 +288,7 @@ def _continued(model: HookedModel, encoded: Encoded, new_tokens: int) -> Encoded
 
 
 def _require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
+    require_hooked(model)
     every = range(model.cfg.n_layers + 1)
     wanted = sorted(set(every if layers is None else layers))
     if not wanted or not set(wanted) <= set(every):

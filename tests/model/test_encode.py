@@ -75,10 +75,12 @@ def test_what_is_no_document_is_refused_wherever_one_is_read(document, fault):
 @pytest.mark.parametrize("model", [None, torch.nn.Linear(2, 2)])
 def test_what_is_no_hooked_model_is_said(model):
     corpus = {"fr": ["a b"], "en": ["c d"]}
-    for use in (mw.detect, mw.language_losses, mw.collect_means):
+    for use in (mw.detect, mw.language_losses, mw.collect_means, mw.language_ratio):
         with pytest.raises(ValueError, match=r"is not a hooked model: load it first, model = mw\.load_model"):
             use(model, corpus)
     with pytest.raises(ValueError, match="is not a hooked model"):
         mw.importance(model, "a b")
+    with pytest.raises(ValueError, match="is not a hooked model"):
+        mw.check_scores(model)
     with pytest.raises(ValueError, match="is not a hooked model"):
         mw.generate(model, ["a b"])
