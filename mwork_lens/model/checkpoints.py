@@ -82,6 +82,8 @@ def read_config(place: str | Path) -> Any:
     return config
 
 
+LOGITS_APART = 0.01
+"""Share of the largest logit by which a multimodal model and its text model may differ, in half precision too."""
 QUANTISED = "Quantised weights have no columns to score or switch off: load the model dequantised."
 
 
@@ -222,7 +224,22 @@ def text_model(model: Any) -> Any:
     text.set_output_embeddings(model.get_output_embeddings())
     text.generation_config = model.generation_config
     text.config._name_or_path, text.config.architectures = model.config._name_or_path, [kind.__name__]
+    _warn_of_other_logits(model, text)
     return text
+
+
+@torch.inference_mode()
+def _warn_of_other_logits(model: nn.Module, text: nn.Module) -> None:
+    """Of a multimodal model that leaves out what its text model does after the unembedding (a scale, a cap)."""
+    ids = torch.arange(8, device=next(text.parameters()).device)[None]
+    theirs, ours = (each.eval()(input_ids=ids).logits.float() for each in (model, text))
+    apart = float((theirs - ours).abs().max() / ours.abs().max())
+    if apart > LOGITS_APART:
+        warnings.warn(
+            f"{type(model).__name__} gives other logits than its text model {type(text).__name__}, by {apart:.0%} of "
+            "the largest: losses and probabilities are those of the text model.",
+            stacklevel=6,
+        )
 
 
 def _require_weights(model: nn.Module, text: nn.Module, report: Mapping[str, Any], place: str | Path) -> None:

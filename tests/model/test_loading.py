@@ -520,6 +520,19 @@ def test_multimodal_checkpoints_give_their_text_model(tmp_path, kind):
         loaded(folder)
 
 
+def test_a_multimodal_model_with_other_logits_than_its_text_model_is_said():
+    """Llava leaves out Granite's division of the logits, which its losses would then be without."""
+    text = transformers.GraniteConfig(**SMALL, logits_scaling=4.0)
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    config = transformers.LlavaConfig(text_config=text, vision_config=vision)
+    theirs = jittered(transformers.LlavaForConditionalGeneration(config).eval())
+    said = "LlavaForConditionalGeneration gives other logits than its text model GraniteForCausalLM, by 300%"
+    with pytest.warns(UserWarning, match=said):
+        loaded(theirs)
+
+
 # planted faults: what the comparison must find
 
 WINDOW = {"head_dim": 4, "sliding_window": 40}
