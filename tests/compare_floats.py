@@ -27,7 +27,7 @@ from tests.analyses import QUIET, ids, tiny
 from tests.tiny import FAMILIES
 
 ROUNDING = 1e-15
-"""Absolute differences up to this are no relative ones: of numbers that are zero but for rounding."""
+"""Absolute differences up to this do not count as relative ones: of numbers that are zero but for rounding."""
 DEMO = "demo: "
 
 
@@ -311,7 +311,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def distance(a: Any, b: Any) -> tuple[float, float]:
-    """Relative and absolute difference; infinite where two things are no numbers that can be compared."""
+    """Relative and absolute difference; infinite where two things are not numbers that can be compared."""
     if a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)):
         return 0.0, 0.0
     whole = isinstance(a, int) and isinstance(b, int)

@@ -264,11 +264,11 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     own = [row for row in selectivity.index if row in frame.columns and selectivity.loc[row, "neurons"]]
     most = [row for row in own if frame.loc[row].idxmax() == row]
     sides = {row: adjusted_verdict(*selectivity.loc[row, ["difference", "p_adjusted"]]) for row in own}
-    clear = [row for row, side in sides.items() if side == "above"]
     shown = not_measurable(number := effects.document_count())
     if "not measurable" not in sides.values():
-        clear = f"clear for {len(clear)} ({', '.join(clear) or 'none'})"
-        shown = f"{clear} at q ≤ {FALSE_DISCOVERIES:g} on {number} documents"
+        clear = [row for row, side in sides.items() if side == "above"]
+        listed = f"{len(clear)} ({', '.join(clear) or 'none'})"
+        shown = f"clear for {listed} at q ≤ {FALSE_DISCOVERIES:g} on {number} documents"
     ends = dict.fromkeys(f"{end(selectivity.loc[own, 'neurons']):,.0f}" for end in (min, max))
     text = [
         f"Switching off a language's own neurons ({' to '.join(ends)} neurons) raises that language's loss the most "

@@ -162,12 +162,8 @@ def generations(
             whole = [torch.cat(pair) for pair in zip(encoded, new, strict=True)]
             nats, counted = passage_nats(model, whole, skip=[len(ids) for ids in encoded])
             identified = identify_texts([completion.text for completion in completions])
-            rows += [
-                Generation(name, language, text, c.text, c.tokens, c.stopped, label, float(n), int(count))
-                for (language, text), c, label, n, count in zip(
-                    flat, completions, identified, nats, counted, strict=True
-                )
-            ]
+            for of, c, label, n, count in zip(flat, completions, identified, nats, counted, strict=True):
+                rows.append(Generation(name, *of, c.text, c.tokens, c.stopped, label, float(n), int(count)))
     settings = {
         "model": str(model.cfg.model_name),
         "identify": identify if isinstance(identify, str) else getattr(identify, "__name__", "custom"),

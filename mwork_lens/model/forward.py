@@ -179,7 +179,7 @@ def encode(
 
 
 def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos"]:
-    if (fault := fault_of(document)) and fault != "empty":  # which is no token, and said as such
+    if (fault := fault_of(document)) and fault != "empty":  # which gives no token, and is said below
         raise ValueError(f"Document {name} is {fault}.")
     if isinstance(document, Tensor):
         ids = document.detach().long().cpu()

@@ -35,7 +35,7 @@ _adding = threading.Lock()
 
 
 def _forget() -> None:
-    """In a forked process, where the threads that used models are no more."""
+    """In a forked process, which has none of the threads that used models."""
     global _adding
     _adding = threading.Lock()
     _uses.clear()

@@ -33,7 +33,7 @@ def effect_matrix(effects: EffectMatrix, **layout: Any) -> go.Figure:
             box = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.48, "y1": y + 0.48}
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
     table_axes(figure)
-    read = f"{sum(map(len, effects.documents.values()))} passages of {effects.document_count()} documents a language"
+    read = f"{sum(map(len, effects.documents.values()))} passages of {effects.document_count()} documents per language"
     detail = f"{effects.settings['model']}; {read}; frame: own language; *: not zero, q ≤ {FALSE_DISCOVERIES:g}"
     title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
     rows, height = f"neurons {'tuned' if effects.tuned else 'off'}", max(23 * len(frame), 46 * min(len(frame), 12))
@@ -86,7 +86,7 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     look = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {done}"}}, "height": 520}
     look["x"] = f"language whose neurons are {done}"
     look["y"] = f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}"
-    compared = f"{effects.settings['model']}; {effects.document_count()} documents a language"
+    compared = f"{effects.settings['model']}; {effects.document_count()} documents per language"
     detail = (
         f"{compared}; labels: own : others (of controls, matched only), where q ≤ {FALSE_DISCOVERIES:g}; bars: 95 %"
     )

@@ -108,7 +108,8 @@ def tune(
     )  # fmt: skip
     texts, held_out = checked_documents(texts, "text"), checked_documents(held_out, "held-out text")
     _warn_of_common(texts, held_out)
-    _require_sensible(model, neurons, held_out, checkpoint, checkpoint_every, evaluate_every, patience)
+    often = {"checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every, "patience": patience}
+    _require_sensible(model, neurons, held_out, checkpoint=checkpoint, **often)
     selected = neurons if isinstance(neurons, NeuronSet) else None
     with settled(model), torch.inference_mode(False), contextlib.ExitStack() as files:
         folder = None if checkpoint is None else files.enter_context(output_directory(checkpoint))
@@ -128,6 +129,7 @@ def _require_sensible(
     model: HookedModel,
     neurons: NeuronSet | Literal["all"],
     held_out: Sequence[Document],
+    *,
     checkpoint: str | Path | None,
     checkpoint_every: int,
     evaluate_every: int | None,

@@ -59,14 +59,15 @@ def weights_of_rows(pattern, scores, seen):
 
 @compiled(parallel=True)
 @no_type_check
-def sums_of_rows(pattern, logs, scores, seen, of_rows, by_query, by_key):
+def sums_of_rows(weights, scores, seen, of_rows, by_query, by_key):
     """By head and neuron: the squared changes of all rows.
 
     Three tables by [head, query, d] and three by [group, key, d], of the neurons and of what they meet on the other
     side: their coordinate, its partner, and 1. Δ_ij is the sum of the three products, the third times R. A table that
-    ends early goes on as it ends. ``logs`` is ``Attention.log_pattern``, empty where no weight was lost; a score is
-    NaN where one that counts may have been.
+    ends early goes on as it ends. ``weights`` are P and ``Attention.log_pattern``, empty where no weight was lost; a
+    score is NaN where one that counts may have been.
     """
+    pattern = weights[0]
     star, squares, largest = of_rows
     per_group, width = len(pattern) // len(by_key[0]), by_key[0].shape[-1]
     chunks = -(-width // NEURONS_AT_ONCE)
@@ -94,7 +95,7 @@ def sums_of_rows(pattern, logs, scores, seen, of_rows, by_query, by_key):
                 if _finish(row, squares[head, i], total):
                     for n in range(min(NEURONS_AT_ONCE, width - first_neuron)):
                         if row[BOUND, n] >= FAR:
-                            total[n] += _far(row, keys, (head, i), pattern, logs, scores, seen[i], n)
+                            total[n] += _far(row, keys, (head, i, n), weights, scores, seen[i])
         sums[head, some] = total[: width - first_neuron]
     return sums
 
@@ -181,10 +182,11 @@ def _finish(row, squares, total):
 
 @inlined
 @no_type_check
-def _far(row, keys, at, pattern, logs, scores, seen, n):
+def _far(row, keys, at, weights, scores, seen):
     """The same of one neuron for any Δ, from its new scores."""
-    head, i = at
-    p, r, most, unknown = pattern[head, i], scores[head, i], -np.float32(np.inf), -np.float32(np.inf)
+    head, i, n = at
+    p, logs, r = weights[0][head, i], weights[1], scores[head, i]
+    most = unknown = -np.float32(np.inf)
     total, changed = _ZERO, _ZERO
     x = np.empty(seen, np.float32)
     for j in range(seen):

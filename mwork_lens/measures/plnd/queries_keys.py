@@ -92,7 +92,7 @@ def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " 
     if attention.log_pattern is not None:
         logs = pad(attention.log_pattern, (0, rest), value=-math.inf).contiguous().numpy()
     with threads():
-        rows = pattern, logs, scores, seen, weights_of_rows(pattern, scores, seen)
+        rows = (pattern, logs), scores, seen, weights_of_rows(pattern, scores, seen)
         by_query = sums_of_rows(*rows, _tables(attention.query_neurons), _met(attention.keys, pair))
         by_key = sums_of_rows(*rows, _met(attention.queries, pair), _tables(attention.key_neurons))
     if len(logs) and (np.isnan(by_query).any() or np.isnan(by_key).any()):
