@@ -14,7 +14,8 @@ from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
 from ..statistics import Estimate, benjamini_hochberg, interval_words
 from ..store import Result
 from ..text import Document
-from .losses import concat_passages, effect_matrix
+from .joining import concat_passages
+from .losses import effect_matrix
 from .matrix import EffectMatrix
 
 Side = Literal["first", "last"]

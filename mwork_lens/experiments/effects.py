@@ -9,7 +9,8 @@ import pandas as pd
 
 from .. import plots
 from ..detection import Detection, detect, with_controls
-from ..effects.losses import Sets, concat_passages, concat_rows, effect_matrix
+from ..effects.joining import concat_passages, concat_rows
+from ..effects.losses import Sets, effect_matrix
 from ..effects.matrix import Among, EffectMatrix, Unit
 from ..effects.parts import StageGrid, pool_grids, stage_grid
 from ..effects.workflow import workflow

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.effects.losses import PassageLosses, concat_passages, concat_rows, passage_nats
+from mwork_lens.effects.joining import concat_passages, concat_rows
+from mwork_lens.effects.losses import PassageLosses, passage_nats
 from mwork_lens.model.forward import Encoded, encode, stream
 from mwork_lens.text.corpora import as_corpus
 

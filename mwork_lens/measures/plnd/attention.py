@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...model import HookedModel, TokenBatch, at_least_float32
-from ...model.architecture import Rotary
 from ...model.heads import HeadNorm, rotates
+from ...model.rotary import Rotary
 from ..measure import Activations
 from .sides import Coefficients, Side
 

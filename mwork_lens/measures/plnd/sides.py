@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...model import HookedModel
-from ...model.architecture import Rotary, attention_scale
+from ...model.architecture import attention_scale
 from ...model.heads import Growth, HeadNorm, clip_limit, head_norm, query_growth
+from ...model.rotary import Rotary
 from .compiled import is_cpu_float32, normalise_and_rotate, threads
 
 ByPosition = Float[Tensor, "head d_head pos"]
