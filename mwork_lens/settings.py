@@ -185,7 +185,7 @@ class ReportConfig(EffectsConfig):
 
     held_out: float = 0.25
     """Share of the documents that detection does not see and everything else is measured on."""
-    prompts: Positive = 5
+    prompts: Positive = 6
     """Held-out passages per language for the language ratio and the completions."""
     new_tokens: Annotated[Positive, "--max-new-tokens"] = 24
     """Of each completion."""
