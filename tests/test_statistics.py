@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import t, ttest_1samp, ttest_ind
 
-from mwork_lens.statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, wilson
+from mwork_lens.statistics import FALSE_DISCOVERIES, Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, wilson
 from mwork_lens.store import Result
 
 
@@ -47,16 +48,21 @@ DRAWN = {
 
 @pytest.mark.parametrize(("kind", "documents", "most"), [("normal", 6, 6.5), ("t3", 6, 6.5), ("gamma", 12, 8.0)])
 def test_intervals_leave_a_true_mean_out_as_often_as_they_may(kind, documents, most):
-    """Of 20,000 samples: at most so many per cent; exactly 5 of normal ones. p says the same as the interval."""
+    """Of 20,000 samples: at most so many per cent. p says the same as the interval."""
     sample = DRAWN[kind](np.random.default_rng(0), (documents, 20_000))
     low, high = Estimate.of_mean(sample).interval
-    missed = 100 * np.mean((low > 0) | (high < 0))
-    assert missed < most
-    if kind == "normal":
-        assert missed == pytest.approx(5, abs=0.5)
-    for number in range(50):
+    assert 2.5 < 100 * np.mean((low > 0) | (high < 0)) < most
+    for number in range(200):
         single = Estimate.of_mean(sample[:, number])
         assert (single.p <= 0.05) == (single.verdict() != "at") == bool(low[number] > 0 or high[number] < 0)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("normal", 5), ("t3", 5), ("gamma", 12.5)])
+def test_tables_without_effects_rarely_have_a_star(kind, most):
+    """Of 1,500 tables of twelve cells on 12 documents; by Student's t alone it would be 17 % for gamma(2), not 10."""
+    sample = DRAWN[kind](np.random.default_rng(5), (12, 12 * 1500))
+    p = Estimate.of_mean(sample)._p.reshape(1500, 12)
+    assert 100 * np.mean([(benjamini_hochberg(cells) <= FALSE_DISCOVERIES).any() for cells in p]) < most
 
 
 @pytest.mark.parametrize(("documents", "least"), [(6, 75), (12, 95)])
@@ -66,12 +72,33 @@ def test_an_effect_of_one_and_a_half_standard_deviations_is_found(documents, lea
 
 
 def test_a_mean_has_the_t_interval():
-    """The jackknife's error of a mean is s / √n: the interval is that of the one-sample t test, and p its p value."""
-    values = np.random.default_rng(2).standard_normal(9)
+    """The jackknife's error of a mean is s / √n: without skewness the interval is that of the one-sample t test."""
+    half = np.random.default_rng(2).standard_normal(5)
+    values = 0.4 + np.concatenate([half, -half])
     estimate, known = Estimate.of_mean(values), ttest_1samp(values, 0)
-    assert estimate.error == pytest.approx(values.std(ddof=1) / 3)
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(known.confidence_interval(0.95)))
-    assert estimate.p == pytest.approx(known.pvalue)
+    assert estimate.error == pytest.approx(values.std(ddof=1) / np.sqrt(10))
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(known.confidence_interval(0.95)), abs=1e-5)
+    assert estimate.p == pytest.approx(known.pvalue, abs=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_skewed_documents_have_a_longer_interval_on_one_side(sign):
+    """There as far as Hall's transformation of t, solved by a root finder, is not refuted; never shorter."""
+    values = sign * np.random.default_rng(6).gamma(1, 1, 12)
+    estimate, n, error = Estimate.of_mean(values), 12, values.std(ddof=1) / np.sqrt(12)
+    skew = (1 - 2 / n) * np.mean((values - values.mean()) ** 3) / values.std() ** 3 / np.sqrt(n)
+
+    def hall(truth):
+        x = (values.mean() - truth) / error
+        return x + skew * x**2 / 3 + skew**2 * x**3 / 27 + skew / 6
+
+    critical = t.ppf(0.975, n - 1)
+    far = brentq(lambda truth: hall(truth) + sign * critical, values.mean(), values.mean() + sign * 20 * error)
+    near = values.mean() - sign * critical * error
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(sorted([near, far])))
+    assert abs(far - values.mean()) > 1.1 * critical * error
+    moved = Estimate.of_mean(values - far)
+    assert moved.p == pytest.approx(0.05)
 
 
 def test_languages_with_documents_of_their_own_add_up_in_squares():
@@ -93,8 +120,7 @@ def test_uneven_documents_count_for_fewer():
     assert found.effective == pytest.approx(144 / 44)
     low, high = found.interval
     assert 100 * np.mean((low > 0) | (high < 0)) < 6
-    longer = t.ppf(0.975, found.effective - 1) / t.ppf(0.975, 5)
-    assert 100 * np.mean(np.abs(found.value) > (high - found.value) / longer) > 7
+    assert 100 * np.mean(np.abs(found.value) > t.ppf(0.975, 5) * found.error) > 7
 
 
 def test_below_six_documents_nothing_is_said():
