@@ -30,7 +30,9 @@ def documents(row: Decoder) -> list[torch.Tensor]:
 
 
 def with_dropout(row: Decoder) -> Decoder:
-    """The decoder with dropout wherever its configuration has one."""
+    """The decoder with dropout wherever its configuration has one, which TransformerLens' own have not."""
+    if row.is_own:
+        return row
     kind: Any = getattr(transformers, row.architecture).config_class
 
     def dropped(values: Any) -> dict[str, Any]:

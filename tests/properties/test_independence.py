@@ -32,7 +32,7 @@ def results(model, row, neurons):
         *mw.importance(model, texts[1]).values(),
         mw.effect_matrix(model, {"some": neurons}, corpus, **QUIET).nats["some"]["a"],
         torch.tensor(mw.language_losses(model, corpus).nats_per_token.to_numpy()),
-        *(torch.tensor(completion.tokens) for completion in written),
+        *(torch.tensor(completion.tokens, dtype=torch.long) for completion in written),
     ]
 
 
