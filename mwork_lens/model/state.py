@@ -7,7 +7,7 @@ where a ``with`` block of the user's own changes a model, another thread is refu
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -100,6 +100,7 @@ def settled(model: Any) -> Iterator[None]:
         wholes = [model, getattr(model, "original_model", None)]  # what a bridge wraps is not among its modules
         modules = dict.fromkeys(module for whole in wholes if whole is not None for module in whole.modules())
         before = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
+        contents = _contents(before)
         device = next(model.parameters()).device.type
         try:
             for module in modules:
@@ -111,6 +112,7 @@ def settled(model: Any) -> Iterator[None]:
             for module, attributes, buffers in before:
                 _restore(vars(module), attributes, lambda name, *values: name == "training" or _has_tensor(*values))
                 _restore(module._buffers, buffers, lambda *_: True)
+            _restore_contents(contents)
 
 
 _NOTHING = contextlib.nullcontext()
@@ -118,6 +120,30 @@ _NOTHING = contextlib.nullcontext()
 
 def _has_tensor(*values: Any) -> bool:
     return any(isinstance(value, Tensor) for value in values)
+
+
+_LARGEST = 2**16
+"""Elements of what a pass may change in place, such as the frequencies of long-rope; masks are larger and stay."""
+
+
+@torch.inference_mode()
+def _contents(modules: Iterable[tuple[Any, dict[str, Any], dict[str, Any]]]) -> list[tuple[Tensor, Tensor]]:
+    """Buffers and cached tensors, and copies of them."""
+    held = (value for _, attributes, buffers in modules for value in (*attributes.values(), *buffers.values()))
+    tensors = {
+        id(value): value
+        for value in held
+        if isinstance(value, Tensor) and not value.is_meta and value.numel() <= _LARGEST
+    }
+    return [(tensor, tensor.clone()) for tensor in tensors.values()]
+
+
+@torch.inference_mode()
+def _restore_contents(contents: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """In this mode, in which autograd takes no notice: the caller may have a backward pass to run."""
+    for tensor, values in contents:
+        if not torch.equal(tensor, values):
+            tensor.copy_(values)
 
 
 def _restore(held: dict[str, Any], before: dict[str, Any], restored: Callable[..., bool]) -> None:

@@ -41,24 +41,19 @@ def calls(model, row):
             model, corpus, languages=["en"], top_k=3, new_tokens=2, directions=4, **named
         ),
         "inspect": lambda: mw.inspect(model, cards, corpus, top_k=3, **named),
-        "edits": lambda: run_edited(model, neurons, texts[1]),
-        "content": lambda: run_sparing(model, neurons, texts[1]),
+        "edits": lambda: read_edited(model, neurons, texts[1]),
+        "content": lambda: read_sparing(model, neurons, texts[1]),
     }
 
 
-def run_edited(model, neurons, ids):
-    with (
-        torch.random.fork_rng([]),
-        torch.no_grad(),
-        mw.edit_weights(model, neurons),
-        mw.ablate(model, neurons, "scale", factor=2.0),
-    ):
-        return model(ids[None])
+def read_edited(model, neurons, ids):
+    with mw.edit_weights(model, neurons), mw.ablate(model, neurons, "scale", factor=2.0):
+        return mw.language_losses(model, {"en": [ids]})
 
 
-def run_sparing(model, neurons, ids):
-    with torch.random.fork_rng([]), torch.no_grad(), mw.ablate(model, neurons, positions="content"):
-        return model(ids[None])
+def read_sparing(model, neurons, ids):
+    with mw.ablate(model, neurons, positions="content"):
+        return mw.language_losses(model, {"en": [ids]})
 
 
 @contextlib.contextmanager
