@@ -43,15 +43,20 @@ def tokenizer() -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=model, **special)
 
 
+def named_tokenizer() -> Any:
+    """A copy that says what it is called, without which a model does not take it."""
+    named = copy.deepcopy(tokenizer())
+    named.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
+    return named
+
+
 @cache
 def reader(family: str = "llama") -> Any:
     """A tiny model of five layers that reads and writes these words."""
     model = copy.deepcopy(tiny(family, n_layers=5))
-    named = copy.deepcopy(tokenizer())
-    named.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.set_tokenizer(named, default_padding_side="left")
+        model.set_tokenizer(named_tokenizer(), default_padding_side="left")
     model.cfg.d_vocab = 50
     return model
 

@@ -8,13 +8,14 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.lens.vocabulary import TokenLanguages
+from mwork_lens.report import pictures
 
-from .. import analyses
 from ..decoders import decoder_model
 from ..decoders.row import GENERATION
 from ..tiny import small_model, some_neurons
 from ..words import words
-from . import QUIET, documents, rows, with_dropout
+from . import ALL, QUIET, documents, rows, with_dropout
+from .public_calls import CHANGE, Lab, taking_a_model
 from .state import changes, state_of, state_of_process
 
 STOPS = RuntimeError, KeyboardInterrupt
@@ -101,19 +102,44 @@ def test_calls_leave_model_and_process_as_they_were(row, quiet):
             assert not changes(of_process, state_of_process()), (name, error)
 
 
-ANALYSES = ("grid", "probes", "lens_grid", "cards", "steering", "tuning_effects")
+@pytest.fixture(scope="module", params=["Llama", "SmolLM3"] if ALL else ["Llama"])
+def lab(request, tmp_path_factory):
+    """A HookedTransformer with TransformerLens 3.9, a bridge with 4.3; with all decoders a bridge on both."""
+    return Lab(request.param, tmp_path_factory.mktemp("lab"))
 
 
-@pytest.mark.skipif(GENERATION != "3.9", reason="made of a HookedTransformer")
-def test_analyses_leave_the_model_as_it_was():
-    model = analyses.reader()
-    for name in ("detection", "sets", "means", "labels", "tuned"):
-        getattr(analyses, name)()
-    before, of_process = state_of(model), state_of_process()
-    for name in ANALYSES:
-        getattr(analyses, name).__wrapped__()
-        assert not changes(before, state_of(model)), name
-        assert not changes(of_process, state_of_process()), name
+def test_every_public_call_that_takes_a_model_leaves_all_as_it_was(lab, quiet, monkeypatch):
+    """After success, an error in the first pass and an interruption in the last."""
+    monkeypatch.setattr(pictures, "_without_browser", ["no pictures here."])
+    calls = lab.calls()
+    assert {*calls, *CHANGE} == {*taking_a_model()}
+    lab.model.train()
+    lab.theirs.train()
+
+    def everything():
+        return {**state_of(lab.model), **{f"theirs {name}": each for name, each in state_of(lab.theirs).items()}}
+
+    before, of_process = everything(), state_of_process()
+    for name, call in calls.items():
+        with counted(lab.model) as passes:
+            call()
+        for error, after in ((None, 0), (RuntimeError, 0), (KeyboardInterrupt, len(passes) - 1)):
+            if error and passes:
+                with pytest.raises(error), stopped(lab.model, error, after):
+                    call()
+            assert not changes(before, everything()), (name, error)
+            assert not changes(of_process, state_of_process()), (name, error)
+
+
+@contextlib.contextmanager
+def counted(model):
+    """One entry for each pass."""
+    passes = []
+    handle = model.blocks[1].register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 @pytest.mark.parametrize("kind", ["Llama", "SmolLM3"])
