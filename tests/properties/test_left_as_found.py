@@ -11,7 +11,6 @@ from mwork_lens.lens.vocabulary import TokenLanguages
 from mwork_lens.report import pictures
 
 from ..decoders import decoder_model
-from ..decoders.row import GENERATION
 from ..tiny import small_model, some_neurons
 from ..words import words
 from . import ALL, QUIET, documents, rows, with_dropout
