@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from .state import settled
+from .state import require_usual_device, settled
 
 Structure = Literal["attention", "feed_forward"]
 
@@ -112,7 +112,8 @@ def weight(model: HookedModel, layer: int, name: str) -> Any:
 
 
 def require_hooked(model: Any) -> None:
-    """A ValueError for what is not a hooked model, e.g. one of transformers."""
+    """A ValueError for what is not a hooked model, e.g. one of transformers; and for a process that is not as usual."""
+    require_usual_device()
     if not isinstance(model, HookedModel):
         raise ValueError(
             f"{type(model).__name__} is not a hooked model: load it first, model = mw.load_model(...), which takes "

@@ -107,11 +107,11 @@ def load_model(
 
 @contextlib.contextmanager
 def _usual_modes() -> Iterator[None]:
-    """Inference mode makes weights that are of no use outside of it, another default dtype other rotary tables."""
+    """Inference mode makes weights that are of no use outside of it, another default dtype or device other tables."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.device("cpu"):
             yield
     finally:
         torch.set_default_dtype(default)

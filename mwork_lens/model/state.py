@@ -48,6 +48,7 @@ if hasattr(os, "register_at_fork"):
 @contextlib.contextmanager
 def _alone(model: Any, kind: str) -> Iterator[_Use]:
     """A use of the model by this thread, counted as one of a kind."""
+    require_usual_device()
     with _adding:
         use = _uses.setdefault(model, _Use())
     me = threading.get_ident()
@@ -78,9 +79,34 @@ def _refusal(name: str) -> str:
     )
 
 
+def require_usual_device() -> None:
+    """A ValueError where tensors would land that belong elsewhere."""
+    if (device := torch.get_default_device()).type != "cpu":
+        raise ValueError(
+            f"New tensors go to {device} by default (torch.set_default_device), but those of mwork_lens belong on the "
+            "CPU or where the model is, which may stay there: call it within `with torch.device('cpu'):`."
+        )
+
+
+def _require_uncompiled(modules: Iterable[Any]) -> None:
+    """A ValueError for what torch.compile made: it may leave out hooks that were added since, without a word."""
+    if any("_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") for module in modules):
+        raise ValueError(
+            "The model is compiled (torch.compile), and then hooks may be left out without a word: give the model that "
+            "is not."
+        )
+
+
+def _modules(model: Any) -> list[Any]:
+    """Each once; what a bridge wraps is not among its modules."""
+    wholes = [model, getattr(model, "original_model", None)]
+    return [*dict.fromkeys(module for whole in wholes if whole is not None for module in whole.modules())]
+
+
 @contextlib.contextmanager
 def changed_by_user(model: Any) -> Iterator[None]:
     """A ``with`` block in which the model computes something else, and only in this thread."""
+    _require_uncompiled(_modules(model))
     use = _uses.get(model)
     within_call = use is not None and use.thread == threading.get_ident() and use.calls
     with _alone(model, "calls" if within_call else "blocks"):
@@ -97,8 +123,8 @@ def settled(model: Any) -> Iterator[None]:
         if use.calls > 1:
             yield
             return
-        wholes = [model, getattr(model, "original_model", None)]  # what a bridge wraps is not among its modules
-        modules = dict.fromkeys(module for whole in wholes if whole is not None for module in whole.modules())
+        modules = _modules(model)
+        _require_uncompiled(modules)
         before = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
         contents = _contents(before)
         device = next(model.parameters()).device.type
@@ -106,7 +132,10 @@ def settled(model: Any) -> Iterator[None]:
             for module in modules:
                 if module.training:
                     vars(module)["training"] = False
-            with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING:
+            with (
+                _full_precision(),
+                torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING,
+            ):
                 yield
         finally:
             for module, attributes, buffers in before:
@@ -116,6 +145,27 @@ def settled(model: Any) -> Iterator[None]:
 
 
 _NOTHING = contextlib.nullcontext()
+_backends: Any = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+_PRODUCTS = [each for each in _backends if hasattr(each, "fp32_precision")]
+"""Torch before 2.9 has no such setting for each backend."""
+_preferred: list[tuple[str, ...]] = []
+"""What the process prefers for products in float32, once for each call that is open."""
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products in float32 are not rounded to TF32 or bfloat16; the last of several calls restores what was set."""
+    with _adding:
+        _preferred.append(_preferred[0] if _preferred else tuple(each.fp32_precision for each in _PRODUCTS))
+        for each in _PRODUCTS:
+            each.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        with _adding:
+            before = _preferred.pop()
+            for each, precision in zip(_PRODUCTS, before, strict=True) if not _preferred else ():
+                each.fp32_precision = precision
 
 
 def _has_tensor(*values: Any) -> bool:

@@ -85,6 +85,7 @@ def quiet():
 def test_calls_leave_model_and_process_as_they_were(row, quiet):
     """In training mode, with some parameters frozen, and hooks and gradients of the user's."""
     model = decoder_model(with_dropout(row))
+    model(documents(row)[0][None])  # TransformerLens hooks some of its own modules at the first pass
     model.train()
     model.blocks[0].eval()
     parameters = list(model.parameters())
