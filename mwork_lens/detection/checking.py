@@ -14,6 +14,7 @@ from ..measures.plnd.attention import Geometry
 from ..model import HookedModel, Running, TokenBatch, device_of, dtype_of, settled, special_ids, stream, wrapped_model
 from ..model.architecture import boundaries, require_hooked, wide_dtype
 from ..model.blocks import layers_apart
+from ..model.state import hooks_of
 from ..model.wide_weights import wide_block
 from .checks import Check, Scores, layer_checks
 from .far_checks import PLACES, far_replays, far_scores
@@ -94,7 +95,7 @@ _verified: WeakKeyDictionary[Any, set[tuple[Any, ...]]] = WeakKeyDictionary()
 def require_exact(
     model: HookedModel, measure: Where, selection: Selection | None, layers: Sequence[int], longest: int
 ) -> None:
-    """Refuse a model whose closed forms differ from ablation; each model and setting is checked once.
+    """Refuse a model whose closed forms differ from ablation; each model, with its hooks, and setting is checked once.
 
     In every kind of layer among ``layers`` the first and the last are checked, with the screen of ``selection``, as far
     as documents of up to ``longest`` tokens reach.
@@ -106,14 +107,14 @@ def require_exact(
     some = sorted({layer for kind in kinds if kind for layer in (kind[0], kind[-1])})
     for length in check_lengths(model, longest):
         key = (measure, selection is None, tuple(some), length, dtype_of(model), device_of(model))
-        if key in _verified.setdefault(model, set()):
+        if (key, hooks_of(model)) in _verified.setdefault(model, set()):
             continue
         checks = list(_checks(model, measure, selection, some, length))
         if failed := [check for check in checks if not check.exact]:
             wrong = {check.layer for check in failed}
             right = {layer for kind in kinds if not wrong.intersection(kind) for layer in kind} | ({*some} - wrong)
             raise ValueError(_message(model, max(failed, key=lambda check: check.relative), sorted(right)))
-        _verified[model].add(key)
+        _verified[model].add((key, hooks_of(model)))
 
 
 def _message(model: HookedModel, worst: Check, right: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..model import HookedModel, device_of, dtype_of, encode, end_ids, settled, wrapped_model
 from ..model.architecture import rope_boundaries
 from ..model.decoding import Decoder, decoder
+from ..model.unembedding import require_numbers
 from ..text import Document, as_documents
 
 Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
@@ -164,12 +165,8 @@ def continue_from(
     stopped: list[Any] = [None] * len(prompts)
     unfinished = list(range(len(prompts)))
     for step in range(rule.max_new_tokens):
-        if logits.isnan().any():
-            raise ValueError(
-                f"The logits of {reader.model.cfg.model_name} are not numbers: its weights hold NaN or infinite "
-                f"values, or {logits.dtype} overflows."
-            )
-        tokens = dict(zip(unfinished, pick(logits, [names[row] for row in unfinished]), strict=True))
+        picked = pick(require_numbers(reader.model, logits), [names[row] for row in unfinished])
+        tokens = dict(zip(unfinished, picked, strict=True))
         for row, token in tokens.items():
             if token in rule.ids:
                 stopped[row] = "end"
@@ -208,14 +205,14 @@ def _decodable(model: HookedModel) -> Bool[Tensor, " token"] | None:
 def picker(temperature: float, top_p: float, seed: int, among: Bool[Tensor, " token"] | None = None) -> Pick:
     """The likeliest token, or a seeded draw among some tokens (all if None)."""
     if temperature == 0:
-        return lambda logits, names: _known(logits).argmax(-1).tolist()
+        return lambda logits, names: logits.argmax(-1).tolist()
 
     @cache
     def generator(name: int) -> torch.Generator:
         return torch.Generator().manual_seed(int(seed) * 1_000_003 + name)
 
     def sample(logits: Tensor, names: Sequence[int]) -> list[int]:
-        logits = _known(logits).double().cpu()
+        logits = logits.double().cpu()
         if among is not None:
             logits = logits.masked_fill(~among[: logits.shape[-1]], -torch.inf)
         probabilities = _nucleus((logits / temperature).softmax(-1), top_p)
@@ -223,12 +220,6 @@ def picker(temperature: float, top_p: float, seed: int, among: Bool[Tensor, " to
         return [int(torch.multinomial(row, 1, generator=generator(name))) for row, name in draws]
 
     return sample
-
-
-def _known(logits: Float[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
-    if logits.isnan().any():
-        raise ValueError("The model's logits are not finite: its weights hold NaN or infinite values, or it overflows.")
-    return logits
 
 
 def _nucleus(probabilities: Float[Tensor, "batch token"], top_p: float) -> Float[Tensor, "batch token"]:

@@ -146,8 +146,10 @@ class _NoCache:
 
     def advance(self, tokens: Int[Tensor, "batch new"], mask: Int[Tensor, "batch new"]) -> Float[Tensor, "batch token"]:
         self.seen.append((tokens, mask))
-        whole = (torch.cat(parts, 1) for parts in zip(*self.seen, strict=True))
-        return decoder(self.model, len(tokens)).advance(*whole)
+        tokens, mask = (torch.cat(parts, 1) for parts in zip(*self.seen, strict=True))
+        renew_tables(self.model)
+        stream = self.model(tokens, stop_at_layer=self.model.cfg.n_layers, attention_mask=mask)
+        return all_logits(self.model, stream[:, -1])
 
     def select_rows(self, rows: Int[Tensor, " row"]) -> None:
         self.seen = [(tokens[rows], mask[rows]) for tokens, mask in self.seen]
@@ -160,4 +162,6 @@ def decoder(model: HookedModel, batch: int, *, use_cache: bool = True) -> Decode
     """For ``batch`` prompts of which nothing is read yet."""
     if wrapped_model(model):
         return _Bridge(model, use_cache and model not in _without_cache, turns=rope_boundaries(model))
-    return Cached(model, new_cache(model, batch)) if use_cache else _NoCache(model)
+    # whose keys and values are wider than the cache that TransformerLens makes
+    ungrouped = getattr(model.cfg, "ungroup_grouped_query_attention", False)
+    return Cached(model, new_cache(model, batch)) if use_cache and not ungrouped else _NoCache(model)

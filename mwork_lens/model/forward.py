@@ -27,6 +27,7 @@ from .architecture import (
     stream_hook,
     wrapped_model,
 )
+from .blocks import require_attention
 from .hooks import ForwardHook, hooked
 from .state import settled
 from .unembedding import require_same_readout
@@ -151,6 +152,7 @@ def encode(
     that the model has no embedding for, a string without a tokenizer and, with None, one that would be cut.
     """
     require_hooked(model)
+    require_attention(model)
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} leaves nothing to score; it must be at least 2.")
     limit = model.cfg.n_ctx if max_tokens is None else min(max_tokens, model.cfg.n_ctx)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .architecture import HookedModel, special_ids
 from .sites import SITES
-from .state import of_this_thread
+from .state import OwnHook
 
 _SWITCHES = {
     "attn.hook_result": "use_attn_result",
@@ -140,14 +140,16 @@ def hooked(model: HookedModel, hooks: Sequence[ForwardHook]) -> Iterator[HookedM
         switch = next((switch for ends, switch in _SWITCHES.items() if name.endswith(ends)), None)
         if switch and not getattr(model.cfg, switch, False):
             raise ValueError(f"{name!r} of {model.cfg.model_name} does not run before model.set_{switch}(True).")
-    in_place: list[tuple[Any, Any]] = []
+    in_place: list[tuple[Any, Any, OwnHook]] = []
     try:
         for name, function in hooks:
             point = points[name]
-            point.add_hook(of_this_thread(function, model.cfg.model_name))
-            in_place.append((point, point.fwd_hooks[-1]))
+            own = OwnHook(function, model.cfg.model_name)
+            point.add_hook(own)
+            in_place.append((point, point.fwd_hooks[-1], own))
         yield model
     finally:
-        for point, handle in in_place:
+        for point, handle, own in in_place:
+            own.open = False
             handle.hook.remove()
             point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]

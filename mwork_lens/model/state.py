@@ -8,7 +8,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -101,6 +100,11 @@ def _modules(model: Any) -> list[Any]:
     """Each once; what a bridge wraps is not among its modules."""
     wholes = [model, getattr(model, "original_model", None)]
     return [*dict.fromkeys(module for whole in wholes if whole is not None for module in whole.modules())]
+
+
+def hooks_of(model: Any) -> frozenset[int]:
+    """The numbers that torch gives to hooks, each once in a process: which of them are on the model."""
+    return frozenset(key for module in _modules(model) for key in (*module._forward_hooks, *module._forward_pre_hooks))
 
 
 @contextlib.contextmanager
@@ -207,14 +211,22 @@ def _restore(held: dict[str, Any], before: dict[str, Any], restored: Callable[..
             held[name] = value
 
 
-def of_this_thread(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A hook function that refuses passes of other threads, which it would change."""
-    return partial(_checked, function, threading.get_ident(), name)
+class OwnHook:
+    """A hook function that refuses passes of other threads, which it would change, and of copies of the model."""
 
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function, self.name = function, name
+        self.thread, self.open = threading.get_ident(), True
 
-def _checked(function: Callable[..., Any], owner: int, name: str, activation: Any, hook: Any = None) -> Any:
-    me = threading.get_ident()
-    # autograd computes again, for checkpoints, in threads that Python did not start
-    if me != owner and any(thread.ident == me for thread in threading.enumerate()):
-        raise ValueError(_refusal(name))
-    return function(activation, hook=hook)
+    def __call__(self, activation: Any, hook: Any = None) -> Any:
+        """What the function returns."""
+        me = threading.get_ident()
+        if not self.open:  # where it was, it has been removed
+            raise ValueError(
+                f"This is a copy of {self.name} that was made in a `with` block which changed it (ablate), and has "
+                "kept that: copy the model outside of the block, or call reset_hooks() on the copy."
+            )
+        # autograd computes again, for checkpoints, in threads that Python did not start
+        if me != self.thread and any(thread.ident == me for thread in threading.enumerate()):
+            raise ValueError(_refusal(self.name))
+        return self.function(activation, hook=hook)

@@ -50,13 +50,13 @@ def _trials(model: HookedModel) -> list[LayerTrial]:
         if name == "attn":
             calls.append((args, dict(options)))
 
-    for block, trial in zip(model.blocks, trials, strict=True):
-        for name in ("ln1", "attn", "ln2", "mlp.out"):
-            with suppress(AttributeError):  # no such part
-                part: Module = block.get_submodule(name)
-                hooks.append(part.register_forward_pre_hook(partial(note, trial, name), with_kwargs=True))
     with settled(model):
         try:
+            for block, trial in zip(model.blocks, trials, strict=True):
+                for name in ("ln1", "attn", "ln2", "mlp.out"):
+                    with suppress(AttributeError):  # no such part
+                        part: Module = block.get_submodule(name)
+                        hooks.append(part.register_forward_pre_hook(partial(note, trial, name), with_kwargs=True))
             run_wrapped(model, torch.arange(1, 4, device=device_of(model))[None])
         finally:
             for hook in hooks:

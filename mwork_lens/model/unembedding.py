@@ -4,6 +4,7 @@ The vocabulary is taken a part at a time, so that logits over all of it are neve
 """
 
 from collections.abc import Iterator
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .architecture import HookedModel, at_least_float32, device_of, stream_hook, wide_dtype, wrapped_model
+from .architecture import HookedModel, at_least_float32, device_of, original, stream_hook, wide_dtype, wrapped_model
 from .lm_head import Finish, before_unembedding
 from .state import settled
 
@@ -24,6 +25,35 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 0.03, to
 """Of the largest logit, by which logits computed from the last stream may differ from the model's own."""
 GROUP = 32
 """Tokens of which only the largest logit is looked at first: the top k lie in the k groups with the largest ones."""
+
+
+def require_numbers(model: HookedModel, values: Tensor) -> Tensor:
+    """Logits, or what was made of them; a ValueError where they are not numbers."""
+    if values.isnan().any():
+        raise ValueError(
+            f"The logits of {model.cfg.model_name} are not numbers: its weights hold NaN or infinite values, or "
+            f"{values.dtype} overflows."
+        )
+    return values
+
+
+def _require_no_hook(model: HookedModel) -> None:
+    """A ValueError for hooks where logits of ours leave them out; those of libraries are part of the model."""
+    wrapped = [each for each in (wrapped_model(model), original(model.unembed)) if each is not None]
+    modules = dict.fromkeys([model, *wrapped, *model.unembed.modules()])
+    hooks = [hook for each in modules for hook in (*each._forward_hooks.values(), *each._forward_pre_hooks.values())]
+    if any(getattr(each, "fwd_hooks", ()) for each in modules) or any(map(_is_of_a_caller, hooks)):
+        raise ValueError(
+            f"A hook is on the unembedding of {model.cfg.model_name}, or on the whole model: what it does to logits "
+            "would be left out here. Remove it first (model.reset_hooks(), or its handle)."
+        )
+
+
+def _is_of_a_caller(hook: Any) -> bool:
+    return (getattr(hook, "__module__", None) or "").split(".")[0] not in _LIBRARIES
+
+
+_LIBRARIES = {"accelerate", "mwork_lens", "torch", "transformer_lens", "transformers"}
 
 
 def final_norm(
@@ -44,6 +74,7 @@ def logit_parts(
 
     Tall blocks of the unembedding times few states run faster this way round on a CPU.
     """
+    _require_no_hook(model)
     size = at_once or TOKENS_AT_ONCE
     by_token, bias = model.unembed.W_U.t(), getattr(model.unembed, "b_U", None) if biased else None
     columns = normed.to(by_token.dtype).t().contiguous()
@@ -62,11 +93,12 @@ def all_logits(
 ) -> Float[Tensor, "row token"]:
     """Logits over the whole vocabulary, of few states."""
     parts = [logits for _, logits in logit_parts(model, final_norm(model, hidden, normalize))]
-    return finish_logits(model, torch.cat(parts).t())
+    return require_numbers(model, finish_logits(model, torch.cat(parts).t()))
 
 
 def differentiable_logits(model: HookedModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row token"]:
     """Logits over the whole vocabulary in float32 at least, in one product, whose gradient is one product too."""
+    _require_no_hook(model)
     logits = linear(final_norm(model, hidden), model.unembed.W_U.t(), getattr(model.unembed, "b_U", None))
     return finish_logits(model, at_least_float32(logits))
 
@@ -77,7 +109,7 @@ def top_tokens(
     """The ``k`` tokens that each hidden state decodes to, highest logit first, and these logits."""
     parts = [_top(model, final_norm(model, rows, normalize), k) for rows in hidden.split(ROWS_AT_ONCE)]
     values, ids = (torch.cat(part) for part in zip(*parts, strict=True))
-    return finish_logits(model, values), ids
+    return require_numbers(model, finish_logits(model, values)), ids
 
 
 def top_ids(model: HookedModel, normed: Float[Tensor, "row d_unembed"], k: int) -> Int[Tensor, "row k"]:
@@ -134,7 +166,7 @@ def label_masses(
             weights, largest, shrink = _exponentials(finish(logits).to(dtype), largest)
             masses = masses * shrink + members[:, start : start + len(weights)] @ weights
         parts.append((masses / masses.sum(0)).t())
-    return torch.cat(parts)
+    return require_numbers(model, torch.cat(parts))
 
 
 def _exponentials(
@@ -156,7 +188,7 @@ def log_normalizer(
         logits = logit_parts(model, final_norm(model, rows, normalize))
         by_part = [at_least_float32(finish(part)).logsumexp(0) for _, part in logits]
         parts.append(torch.stack(by_part).logsumexp(0))
-    return torch.cat(parts)
+    return require_numbers(model, torch.cat(parts))
 
 
 def token_losses(
@@ -172,7 +204,7 @@ def token_losses(
         of_target[inside] = logits[targets[inside] - start, inside]
         weights, largest, shrink = _exponentials(logits, largest)
         total = total * shrink + weights.sum(0)
-    return largest + total.log() - of_target
+    return require_numbers(model, largest + total.log() - of_target)
 
 
 _compared: WeakSet[HookedModel] = WeakSet()

@@ -87,8 +87,13 @@ class NeuronDelta(Result, kind="neuron_delta"):
                     f"{part.name} of {of_model} does not hold the delta's {before} values: {differ:,} of "
                     f"{values.numel():,} entries differ. It is another model, or was changed since."
                 )
-        for part in entries:
-            part.write(getattr(self, after)[part.name])
+        try:
+            for part in entries:
+                part.write(getattr(self, after)[part.name])
+        except BaseException:  # an interruption
+            for part in entries:
+                part.write(getattr(self, before)[part.name])
+            raise
 
     def entries(self, model: HookedModel) -> list[Entries]:
         """Where the delta's weights lie in ``model``."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.generation.completions import StopRule, generate, picker
+from mwork_lens.generation.completions import StopRule, generate
 
 from ..tiny import FAMILIES, gemma, some_neurons, spelled, tiny, tokens, words
 
@@ -162,13 +162,6 @@ def test_in_double_precision_prompts_of_other_lengths_change_nothing_on_a_bridge
     prompts = [prompt % 11 for prompt in PROMPTS]
     together, alone = (generate(model, prompts, max_new_tokens=5, batch_size=size) for size in (5, 1))
     assert together == alone
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_numbers_choose_no_token(temperature):
-    pick = picker(temperature, 1.0, 0)
-    with pytest.raises(ValueError, match="logits are not finite"):
-        pick(torch.tensor([[1.0, 2.0], [1.0, torch.nan]]), [0, 1])
 
 
 def test_bad_options_are_refused():

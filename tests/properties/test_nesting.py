@@ -17,7 +17,7 @@ TWO = ("LlamaForCausalLM", "SmolLM3ForCausalLM")
 
 def nestings(row):
     """A thousand on two decoders where all are tested, few on the others."""
-    return 1000 if ALL and str(row) in TWO else 40
+    return 1000 if ALL and str(row) in TWO else 20
 
 
 def interventions(model):
