@@ -9,9 +9,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 ENGLISH = "en"
+Overlap = Literal["warn", "refuse"]
+"""What to do where documents that are measured on were read when neurons were found."""
 NO_OPTION = ""
 """Annotates a setting that the command line does not have."""
 
@@ -177,6 +179,13 @@ class EffectsConfig(DetectionSettings):
     """Share of other languages' documents that makes a neuron theirs; the quorum if None."""
     seed: Annotated[int, NO_OPTION] = 0
     """Of the division of documents."""
+    overlap: Annotated[Overlap, Reader(str, lambda _, text: text)] = "warn"
+    """warn of documents that were read when neurons were found, or refuse them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap not in get_args(Overlap):
+            raise ValueError(f"overlap={self.overlap!r}: it must be warn or refuse.")
 
 
 @dataclass(frozen=True)

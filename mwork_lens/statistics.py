@@ -1,6 +1,6 @@
 """Estimates with intervals and tests, by the jackknife over documents; intervals of proportions."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -45,6 +45,13 @@ def adjusted_verdict(value: float, p: float) -> Verdict:
     if np.isnan(p):
         return "not measurable"
     return "at" if p > FALSE_DISCOVERIES or not value else "above" if value > 0 else "below"
+
+
+def counted(passages: Iterable[float], documents: Iterable[float]) -> str:
+    """How much was read in each of several languages: ``40 passages of 12 documents``, ``38 to 40 passages of …``."""
+    ends = [(int(min(numbers)), int(max(numbers))) for numbers in (list(passages), list(documents))]
+    of_each = [f"{low}" if low == high else f"{low} to {high}" for low, high in ends]
+    return f"{of_each[0]} passages of {of_each[1]} documents"
 
 
 def not_measurable(documents: int, units: str = "documents") -> str:

@@ -22,42 +22,51 @@ class DetectConfig:
     """exact, paper or released."""
     scope: str = "layer"
     """Top fraction of each layer, or of the whole model."""
+    held_out: float | None = None
+    """Share of the documents to keep aside: effects --detection then measures on these."""
 
 
 def detect(run: Run, selection: DetectionSettings, config: DetectConfig) -> Paths:
     """Find each language's neurons; writes the detection, each language's specific set and their counts by layer."""
     folder, corpus = run.new_folder("detection"), run.load_text()
     limits = {"top": selection.top, "max_tokens": selection.max_tokens}
-    detection = mw.detect(run.load_model(), corpus, **limits, **asdict(config))
+    if config.held_out is not None:
+        corpus, _ = corpus.split(config.held_out)
+    scoring = {name: value for name, value in asdict(config).items() if name != "held_out"}
+    detection = mw.detect(run.load_model(), corpus, **limits, **scoring)
     detection.save(folder / "detection")
     kind = "specific" if len(detection.languages) > 1 else "active"
     counts = mw.neuron_counts(detection, kind=kind, quorum=selection.quorum)
     sets = {name: getattr(detection, kind)(name, quorum=selection.quorum) for name in detection.languages}
     written = write(folder, sets, {"counts": counts}, {"counts": lambda: mw.plots.neuron_counts(counts)})
-    print(*sets.values(), sep="\n")
+    print(detection, *sets.values(), sep="\n")
     return [folder / "detection", *written]
 
 
 def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
     """Switch neurons off and measure every language's loss: saved sets, those of a detection, or detected here.
 
-    With --neurons or --detection the whole corpus must be held out. With neither, the corpus is divided into folds and
-    detection runs for each on the rest. The same --output and options resume a run that was stopped.
+    With --detection of a run with --held-out, it measures on the documents that detection has not read; with any
+    other, and with --neurons, on the whole corpus, which must be held out. With neither, the corpus is divided into
+    folds and detection runs for each on the rest. The same --output and options resume a run that was stopped.
     """
-    from ..experiments.effects import effects_of_sets, run_effects, write_effects
+    from ..effects.overlap import seen_finding
+    from ..experiments.effects import effects_of_sets, held_out_text, run_effects, write_effects
 
     if source.neurons and (source.detection or config.controls or config.stages):
         raise ValueError("--neurons goes without --detection, --controls and --stages.")
     path = run.new_folder("effects") if source.neurons else run.folder("effects")
     detection = None if source.detection is None else mw.Detection.load(source.detection)
     sets = {file.name: mw.NeuronSet.load(file) for file in source.neurons or ()}
-    corpus, hooked = run.load_text(), run.load_model()
+    corpus = run.load_text()
+    corpus = corpus if detection is None else held_out_text(corpus, detection)
+    hooked = run.load_model()
     if sets:
-        matrix, grid, folder = effects_of_sets(hooked, sets, corpus, path, config.max_tokens)
+        matrix, grid, folder = effects_of_sets(hooked, sets, corpus, path, config)
     else:
         matrix, grid, folder = run_effects(hooked, corpus, path, config, detection=detection)
     write_effects(folder, matrix, grid)
-    print(matrix, "\n")
+    print(matrix, seen_finding(matrix.documents_read), "", sep="\n")
     if len(table := matrix.selectivity()):
         print(table[["neurons", "own", "others", "difference", "low", "high", "ratio"]].round(3).to_string())
     return folder.written

@@ -32,13 +32,17 @@ class SweepConfig(SavedSets):
 def layer_sweep(run: Run, selection: DetectionSettings, config: Annotated[SweepConfig, "neurons"]) -> Paths:
     """The paper's appendix: N1 and N2 from each language's neurons off in the first, and in the last, n layers.
 
-    With --detection the whole corpus must be development text; without it, detection runs on three quarters.
+    With --detection the corpus must be development text (of a run with --held-out, what it has not read is taken);
+    without it, detection runs on three quarters.
     """
+    from ..experiments.effects import held_out_text
     from ..experiments.sets import specific_sets
 
     folder = run.new_folder("layer-sweep")
     detection = None if config.detection is None else mw.Detection.load(config.detection)
-    corpus, hooked = run.load_text(), run.load_model()
+    corpus = run.load_text()
+    corpus = corpus if detection is None else held_out_text(corpus, detection)
+    hooked = run.load_model()
     if detection is None:
         train, corpus = corpus.split()
         detection = mw.detect(hooked, train, top=selection.top, max_tokens=selection.max_tokens)

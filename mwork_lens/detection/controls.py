@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..neurons import NeuronSet
+from ..neurons import NeuronSet, seen_by_both
 from .detection import Detection, require_language
 
 NEAREST = 4
@@ -73,6 +73,7 @@ def matched_control(
             stacklevel=2,
         )
     origin = {**_origin(neurons, seed, "matched"), "language": language, "from_specific": from_specific}
+    origin["seen"] = seen_by_both(neurons.origin, detection)
     return NeuronSet(neurons.space, masks, {**origin, "log_score_gap": float(np.sum(gaps)) / max(len(neurons), 1)})
 
 
@@ -99,7 +100,9 @@ def top_control(neurons: NeuronSet, detection: Detection, *, language: str = "en
         _require_scored(detection, row, layer, site)
         order = scores[site][layer].masked_fill(row, -torch.inf).argsort(descending=True)
         top[site][layer, order[: 2 * int(row.sum())]] = True
-    return _draw_from(NeuronSet(neurons.space, top) - neurons, neurons, seed, f"top {language}")
+    return _draw_from(
+        NeuronSet(neurons.space, top, {"seen": detection.seen}) - neurons, neurons, seed, f"top {language}"
+    )
 
 
 def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> NeuronSet:
@@ -224,13 +227,15 @@ def _specific(neurons: NeuronSet, detection: Detection, language: str) -> Neuron
 
 
 def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:
-    return {"language": neurons.origin.language, "kind": kind, "seed": seed, "of": dict(neurons.origin)}
+    origin = neurons.origin
+    return {"language": origin.language, "kind": kind, "seed": seed, "of": dict(origin), "seen": origin.seen}
 
 
 def _draw_from(pool: NeuronSet, neurons: NeuronSet, seed: int, kind: str) -> NeuronSet:
     """As many of ``pool`` in each layer and site as ``neurons`` has, or all that there are, with a warning."""
     masks = _drawn(pool, _sizes(neurons), np.random.default_rng(seed))
-    control = NeuronSet(neurons.space, masks, _origin(neurons, seed, kind))
+    origin = {**_origin(neurons, seed, kind), "seen": seen_by_both(neurons.origin, pool.origin)}
+    control = NeuronSet(neurons.space, masks, origin)
     if len(control) < len(neurons):
         warnings.warn(
             f"The control {kind!r} lacks {len(neurons) - len(control)} of {len(neurons)} neurons: "

@@ -18,7 +18,7 @@ from ..model.post_norms import stream_before
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
-from ..text import Corpus, Document, warn_of_unknown
+from ..text import Corpus, Document, SeenDocuments, warn_of_unknown
 from .checking import bound_to, require_exact, require_layers
 from .detection import Detection
 
@@ -210,6 +210,7 @@ def detect(
         settings=settings,
         documents_of=encoded.hashes,
         sums={language: part.sums for language, part in counts.items()},
+        seen=SeenDocuments.of(encoded.corpus.identities),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, full_like
 from ..model import SITES, ExactSum
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import Result
+from ..text import SeenDocuments
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Detection(Result, kind="detection"):
     screened: Mapping[str, Mapping[str, Int[Tensor, "layer _"]]]
     """By language and site: on how many documents the score behind the mean is a second-order estimate only."""
     documents: Mapping[str, int]
-    """Documents by language."""
+    """Passages by language, each scored as a text of its own; a document is cut into one or several."""
     settings: Mapping[str, Any]
     """Everything that decided the result."""
     documents_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -37,6 +38,8 @@ class Detection(Result, kind="detection"):
     sums: Mapping[str, Mapping[str, ExactSum]] = field(default_factory=dict)
     """By language and site: the scores summed over documents, which add up exactly to those of further documents;
     empty where they were not recorded."""
+    seen: SeenDocuments | None = None
+    """The documents, to be recognised wherever they are read again; None in files of older versions."""
 
     @property
     def layers(self) -> list[int]:
@@ -121,10 +124,14 @@ class Detection(Result, kind="detection"):
         """What made neurons active, for the origin of sets."""
         names = ("top", "threshold", "scope", "formulation", "measure", "layers")
         rule = {name: self.settings[name] for name in names if name in self.settings}
-        return {**rule, "corpus": self.settings["corpus"]["hash"]}
+        return {**rule, "corpus": self.settings["corpus"]["hash"], "seen": self.seen}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per language, scored layer and site: active neurons at quorum 0.9, mean score, documents."""
+        """One row per language, scored layer and site: active neurons at quorum 0.9, mean score, passages, documents.
+
+        Neurons are active on passages; documents is NA in files of older versions.
+        """
+        whole = self._whole_documents
         return pd.DataFrame(
             {
                 "language": language,
@@ -134,7 +141,8 @@ class Detection(Result, kind="detection"):
                 "width": mask.shape[1],
                 "active": int(mask[layer].sum()),
                 "mean_score": self.mean_scores[language][site][layer].mean().item(),
-                "documents": number,
+                "passages": number,
+                "documents": whole.get(language, pd.NA),
             }
             for language, number in self.documents.items()
             for site, mask in self._active_masks(language, 0.9).items()
@@ -142,9 +150,18 @@ class Detection(Result, kind="detection"):
         )
 
     def __repr__(self) -> str:
-        documents = ", ".join(f"{language} {number}" for language, number in self.documents.items())
-        rule = ", ".join(f"{key}={value!r}" for key, value in self._rule().items() if key != "corpus")
-        return f"Detection({self.space.model}: documents {documents}; {rule})"
+        texts = ", ".join(f"{language} {number}{self._of(language)}" for language, number in self.documents.items())
+        rule = ", ".join(f"{key}={value!r}" for key, value in self._rule().items() if key not in ("corpus", "seen"))
+        return f"Detection({self.space.model}: passages of documents: {texts}; {rule})"
+
+    def _of(self, language: str) -> str:
+        number = self._whole_documents.get(language)
+        return "" if number is None else f" of {number}"
+
+    @property
+    def _whole_documents(self) -> Mapping[str, int]:
+        """How many documents the passages are of, by language, where that is recorded."""
+        return self.settings["corpus"].get("documents", {})
 
     def _repr_html_(self) -> str:
         sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .matrix import BY_PASSAGE, EffectMatrix
+from .overlap import worst
 
 
 def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = False) -> EffectMatrix:
@@ -58,10 +59,12 @@ def concat_rows(matrices: Sequence[EffectMatrix]) -> EffectMatrix:
     documents = [{read: list(names) for read, names in matrix.documents.items()} for matrix in matrices]
     if len(set(rows)) < len(rows) or any(other != documents[0] for other in documents):
         raise ValueError(f"These effect matrices cannot be joined: rows {rows}, or other documents.")
+    recorded = all(matrix.seen for matrix in matrices)
     sets = {row: made_of for matrix in matrices for row, made_of in matrix.settings["sets"].items()}
     return replace(
         first,
         nats={off: by_read for matrix in matrices for off, by_read in matrix.nats.items()},
+        seen={read: worst([matrix.seen[read] for matrix in matrices]) for read in first.tokens if recorded},
         languages={row: language for matrix in matrices for row, language in matrix.languages.items()},
         settings={**first.settings, "sets": sets},
     )

@@ -27,9 +27,11 @@ from ..model import (
     token_losses,
 )
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
-from ..text import Document, as_corpus, standard_tag
+from ..settings import Overlap
+from ..text import Document, SeenDocuments, as_corpus, standard_tag
 from .joining import concat_passages
 from .matrix import BASELINE, EffectMatrix
+from .overlap import check_overlap, require_overlap, statuses_of
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
 """What to switch off, by name: a set, or several draws of a control whose mean effect counts."""
@@ -150,6 +152,7 @@ def effect_matrix(
     mode: Mode = "zero",
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
+    overlap: Overlap = "warn",
     progress: bool = True,
     **options: Any,
 ) -> EffectMatrix:
@@ -164,6 +167,8 @@ def effect_matrix(
         mode: how neurons are switched off.
         batch_size: documents at a time; None fills a token budget.
         max_tokens: longer documents are cut there, with a warning.
+        overlap: what to do where documents, or translations of them, were read when the sets were found: their share
+            is said in a warning, or in an error before the work. ``EffectMatrix.documents_read`` has the numbers.
         progress: whether to show a bar.
         options: those of :meth:`NeuronSet.hooks` for the mode, e.g. ``values=``.
 
@@ -192,10 +197,12 @@ def effect_matrix(
         record = {"neurons": len(one), "fraction": one.fraction, "model": one.space.model, "origin": dict(one.origin)}
         return ablate(model, one, mode, **options), record
 
+    require_overlap(overlap)
     interventions = {name: [*map(ablation, draws)] for name, draws in rows.items()}
+    seen = [one.origin.seen for one in chain(*rows.values())]
     warn_of_other_weights(model, chain(*rows.values()))
     reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
-    return losses_with(model, interventions, corpus, mode=mode, **reading)
+    return losses_with(model, interventions, corpus, mode=mode, seen=seen, overlap=overlap, **reading)
 
 
 def losses_with(
@@ -204,6 +211,8 @@ def losses_with(
     corpus: Mapping[str, Sequence[Document]],
     *,
     mode: str,
+    seen: Sequence[SeenDocuments | None] = (None,),
+    overlap: Overlap = "warn",
     batch_size: int | None,
     max_tokens: int,
     progress: bool,
@@ -211,6 +220,8 @@ def losses_with(
     """Loss of every language without an intervention and with each; several of one name are its draws."""
     encoded = _counted(model, corpus, max_tokens)
     plan, corpus = encoded.plan(batch_size), encoded.corpus
+    statuses = statuses_of(corpus, seen)
+    check_overlap(corpus, statuses, overlap, stacklevel=4)
     rows = {BASELINE: [(nullcontext(), {})], **interventions}
     total = sum(map(len, rows.values())) * sum(encoded.documents.values())
     with settled(model), tqdm(total=total, unit="doc", disable=not progress) as bar:
@@ -234,6 +245,7 @@ def losses_with(
         documents=corpus.documents,
         folds={read: [0] * len(corpus[read]) for read in corpus},
         documents_of=encoded.hashes,
+        seen=statuses,
         languages={
             n: standard_tag(n) if standard_tag(n) in corpus else draws[0]["origin"].get("language")
             for n, draws in sets.items()

@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, not_measurable
+from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result
+from ..text import Status
 from ..text.languages import share_a_script
+from .overlap import documents_read, overlap_words
 
 BASELINE, TUNED = "baseline", "tuned"
 Unit = Literal["token", "byte", "passage"]
@@ -26,7 +28,7 @@ _VERDICTS = {
 }
 """What a difference says of a set that was switched off (False) or tuned (True)."""
 Among = Literal["others", "same_script", "other_script"]
-BY_PASSAGE = ("tokens", "utf8_bytes", "documents", "folds", "documents_of")
+BY_PASSAGE = ("tokens", "utf8_bytes", "documents", "folds", "documents_of", "seen")
 """Fields with an entry for each passage, by language."""
 
 
@@ -53,6 +55,9 @@ class EffectMatrix(Result, kind="effect_matrix"):
     """What rises are divided by: tokens, UTF-8 bytes or passages."""
     documents_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By language: the hash of each passage's token ids, where they are recorded."""
+    seen: Mapping[str, Sequence[Status]] = field(default_factory=dict)
+    """By language: whether each passage's document was read to find the neurons (``Status``), where that is recorded:
+    ``unseen``, ``seen``, ``seen in another language`` (a translation was), or ``unknown``."""
 
     @property
     def rows(self) -> list[str]:
@@ -187,13 +192,16 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return pd.concat(frames).set_index("fold", append=True).sort_index(level=0, sort_remaining=True)
 
     def finding(self, off: str, among: Among = "others") -> str:
-        """What switching one row off does, as a sentence with its numbers.
+        """What switching one row off does, as a sentence with its numbers; and what was seen of the documents, if any.
 
         Raises:
             ValueError: for a row that is not there, or another ``among``.
         """
         if off not in self.rows:
             raise ValueError(f"There is no row {off!r}; there are {', '.join(self.rows)}.")
+        return " ".join(filter(None, [self._finding(off, among), overlap_words(self.documents_read)]))
+
+    def _finding(self, off: str, among: Among) -> str:
         done, shown, unit = "tuned" if self.tuned else "off", f"+.{self.decimals}f", UNITS[self.unit]
         if self.languages[off] not in self.tokens:
             rises = ", ".join(f"{read} {rise:{shown}}" for read, rise in self.to_frame().loc[off].items())
@@ -208,7 +216,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
         side = adjusted_verdict(row["difference"], row["p_adjusted"])
         if side == "not measurable":
             return f"{sentence}, {not_measurable(int(row['documents']))}."
-        sentence += f" ({row['low']:{shown}} to {row['high']:{shown}}, {row['documents']:.0f} documents)"
+        read = counted(map(len, self.documents.values()), [row["documents"]])
+        sentence += f" ({row['low']:{shown}} to {row['high']:{shown}}, {read})"
         times = "" if self.tuned or np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"
         return f"{sentence}{times}; {_VERDICTS[self.tuned][side].format(own)}."
 
@@ -224,6 +233,20 @@ class EffectMatrix(Result, kind="effect_matrix"):
         ]
         columns = ["off", "draw", "read", "fold", "document", "nats", "tokens", "utf8_bytes"]
         return pd.DataFrame(rows, columns=columns)
+
+    @property
+    def documents_read(self) -> pd.DataFrame:
+        """One row per language read: passages, documents, and how many of these were seen when neurons were found.
+
+        ``seen`` in this language, ``seen_in_another_language`` only (as a translation), ``unknown``, or ``unseen``.
+        """
+        return documents_read(self.seen, self.documents)
+
+    @property
+    def text_read(self) -> str:
+        """How much text, in words."""
+        documents = (len(set(names)) for names in self.documents.values())
+        return f"{counted(map(len, self.documents.values()), documents)} per language"
 
     def difference(self, off: str, among: Among = "others") -> Estimate:
         """Own rise minus the others' mean rise, to average or compare over rows.
@@ -285,10 +308,11 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return {read: sums(read, self._rises(off, read), f"draws of {off}") / sizes[read] for read in sizes}
 
     def __repr__(self) -> str:
-        return f"EffectMatrix(rise in {UNITS[self.unit]})\n{self.to_frame().round(3).to_string()}"
+        return f"EffectMatrix(rise in {UNITS[self.unit]}; {self.text_read})\n{self.to_frame().round(3).to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<p>Rise of loss, {UNITS[self.unit]} (off × read)</p>" + self.to_frame().round(3).to_html()
+        title = f"Rise of loss, {UNITS[self.unit]} (off × read), on {self.text_read}"
+        return f"<p>{title}</p>{self.to_frame().round(3).to_html()}"
 
 
 def _pick(values: Tensor | Sequence[Any], numbers: Sequence[int]) -> Tensor | list[Any]:

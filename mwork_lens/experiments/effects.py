@@ -27,6 +27,13 @@ def effects_settings(config: EffectsConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(EffectsConfig)}
 
 
+def held_out_text(corpus: Corpus, detection: Detection) -> Corpus:
+    """The documents that a detection has not read, where some were kept aside for this; else the whole corpus."""
+    if detection.seen is None or "held_out" not in detection.settings["corpus"]:
+        return corpus
+    return corpus.without(detection.seen)
+
+
 def run_effects(
     model: HookedModel,
     corpus: Corpus,
@@ -65,7 +72,7 @@ def _measure(
     """A fold's effects and stage grid, in one piece per language with controls: a killed run loses little."""
     sets = specific_sets(detection, config.quorum, config.against_quorum)
     read = held_out if config.passages is None else held_out.limit(config.passages)
-    options: dict[str, Any] = {"max_tokens": config.max_tokens, "progress": progress}
+    options: dict[str, Any] = {"max_tokens": config.max_tokens, "overlap": config.overlap, "progress": progress}
     rows: dict[str, Sets] = {"specific": sets}
     for language in config.controls:
         every = with_controls(sets, detection, languages=[language], seeds=config.seeds)
@@ -85,10 +92,10 @@ def _measure(
 
 
 def effects_of_sets(
-    model: HookedModel, sets: Sets, corpus: Corpus, path: Path, max_tokens: int
+    model: HookedModel, sets: Sets, corpus: Corpus, path: Path, config: EffectsConfig
 ) -> tuple[EffectMatrix, None, ResultsFolder]:
     """The effects of saved sets, saved at ``path``, and the folder for their tables."""
-    effects = effect_matrix(model, sets, corpus, max_tokens=max_tokens)
+    effects = effect_matrix(model, sets, corpus, max_tokens=config.max_tokens, overlap=config.overlap)
     folder = ResultsFolder.open(path, "effects of sets", effects.settings)
     effects.save(folder.path / "effects")
     return effects, None, folder
@@ -106,7 +113,12 @@ def write_effects(folder: ResultsFolder, effects: EffectMatrix, grid: StageGrid 
         for among in get_args(Among)
     ]
     intervals = pd.concat([matrix.intervals.assign(unit=unit) for unit, matrix in units.items()])
-    tables = {"effects": effects.to_frame(), "intervals": intervals, "selectivity": pd.concat(compared)}
+    tables = {
+        "effects": effects.to_frame(),
+        "documents": effects.documents_read,
+        "intervals": intervals,
+        "selectivity": pd.concat(compared),
+    }
     folder.write(tables, {"effects": plots.effect_matrix(effects)})
     if len(effects.selectivity()):
         folder.write({"folds": effects.by_fold()}, {"selectivity": plots.selectivity(effects)})

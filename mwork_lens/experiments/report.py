@@ -13,6 +13,7 @@ import pandas as pd
 from .. import plots
 from ..detection import Detection, detect, matched_control, neuron_counts, overlap, random_control
 from ..effects import EffectMatrix, StageGrid, Workflow, effect_matrix, workflow
+from ..effects.overlap import seen_finding
 from ..generation import Generations, generations
 from ..lens import LanguageRatio, NeuronCards, TokenLanguages, inspect, label_vocabulary, language_ratio
 from ..model import HookedModel, encode, special_ids
@@ -277,6 +278,7 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     ]
     origins = {row: draws[0]["origin"] for row, draws in effects.settings["sets"].items()}
     matched = [row for row, origin in origins.items() if origin.get("kind") == "matched"][:1]
+    text += [seen_finding(effects.documents_read)]
     text += [effects.finding(name) for row in matched for name in (str(effects.languages[row]), row)]
     return [*text, *ratio_finding(ratio)]
 

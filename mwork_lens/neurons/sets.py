@@ -19,6 +19,7 @@ from ..model.hooks import ContentPositions, ForwardHook, Mode, Positions, change
 from ..model.sites import SITES, require_sites
 from ..model.state import changed_by_user
 from ..store import Result, storable
+from ..text import SeenDocuments
 from .space import NeuronSpace
 
 Operation = Literal["and", "or", "xor", "minus", "not"]
@@ -48,11 +49,13 @@ class Origin(Mapping[str, Any]):
     operands: tuple["Origin | str", ...] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
     """Anything else, e.g. ``top``, ``layers``, ``source``."""
+    seen: SeenDocuments | None = None
+    """The documents that were read to find the neurons; None where that is unknown. Not in the mapping."""
 
     def __or__(self, record: Mapping[str, Any]) -> "Origin":
         """This origin with further entries, or other ones."""
         more = {**self.more, **record}
-        typed = {name: more.pop(name) for name in _TYPED if name in more}
+        typed = {name: more.pop(name) for name in (*_TYPED, "seen") if name in more}
         for word in more.keys() & set(get_args(Operation)):
             names = more.pop(word)
             typed |= {"operation": word, "operands": (names,) if word == "not" else tuple(names)}
@@ -84,6 +87,11 @@ class Origin(Mapping[str, Any]):
             return self.kind or "neurons"
         names = self[self.operation]
         return f"not {names}" if self.operation == "not" else f"({f' {self.operation} '.join(names)})"
+
+
+def seen_by_both(one: Any, other: Any) -> SeenDocuments | None:
+    """What two sets or detections have read; None where it is unknown of one."""
+    return None if one.seen is None or other.seen is None else one.seen | other.seen
 
 
 _TYPED = ("language", "kind", "against", "against_kind", "quorum", "against_quorum", "seed")
@@ -151,7 +159,9 @@ class NeuronSet(Result, kind="neuron_set"):
             return NotImplemented
         self.space.require_compatible(other.space)
         masks = {site: operation(mask, other.masks[site]) for site, mask in self.masks.items()}
-        return NeuronSet(self.space, masks, Origin(operation=name, operands=(self.origin, other.origin)))
+        operands = self.origin | {"seen": None}, other.origin | {"seen": None}
+        seen = seen_by_both(self.origin, other.origin)
+        return NeuronSet(self.space, masks, Origin(operation=name, operands=operands, seen=seen))
 
     __and__ = partialmethod(_combine, name="and", operation=and_)
     __or__ = partialmethod(_combine, name="or", operation=or_)
@@ -160,7 +170,8 @@ class NeuronSet(Result, kind="neuron_set"):
 
     def __invert__(self) -> "NeuronSet":
         masks = {site: ~mask for site, mask in self.masks.items()}
-        return NeuronSet(self.space, masks, Origin(operation="not", operands=(self.origin,)))
+        operand = self.origin | {"seen": None}
+        return NeuronSet(self.space, masks, Origin(operation="not", operands=(operand,), seen=self.origin.seen))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NeuronSet):

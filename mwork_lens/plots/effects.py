@@ -33,8 +33,9 @@ def effect_matrix(effects: EffectMatrix, **layout: Any) -> go.Figure:
             box = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.48, "y1": y + 0.48}
             figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
     table_axes(figure)
-    read = f"{sum(map(len, effects.documents.values()))} passages of {effects.document_count()} documents per language"
-    detail = f"{effects.settings['model']}; {read}; frame: own language; *: not zero, q ≤ {FALSE_DISCOVERIES:g}"
+    detail = (
+        f"{effects.settings['model']}; {effects.text_read}; frame: own language; *: not zero, q ≤ {FALSE_DISCOVERIES:g}"
+    )
     title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
     rows, height = f"neurons {'tuned' if effects.tuned else 'off'}", max(23 * len(frame), 46 * min(len(frame), 12))
     return finish(figure, title, detail, layout, x="language read", y=rows, height=180 + height)

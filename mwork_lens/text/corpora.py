@@ -5,7 +5,7 @@ import random
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import langcodes
 import pandas as pd
 
-from .dealing import Deal, by_share, evenly, in_turn, spread, turns
+from .dealing import Deal, by_share, evenly, spread, spread_over, turns
 from .documents import Document, as_documents, as_names, fault_of, identity
 from .files import SUFFIXES, suffix_of
 from .languages import Labels, require_language
 from .problems import problems, repeats
-from .readers import Passages, join_rows, language_of, read_files, read_folder, read_hub
+from .readers import Passages, joined_text, language_of, read_files, read_folder, read_hub, rows_of_passages
+from .seen import Identities, SeenDocuments, Status, identities_of, joined
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,17 @@ class Corpus(Mapping[str, list[Document]]):
     """Whether passage i is the same content in every language."""
     source: str = "given"
     labels: Labels = "bcp47"
+    identities: Identities = field(default_factory=dict, repr=False)
+    """By what the document of each passage is recognised wherever it is read; by default of what is here."""
+    history: Mapping[str, Any] = field(default_factory=dict)
+    """What was taken of a larger corpus: ``limit``, ``held_out``, each with its seed."""
     ids: Mapping[str, tuple[str, ...]] = field(init=False)
     """A name for each passage, e.g. ``fr/baking-bread/0``, for messages and tables."""
 
     def __post_init__(self) -> None:
+        if not self.identities:
+            rows = {read: list(zip(self.documents[read], texts, strict=True)) for read, texts in self.texts.items()}
+            object.__setattr__(self, "identities", {read: identities_of(each) for read, each in rows.items()})
         ids = {
             language: tuple(f"{language}/{name}/{turn}" for turn, name in zip(turns(names), names, strict=True))
             for language, names in self.documents.items()
@@ -66,29 +74,63 @@ class Corpus(Mapping[str, list[Document]]):
     def describe(self) -> dict[str, Any]:
         """The record that results keep of their corpus."""
         passages = {language: len(texts) for language, texts in self.texts.items()}
-        return {"source": self.source, "hash": self.hash, "parallel": self.parallel, "passages": passages}
+        documents = {language: len(set(names)) for language, names in self.documents.items()}
+        counts = {"passages": passages, "documents": documents}
+        return {"source": self.source, "hash": self.hash, "parallel": self.parallel, **counts, **self.history}
 
     def select(self, rows: Mapping[str, Sequence[int]]) -> "Corpus":
         """The passages with these positions, by language."""
-        texts = {language: tuple(self.texts[language][i] for i in places) for language, places in rows.items()}
-        documents = {language: tuple(self.documents[language][i] for i in places) for language, places in rows.items()}
-        return Corpus(texts, documents, self.parallel, self.source, self.labels)
 
-    def limit(self, passages: int) -> "Corpus":
-        """At most this many (at least one) per language, taken from as many documents as possible, in order."""
-        return self.select({language: spread(names, passages) for language, names in self.documents.items()})
+        def chosen(values: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+            return {language: tuple(values[language][i] for i in places) for language, places in rows.items()}
+
+        texts, documents, identities = chosen(self.texts), chosen(self.documents), chosen(self.identities)
+        return Corpus(texts, documents, self.parallel, self.source, self.labels, identities, self.history)
+
+    def limit(self, passages: int, *, seed: int = 0) -> "Corpus":
+        """At most this many (at least one) per language, taken from as many documents as possible, in order.
+
+        Which of a document's passages, is drawn: the same ones in every language of a parallel corpus.
+        """
+        rows = {language: spread(names, passages, seed) for language, names in self.documents.items()}
+        return self.select(rows)._with(limit={"passages": passages, "seed": seed})
+
+    def _with(self, **history: Any) -> "Corpus":
+        return replace(self, history={**self.history, **history})
+
+    def seen_by(self, seen: SeenDocuments) -> dict[str, list[Status]]:
+        """By language, whether the document of each passage was read: here, in another language, or not at all."""
+        return seen.statuses(self.identities, self.documents, self.parallel)
+
+    def without(self, seen: SeenDocuments) -> "Corpus":
+        """The passages of documents that were not read, nor translations of them (see :attr:`Detection.seen`).
+
+        Raises:
+            ValueError: if none are left in a language.
+        """
+        statuses = self.seen_by(seen)
+        rows = {
+            language: [i for i, status in enumerate(each) if status == "unseen"] for language, each in statuses.items()
+        }
+        if read := [language for language, left in rows.items() if not left]:
+            raise ValueError(
+                f"Every document of {read[0]!r} in {self.source} was read when neurons were found, here or in another "
+                "language: give text with other documents."
+            )
+        return self.select(rows)._with(without="documents that were read when neurons were found")
 
     def divide(self, sizes: Mapping[str, int], *, seed: int = 0) -> dict[str, "Corpus"]:
-        """Parts with these numbers of passages per language, no two with a document in common.
+        """Parts with these numbers of passages per language, of as many documents as possible, none in two parts.
 
+        Smaller parts come first; the largest takes the longest documents, and only as many as it needs at first.
         As in :meth:`split` and :meth:`folds`, a document of a parallel corpus is in the same part in every language.
 
         Raises:
             ValueError: if a language has too few passages.
         """
         what = f"{', '.join(f'{size} of {name}' for name, size in sizes.items())} without sharing a document"
-        parts = self._deal(lambda documents: in_turn(documents, list(sizes.values())), seed, what)
-        return {name: self._part(parts, i).limit(size) for i, (name, size) in enumerate(sizes.items())}
+        parts = self._deal(lambda documents: spread_over(documents, list(sizes.values())), seed, what)
+        return {name: self._part(parts, i).limit(size, seed=seed) for i, (name, size) in enumerate(sizes.items())}
 
     def split(self, held_out: float = 0.25, *, seed: int = 0) -> tuple["Corpus", "Corpus"]:
         """Split into a part to work with and one with about this share of the passages, by whole documents.
@@ -99,7 +141,8 @@ class Corpus(Mapping[str, list[Document]]):
         if not 0 < held_out < 1:
             raise ValueError(f"held_out={held_out} is not a share between 0 and 1.")
         parts = self._deal(lambda documents: by_share(documents, held_out), seed, "a held-out part", least=2)
-        return self._part(parts, 0), self._part(parts, 1)
+        record = {"share": held_out, "seed": seed}
+        return self._part(parts, 0)._with(held_out=record), self._part(parts, 1)._with(held_out_part=record)
 
     def folds(self, number: int = 2, *, seed: int = 0) -> list[tuple["Corpus", "Corpus"]]:
         """Divide the documents into folds; for each, the rest to work with and the fold itself, held out.
@@ -154,8 +197,9 @@ class Corpus(Mapping[str, list[Document]]):
         return pd.DataFrame(rows, columns=["language", "document", "passage", "length"])
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{language} {len(texts)}" for language, texts in self.texts.items())
-        return f"Corpus({self.source}: {counts}; {'parallel' if self.parallel else 'not parallel'})"
+        parts = [f"{name} {len(texts)} of {len(set(self.documents[name]))}" for name, texts in self.texts.items()]
+        kind = "parallel" if self.parallel else "not parallel"
+        return f"Corpus({self.source}: passages of documents: {', '.join(parts)}; {kind})"
 
 
 def load_corpus(
@@ -206,10 +250,12 @@ def load_corpus(
     if sentences_per_passage < 1 or (limit is not None and limit < 1):
         raise ValueError(f"{sentences_per_passage=} and {limit=} must be at least 1.")
     rows, name = _read(source, wanted, labels, text_field, split)
+    known = source.identities if isinstance(source, Corpus) else None
     if absent := [language for language in wanted or () if language not in rows]:
         raise ValueError(f"{name} has no {absent[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
     rows = {language: rows[language] for language in wanted or rows}
-    corpus = _assemble(rows, name, labels, parallel, sentences_per_passage)
+    corpus = _assemble(rows, name, labels, parallel, sentences_per_passage, known)
+    corpus = corpus._with(**source.history) if isinstance(source, Corpus) else corpus
     corpus = corpus if limit is None else corpus.limit(limit)
     for problem in problems(corpus.texts, languages=corpus.labels != "free"):
         warnings.warn(problem, stacklevel=2)
@@ -284,7 +330,12 @@ def _standard(rows: Mapping[str, Passages], labels: Labels) -> dict[str, Passage
 
 
 def _assemble(
-    rows: Mapping[str, Passages], name: str, labels: Labels, parallel: bool | None, sentences: int = 1
+    rows: Mapping[str, Passages],
+    name: str,
+    labels: Labels,
+    parallel: bool | None,
+    sentences: int = 1,
+    known: Identities | None = None,
 ) -> Corpus:
     """Checked and joined; a passage without a document id is a document of its own."""
     if not any(rows.values()):
@@ -293,15 +344,28 @@ def _assemble(
         if not passages:
             raise ValueError(f"The corpus {name!r} has no documents in {language!r}.")
         _require_documents((text for _, text in passages), language)
-    rows = {language: join_rows(passages, sentences, language, labels) for language, passages in rows.items()}
+    joins = {language: rows_of_passages(passages, sentences) for language, passages in rows.items()}
     documents = {
-        language: tuple(str(i) if document is None else document for i, (document, _) in enumerate(passages))
-        for language, passages in rows.items()
+        language: tuple(
+            str(i) if (document := rows[language][first][0]) is None else document for i, (first, *_) in enumerate(each)
+        )
+        for language, each in joins.items()
     }
     same = len(set(documents.values())) == 1
     if parallel and not same:
         raise ValueError(f"The corpus {name!r} is said to be parallel, but its documents differ between languages.")
     if parallel is None:
         parallel = same and len(rows) > 1 and all(name is not None for part in rows.values() for name, _ in part)
-    texts = {language: tuple(text for _, text in passages) for language, passages in rows.items()}
-    return Corpus(texts, documents, parallel, name, labels)
+    texts = {
+        language: tuple(joined_text([rows[language][i][1] for i in part], language, labels) for part in each)
+        for language, each in joins.items()
+    }
+    of_rows = known or {language: identities_of(passages) for language, passages in rows.items()}
+    identities = {
+        language: tuple(
+            joined([of_rows[language][i] for i in part], text) if len(part) > 1 else of_rows[language][part[0]]
+            for part, text in zip(each, texts[language], strict=True)
+        )
+        for language, each in joins.items()
+    }
+    return Corpus(texts, documents, parallel, name, labels, identities)

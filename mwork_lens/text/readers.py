@@ -139,19 +139,22 @@ def read_hub(
     return rows
 
 
-def join_rows(rows: Passages, sentences: int, language: str, labels: Labels) -> Passages:
-    """Join neighbours of one document; rows that name no document are one running text."""
+def rows_of_passages(rows: Passages, sentences: int) -> list[list[int]]:
+    """The rows of each passage: neighbours of one document; rows that name no document are one running text."""
     if sentences == 1:
-        return rows
+        return [[i] for i in range(len(rows))]
+    by_document: dict[str | None, list[int]] = defaultdict(list)
+    for i, (document, _) in enumerate(rows):
+        by_document[document].append(i)
+    return [part[i : i + sentences] for part in by_document.values() for i in range(0, len(part), sentences)]
+
+
+def joined_text(texts: Sequence[Any], language: str, labels: Labels) -> Document:
+    """One passage of several rows, with spaces between them where the language has some."""
+    if len(texts) == 1:
+        return texts[0]
     unspaced = labels != "free" and expected_scripts(language) <= {"Hani", "Hira", "Kana"}
-    by_document: dict[str | None, list[Any]] = defaultdict(list)
-    for document, text in rows:
-        by_document[document].append(text)
-    return [
-        (document, torch.cat(part) if isinstance(part[0], Tensor) else ("" if unspaced else " ").join(part))
-        for document, parts in by_document.items()
-        for part in (parts[start : start + sentences] for start in range(0, len(parts), sentences))
-    ]
+    return torch.cat(tuple(texts)) if isinstance(texts[0], Tensor) else ("" if unspaced else " ").join(texts)
 
 
 @contextlib.contextmanager

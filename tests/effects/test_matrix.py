@@ -224,7 +224,7 @@ def test_a_finding_tells_the_numbers_of_its_row():
     row = effects.selectivity().loc["fr"]
     said = effects.finding("fr")
     assert f"the loss of fr changes by {row['own']:+.2f}, that of en by {row['others']:+.2f}" in said
-    assert f"({row['low']:+.2f} to {row['high']:+.2f}, 6 documents)" in said
+    assert f"({row['low']:+.2f} to {row['high']:+.2f}, 6 passages of 6 documents)" in said
     assert "the loss changes by en" in effects.finding("nothing")
     single = {language: texts[:1] for language, texts in CORPUS.items()}
     few = mw.effect_matrix(tiny("llama"), {"fr": sets(tiny("llama"))["fr"]}, single, progress=False)

@@ -142,7 +142,7 @@ def test_other_weights_under_the_same_name_warn_where_much_is_read(tmp_path):
     model, text = spelled("llama"), {"en": ["a b c d a b"]}
     neurons = mw.detect(model, text, progress=False).active("en")
     uses = [
-        lambda model: mw.effect_matrix(model, {"en": neurons}, text, progress=False),
+        lambda model: mw.effect_matrix(model, {"en": neurons}, {"en": ["d a c b"]}, progress=False),
         lambda model: mw.tune(model, neurons, text["en"], steps=1, learning_rate=1e-2, progress=False).delta.revert(
             model
         ),

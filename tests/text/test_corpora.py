@@ -109,6 +109,31 @@ def test_parts_share_no_document(sizes, wanted, seed):
     assert all(len(set(part.documents.values())) == 1 for part in divided.values())
 
 
+@settings(deadline=None)
+@given(document_sizes, st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 99))
+def test_parts_have_a_document_for_each_passage(sizes, wanted, seed):
+    divided = made_up(sizes * 5).divide({f"part {i}": size for i, size in enumerate(wanted)}, seed=seed)
+    assert [len(set(part.documents["en"])) for part in divided.values()] == wanted
+
+
+def test_a_part_of_forty_passages_is_forty_documents():
+    """As the enhancement experiment divides 123 articles of 4 to 30 sentences."""
+    corpus = made_up([4 + 26 * i // 122 for i in range(123)], ["en"])
+    parts = corpus.divide({"detection": 40, "development": 20, "evaluation": 40, "tuning": 400})
+    documents = {name: len(set(part.documents["en"])) for name, part in parts.items()}
+    assert documents == {"detection": 40, "development": 20, "evaluation": 40, "tuning": 23}
+    assert {name: len(part["en"]) for name, part in parts.items()}["tuning"] == 400
+
+
+def test_scarce_documents_go_to_small_parts_first():
+    taken = {name: len(set(part.documents["en"])) for name, part in made_up([4] * 14).divide(
+        {"detection": 12, "development": 4, "evaluation": 12, "tuning": 20}).items()}  # fmt: skip
+    assert taken == {"detection": 3, "development": 3, "evaluation": 3, "tuning": 5}
+    # 10 passages need 6 + 4, so that 8 are left for the part of 6
+    tight = made_up([8, 6, 4], ["en"]).divide({"a": 6, "b": 10})
+    assert {name: len(part["en"]) for name, part in tight.items()} == {"a": 6, "b": 10}
+
+
 def test_too_small_a_corpus_is_not_divided():
     with pytest.raises(ValueError, match="'en' has 32 passages of 16 documents, too few for 40 of a without sharing"):
         made_up([2] * 16).divide({"a": 40})
@@ -121,7 +146,7 @@ def test_what_a_seed_gives_stays_the_same():
     corpus = made_up([2, 1, 4, 3, 1, 2, 5, 1, 3, 2], ["fr"])
     parts = [corpus.split(0.3, seed=1)[1], corpus.folds(3, seed=2)[0][1], *corpus.divide({"a": 3, "b": 6}).values()]
     assert [sorted(set(part.documents["fr"])) for part in parts] == [
-        ["d6", "d8"], ["d1", "d4", "d5", "d7", "d8"], ["d6"], ["d0", "d2", "d9"],
+        ["d6", "d8"], ["d1", "d4", "d5", "d7", "d8"], ["d1", "d5", "d8"], ["d0", "d2", "d3", "d4", "d6", "d7"],
     ]  # fmt: skip
 
 
@@ -136,6 +161,22 @@ def test_a_limit_spreads_over_documents(sizes, limit):
         taken = Counter(limited.documents[language])
         fewest_with_more_left = min((taken[f"d{i}"] for i, n in enumerate(sizes) if taken[f"d{i}"] < n), default=9)
         assert max(taken.values()) <= fewest_with_more_left + 1
+
+
+def test_a_limit_draws_the_same_places_in_every_language():
+    corpus = made_up([10] * 30)
+    limited, drawn = corpus.limit(30), [corpus.limit(30, seed=seed) for seed in range(4)]
+    places = {lang: [text.removeprefix(f"{lang} ") for text in texts] for lang, texts in limited.items()}
+    assert places["en"] == places["fr"] == places["zh"]
+    firsts = sum(int(text.split()[-1]) % 10 == 0 for text in places["en"])
+    assert firsts < 10
+    assert limited == drawn[0]
+    assert len({part.texts["en"] for part in drawn}) == 4
+    assert limited.describe()["limit"] == {"passages": 30, "seed": 0}
+    assert limited.describe()["documents"] == {"en": 30, "fr": 30, "zh": 30}
+    assert set(corpus.limit(45).texts["en"]) > set(limited.texts["en"])
+    assert "en 30 of 30" in repr(limited)
+    assert corpus.limit(5).documents["en"] == ("d0", "d1", "d2", "d3", "d4")
 
 
 @pytest.mark.filterwarnings("ignore:.* has only .* passages")
