@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -47,7 +47,7 @@ def adjusted_verdict(value: float, p: float) -> Verdict:
     return "at" if p > FALSE_DISCOVERIES or not value else "above" if value > 0 else "below"
 
 
-def counted(passages: Iterable[float], documents: Iterable[float]) -> str:
+def counted(passages: Iterable[Any], documents: Iterable[Any]) -> str:
     """How much was read in each of several languages: ``40 passages of 12 documents``, ``38 to 40 passages of …``."""
     ends = [(int(min(numbers)), int(max(numbers))) for numbers in (list(passages), list(documents))]
     of_each = [f"{low}" if low == high else f"{low} to {high}" for low, high in ends]
