@@ -11,6 +11,8 @@ from ..settings import Overlap
 from ..statistics import counted
 from ..text import Corpus, SeenDocuments, Status
 
+SAID = "Of these documents detection has seen"
+"""How the warning begins."""
 Statuses = Mapping[str, Sequence[Status]]
 """Of each passage, by language."""
 REMEDY = (
@@ -62,7 +64,7 @@ def seen_finding(read: pd.DataFrame) -> str:
     """What detection has seen of the documents, in a sentence."""
     if words := overlap_words(read):
         return words
-    unknown, total = (int(read[name].sum()) for name in ("unknown", "documents"))
+    unknown, total = (sum(read[name].tolist()) for name in ("unknown", "documents"))
     if unknown:
         return f"Whether detection has seen the documents is unknown for {unknown} of {total}."
     return f"Detection has seen none of the documents ({counted(read['passages'], read['documents'])} per language)."
@@ -70,10 +72,11 @@ def seen_finding(read: pd.DataFrame) -> str:
 
 def overlap_words(read: pd.DataFrame) -> str:
     """What share was seen, in a sentence; none if nothing was."""
-    total, parts = int(read["documents"].sum()), []
+    by_language, parts = read.to_dict("index"), []
+    total = sum(row["documents"] for row in by_language.values())
     for column, where in ("seen", "in this language"), ("seen_in_another_language", "in another language only"):
-        rows = [(name, int(row[column]), int(row["documents"])) for name, row in read.iterrows()]
+        rows = [(name, row[column], row["documents"]) for name, row in by_language.items()]
         if number := sum(seen for _, seen, _ in rows):
             listed = ", ".join(f"{name} {seen} of {documents}" for name, seen, documents in rows if seen)
             parts.append(f"{100 * number / total:.0f} % {where} ({listed})")
-    return f"Of these documents detection has seen {' and '.join(parts)}." if parts else ""
+    return f"{SAID} {' and '.join(parts)}." if parts else ""

@@ -1,6 +1,7 @@
 """Neurons off and what that does to losses: detections in folds, their sets and controls, as tables and figures."""
 
 import contextlib
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from ..detection import Detection, detect, with_controls
 from ..effects.joining import concat_passages, concat_rows
 from ..effects.losses import Sets, effect_matrix
 from ..effects.matrix import Among, EffectMatrix, Unit
+from ..effects.overlap import SAID, check_overlap, statuses_of
 from ..effects.parts import StageGrid, pool_grids, stage_grid
 from ..effects.workflow import workflow
 from ..model import HookedModel
@@ -23,8 +25,8 @@ from .sets import specific_sets
 
 
 def effects_settings(config: EffectsConfig) -> dict[str, Any]:
-    """Settings by name, without those of a larger run."""
-    return {field.name: getattr(config, field.name) for field in fields(EffectsConfig)}
+    """Settings that decide the result by name, without those of a larger run."""
+    return {field.name: getattr(config, field.name) for field in fields(EffectsConfig) if field.name != "overlap"}
 
 
 def held_out_text(corpus: Corpus, detection: Detection) -> Corpus:
@@ -53,11 +55,17 @@ def run_effects(
             raise ValueError(
                 f"{language!r} must be in the corpus ({', '.join(corpus)}) and detected ({', '.join(detected)})."
             )
+    if detection is not None:
+        check_overlap(corpus, statuses_of(corpus, [detection.seen]), config.overlap, stacklevel=3)
     saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
     settings = {**effects_settings(config), "corpus": corpus.describe(), "detection": saved}
     folder = ResultsFolder.open(path, "effects", {"model": str(model.cfg.model_name), **settings})
     path, options = folder.path, {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
-    measured = [_measure(model, config, path, detection, corpus, progress)] if detection else []
+    measured = []
+    if detection:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=SAID)  # above, once for all pieces
+            measured.append(_measure(model, config, path, detection, corpus, progress))
     for number, (train, held_out) in enumerate([] if detection else corpus.folds(config.folds, seed=config.seed)):
         place = path / f"fold-{number}"
         of_fold = load_or_run(place / "detection", Detection, detect, model, train, **options)

@@ -71,7 +71,7 @@ class Measurement:
             raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
         train, held_out = corpus.split(config.held_out, seed=config.seed)
         effects = effects_settings(config)
-        rest = {key: value for key, value in asdict(config).items() if key not in effects}
+        rest = {key: value for key, value in asdict(config).items() if key not in (*effects, "overlap")}
         record = {"model": str(model.cfg.model_name), "effects": effects, **rest, "corpus": corpus.describe()}
         folder = ResultsFolder.open(path, name, record)
         options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}

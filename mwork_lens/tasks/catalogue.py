@@ -95,8 +95,7 @@ def _xquad_question(row: Row, language: str, number: int) -> Question:
         language=language,
         fields={"context": row["context"].strip("\ufeff \n"), "question": row["question"].strip()},
         references=tuple(row["answers"]["text"]),
-        # the nth paragraph in every language; hub rows name none, and there the question stands for itself
-        document=str(row.get("paragraph", row["id"])),
+        document=str(row["paragraph"]),  # the nth in every language
     )
 
 
@@ -132,6 +131,7 @@ XQUAD = Task(
     title="XQuAD",
     hub=Hub("google/xquad", _each("xquad.{}", "en de es zh ru vi th ar el hi tr ro"), split="validation"),
     question=_xquad_question,
+    paragraph="context",
     score=answer_overlap,
     metrics=("F1", "exact match"),
     stop=("\n",),

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..model import HookedModel, encode
-from ..text import as_names, hub_errors, language_of, read_rows, require_language, spread, suffix_of
+from ..text import as_names, hub_errors, identity, language_of, read_rows, require_language, spread, suffix_of
 from .chat import chat_prompt, uses_chat
 
 SUFFIXES = (".json", ".jsonl", ".tsv")
@@ -82,6 +82,8 @@ class Task:
     """Of local ``.tsv`` files without a header."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer (see :func:`mwork_lens.generate`)."""
+    paragraph: str | None = None
+    """The column with what a question is about; rows with the same text there have the same ``paragraph``."""
     cut: str | None = None
     """The field that may be shortened to fit a token limit."""
 
@@ -118,7 +120,8 @@ def load_questions(
     rows = _hub_rows(task, wanted) if source is None else _local_rows(task, Path(source).expanduser(), wanted)
     left_out, questions = set(without), {}
     for language, (name, by_number) in rows.items():
-        every = [_question(task, row, language, number, name) for number, row in enumerate(by_number)]
+        numbered = _with_paragraphs(by_number, task.paragraph)
+        every = [_question(task, row, language, number, name) for number, row in enumerate(numbered)]
         if len({question.id for question in every}) < len(every):
             raise ValueError(f"{name} has several questions with one id.")
         questions[language] = limited([question for question in every if question.id not in left_out], limit)
@@ -179,6 +182,17 @@ def _squad_rows(content: Any) -> list[Row]:
                 row["answers"] = {"text": [answer["text"] for answer in question["answers"]]}
             rows.append(row)
     return rows
+
+
+def _with_paragraphs(rows: Sequence[Row], column: str | None) -> Sequence[Row]:
+    """Rows that do not say which paragraph they are about, with its number among the different texts of a column."""
+    numbers: dict[str, int] = {}
+
+    def numbered(row: Row) -> Row:
+        text = row.get(column) if isinstance(row, Mapping) and "paragraph" not in row else None
+        return {**row, "paragraph": numbers.setdefault(identity(text), len(numbers))} if isinstance(text, str) else row
+
+    return rows if column is None else [numbered(row) for row in rows]
 
 
 def _hub_rows(task: Task, wanted: list[str] | None) -> dict[str, tuple[str, Sequence[Row]]]:

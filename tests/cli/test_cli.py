@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -215,3 +216,23 @@ def test_directories_named_after_the_command_are_numbered(tmp_path, monkeypatch,
         main(["detect", "--model", "/nowhere/model", "--corpus", text])
     names = {path.name for path in tmp_path.glob("mwork-lens-*")}
     assert names == {f"mwork-lens-detection{number}" for number in ("", "-2", "-3")}
+
+
+def test_effects_are_measured_on_what_detection_has_kept_aside(capsys, tmp_path, model_and_text):
+    model, text = map(str, model_and_text)
+    options = ["--model", model, "--corpus", text, "--quorum", "0.5"]
+    for name, more in (("run", ["--held-out", "0.25"]), ("all", [])):
+        with pytest.raises(SystemExit) as stopped:
+            main(["detect", *options, *more, "--output", str(tmp_path / name)])
+        assert stopped.value.code == 0
+    with pytest.raises(SystemExit) as stopped:
+        main(["effects", *options, "--detection", str(tmp_path / "run"), "--output", str(tmp_path / "effects")])
+    assert stopped.value.code == 0
+    said = "Detection has seen none of the documents (6 passages of 6 documents per language)."
+    assert said in capsys.readouterr().out.splitlines()
+    table = pd.read_csv(tmp_path / "effects" / "documents.csv", index_col="read")
+    assert table[["documents", "seen", "unseen"]].to_numpy().tolist() == [[6, 0, 6]] * 2
+    arguments = ["effects", *options, "--detection", str(tmp_path / "all"), "--overlap", "refuse"]
+    code, error = run(capsys, *arguments, "--output", str(tmp_path / "same"))
+    assert code == 2
+    assert "detection has seen 100 % in this language (en 24 of 24, sw 24 of 24)" in error.splitlines()[-1]

@@ -279,3 +279,14 @@ def test_questions_of_the_public_files():
     assert all(as_number(q.references[0], lang) is not None for lang, qs in mgsm.items() for q in qs)
     assert len(load_questions(TASKS["xcsqa"], Path(data) / "xcsqa")["en"]) == 1000
     assert set(load_questions(TASKS["xlsum"], Path(data) / "xlsum_sample")) == {"vi", "th", "id"}
+
+
+def test_paragraphs_without_ids_are_recognised_by_their_text(tmp_path):
+    asked = {"question": "Who?", "answers": {"text": ["I"]}}
+    for language in ("en", "zh"):
+        rows = [{"id": str(i), "context": f"{language} {i // 3}" + " " * (i % 2), **asked} for i in range(9)]
+        lines = "".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "id": "9"}])
+        (tmp_path / f"xquad.{language}.jsonl").write_text(lines)
+    found = load_questions(TASKS["xquad"], tmp_path, languages=["en", "zh"])
+    assert [q.document for q in found["en"]] == [q.document for q in found["zh"]] == [*list("000111222"), "0"]
+    assert [q.id for q in load_questions(TASKS["xquad"], tmp_path, limit=3)["zh"]] == ["0", "3", "6"]
