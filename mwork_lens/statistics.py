@@ -47,11 +47,11 @@ def adjusted_verdict(value: float, p: float) -> Verdict:
     return "at" if p > FALSE_DISCOVERIES or not value else "above" if value > 0 else "below"
 
 
-def counted(passages: Iterable[Any], documents: Iterable[Any]) -> str:
+def counted(passages: Iterable[Any], documents: Iterable[Any], units: str = "passages") -> str:
     """How much was read in each of several languages: ``40 passages of 12 documents``, ``38 to 40 passages of …``."""
     ends = [(int(min(numbers)), int(max(numbers))) for numbers in (list(passages), list(documents))]
     of_each = [f"{low}" if low == high else f"{low} to {high}" for low, high in ends]
-    return f"{of_each[0]} passages of {of_each[1]} documents"
+    return f"{of_each[0]} {units} of {of_each[1]} documents"
 
 
 def not_measurable(documents: int, units: str = "documents") -> str:

@@ -152,6 +152,8 @@ def tune(
     run: Run, selection: Annotated[DetectionSettings, "max_tokens"], config: TuneConfig, recipe: RecipeSettings
 ) -> Paths:
     """Tune only a language's neurons; writes what changed, the losses and, on request, the tuned model."""
+    from ..effects.overlap import check_overlap, statuses_of
+
     language, settings = config.language, asdict(recipe)
     mw.tuning.Recipe(**settings)
     folder = run.new_folder("tuned")
@@ -159,7 +161,8 @@ def tune(
     texts, measured = train[language], held_out[language]
     hooked = run.load_model()
     if config.neurons is not None:
-        neurons = mw.NeuronSet.load(config.neurons)
+        neurons, measuring = mw.NeuronSet.load(config.neurons), held_out.select({language: range(len(measured))})
+        check_overlap(measuring, statuses_of(measuring, [neurons.origin.seen]), "warn", stacklevel=2)
     elif len(train) < 2:
         raise ValueError(
             f"{language!r} alone has no specific neurons: give --languages to compare it with, or --neurons."

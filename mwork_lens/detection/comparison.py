@@ -9,7 +9,7 @@ import torch
 
 from ..model import SITES
 from ..neurons import NeuronSet
-from .detection import Detection
+from .detection import Detection, text_of
 
 
 def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
@@ -76,7 +76,7 @@ def neuron_counts(
 
     Returns:
         One row per detection, language, scored layer and site: ``structure``, ``neurons``, ``width`` (neurons of the
-        layer and site) and ``share`` (of the width).
+        layer and site), ``share`` (of the width), ``passages`` and ``documents`` (of the language).
 
     Raises:
         ValueError: for no detection, or a kind that does not exist.
@@ -95,6 +95,7 @@ def neuron_counts(
             "neurons": number,
             "width": mask.shape[1],
             "share": number / mask.shape[1],
+            **text_of(detection, language),
         }
         for name, detection in _by_name(detections).items()
         for language in detection.languages
@@ -119,8 +120,9 @@ def overlap(
 
     Returns:
         One row per detection, structure and ordered pair of languages: sizes, ``common``, ``jaccard`` (of the union),
-        ``overlap_coefficient`` (of the smaller set), ``share`` (of the first language's set; directed) and
-        ``expected_share`` (that share if each layer and site held as many neurons of both, placed at random).
+        ``overlap_coefficient`` (of the smaller set), ``share`` (of the first language's set; directed),
+        ``expected_share`` (that share if each layer and site held as many neurons of both, placed at random),
+        ``passages`` and ``documents`` (of the first language).
 
     Raises:
         ValueError: for a structure that does not exist or a quorum outside (0, 1].
@@ -135,7 +137,7 @@ def overlap(
                 raise ValueError(f"{name} has no neurons in {part!r}; structures are attention and feed_forward.")
             sets = {language: neurons.restrict(sites=sites) for language, neurons in active.items()}
             key = {"detection": name, "model": detection.space.model, "structure": part}
-            rows += [{**key, **_pair(sets, a, b)} for a, b in permutations(sets, 2)]
+            rows += [{**key, **_pair(sets, a, b), **text_of(detection, a)} for a, b in permutations(sets, 2)]
     return pd.DataFrame(rows)
 
 

@@ -131,7 +131,6 @@ class Detection(Result, kind="detection"):
 
         Neurons are active on passages; documents is NA in files of older versions.
         """
-        whole = self._whole_documents
         return pd.DataFrame(
             {
                 "language": language,
@@ -141,33 +140,32 @@ class Detection(Result, kind="detection"):
                 "width": mask.shape[1],
                 "active": int(mask[layer].sum()),
                 "mean_score": self.mean_scores[language][site][layer].mean().item(),
-                "passages": number,
-                "documents": whole.get(language, pd.NA),
+                **text_of(self, language),
             }
-            for language, number in self.documents.items()
+            for language in self.languages
             for site, mask in self._active_masks(language, 0.9).items()
             for layer in self.layers
         )
 
     def __repr__(self) -> str:
-        texts = ", ".join(f"{language} {number}{self._of(language)}" for language, number in self.documents.items())
+        read = [(language, *text_of(self, language).values()) for language in self.languages]
+        texts = ", ".join(
+            f"{language} {n}{'' if documents is pd.NA else f' of {documents}'}" for language, n, documents in read
+        )
         rule = ", ".join(f"{key}={value!r}" for key, value in self._rule().items() if key not in ("corpus", "seen"))
         return f"Detection({self.space.model}: passages of documents: {texts}; {rule})"
-
-    def _of(self, language: str) -> str:
-        number = self._whole_documents.get(language)
-        return "" if number is None else f" of {number}"
-
-    @property
-    def _whole_documents(self) -> Mapping[str, int]:
-        """How many documents the passages are of, by language, where that is recorded."""
-        return self.settings["corpus"].get("documents", {})
 
     def _repr_html_(self) -> str:
         sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()
         table = (sums["active"] / sums["width"]).unstack().reindex(self.languages)  # pyright: ignore
         caption = "Share of neurons that are active on at least nine in ten documents, by language and site"
         return f"<p>{escape(repr(self))}</p><p>{caption}:</p>{table.to_html(float_format='{:.1%}'.format)}"
+
+
+def text_of(detection: Detection, language: str) -> dict[str, Any]:
+    """How much was read of a language, for tables: ``passages`` and ``documents``, NA in files of older versions."""
+    documents = detection.settings["corpus"].get("documents", {}).get(language, pd.NA)
+    return {"passages": detection.documents[language], "documents": documents}
 
 
 def require_language(detection: Detection, language: str) -> None:

@@ -8,7 +8,9 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from itertools import product
+from operator import or_
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +21,14 @@ from tqdm.auto import tqdm
 from .. import plots
 from ..detection import Detection, detect
 from ..effects import passage_nats, require_counted
+from ..effects.overlap import Statuses, check_overlap, seen_finding, statuses_of
 from ..model import Encoded, HookedModel, dtype_of, settled
 from ..neurons import NeuronSet
 from ..report import Section
 from ..settings import TUNED_ARMS, EnhancementConfig
 from ..store import user_path
 from ..tasks import ENGLISH, TASKS, load_questions
-from ..text import Corpus
+from ..text import Corpus, SeenDocuments
 from ..tuning.enhancement import HELD_OUT, RATES, Enhancement, Passages, Rate, Run, RunResult
 from ..tuning.loop import Diverged, tune
 from ..tuning.masked import kept_weights
@@ -73,6 +76,7 @@ def enhancement(
     texts = {name: Encoded.of(model, each, config.max_tokens) for name, each in corpora.items()}
     for encoded in texts.values():
         require_counted(encoded)
+    seen = _seen_before({name: corpora[name] for name in (HELD_OUT, *domains)}, parts)
     options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
     detection = load_or_run(path / "detection", Detection, detect, model, parts["detection"], **options)
     runner = Runner(model, path, config, detection, texts.pop("tuning"), texts["development"])
@@ -95,7 +99,9 @@ def enhancement(
             if rate is not None
         ]
     passages = {name: _passages(model, encoded) for name, encoded in evaluation.items()}
-    return Enhancement(original, results, passages, {**settings, "own_rates": own, "trials": runner.trials})
+    return Enhancement(
+        original, results, passages, {**settings, "own_rates": own, "trials": runner.trials, "seen": seen}
+    )
 
 
 def _settings(model: HookedModel, config: EnhancementConfig, corpora: Mapping[str, Corpus]) -> dict[str, Any]:
@@ -106,6 +112,15 @@ def _settings(model: HookedModel, config: EnhancementConfig, corpora: Mapping[st
         "design": {name: value for name, value in asdict(config).items() if name not in _OF_DOMAINS},
         "corpora": {name: corpus.describe() for name, corpus in corpora.items()},
     }
+
+
+def _seen_before(read: Mapping[str, Corpus], parts: Mapping[str, Corpus]) -> dict[str, Statuses]:
+    """Whether each passage that results are measured on was read by detection, choice of rates or tuning; warns."""
+    seen = reduce(or_, (SeenDocuments.of(part.identities) for name, part in parts.items() if name != "evaluation"))
+    statuses = {name: statuses_of(corpus, [seen]) for name, corpus in read.items()}
+    for name, corpus in read.items():
+        check_overlap(corpus, statuses[name], "warn", stacklevel=4)
+    return statuses
 
 
 def _passages(model: HookedModel, encoded: Encoded) -> Passages:
@@ -236,13 +251,14 @@ def task_texts(config: EnhancementConfig, languages: Sequence[str]) -> dict[str,
 def write(folder: ResultsFolder, result: Enhancement) -> None:
     """Tables, figures and a page, next to the results of the runs."""
     runs, tried = result.runs(), result.rates()
+    rates: list[Rate] = [rate for rate in RATES if rate in set(result.changes["rate"])]
     folder.write({"changes": result.changes, "runs": runs, "rates": tried})
+    seen = [f"{name}: {seen_finding(result.matrix(name, rate=rates[0]).documents_read)}" for name in result.read]
     arms = [f"{arm}: {TUNED_ARMS[arm]}." for arm in result.design["arms"]]
     sections = [
         Section("What it shows", [*result.findings(), PAPER_VALUES]),
-        Section("How to read this", [READING, *arms]),
+        Section("How to read this", [READING, *arms, *seen]),
     ]
-    rates: list[Rate] = [rate for rate in RATES if rate in set(result.changes["rate"])]
     for rate in rates:
         for domain in result.read:
             name, figure = f"{domain}-{rate}", plots.enhancement_matrix(result, domain, rate=rate)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import pandas as pd
 
 from .. import plots
 from ..detection import Detection, detect
+from ..effects.overlap import documents_read, overlap_words, seen_finding, statuses_of, worst
 from ..model import HookedModel, dtype_of
 from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
@@ -78,9 +80,27 @@ def run_task_experiment(
     folder.written.extend([prompts, answers])
     sizes = [(c.arm, c.part, c.off, len(c.neurons), c.neurons.fraction) for c in conditions if c.neurons is not None]
     frame = pd.DataFrame(sizes, columns=["arm", "part", "off", "neurons", "share of all"])
-    sections = _write(folder, result, frame, examples(result, run.prompts))
+    seen = seen_words(run.task, run.questions, detection)
+    sections = [
+        Section("What detection has seen", [seen]),
+        *_write(folder, result, frame, examples(result, run.prompts)),
+    ]
     folder.page(f"{name}: {run.experiment.item}", sections)
     return result, folder
+
+
+def seen_words(task: Task, questions: Mapping[str, Sequence[Question]], detection: Detection) -> str:
+    """What of the questions' texts was read to find neurons, in a sentence; if any was, also as a warning."""
+    documents = {tag: tuple(question.document for question in asked) for tag, asked in questions.items()}
+    parallel, fields = task.parallel and len(set(documents.values())) == 1, next(iter(questions.values()))[0].fields
+    by_field = []
+    for field in fields:
+        texts = {tag: tuple(question.fields[field] for question in asked) for tag, asked in questions.items()}
+        by_field.append(statuses_of(Corpus(texts, documents, parallel), [detection.seen]))
+    read = documents_read({tag: worst([each[tag] for each in by_field]) for tag in questions}, documents)
+    if said := overlap_words(read):
+        warnings.warn(said, stacklevel=3)
+    return seen_finding(read)
 
 
 def _line(prompt: Prompt) -> str:

@@ -151,7 +151,8 @@ def enhancement_matrix(
     matrix = found.matrix(domain, rate=rate, documents=documents)
     figure = effect_matrix(matrix).update_traces(text=matrix.to_frame().map("{:+.3f}".format).to_numpy())
     number = documents or max(found.design["documents"])
-    detail = f"{_detail(found, rate)}, {number} passages<br>read: {domain}; blue is better; frame: tuned language"
+    read = f"read: {domain}, {matrix.text_read}"
+    detail = f"{_detail(found, rate)}, {number} passages<br>{read}; blue is better; frame: tuned language"
     return finish(figure, "Change of loss after tuning", detail, layout, y="tuned", margin={"t": 130})
 
 
@@ -162,10 +163,13 @@ def enhancement_by_documents(
 
     Args: as :func:`enhancement_matrix`.
     """
-    found.matrix(domain, rate=rate)  # refuses what was not measured
+    read = found.matrix(domain, rate=rate).text_read
     rows = found.changes.query("domain == @domain and rate == @rate and read == language").sort_values("documents")
     figure = _panels(found, groups(rows, "language"), "documents", "lines+markers")
-    title, detail = "What tuning does for the language, by number of passages", f"{_detail(found, rate)}; bars: 95 %"
+    title, detail = (
+        "What tuning does for the language, by number of passages",
+        f"{_detail(found, rate)}; read: {read}; bars: 95 %",
+    )
     return finish(figure, title, detail, layout, x="passages tuned on", y=CHANGE, **_SIZE)
 
 
@@ -177,12 +181,12 @@ def enhancement_by_language(
     Args: as :func:`enhancement_matrix`.
     """
     number = max(found.design["documents"]) if documents is None else documents
-    found.matrix(domain, rate=rate, documents=number)  # refuses what was not measured
+    read = found.matrix(domain, rate=rate, documents=number).text_read
     rows = found.changes.query("domain == @domain and rate == @rate and documents == @number")
     own, english = rows.query("read == language"), rows.query("read == 'en'")
     figure = _panels(found, {"read: the language itself": own, "read: English": english}, "language", "markers")
     title = "What tuning does for each language, and for English"
-    detail = f"{_detail(found, rate)}, {number} passages; bars: 95 %"
+    detail = f"{_detail(found, rate)}, {number} passages; read: {read}; bars: 95 %"
     return finish(figure, title, detail, layout, x="language tuned", y=CHANGE, scattermode="group", **_SIZE)
 
 

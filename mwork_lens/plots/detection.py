@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..bench import Benchmark
+from ..statistics import counted as in_words
 from .style import SEQUENTIAL, colour, finish, groups, heat, line, panels, table_axes
 
 STRUCTURES = {"attention": "attention (q, k, v)", "feed_forward": "feed-forward (mlp)"}
@@ -36,8 +37,14 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
     figure.update_xaxes(rangemode="tozero", tickformat=".1%")
     figure.update_yaxes(dtick=max(1, counted["layer"].nunique() // 10))
     models, languages = (", ".join(counted[name].unique()) for name in ("model", "language"))
-    detail = f"{models}; languages: {languages}; thin: each language"
+    detail = f"{models}; languages: {languages}; {_read(counted)}thin: each language"
     return finish(figure, title, detail, layout, x="share of the structure's neurons", y="layer", height=560)
+
+
+def _read(table: pd.DataFrame) -> str:
+    """How much text a table of neurons rests on; nothing where that was not recorded."""
+    known = table["documents"].notna().all()
+    return f"{in_words(table['passages'], table['documents'])} per language; " if known else ""
 
 
 def _share_lines(counted: pd.DataFrame) -> Iterator[go.Scatter]:
@@ -103,7 +110,7 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
     axis = {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": value}}}
     height = 180 + compared["detection"].nunique() * max(320, 44 * compared["language"].nunique())
     models, chance = ", ".join(compared["model"].unique()), compared["expected_share"].mean()
-    detail = f"{models}; rows in columns; mean share by chance {chance:.2f}"
+    detail = f"{models}; {_read(compared)}rows in columns; mean share by chance {chance:.2f}"
     return finish(figure, "Active neurons in common", detail, layout, height=height, coloraxis=axis)
 
 

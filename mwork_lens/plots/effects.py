@@ -87,7 +87,7 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     look = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {done}"}}, "height": 520}
     look["x"] = f"language whose neurons are {done}"
     look["y"] = f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}"
-    compared = f"{effects.settings['model']}; {effects.document_count()} documents per language"
+    compared = f"{effects.settings['model']}; {effects.text_read}"
     detail = (
         f"{compared}; labels: own : others (of controls, matched only), where q ≤ {FALSE_DISCOVERIES:g}; bars: 95 %"
     )

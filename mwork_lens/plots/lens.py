@@ -12,7 +12,7 @@ import regex
 from plotly.colors import hex_to_rgb
 
 from ..lens import LanguageRatio, LatentLanguages, LensGrid, NeuronCards
-from ..statistics import interval_words
+from ..statistics import counted, interval_words
 from ..text import OTHER, SHARED
 from .style import COLOURS, DIVERGING, SEQUENTIAL, banded_line, colour, finish, groups, heat, line, panels
 
@@ -145,9 +145,10 @@ def _tables(ratio: LanguageRatio, value: str) -> dict[str, pd.DataFrame]:
 def _detail(ratio: LanguageRatio) -> str:
     settings = ratio.settings
     read = f"top {settings['top_k']} tokens" if settings["by"] == "count" else "probability mass"
-    number = sum(map(len, ratio.counts.values()))
+    documents = ratio.documents.values()
+    number = counted(map(len, documents), (len(set(names)) for names in documents), "prompts")
     norm = "" if settings["normalize"] else "; without the final norm"
-    return f"{settings['model']}; {read} by {settings['identifier']}; {number} prompts{norm}"
+    return f"{settings['model']}; {read} by {settings['identifier']}; {number} per language{norm}"
 
 
 def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: Any) -> go.Figure:

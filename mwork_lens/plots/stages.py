@@ -41,7 +41,9 @@ def stage_grid(grid: StageGrid, **layout: Any) -> go.Figure:
         figure.add_trace(heat(values, **shown), **cell)
     table_axes(figure)
     layers = ", ".join(f"{stage.replace('_', '-')} {a.start}–{a.stop - 1}" for stage, a in grid.layers.items())
-    detail = f"{grid.effects.settings['model']}; layers: {layers}; nats per token (neurons off)"
+    detail = (
+        f"{grid.effects.settings['model']}; {grid.effects.text_read}; layers: {layers}; nats per token (neurons off)"
+    )
     title = "What each stage’s neurons do for their own language: own rise − others’"
     wide = max(950, 250 + 160 * len(grid.languages))
     return finish(figure, title, detail, layout, x="language whose neurons are off", height=430, width=wide)
@@ -76,7 +78,7 @@ def layer_sweep(sweep: LayerSweep, **layout: Any) -> go.Figure:
         figure.add_trace(line([0, sweep.n_layers], ends, "even share", "#777777", dash="dash"), **cell)
     figure.update_xaxes(dtick=2)
     choice = _mark_choice(figure, sweep)
-    detail = f"{sweep.effects.settings['model']}; {choice}"
+    detail = f"{sweep.effects.settings['model']}; {sweep.effects.text_read}; {choice}"
     look = {"x": "layers n", "y": "own rise − others’, nats per token", "height": 520}
     return finish(figure, "Which layers a language’s neurons matter in", detail, layout, **look)
 

@@ -136,6 +136,7 @@ class Enhancement(Result, kind="enhancement"):
             utf8_bytes={read: torch.zeros_like(count) for read, count in passages.tokens.items()},
             documents=passages.documents,
             folds={read: [0] * len(names) for read, names in passages.documents.items()},
+            seen=self.settings.get("seen", {}).get(domain, {}),
             languages={f"{language} {arm}": language for language, arm in by_arm if arm != against},
             settings={**settings, "sets": sets, "against": against},
         )
