@@ -82,7 +82,10 @@ def require_same(found, expected, where="", stored=False):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_results_are_loaded(kind):
-    require_same(measured(facts(kind, KINDS[kind][0].load(FOLDER / kind))), measured(EXPECTED[kind]))
+    expected = EXPECTED[kind]
+    if kind == "detection":  # its table counted passages under another name
+        expected = {**expected, "frame": [{**row, "passages": row["documents"]} for row in expected["frame"]]}
+    require_same(measured(facts(kind, KINDS[kind][0].load(FOLDER / kind))), measured(expected))
 
 
 def other_weights(model):
@@ -117,7 +120,7 @@ def require_same_folder(folder: Path, before: Path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"enhancement-run"}))
 def test_commands_resume_their_folders(place, name):
     weights = load_file("model/model.safetensors")
     save_file({key: 1.3 * tensor for key, tensor in weights.items()}, "model/model.safetensors", {"format": "pt"})
@@ -125,6 +128,14 @@ def test_commands_resume_their_folders(place, name):
         main([*COMMANDS[name], "--output", name])
     assert stopped.value.code == 0
     require_same_folder(place / name, FOLDER / name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_enhancement_whose_documents_were_divided_otherwise_is_refused(place, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*COMMANDS["enhancement-run"], "--output", "enhancement-run"])
+    assert stopped.value.code == 2
+    assert "holds a run with corpora.detection.hash = " in capsys.readouterr().err
 
 
 def test_tasks_resume_their_folder(place):

@@ -20,6 +20,8 @@ from ..report import Section, write_figures, write_page
 from ..store import Result, only_writer, require_free, user_path, versions, write_text
 
 SETTINGS = "settings.json"
+NEWER = ("documents", "limit", "held_out", "held_out_part")
+"""What a corpus says of itself now and older versions did not record; its hash holds the texts."""
 LONGEST_NAME = 150
 """Bytes of a name within a longer one; file systems allow 255."""
 Piece = TypeVar("Piece", bound=Result)
@@ -153,7 +155,8 @@ def _finite(content: Any) -> Any:
 def _require_same(saved: Any, settings: Any, path: Path, name: str = "") -> None:
     if isinstance(saved, dict) and isinstance(settings, dict):
         for key in dict.fromkeys([*saved, *settings]):
-            _require_same(saved.get(key), settings.get(key), path, f"{name}.{key}" if name else key)
+            if key in saved or key not in NEWER:
+                _require_same(saved.get(key), settings.get(key), path, f"{name}.{key}" if name else key)
     elif saved != settings:
         texts = [json.dumps(value, ensure_ascii=False) for value in (saved, settings)]
         before, after = (text if len(text) <= 80 else f"{text[:77]}..." for text in texts)

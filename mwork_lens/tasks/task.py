@@ -187,12 +187,14 @@ def _squad_rows(content: Any) -> list[Row]:
 def _with_paragraphs(rows: Sequence[Row], column: str | None) -> Sequence[Row]:
     """Rows that do not say which paragraph they are about, with its number among the different texts of a column."""
     numbers: dict[str, int] = {}
+    if column is None:
+        return rows
 
     def numbered(row: Row) -> Row:
         text = row.get(column) if isinstance(row, Mapping) and "paragraph" not in row else None
         return {**row, "paragraph": numbers.setdefault(identity(text), len(numbers))} if isinstance(text, str) else row
 
-    return rows if column is None else [numbered(row) for row in rows]
+    return [numbered(row) for row in rows]
 
 
 def _hub_rows(task: Task, wanted: list[str] | None) -> dict[str, tuple[str, Sequence[Row]]]:
