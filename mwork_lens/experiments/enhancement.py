@@ -117,7 +117,7 @@ def _settings(model: HookedModel, config: EnhancementConfig, corpora: Mapping[st
 def _seen_before(read: Mapping[str, Corpus], parts: Mapping[str, Corpus]) -> dict[str, Statuses]:
     """Whether each passage that results are measured on was read by detection, choice of rates or tuning; warns."""
     seen = reduce(or_, (SeenDocuments.of(part.identities) for name, part in parts.items() if name != "evaluation"))
-    statuses = {name: statuses_of(corpus, [seen]) for name, corpus in read.items()}
+    statuses: dict[str, Statuses] = {name: statuses_of(corpus, [seen]) for name, corpus in read.items()}
     for name, corpus in read.items():
         check_overlap(corpus, statuses[name], "warn", stacklevel=4)
     return statuses

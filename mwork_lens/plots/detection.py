@@ -43,8 +43,8 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
 
 def _read(table: pd.DataFrame) -> str:
     """How much text a table of neurons rests on; nothing where that was not recorded."""
-    known = table["documents"].notna().all()
-    return f"{in_words(table['passages'], table['documents'])} per language; " if known else ""
+    documents = table["documents"].dropna().tolist()
+    return f"{in_words(table['passages'], documents)} per language; " if len(documents) == len(table) else ""
 
 
 def _share_lines(counted: pd.DataFrame) -> Iterator[go.Scatter]:
