@@ -40,7 +40,7 @@ def require_numbers(model: HookedModel, values: Tensor) -> Tensor:
 def _require_no_hook(model: HookedModel) -> None:
     """A ValueError for hooks where logits of ours leave them out; those of libraries are part of the model."""
     wrapped = [each for each in (wrapped_model(model), original(model.unembed)) if each is not None]
-    modules = dict.fromkeys([model, *wrapped, *model.unembed.modules()])
+    modules: dict[Any, None] = dict.fromkeys([model, *wrapped, *model.unembed.modules()])
     hooks = [hook for each in modules for hook in (*each._forward_hooks.values(), *each._forward_pre_hooks.values())]
     if any(getattr(each, "fwd_hooks", ()) for each in modules) or any(map(_is_of_a_caller, hooks)):
         raise ValueError(
