@@ -104,6 +104,18 @@ def test_matrices_are_changes_of_loss(found):
             result.matrix(**wrong)
 
 
+def test_what_was_read_before_the_evaluation_is_counted(found):
+    """The other domain's Swahili is the first of the corpus' English documents."""
+    _, result = found
+    held_out, other = (result.matrix(domain).documents_read for domain in ("held-out", "other"))
+    assert held_out["unseen"].to_list() == held_out["documents"].to_list() == [4, 4, 4]
+    read = [
+        name for part, each in CONFIG.divide(text()).items() if part != "evaluation" for name in each.documents["en"]
+    ]
+    assert other.loc["sw", "seen_in_another_language"] == len({f"d{i}" for i in range(5)} & set(read)) > 0
+    assert other.loc["en", "unseen"] == 5
+
+
 def test_a_killed_experiment_goes_on_to_the_same_result(found, tmp_path):
     folder, result = found
     missing = folder / "runs" / "sw_specific_8_2e-06_seed1"

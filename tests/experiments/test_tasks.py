@@ -1,10 +1,13 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 import mwork_lens as mw
-from mwork_lens.experiments.tasks import TaskOptions, run_task_experiment
+from mwork_lens.experiments.tasks import TaskOptions, run_task_experiment, seen_words
+from mwork_lens.tasks.catalogue import TASKS
+from mwork_lens.text import SeenDocuments
 
 from ..tiny import spelled
 
@@ -107,3 +110,17 @@ def test_no_set_for_a_language(place, tmp_path):
             tmp_path / "run",
             options(only, detection=str(folder / "detection"), languages=["fr"], without=()),
         )
+
+
+def test_questions_that_detection_has_read_are_said(place):
+    _, folder = place
+    questions = mw.load_questions(TASKS["mgsm"], folder)
+    detection = mw.Detection.load(folder / "detection")
+    assert seen_words(TASKS["mgsm"], questions, detection).startswith("Detection has seen none of the documents (5 ")
+    texts = tuple(question.fields["question"] for question in questions["zh"])
+    read = mw.Corpus({"zh": texts}, {"zh": tuple("abcde")}, parallel=False)
+    detection = replace(detection, seen=SeenDocuments.of(read.identities))
+    said = r"50 % in this language \(zh 5 of 5\) and 50 % in another language only \(en 5 of 5\)"
+    with pytest.warns(UserWarning, match=said):
+        assert "zh 5 of 5" in seen_words(TASKS["mgsm"], questions, detection)
+    assert "unknown for 10 of 10" in seen_words(TASKS["mgsm"], questions, replace(detection, seen=None))
