@@ -156,6 +156,8 @@ class RecipeSettings:
 
 # --- effects and the report ---
 
+IDENTIFIERS = ("lingua", "script", "cld3")
+
 
 @dataclass(frozen=True)
 class EffectsConfig(DetectionSettings):
@@ -203,13 +205,24 @@ class ReportConfig(EffectsConfig):
     identifier: str = "lingua"
     """lingua, script or cld3."""
 
+    def __post_init__(self) -> None:
+        from .text.choices import require_choice  # takes long to import
+
+        super().__post_init__()
+        require_choice("identifier", self.identifier, IDENTIFIERS)
+
 
 # --- tasks ---
 
 ALL_LAYERS = "all layers"
 ARMS = ("random", "matched random", "specific", "random as active", "active")
 """``random`` and ``matched random`` are as many as ``specific``; ``random as active`` as many as ``active``."""
-OVERLAP_ARMS = ("random as active", "active", "active but not English's")
+NOT_ENGLISH, RANDOM_AS_NOT_ENGLISH = "active but not English's", "random as active but not English's"
+FEWER_ACTIVE = "as few active as not English's"
+"""Drawn at random among all active ones, as many in each layer and site as are not English's."""
+OVERLAP_ARMS = ("random as active", "active", RANDOM_AS_NOT_ENGLISH, FEWER_ACTIVE, NOT_ENGLISH)
+TASK_ARMS = tuple(dict.fromkeys((*ARMS, *OVERLAP_ARMS)))
+"""All that a task's experiment may have."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +237,7 @@ class TaskExperiment:
     arms: Sequence[str] = ARMS
 
 
-_OVERLAP = "appendix: all active neurons off, against those that are not English's too"
+_OVERLAP = "appendix: all active neurons off, against those that are not English's too, and as many of all"
 TASK_EXPERIMENTS: Mapping[str, TaskExperiment] = {
     "summarization": TaskExperiment("Table 1, XL-Sum: all of a language's neurons off", "xlsum", ALL_LAYERS),
     "understanding": TaskExperiment("XQuAD, by stage", "xquad", "stage"),
@@ -277,6 +290,12 @@ class TaskOptions:
     shown: Annotated[bool, NO_OPTION] = True
     """Whether to show bars."""
 
+    def __post_init__(self) -> None:
+        from .text.choices import require_choice  # takes long to import
+
+        for arm in self.arms or ():
+            require_choice("arms", arm, TASK_ARMS)
+
 
 # --- enhancement ---
 
@@ -325,10 +344,12 @@ class EnhancementConfig(DetectionSettings):
     """Passages per language, of these two."""
 
     def __post_init__(self) -> None:
+        from .text.choices import require_choice  # takes long to import
+
         super().__post_init__()
-        if not self.arms or not set(self.arms) <= TUNED_ARMS.keys():
-            raise ValueError(f"arms={list(self.arms)}: they must be among {', '.join(TUNED_ARMS)}.")
-        for name in ("languages", "documents", "seeds"):
+        for arm in self.arms:
+            require_choice("arms", arm, TUNED_ARMS)
+        for name in ("arms", "languages", "documents", "seeds"):
             values = list(getattr(self, name))
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name}={values}: give at least one, and none twice.")
@@ -353,7 +374,9 @@ class EnhancementConfig(DetectionSettings):
 
         A ValueError for a language that it lacks, or too few documents.
         """
+        from .text.choices import listed  # takes long to import
+
         needed = [*self.languages, *([ENGLISH] if "english-text" in self.arms else [])]
         if absent := [language for language in needed if language not in corpus]:
-            raise ValueError(f"The corpus has no {absent[0]!r}; it has {', '.join(corpus)}.")
+            raise ValueError(f"The corpus has no {absent[0]!r}; it has {listed(corpus, absent[0])}.")
         return corpus.divide({**self.part_sizes, "tuning": max(self.documents)}, seed=self.seed)

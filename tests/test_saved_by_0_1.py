@@ -44,8 +44,11 @@ COMMANDS = {
 """Folders that a command resumes, run in the folder above them."""
 
 
-INFERRED = re.compile(r"(.*_)?(low|high|p|p_adjusted|ratio|documents|claim|verdict|hypothesis|findings?)")
-"""What follows from the numbers that were saved, by statistics that may become better: it is not compared."""
+INFERRED = re.compile(
+    r"(.*_)?(low|high|p|p_adjusted|ratio|documents|claim|verdict|hypothesis|findings?)|(first|last)_loss|loss_\w+"
+)
+"""What follows from the numbers that were saved, by statistics that may become better, and which loss of a run is in a
+table: it is not compared."""
 
 
 def measured(value):

@@ -4,11 +4,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import mwork_lens as mw
 
-from ..settings import DetectionSettings, EffectsConfig, RecipeSettings, ReportConfig, SavedSets, at_least, numbers
+from ..settings import (
+    IDENTIFIERS,
+    DetectionSettings,
+    EffectsConfig,
+    RecipeSettings,
+    ReportConfig,
+    SavedSets,
+    at_least,
+    numbers,
+)
 from .options import DEMO_LANGUAGES, Paths, Resumable, Run, write
 
 
@@ -24,6 +33,10 @@ class DetectConfig:
     """Top fraction of each layer, or of the whole model."""
     held_out: float | None = None
     """Share of the documents to keep aside: effects --detection then measures on these."""
+
+    def __post_init__(self) -> None:
+        mw.text.choices.require_choice("formulation", self.formulation, mw.measures.FORMULATIONS)
+        mw.text.choices.require_choice("scope", self.scope, get_args(mw.detection.detecting.Scope))
 
 
 def detect(run: Run, selection: DetectionSettings, config: DetectConfig) -> Paths:
@@ -51,7 +64,13 @@ def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
     folds and detection runs for each on the rest. The same --output and options resume a run that was stopped.
     """
     from ..effects.overlap import seen_finding
-    from ..experiments.effects import effects_of_sets, held_out_text, run_effects, write_effects
+    from ..experiments.effects import (
+        effects_of_sets,
+        held_out_text,
+        require_languages,
+        run_effects,
+        write_effects,
+    )
 
     if source.neurons and (source.detection or config.controls or config.stages):
         raise ValueError("--neurons goes without --detection, --controls and --stages.")
@@ -60,6 +79,7 @@ def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
     sets = {file.name: mw.NeuronSet.load(file) for file in source.neurons or ()}
     corpus = run.load_text()
     corpus = corpus if detection is None else held_out_text(corpus, detection)
+    require_languages(config, corpus, detection)
     hooked = run.load_model()
     if sets:
         matrix, grid, folder = effects_of_sets(hooked, sets, corpus, path, config)
@@ -82,7 +102,7 @@ class RatioConfig:
     every: Annotated[int, at_least(1)] = 1
     """Read every n-th token only, to save time."""
     by: str = "count"
-    """count of the top k, or probability mass."""
+    """count of the top k, or mass of probability."""
     new_tokens: int = 0
     """Tokens to generate after each prompt."""
     raw: bool = False
@@ -91,6 +111,10 @@ class RatioConfig:
     """Also a layer by token grid of this text."""
     validate: bool = False
     """Only score the identifier on the corpus."""
+
+    def __post_init__(self) -> None:
+        mw.text.choices.require_choice("identifier", self.identifier, IDENTIFIERS)
+        mw.text.choices.require_choice("by", self.by, get_args(mw.lens.reading.By))
 
 
 def ratio(run: Annotated[Run, {"limit": 5}], config: RatioConfig) -> Paths:
@@ -172,11 +196,13 @@ def tune(
         neurons = detection.specific(language, quorum=selection.quorum)
     print(neurons)
     stopping = {name: getattr(config, name) for name in ("evaluate_every", "patience", "checkpoint")}
-    tuned = mw.tune(hooked, neurons, texts, held_out=measured, **settings, **stopping)
+    others = {name: rows for name, rows in held_out.items() if name != language}
+    tuned = mw.tune(hooked, neurons, texts, held_out=measured, others=others, **settings, **stopping)
     print(tuned.summary())
     assert tuned.delta is not None  # of a set there always is one
-    results, tables = {"neurons": neurons, "tuned": tuned, "delta": tuned.delta}, {"changes": tuned.changes}
-    written = write(folder, results, {"losses": tuned.to_frame(), **tables}, {"losses": lambda: mw.plots.tuning(tuned)})
+    results = {"neurons": neurons, "tuned": tuned, "delta": tuned.delta}
+    tables = {"steps": tuned.to_frame(), "losses": tuned.losses, "changes": tuned.changes}
+    written = write(folder, results, tables, {"losses": lambda: mw.plots.tuning(tuned)})
     if config.export:
         written.append(mw.export_tuned(hooked, tuned.delta, folder / "model", source=run.model))
     return written
@@ -211,6 +237,7 @@ def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageC
     OUTPUT/report.ipynb, edit it, and give it as --notebook for a page of your own.
     """
     mw.report.require_extra()
+    from ..experiments.effects import require_languages
     from ..experiments.report import measure
 
     notebook = page.notebook
@@ -218,6 +245,7 @@ def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageC
         raise FileNotFoundError(f"There is no notebook {str(notebook)!r}.")
     output = replace(run, output=run.output or Path("mwork-lens-report")).folder("report")
     corpus = run.load_text(DEMO_LANGUAGES if run.corpus == "demo" else None)
+    require_languages(config, corpus)
     hooked = run.load_model()
     folder = measure(hooked, corpus, output, config)
     shown = mw.report.execute(notebook, folder.path / "report.ipynb", {"folder": str(folder.path.resolve())})

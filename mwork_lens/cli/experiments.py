@@ -62,11 +62,10 @@ def task_command(name: str, item: str) -> Callable[..., Paths]:
     def command(
         run: Annotated[Resumable, "languages", "corpus", "sentences_per_passage", "limit"], options: TaskOptions
     ) -> Paths:
-        from ..experiments.tasks import PAPER_VALUES, blocks, gaps, run_task_experiment, task_of
+        from ..experiments.tasks import PAPER_VALUES, asked_of, blocks, gaps, run_asked
 
-        task_of(name, options)
-        path = run.folder(name)
-        result, folder = run_task_experiment(run.load_model(), name, path, options)
+        path, asked = run.folder(name), asked_of(name, options)
+        result, folder = run_asked(run.load_model(), asked, path)
         for metric in dict.fromkeys([result.metrics[0], result.task.metrics[0]]):
             print(f"\n{result.task.title}: {metric} (rows: neurons off; columns: where)\n\n{blocks(result, metric)}")
         print("\n" + "\n".join([*gaps(result), PAPER_VALUES]))

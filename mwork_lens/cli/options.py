@@ -140,6 +140,9 @@ class Run:
     output: Path | None = None
     """A directory that is new or empty."""
 
+    def __post_init__(self) -> None:
+        mw.text.choices.require_choice("dtype", self.dtype, ("float32", "bfloat16", "float16", "float64"))
+
     def load_model(self) -> Any:
         """The hooked model."""
         return mw.load_model(self.model, device=self.device, dtype=self.dtype)

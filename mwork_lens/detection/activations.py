@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -20,6 +20,7 @@ from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..store import Result
 from ..text import Document, as_corpus
+from ..text.choices import listed, require_choice
 
 Statistic = Literal["mean", "sample"]
 
@@ -49,7 +50,9 @@ class Activations(Result, kind="activations"):
             ValueError: for a language that was not collected.
         """
         if language not in self.values:
-            raise ValueError(f"No activations were collected for {language!r}; there are {', '.join(self.values)}.")
+            raise ValueError(
+                f"No activations were collected for {language!r}; there are {listed(self.values, language)}."
+            )
         return self.values[language]
 
     def overall(self) -> dict[str, Float[Tensor, "layer _"]]:
@@ -61,8 +64,9 @@ class Activations(Result, kind="activations"):
         """The values at which ``mode`` holds a set whose language is ``own``.
 
         Raises:
-            ValueError: where the mode needs a language or another statistic.
+            ValueError: for a mode that holds nothing, or needs a language or another statistic.
         """
+        require_choice("mode", mode, [each for each in get_args(Mode) if each not in ("zero", "scale")])
         needed = "sample" if mode == "resample" else "mean"
         if mode != "set" and self.statistic != needed:
             raise ValueError(f"mode={mode!r} needs values of collect_{needed}s, not of collect_{self.statistic}s.")

@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import torch
 
-from ..model import SITES
+from ..model import SITES, Structure
 from ..neurons import NeuronSet
+from ..text.choices import require_choice
 from .detection import Detection, text_of
 
 
@@ -81,8 +82,7 @@ def neuron_counts(
     Raises:
         ValueError: for no detection, or a kind that does not exist.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind={kind!r}: it must be one of {', '.join(get_args(Kind))}.")
+    require_choice("kind", kind, get_args(Kind))
     options = {"quorum": quorum} | ({} if kind == "active" else {"against": against, "against_quorum": against_quorum})
     return pd.DataFrame(
         {
@@ -127,14 +127,16 @@ def overlap(
     Raises:
         ValueError: for a structure that does not exist or a quorum outside (0, 1].
     """
-    structures = ["attention", "feed_forward"] if structure is None else [structure]
+    if structure is not None:
+        require_choice("structure", structure, get_args(Structure))
+    structures = get_args(Structure) if structure is None else [structure]
     rows = []
     for name, detection in _by_name(detections).items():
         active = {language: detection.active(language, quorum=quorum) for language in detection.languages}
         for part in structures:
             sites = [site for site in detection.space.widths if SITES[site].structure == part]
             if not sites:
-                raise ValueError(f"{name} has no neurons in {part!r}; structures are attention and feed_forward.")
+                raise ValueError(f"{name} has no neurons in {part!r}.")
             sets = {language: neurons.restrict(sites=sites) for language, neurons in active.items()}
             key = {"detection": name, "model": detection.space.model, "structure": part}
             rows += [{**key, **_pair(sets, a, b), **text_of(detection, a)} for a, b in permutations(sets, 2)]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..neurons import NeuronSet, seen_by_both
+from ..text.choices import listed
 from .detection import Detection, require_language
 
 NEAREST = 4
@@ -180,7 +181,9 @@ def with_controls(
     controlled = [name for name in sets if len(sets[name])] if languages is None else list(languages)
     empty = [language for language in controlled if not (language in sets and len(sets[language]))]
     if empty or not (seeds := list(seeds)):
-        raise ValueError(f"There are no neurons of {empty[0]!r} to compare with." if empty else "seeds is empty.")
+        owned = listed([name for name in sets if len(sets[name])], *empty[:1])
+        nothing = f"There are no neurons of {empty[0]!r} to compare with; there are {owned}." if empty else ""
+        raise ValueError(nothing or "seeds is empty.")
     rows: dict[str, list[NeuronSet]] = {}
     for language in controlled:
         for seed in seeds:

@@ -19,6 +19,7 @@ from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..text import Corpus, Document, SeenDocuments, warn_of_unknown
+from ..text.choices import listed, require_choice
 from .checking import bound_to, require_exact, require_layers
 from .detection import Detection
 
@@ -179,8 +180,7 @@ def detect(
         torch.Size([18, 2048])
     """
     for name, value, values in (("scores", scores, Scores), ("scope", scope, Scope)):
-        if value not in get_args(values):
-            raise ValueError(f"{name}={value!r}: it must be one of {', '.join(get_args(values))}.")
+        require_choice(name, value, get_args(values))
     selection = Selection(top=top) if threshold is None else Selection(threshold=threshold)
     batch_counts = BatchCounts(selection, scope, screen=scores == "screened")
     space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)
@@ -298,5 +298,6 @@ def _detector(formulation: str | Measure, measure: Where) -> Measure:
     if not isinstance(formulation, str):
         return formulation
     if formulation not in FORMULATIONS:
-        raise ValueError(f"formulation={formulation!r}: it must be {', '.join(map(repr, FORMULATIONS))} or a Measure.")
+        known = listed(FORMULATIONS, formulation)
+        raise ValueError(f"formulation={formulation!r}: it must be one of {known}, or a Measure.")
     return FORMULATIONS[formulation](measure)

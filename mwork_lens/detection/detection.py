@@ -16,6 +16,7 @@ from ..model import SITES, ExactSum
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import Result
 from ..text import SeenDocuments
+from ..text.choices import listed
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ class Detection(Result, kind="detection"):
         others = [against] if isinstance(against, str) else list(against)
         if language in others or not others:
             raise ValueError(f"against={others} must name languages other than {language!r}.")
+        if unknown := [other for other in others if other not in self.documents]:
+            choices = listed(["others", "shared", *self.languages], unknown[0])
+            raise ValueError(f"against={unknown[0]!r}: nothing was detected for it; there are {choices}.")
         return others
 
     def _active_masks(self, language: str, quorum: float) -> dict[str, Bool[Tensor, "layer _"]]:
@@ -171,4 +175,4 @@ def text_of(detection: Detection, language: str) -> dict[str, Any]:
 def require_language(detection: Detection, language: str) -> None:
     """Refuse a language that was not detected."""
     if language not in detection.documents:
-        raise ValueError(f"Nothing was detected for {language!r}; there are {', '.join(detection.languages)}.")
+        raise ValueError(f"Nothing was detected for {language!r}; there are {listed(detection.languages, language)}.")

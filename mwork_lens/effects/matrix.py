@@ -14,6 +14,7 @@ from torch import Tensor
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result
 from ..text import Status
+from ..text.choices import listed, require_choice
 from ..text.languages import share_a_script
 from .overlap import documents_read, overlap_words
 
@@ -83,8 +84,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: for another unit, bytes of documents given as token ids, or passages that are not parallel.
         """
-        if unit not in get_args(Unit):
-            raise ValueError(f"unit={unit!r}: it must be one of {', '.join(get_args(Unit))}.")
+        require_choice("unit", unit, get_args(Unit))
         if unit == "byte" and not all(lengths.all() for lengths in self.utf8_bytes.values()):
             raise ValueError("unit='byte': some documents were given as token ids, which have no bytes.")
         if unit == "passage" and not self.settings["corpus"]["parallel"]:
@@ -112,9 +112,9 @@ class EffectMatrix(Result, kind="effect_matrix"):
         reads = list(self.tokens if languages is None else languages)
         unknown = [name for name in rows if name not in self.rows] + [name for name in reads if name not in self.tokens]
         if unknown or not rows or not reads:
-            raise ValueError(
-                f"There is no {unknown or 'row and language'} among {self.rows} read in {list(self.tokens)}."
-            )
+            name = repr(unknown[0]) if unknown else "row or language"
+            every = f"rows are {listed(self.rows, name)}; read are {listed(self.tokens, name)}"
+            raise ValueError(f"There is no {name}; {every}.")
         return self._part(rows, {read: list(range(len(self.folds[read]))) for read in reads})
 
     def _part(self, rows: Sequence[str], passages: Mapping[str, Sequence[int]]) -> "EffectMatrix":
@@ -178,8 +178,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: for another ``among``.
         """
-        if among not in get_args(Among):
-            raise ValueError(f"among={among!r}: it must be one of {', '.join(get_args(Among))}.")
+        require_choice("among", among, get_args(Among))
         rows = [self._selectivity(off, own, among) for off, own in self.languages.items() if own in self.tokens]
         if not rows:
             return pd.DataFrame()
@@ -198,7 +197,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
             ValueError: for a row that is not there, or another ``among``.
         """
         if off not in self.rows:
-            raise ValueError(f"There is no row {off!r}; there are {', '.join(self.rows)}.")
+            raise ValueError(f"There is no row {off!r}; there are {listed(self.rows, off)}.")
+        require_choice("among", among, get_args(Among))
         return " ".join(filter(None, [self._finding(off, among), overlap_words(self.documents_read)]))
 
     def _finding(self, off: str, among: Among) -> str:
@@ -252,8 +252,12 @@ class EffectMatrix(Result, kind="effect_matrix"):
         """Own rise minus the others' mean rise, to average or compare over rows.
 
         Raises:
-            ValueError: for a row without a language of the corpus, or a language without such others.
+            ValueError: for a row that is not there or has no language of the corpus, another ``among``, or a language
+                without such others.
         """
+        require_choice("among", among, get_args(Among))
+        if off not in self.rows:
+            raise ValueError(f"There is no row {off!r}; there are {listed(self.rows, off)}.")
         own = str(self.languages.get(off))
         others = self._others(own, among) if own in self.tokens else []
         if not others:

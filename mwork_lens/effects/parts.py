@@ -14,6 +14,7 @@ from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
 from ..statistics import Estimate, benjamini_hochberg, interval_words
 from ..store import Result
 from ..text import Document
+from ..text.choices import listed, require_choice
 from .joining import concat_passages
 from .losses import effect_matrix
 from .matrix import EffectMatrix
@@ -43,7 +44,8 @@ def _checked(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Docume
     """Each set as that of the language it is named after; refuses one without text or neurons."""
     for language, neurons in sets.items():
         if language not in corpus or not len(neurons):
-            raise ValueError(f"The set {language!r} needs neurons ({len(neurons)}) and text ({', '.join(corpus)}).")
+            text = listed(corpus, language)
+            raise ValueError(f"The set {language!r} needs neurons ({len(neurons)}) and text ({text}).")
     return {name: NeuronSet(of.space, of.masks, of.origin | {"language": name}) for name, of in sets.items()}
 
 
@@ -232,7 +234,13 @@ class StageGrid(PartEffects, kind="stage_grid"):
         return frame.assign(p_adjusted=benjamini_hochberg(frame["p"].to_numpy())).rename_axis("part")
 
     def difference(self, parts: Sequence[str], *, equal: bool = False, without: Sequence[str] = ("en",)) -> Estimate:
-        """Own rise minus the others', mean over these parts and over languages; NaN if none has neurons there."""
+        """Own rise minus the others', mean over these parts and over languages; NaN if none has neurons there.
+
+        Raises:
+            ValueError: for a part that does not exist.
+        """
+        for part in parts:
+            require_choice("part", part, MWORK_PARTS)
         rows = self._rows(parts, equal=equal, without=without)
         return self.mean_difference(rows) if rows else Estimate.nan()
 

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from ..lens import LanguageRatio
+from ..settings import ENGLISH
 from ..statistics import adjusted_verdict, benjamini_hochberg
 from ..store import Result, storable
+from ..text.choices import require_choice
 from .parts import StageGrid
 
 Verdict = Literal["supported", "not supported", "not measured", "not measurable"]
@@ -91,10 +93,13 @@ def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str 
         pivot: the language that the hypothesis says the middle layers work in.
 
     Raises:
-        ValueError: for a grid without its equal-count version.
+        ValueError: for a grid without its equal-count version, or a pivot that was neither read nor decoded to.
     """
     if not grid.has_equal:
         raise ValueError("The workflow compares parts of equal size: measure the stage grid with equal=True.")
+    read = [*grid.effects.tokens, *(ratio.languages if ratio else ())]
+    if pivot != ENGLISH:  # which a corpus need not have
+        require_choice("pivot", pivot, dict.fromkeys(read))
     own, beyond = _own(grid, pivot), _beyond(grid, pivot)
     evidence = (
         *_of_layers("understanding", own, beyond),

@@ -20,6 +20,7 @@ from ..model import HookedModel
 from ..neurons import Stages
 from ..settings import EffectsConfig
 from ..text import Corpus
+from ..text.choices import listed
 from .folder import ResultsFolder, load_or_run, piece_name
 from .sets import specific_sets
 
@@ -36,6 +37,16 @@ def held_out_text(corpus: Corpus, detection: Detection) -> Corpus:
     return corpus.without(detection.seen)
 
 
+def require_languages(config: EffectsConfig, corpus: Corpus, detection: Detection | None = None) -> None:
+    """Refuse controls or stages of a language that has no text, or none that was detected."""
+    known = [language for language in corpus if detection is None or language in detection.languages]
+    for name in ("controls", "stages"):
+        for language in getattr(config, name):
+            if language not in known:
+                where = "the corpus has" if detection is None else "corpus and detection have"
+                raise ValueError(f"{name}: there is no {language!r}; {where} {listed(known, language)}.")
+
+
 def run_effects(
     model: HookedModel,
     corpus: Corpus,
@@ -49,12 +60,9 @@ def run_effects(
 
     With a detection, the whole corpus is held out, in a single fold.
     """
-    detected = detection.languages if detection else list(corpus)
-    for language in (*config.controls, *config.stages):
-        if language not in corpus or language not in detected:
-            raise ValueError(
-                f"{language!r} must be in the corpus ({', '.join(corpus)}) and detected ({', '.join(detected)})."
-            )
+    require_languages(config, corpus, detection)
+    if config.stages:
+        stages_of(model, config)
     if detection is not None:
         check_overlap(corpus, statuses_of(corpus, [detection.seen]), config.overlap, stacklevel=3)
     saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
@@ -72,6 +80,11 @@ def run_effects(
         measured.append(_measure(model, config, place, of_fold, held_out, progress))
     effects, grids = zip(*measured, strict=True)
     return concat_passages(effects, common_rows=True), pool_grids(grids) if config.stages else None, folder
+
+
+def stages_of(model: HookedModel, config: EffectsConfig) -> Stages:
+    """The layers of each stage; ValueError unless each has one."""
+    return Stages(model, understanding=config.understanding, generation=config.generation)
 
 
 def _measure(
@@ -95,7 +108,7 @@ def _measure(
         return effects, None
     of_stages = {language: sets[language] for language in config.stages}
     read = read.select({tag: range(len(texts)) for tag, texts in read.items() if tag in (*config.stages, "en")})
-    stages = Stages(model, understanding=config.understanding, generation=config.generation)
+    stages = stages_of(model, config)
     return effects, load_or_run(path / "grid", StageGrid, stage_grid, model, of_stages, read, stages, **options)
 
 

@@ -23,7 +23,7 @@ from ..settings import ReportConfig
 from ..statistics import FALSE_DISCOVERIES, adjusted_verdict, not_measurable
 from ..store import versions, write_text
 from ..text import Corpus, Identifier, identifier
-from .effects import effects_settings, run_effects
+from .effects import effects_settings, require_languages, run_effects, stages_of
 from .folder import ResultsFolder, load_or_run, piece_name
 from .sets import most_specific, specific_sets
 
@@ -69,6 +69,8 @@ class Measurement:
         """Detect neurons, unless ``path`` has the detection; ValueError if no language has specific ones."""
         if len(corpus) < 2:
             raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
+        if config.stages or model.cfg.n_layers >= len(STAGES):
+            stages_of(model, config)
         train, held_out = corpus.split(config.held_out, seed=config.seed)
         effects = effects_settings(config)
         rest = {key: value for key, value in asdict(config).items() if key not in (*effects, "overlap")}
@@ -142,9 +144,7 @@ def measure(
     """
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer, which a report needs to show texts.")
-    absent = [language for language in (*config.controls, *config.stages) if language not in corpus]
-    if absent:
-        raise ValueError(f"{absent[0]!r} is to have controls or stages; the corpus has {', '.join(corpus)}.")
+    require_languages(config, corpus)
     with contextlib.suppress(ImportError):
         identifier(config.identifier, ["en", "ru"])
     run = Measurement.begin("report", model, corpus, path, config, progress=progress)

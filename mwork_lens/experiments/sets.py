@@ -3,8 +3,10 @@
 import torch
 
 from ..detection import Detection, matched_control, other_control, random_control
+from ..detection.controls import cut_to_equal
 from ..neurons import NeuronSet
-from ..settings import ENGLISH
+from ..settings import ENGLISH, FEWER_ACTIVE, NOT_ENGLISH, RANDOM_AS_NOT_ENGLISH, TASK_ARMS, TUNED_ARMS
+from ..text.choices import require_choice
 
 
 def specific_sets(detection: Detection, quorum: float, against_quorum: float | None = None) -> dict[str, NeuronSet]:
@@ -35,19 +37,21 @@ def arm_set(arm: str, detection: Detection, language: str, quorum: float, seed: 
 
     ``seed`` is that of random ones. Raises a ValueError where no other language has neurons of its own to take.
     """
+    require_choice("arm", arm, dict.fromkeys((*TASK_ARMS, *TUNED_ARMS)))
     if arm in ("active", "random as active"):
         neurons = detection.active(language, quorum=quorum)
     else:
-        against = ENGLISH if arm == "active but not English's" else "others"
+        against = ENGLISH if arm in (NOT_ENGLISH, RANDOM_AS_NOT_ENGLISH, FEWER_ACTIVE) else "others"
         neurons = detection.specific(language, against=against, quorum=quorum)
-    if arm in ("random", "random as active"):
+    if arm.startswith("random"):
         return random_control(neurons, seed=seed)
     if arm in ("matched", "matched random"):
         return matched_control(neurons, detection, seed=seed)
-    if arm in ("active", "active but not English's", "specific", "english-text"):
+    if arm == FEWER_ACTIVE:
+        active = detection.active(language, quorum=quorum)
+        return cut_to_equal({"active": active, "as few": neurons}, seed=seed)["active"]
+    if arm in ("active", NOT_ENGLISH, "specific", "english-text"):
         return neurons
-    if arm != "other-neurons":
-        raise ValueError(f"There is no arm {arm!r}.")
     sets = [other for name, other in specific_sets(detection, quorum).items() if name not in (language, ENGLISH)]
     if not sets:
         raise ValueError(f"No language besides {language!r} and English has neurons of its own: leave out the arm.")

@@ -18,7 +18,7 @@ from ..effects.overlap import documents_read, overlap_words, seen_finding, statu
 from ..model import HookedModel, dtype_of
 from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
-from ..settings import ALL_LAYERS, ARMS, OVERLAP_ARMS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
+from ..settings import ALL_LAYERS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
 from ..statistics import FEWEST, not_measurable
 from ..store import write_text
 from ..tasks.catalogue import TASKS
@@ -27,6 +27,7 @@ from ..tasks.result import ENGLISH, GROUPS, LIKELIHOOD, ORIGINAL, TaskResult
 from ..tasks.run import Condition, require_room, run_task
 from ..tasks.task import Prompt, Question, Task, limited, load_questions, make_prompts, templates
 from ..text import Corpus, load_corpus
+from ..text.choices import listed, require_choice
 from .folder import ResultsFolder, load_or_run
 from .sets import arm_set
 
@@ -41,10 +42,10 @@ PAPER_VALUES = "Paper value: not available (the published numbers could not be v
 
 
 def task_of(name: str, options: TaskOptions) -> Task:
-    """The task of an experiment; ValueError for an unknown one."""
+    """The task of an experiment; ValueError for an unknown one of either."""
+    require_choice("name", name, TASK_EXPERIMENTS)
     task = options.task or TASK_EXPERIMENTS[name].task
-    if task not in TASKS:
-        raise ValueError(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
+    require_choice("task", task, TASKS)
     return TASKS[task]
 
 
@@ -56,8 +57,22 @@ def run_task_experiment(
     Raises:
         ValueError: for options, data or languages that do not go together, before the questions are asked.
     """
-    options = options or TaskOptions()
-    run = _Run(model, TASK_EXPERIMENTS[name], task_of(name, options), options)
+    return run_asked(model, asked_of(name, options or TaskOptions()), path)
+
+
+def asked_of(name: str, options: TaskOptions) -> "Asked":
+    """What an experiment asks; a ValueError for data, languages or arms that are not there, without a model."""
+    task = task_of(name, options)
+    asked = Asked(name, TASK_EXPERIMENTS[name], task, options)
+    _ = asked.off
+    return asked
+
+
+def run_asked(model: HookedModel, asked: "Asked", path: str | Path) -> tuple[TaskResult, ResultsFolder]:
+    """As :func:`run_task_experiment`."""
+    name, options = asked.name, asked.options
+    run = _Run(name, asked.experiment, asked.task, options, model)
+    vars(run).update({**vars(asked), "model": model})  # what was read is not read again
     folder = ResultsFolder.open(path, name, run.settings())
     detection, detecting = run.source, {"top": options.top, "progress": options.shown}
     if not isinstance(detection, Detection):
@@ -112,10 +127,10 @@ def _line(prompt: Prompt) -> str:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What an experiment asks, and with which neurons off; what does not go together is refused by :meth:`settings`."""
+class Asked:
+    """What an experiment asks, and whose neurons are switched off, of any model; what is not there is refused."""
 
-    model: HookedModel
+    name: str
     experiment: TaskExperiment
     task: Task
     options: TaskOptions
@@ -134,11 +149,8 @@ class _Run:
 
     @cached_property
     def detected(self) -> list[str]:
+        """The languages that there is a detection, or text, of."""
         return self.source.languages if isinstance(self.source, Detection) else list(self.source)
-
-    @cached_property
-    def stages(self) -> Stages:
-        return Stages(self.model, understanding=self.options.understanding, generation=self.options.generation)
 
     @cached_property
     def all_questions(self) -> dict[str, list[Question]]:
@@ -149,7 +161,8 @@ class _Run:
         lacking = [language for language in questions if language not in (*self.detected, ENGLISH)]
         if lacking and options.languages is not None:
             raise ValueError(
-                f"There is no set of neurons for {lacking[0]!r}: {place} has {languages}. Give a corpus or a detection "
+                f"There is no set of neurons for {lacking[0]!r}: {place} has "
+                f"{listed(self.detected, lacking[0])}. Give a corpus or a detection "
                 "with that language."
             )
         if lacking:
@@ -167,19 +180,13 @@ class _Run:
         return {language: limited(every, self.options.limit) for language, every in self.all_questions.items()}
 
     @cached_property
-    def prompts(self) -> dict[str, list[Prompt]]:
-        options = {"chat": self.options.chat, "max_tokens": self.options.max_tokens}
-        prompts = {tag: make_prompts(self.model, self.task, rows, **options) for tag, rows in self.questions.items()}
-        require_room(self.model, prompts, self.options.max_new_tokens)
-        return prompts
-
-    @cached_property
     def off(self) -> list[str]:
         """The languages whose neurons are switched off."""
         asked = [language for language in self.questions if language != ENGLISH]
         off = list(self.options.off or asked or [language for language in self.detected if language != ENGLISH])
         if absent := [language for language in off if language not in self.detected]:
-            raise ValueError(f"There is no set of neurons for {absent[0]!r}; there are {', '.join(self.detected)}.")
+            there = listed(self.detected, absent[0])
+            raise ValueError(f"There is no set of neurons for {absent[0]!r}; there are {there}.")
         if idle := [language for language in asked if language not in off]:
             raise ValueError(
                 f"{idle[0]!r} is asked, so its neurons must be among those switched off: {', '.join(off)}."
@@ -188,10 +195,26 @@ class _Run:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        arms = tuple(self.options.arms or self.experiment.arms)
-        if unknown := [arm for arm in arms if arm not in _ARMS]:
-            raise ValueError(f"There is no arm {unknown[0]!r}; there are {', '.join(_ARMS)}.")
-        return arms
+        """The rows of the table."""
+        return tuple(self.options.arms or self.experiment.arms)
+
+
+@dataclass(frozen=True)
+class _Run(Asked):
+    """The same of one model; what does not go together is refused by :meth:`settings`."""
+
+    model: HookedModel
+
+    @cached_property
+    def stages(self) -> Stages:
+        return Stages(self.model, understanding=self.options.understanding, generation=self.options.generation)
+
+    @cached_property
+    def prompts(self) -> dict[str, list[Prompt]]:
+        options = {"chat": self.options.chat, "max_tokens": self.options.max_tokens}
+        prompts = {tag: make_prompts(self.model, self.task, rows, **options) for tag, rows in self.questions.items()}
+        require_room(self.model, prompts, self.options.max_new_tokens)
+        return prompts
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
@@ -238,7 +261,6 @@ class _Run:
         return conditions, frozenset(empty)
 
 
-_ARMS = (*ARMS, OVERLAP_ARMS[-1])
 _DECIDING = ("limit", "without", "quorum", "max_new_tokens", "max_tokens", "seed", "batch_size")
 
 

@@ -16,6 +16,7 @@ from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
 from ..store import Result, storable
 from ..text import ONE_TOKEN, Identifier, as_corpus, as_names, identifier, warn_of_unknown
+from ..text.choices import require_choice
 from .completions import generate
 
 
@@ -75,7 +76,13 @@ class Generations(Result, kind="generations"):
 
         The share is that of ``language``, by default of the prompt's (fidelity), with its 95 % Wilson interval (low,
         high). The rest are means over completions; nats per token alone do not show fluency, as repetition is likely.
+
+        Raises:
+            ValueError: for a language that texts could not be identified as.
         """
+        if language is not None:
+            known = [*self.settings["languages"], *{row.identified for row in self.rows if row.identified}]
+            require_choice("language", language, dict.fromkeys(known))
         rows = []
         groups: Any = self.to_frame().groupby(["condition", "prompt_language"], sort=False)
         for (condition, read), part in groups:

@@ -15,6 +15,7 @@ from ..model import ForwardHook, HookedModel, batches, encode, stream, stream_ho
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import Result
 from ..text import Identifier, as_documents
+from ..text.choices import listed
 from .comparing import BASELINE, Generations, generations
 
 
@@ -136,7 +137,7 @@ def steer(
     for language in (toward, away):
         means.of(language)
         if language not in sets or not len(sets[language]):
-            raise ValueError(f"There are no neurons of {language!r} to steer with; there are {', '.join(sets)}.")
+            raise ValueError(f"There are no neurons of {language!r} to steer with; there are {listed(sets, language)}.")
     both = {language: sets[language].hooks("set", values=means, language=toward) for language in (toward, away)}
     by_neurons = {"set": both[toward] + both[away]}
     by_neurons |= {f"scale ×{factor:g}": sets[toward].hooks("scale", factor=factor) for factor in factors}

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..statistics import Estimate, Jackknife, Values, adjusted_verdict, benjamini_hochberg, not_measurable
 from ..store import Result
 from ..text import OTHER, SHARED
+from ..text.choices import listed
 
 NOT_MEASURABLE = "not measurable"
 
@@ -71,7 +72,9 @@ class LanguageRatio(Result, kind="language_ratio"):
             KeyError: if there are none.
         """
         if prompt_language not in self.counts:
-            raise KeyError(f"There are no prompts in {prompt_language!r}; there are {', '.join(self.counts)}.")
+            raise KeyError(
+                f"There are no prompts in {prompt_language!r}; there are {listed(self.counts, prompt_language)}."
+            )
         counts, documents = self.counts[prompt_language], self.documents[prompt_language]
         return replace(self, counts={prompt_language: counts}, documents={prompt_language: documents})
 
@@ -96,7 +99,14 @@ class LanguageRatio(Result, kind="language_ratio"):
         return replace(self, **folded, names=names, languages=tuple(groups))
 
     def two_way(self, language: str = "en") -> "LanguageRatio":
-        """Two rows, as in the paper's figure: one language, and all others that tokens were identified over."""
+        """Two rows, as in the paper's figure: one language, and all others that tokens were identified over.
+
+        Raises:
+            ValueError: for a language that tokens were not identified over.
+        """
+        if language not in self.names[:-2]:
+            over = listed(self.names[:-2], language)
+            raise ValueError(f"Tokens were not identified as {language!r}; they were over {over}.")
         rest = [other for other in self.names[:-2] if other != language]
         return self.grouped({language: [language], f"non-{language}": rest})
 
@@ -117,7 +127,7 @@ class LanguageRatio(Result, kind="language_ratio"):
             ValueError: for a language that is not reported, layers that were not read, or no baseline.
         """
         if language not in self.languages:
-            raise ValueError(f"{language!r} is not reported; there are {', '.join(self.languages)}.")
+            raise ValueError(f"{language!r} is not reported; there are {listed(self.languages, language)}.")
         rows = [self.layers.index(layer) for layer in self._middle(layers)]
         if not self.chance.shape[1]:
             raise ValueError("Without a baseline (directions=0) there is no verdict: nothing says what chance gives.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..model import SITES
 from ..statistics import Estimate
 from ..store import Result
+from ..text.choices import listed
 
 Neuron = tuple[int, str, int]
 NEURONS_SHOWN = 12
@@ -92,7 +93,8 @@ class NeuronCards(Result, kind="neuron_cards"):
             ValueError: for a language that tokens were not identified over.
         """
         if language not in self.vocabulary:
-            raise ValueError(f"Tokens were not identified as {language!r}, but as {', '.join(self.vocabulary)}.")
+            as_others = listed(self.vocabulary, language)
+            raise ValueError(f"Tokens were not identified as {language!r}, but as {as_others}.")
         shares = self._promoted_shares()[language].to_numpy()
         share = Estimate.of_mean(shares) if len(shares) else Estimate.nan()
         low, high = map(float, share.share_interval)

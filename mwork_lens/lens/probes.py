@@ -22,6 +22,7 @@ from ..neurons import weight_processing
 from ..statistics import Estimate, interval_words
 from ..store import Result
 from ..text import as_names, fold_case, read_rows, require_language
+from ..text.choices import listed
 from .language_ratio import by_layer
 
 NAMES = {
@@ -94,7 +95,7 @@ class LatentLanguages(Result, kind="latent_languages"):
             ValueError: for a pivot whose answers were not followed.
         """
         if pivot not in self.languages:
-            raise ValueError(f"There are no answers in {pivot!r}; there are {', '.join(self.languages)}.")
+            raise ValueError(f"There are no answers in {pivot!r}; there are {listed(self.languages, pivot)}.")
         frame = self.to_frame()
         mean = frame.pivot(index="layer", columns="language", values="probability")
         rows = frame[frame["language"] == pivot].set_index("layer")
@@ -158,7 +159,8 @@ def translation_probes(
     names, concepts = {**NAMES, **(names or {})}, _as_concepts(concepts)
     for tag in (source, target):
         if not concepts or not all(words.get(tag) for words in concepts):
-            raise ValueError(f"Not every concept has a word in {tag!r}.")
+            every = [each for each in (concepts or [{}])[0] if all(words.get(each) for words in concepts)]
+            raise ValueError(f"Not every concept has a word in {tag!r}; all have {listed(every, tag)}.")
         if tag not in names:
             raise ValueError(f"What is {tag!r} called in its own language? Say so with names={{{tag!r}: ...}}.")
     distinct = [words for words in concepts if _has_distinct_words(words)]
@@ -223,7 +225,8 @@ def latent_languages(
     tags = common if languages is None else as_names(languages, "languages")
     absent = [tag for tag in tags if tag not in common]
     if absent or not tags:
-        raise ValueError(f"Not every probe has an answer in {absent or 'a common language'}.")
+        what = repr(absent[0]) if absent else "a common language"
+        raise ValueError(f"Not every probe has an answer in {what}; all have {listed(common, what)}.")
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer: prompts and answers are text.")
     encoded = encode(model, [probe.prompt for probe in probes], [f"probe {i}" for i in range(len(probes))], None)

@@ -17,6 +17,7 @@ from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
 from ..neurons import weight_processing
 from ..text import Corpus, Document, Identifier, require_language
+from ..text.choices import listed, require_choice
 from .language_ratio import LanguageRatio
 from .vocabulary import TokenLanguages, label_vocabulary, require_top_k
 
@@ -86,8 +87,7 @@ def language_ratio(
         ['prompt_language', 'layer', 'language', 'share', 'low', 'high', 'chance']
     """
     layers = _require_layers(model, layers)
-    if by not in get_args(By):
-        raise ValueError(f"by={by!r}: it must be one of {', '.join(get_args(By))}.")
+    require_choice("by", by, get_args(By))
     require_top_k(model, top_k)
     if new_tokens < 0 or directions < 0:
         raise ValueError(f"{new_tokens=} and {directions=} must not be negative.")
@@ -315,6 +315,7 @@ def _reported(corpus: Corpus, languages: Sequence[str] | None, labels: TokenLang
         languages = labels.languages if labels else ("en", *corpus)
     reported = list(dict.fromkeys(map(require_language, [languages] if isinstance(languages, str) else languages)))
     if not reported or (labels and not set(reported) <= set(labels.languages)):
-        over = f" tokens were identified over {', '.join(labels.languages)}" if labels else " it names none"
+        unknown = next((each for each in reported if labels and each not in labels.languages), "")
+        over = f" tokens were identified over {listed(labels.languages, unknown)}" if labels else " it names none"
         raise ValueError(f"languages={languages} cannot be reported:{over}.")
     return reported

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..text.choices import require_choice
 from .architecture import HookedModel, special_ids
 from .sites import SITES
 from .state import OwnHook
@@ -115,8 +116,7 @@ def mask_hooks(
 
 def change_of(mode: Mode, factor: float | None, valued: bool) -> Change:
     """What a mode does to an activation; ValueError for options that it lacks or has no use for."""
-    if mode not in get_args(Mode):
-        raise ValueError(f"There is no mode {mode!r}; modes are {', '.join(get_args(Mode))}.")
+    require_choice("mode", mode, get_args(Mode))
     if (factor is None) == (mode == "scale"):
         raise ValueError(f"mode={mode!r} with factor={factor}: a factor belongs to 'scale', which needs one.")
     if valued == (mode in ("zero", "scale")):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from ..text.choices import listed
 from .architecture import Structure
 
 
@@ -94,5 +95,5 @@ def require_sites(names: Any) -> tuple[str, ...]:
     names = (names,) if isinstance(names, str) else tuple(names)
     unknown = [name for name in names if name not in SITES]
     if unknown:
-        raise ValueError(f"There is no site {unknown[0]!r}; sites are {', '.join(SITES)}.")
+        raise ValueError(f"There is no site {unknown[0]!r}; sites are {listed(SITES, unknown[0])}.")
     return tuple(name for name in SITES if name in names)

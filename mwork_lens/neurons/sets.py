@@ -20,6 +20,7 @@ from ..model.sites import SITES, require_sites
 from ..model.state import changed_by_user
 from ..store import Result, storable
 from ..text import SeenDocuments
+from ..text.choices import require_choice
 from .space import NeuronSpace
 
 Operation = Literal["and", "or", "xor", "minus", "not"]
@@ -305,8 +306,7 @@ def ablate(
     if not isinstance(neurons, NeuronSet):
         raise ValueError(f"ablate needs a NeuronSet, not {type(neurons).__name__}: NeuronSet.from_list makes one.")
     neurons.space.require_compatible(NeuronSpace.of(model))
-    if positions not in get_args(Positions):
-        raise ValueError(f"positions={positions!r}: it must be one of {', '.join(get_args(Positions))}.")
+    require_choice("positions", positions, get_args(Positions))
     content = None if positions == "all" else ContentPositions(model)
     hooks = neurons.hooks(mode, positions=content or "all", **options)
 

@@ -6,6 +6,7 @@ from itertools import product
 from typing import get_args
 
 from ..model import SITES, HookedModel, Structure
+from ..text.choices import listed
 from .sets import NeuronSet
 from .space import NeuronSpace
 
@@ -61,7 +62,7 @@ class Stages:
         unknown = [part for part in parts if part not in ALL_PARTS]
         if unknown or not parts:
             problem = f"There is no part {unknown[0]!r}" if unknown else "Name at least one part"
-            raise ValueError(f"{problem}; parts are {', '.join(ALL_PARTS)}.")
+            raise ValueError(f"{problem}; parts are {listed(ALL_PARTS, *unknown[:1])}.")
         if neurons.space.n_layers != self.n_layers:
             of_set = f"the set is of {neurons.space.model} with {neurons.space.n_layers}."
             raise ValueError(f"These stages are of {self.model} with {self.n_layers} layers; {of_set}")

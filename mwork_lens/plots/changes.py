@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from ..generation import Generations, Steering
 from ..tasks import ALL, GROUPS, LIKELIHOOD, MEASURED, ORIGINAL, TaskResult
+from ..text.choices import listed, require_choice
 from ..tuning import HELD_OUT, Enhancement, Rate, Tuned
 from .effects import effect_matrix
 from .style import SEQUENTIAL, colour, error_bars, finish, groups, hovering, line, panels
@@ -81,11 +82,12 @@ def task_changes(result: TaskResult, *, metric: str | None = None, scope: str = 
         scope: ``all`` languages, or one.
 
     Raises:
-        ValueError: for a metric that was not measured.
+        ValueError: for a metric that was not measured, or a scope that is not there.
     """
     metric = result.metrics[0] if metric is None else metric
     if metric not in result.metrics:
-        raise ValueError(f"There is no metric {metric!r}; there are {', '.join(result.metrics)}.")
+        raise ValueError(f"There is no metric {metric!r}; there are {listed(result.metrics, metric)}.")
+    require_choice("scope", scope, result.scopes)
     changes = result.cells.query(f"metric == @metric and scope == @scope and arm != {ORIGINAL!r}")
     columns = ["change", "change_low", "change_high"]
     factor, unit = (1, "nats per token") if metric == LIKELIHOOD else (100, "percentage points")
@@ -120,16 +122,18 @@ _SIZE = {"height": 480, "margin": {"t": 100}}
 
 
 def tuning(tuned: Tuned, **layout: Any) -> go.Figure:
-    """Loss of each step's texts, and held-out loss where it was measured, over the steps."""
-    frame, held_out = tuned.to_frame(), tuned.held_out
-    figure = go.Figure()
-    hover = "step %{x}: %{y:.3f} nats per token, rate %{customdata:.2g}"
-    steps = {"mode": "lines+markers", "customdata": frame["learning_rate"]}
-    figure.add_trace(line(frame["step"] - 1, frame["loss"], "the step's texts", colour(0), hover, **steps))
-    if held_out:
-        hover = "after %{x} steps: %{y:.3f} nats per token"
-        points = list(held_out), list(held_out.values())
-        figure.add_trace(line(*points, "held-out texts", colour(4), hover, mode="lines+markers"))
+    """Held-out loss over the steps, of every language that was measured; pale dots are the losses of steps' texts.
+
+    Each step reads other texts, so that its dots are no curve, and say little of what tuning does.
+    """
+    frame, names = tuned.to_frame().query("step > 0"), tuned.losses.index
+    hover = "step %{x}, its own texts: %{y:.3f} nats per token, rate %{customdata:.2g}"
+    look = {"mode": "markers", "customdata": frame["learning_rate"], "opacity": 0.35}
+    figure = go.Figure(line(frame["step"] - 1, frame["loss"], "each step's own texts", "#777777", hover, **look))
+    for i, (name, losses) in enumerate(zip(names, filter(None, [tuned.held_out, *tuned.others.values()]), strict=True)):
+        hover = f"{name}, held out, after %{{x}} steps: %{{y:.3f}} nats per token"
+        look = {"mode": "lines+markers"}
+        figure.add_trace(line(list(losses), list(losses.values()), f"{name}, held out", colour(i), hover, **look))
     recipe = tuned.settings["recipe"]
     rate = f"learning rate {recipe['learning_rate']:g}, {recipe['batch_size']} texts per step"
     detail = f"{tuned.settings['model']}; {tuned.settings['trained_entries']:,} weights tuned; {rate}"

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from ..bench import Benchmark
 from ..statistics import counted as in_words
+from ..text.choices import require_choice
 from .style import SEQUENTIAL, colour, finish, groups, heat, line, panels, table_axes
 
 STRUCTURES = {"attention": "attention (q, k, v)", "feed_forward": "feed-forward (mlp)"}
@@ -92,8 +93,7 @@ def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> g
     Raises:
         ValueError: for a column that does not exist.
     """
-    if value not in compared:
-        raise ValueError(f"There is no column {value!r}; choose share, jaccard or overlap_coefficient.")
+    require_choice("value", value, ("share", "jaccard", "overlap_coefficient"))
     titles = compared["detection"] + ": " + compared["structure"].str.replace("_", "-")
     parts = groups(compared.assign(panel=titles), "panel")
     figure, cells = panels(list(parts), len(groups(compared, "structure")), shared_yaxes=True)

@@ -14,6 +14,7 @@ from plotly.colors import hex_to_rgb
 from ..lens import LanguageRatio, LatentLanguages, LensGrid, NeuronCards
 from ..statistics import counted, interval_words
 from ..text import OTHER, SHARED
+from ..text.choices import require_choice
 from .style import COLOURS, DIVERGING, SEQUENTIAL, banded_line, colour, finish, groups, heat, line, panels
 
 OWN, REST = "the prompts' own", "other languages"
@@ -37,7 +38,12 @@ def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3,
         ratio: what :func:`mwork_lens.language_ratio` gave, or its ``two_way()`` form.
         pivot: the language to show in every panel.
         columns: panels in a row.
+
+    Raises:
+        ValueError: for a pivot that tokens were not identified as.
     """
+    if pivot != "en":  # which need not be among the languages
+        require_choice("pivot", pivot, (*ratio.languages, *ratio.names[:-2]))
     by_prompt = {prompt: _panel(ratio, prompt, pivot) for prompt in ratio.counts}
     figure, cells = _layer_panels([f"prompts in {escape(prompt)}" for prompt in by_prompt], columns, 0.24, 0.05)
     colours = _colours([name for panel in by_prompt.values() for name in panel], pivot)
@@ -110,8 +116,7 @@ def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int
     Raises:
         ValueError: for another value, or a lift without a baseline.
     """
-    if value not in ("share", "lift"):
-        raise ValueError(f"value={value!r}: it must be 'share' or 'lift'.")
+    require_choice("value", value, ("share", "lift"))
     if value == "lift" and not ratio.chance.shape[1]:
         raise ValueError("Without a baseline (directions=0) there is no lift to show.")
     tables, unit = _tables(ratio, value), "%" if value == "share" else "points"

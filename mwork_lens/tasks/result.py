@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..statistics import Estimate, Jackknife, benjamini_hochberg, not_measurable, wilson
+from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, not_measurable, wilson
+from ..text.choices import listed, require_choice
 from .task import Answer, Question, Task
 
 ORIGINAL, ENGLISH = "original", "en"
@@ -80,6 +81,11 @@ class TaskResult:
         return [language for language in self._baseline if language != ENGLISH]
 
     @property
+    def scopes(self) -> list[str]:
+        """What tables are of: all languages, and each of several."""
+        return [ALL, *(self.languages if len(self.languages) > 1 else [])]
+
+    @property
     def documents(self) -> dict[str, int]:
         """By language: how many documents its questions are about."""
         return {language: self._distinct([language], "document") for language in self._baseline}
@@ -117,7 +123,10 @@ class TaskResult:
 
     def measurable(self, metric: str) -> dict[str, bool]:
         """By language: whether chance is below the interval of the original model's score, as its cell shows it."""
-        return dict.fromkeys(self._baseline, True) if metric == LIKELIHOOD else dict(self._above_chance[metric])
+        if metric == LIKELIHOOD:
+            return dict.fromkeys(self._baseline, True)
+        require_choice("metric", metric, self.chance)
+        return dict(self._above_chance[metric])
 
     @cached_property
     def _above_chance(self) -> dict[str, dict[str, bool]]:
@@ -145,11 +154,10 @@ class TaskResult:
         ``relative`` is the change over the original score above chance. ``p`` tests the change, ``q`` is ``p`` adjusted
         over all cells of one metric and scope (Benjamini and Hochberg). ``status`` says why a cell is empty.
         """
-        scopes = [ALL, *(self.languages if len(self.languages) > 1 else [])]
         cells = [
             cell
             for metric in (*self.task.metrics, LIKELIHOOD)
-            for scope in scopes
+            for scope in self.scopes
             for arm, part in [(ORIGINAL, ""), *self.conditions]
             for cell in self._cells(metric, scope, arm, part)
         ]
@@ -231,10 +239,14 @@ class TaskResult:
             metric: the leading one by default. Scores are in per cent, log-likelihoods in nats per token. English and
                 non-English show the score, Δ the difference of changes.
             scope: ``all`` languages, or one.
+
+        Raises:
+            ValueError: for a metric or a scope that is not there.
         """
         metric = self.metrics[0] if metric is None else metric
         if metric not in self.metrics:
-            raise ValueError(f"There is no metric {metric!r}; there are {', '.join(self.metrics)}.")
+            raise ValueError(f"There is no metric {metric!r}; there are {listed(self.metrics, metric)}.")
+        require_choice("scope", scope, self.scopes)
         cells = self.cells.query("metric == @metric and scope == @scope")
         parts = [part for part in cells["part"].unique() if part]
         columns = pd.MultiIndex.from_product([GROUPS, parts or [""]], names=["read", "off"])
@@ -260,5 +272,5 @@ def _cell_text(cell: Mapping[Any, Any]) -> str:
     value, low, high = ("?" if np.isnan(cell[key]) else f"{scale * cell[key]:.{decimals}f}" for key in keys)
     if np.isnan(cell[keys[1]]):
         return f"{value} {not_measurable(cell['documents'])}, n {cell['n']}"
-    star = "*" if cell["q"] <= 0.05 else ""
+    star = "*" if adjusted_verdict(cell[keys[0]], cell["q"]) in ("above", "below") else ""
     return f"{value}{star} [{low}, {high}] n {cell['n']}"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..model import HookedModel, encode
 from ..text import as_names, hub_errors, identity, language_of, read_rows, require_language, spread, suffix_of
+from ..text.choices import listed
 from .chat import chat_prompt, uses_chat
 
 SUFFIXES = (".json", ".jsonl", ".tsv")
@@ -115,6 +116,8 @@ def load_questions(
         FileNotFoundError: for a folder or file that is not there.
         ValueError: for a language that the data lacks, a malformed file or row (named), or nothing left.
     """
+    if not isinstance(task, Task):
+        raise ValueError(f"task={task!r}: give a Task, e.g. one of mwork_lens.tasks.TASKS.")
     wanted = None if languages is None else [*map(require_language, as_names(languages, "languages"))]
     without = as_names(without, "without")
     rows = _hub_rows(task, wanted) if source is None else _local_rows(task, Path(source).expanduser(), wanted)
@@ -161,8 +164,12 @@ def _local_rows(task: Task, source: Path, wanted: list[str] | None) -> dict[str,
             by_language[language] = path
     lacking = [language for language in wanted or [] if language not in by_language]
     if lacking or not by_language:
-        listed = f"it has {', '.join(by_language)}" if by_language else f"no name there has a language ({SUFFIXES})"
-        raise ValueError(f"{task.title} in {source} has no {lacking[0] if lacking else 'question'!r}; {listed}.")
+        there = (
+            f"it has {listed(by_language, *lacking[:1])}"
+            if by_language
+            else f"no name there has a language ({SUFFIXES})"
+        )
+        raise ValueError(f"{task.title} in {source} has no {lacking[0] if lacking else 'question'!r}; {there}.")
     rows: dict[str, tuple[str, Sequence[Row]]] = {}
     for language in wanted or by_language:
         path = by_language[language]
@@ -203,7 +210,7 @@ def _hub_rows(task: Task, wanted: list[str] | None) -> dict[str, tuple[str, Sequ
     hub, rows = task.hub, {}
     lacking = [language for language in wanted or [] if language not in hub.configurations]
     if lacking:
-        raise ValueError(f"{task.title} has no {lacking[0]!r}; it has {', '.join(task.languages)}.")
+        raise ValueError(f"{task.title} has no {lacking[0]!r}; it has {listed(task.languages, lacking[0])}.")
     for language in wanted or task.languages:
         name = hub.configurations[language]
         problem = f"{task.title} ({name}) does not load from the hub as {hub.path}; give a local file or folder"
@@ -241,7 +248,7 @@ def make_prompts(
     words, by_chat = templates(task.name), uses_chat(model, chat)
     lacking = sorted({q.language for q in questions} - set(words))
     if lacking:
-        raise ValueError(f"{task.title} has no prompt in {lacking[0]!r}; it has {', '.join(words)}.")
+        raise ValueError(f"{task.title} has no prompt in {lacking[0]!r}; it has {listed(words, lacking[0])}.")
     return [_prompt(model, task, question, words[question.language], by_chat, max_tokens) for question in questions]
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import langcodes
 import pandas as pd
 
+from .choices import listed, require_choice
 from .dealing import Deal, by_share, evenly, spread, spread_over, turns
 from .documents import Document, as_documents, as_names, fault_of, identity
 from .files import SUFFIXES, suffix_of
@@ -52,7 +53,7 @@ class Corpus(Mapping[str, list[Document]]):
 
     def __getitem__(self, language: str) -> list[Document]:
         if language not in self.texts:
-            raise KeyError(f"The corpus has no {language!r}; it has {', '.join(self.texts)}.")
+            raise KeyError(f"The corpus has no {language!r}; it has {listed(self.texts, language)}.")
         return list(self.texts[language])
 
     def __iter__(self) -> Iterator[str]:
@@ -244,6 +245,7 @@ def load_corpus(
     if isinstance(source, Corpus):
         labels = source.labels if labels == "bcp47" else labels
         parallel = source.parallel if parallel is None else parallel
+    require_choice("labels", labels, get_args(Labels))
     wanted = None if languages is None else [require_language(x, labels) for x in as_names(languages, "languages")]
     if wanted is not None and not wanted:
         raise ValueError("languages is empty: name at least one, e.g. languages=['en', 'fr'].")
@@ -252,7 +254,7 @@ def load_corpus(
     rows, name = _read(source, wanted, labels, text_field, split)
     known = source.identities if isinstance(source, Corpus) else None
     if absent := [language for language in wanted or () if language not in rows]:
-        raise ValueError(f"{name} has no {absent[0]!r}; it has {', '.join(sorted(rows)) or 'no language'}.")
+        raise ValueError(f"{name} has no {absent[0]!r}; it has {listed(sorted(rows), absent[0])}.")
     rows = {language: rows[language] for language in wanted or rows}
     corpus = _assemble(rows, name, labels, parallel, sentences_per_passage, known)
     corpus = corpus._with(**source.history) if isinstance(source, Corpus) else corpus

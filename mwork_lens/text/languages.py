@@ -12,6 +12,7 @@ from typing import Any, Literal
 import langcodes
 import regex
 
+from .choices import listed
 from .documents import as_names
 from .kanji import Form, han_form
 
@@ -161,7 +162,8 @@ def identifier(name: str | Identifier, languages: Sequence[str], *, common: str 
     if not isinstance(name, str):
         return name
     if name not in _IDENTIFIERS:
-        raise ValueError(f"There is no identifier {name!r}; there are {', '.join(_IDENTIFIERS)}, or give a function.")
+        known = listed(_IDENTIFIERS, name)
+        raise ValueError(f"There is no identifier {name!r}; there are {known}, or give a function.")
     tags = [require_language(tag) for tag in as_names(languages, "languages")]
     if not tags or len(set(tags)) < len(tags):
         raise ValueError(f"An identifier needs distinct candidate languages, not {list(languages)}.")

@@ -14,6 +14,7 @@ import regex
 import torch
 from torch import Tensor
 
+from .choices import listed
 from .documents import Document, fault_of
 from .files import SUFFIXES, files_of, read_lines, read_rows, stem_of
 from .languages import Labels, expected_scripts, require_language
@@ -80,7 +81,7 @@ def read_folder(
     if labels != "free":
         by_language = _without_lone_regions(by_language, wanted or [])
     if absent := [language for language in wanted or () if language not in by_language]:
-        raise ValueError(f"{title} has no {absent[0]!r}; it has {', '.join(sorted(by_language))}.")
+        raise ValueError(f"{title} has no {absent[0]!r}; it has {listed(sorted(by_language), absent[0])}.")
     selected = {language: path for language, path in by_language.items() if wanted is None or language in wanted}
     ids = folder / DOCUMENT_IDS
     return read_files(selected, ids if ids.is_file() else None, text_field)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled
 from ..neurons import Entries, NeuronSpace, entries_of
 from ..store import Result
+from ..text.choices import require_choice
 
 Collide = Literal["refuse", "add"]
 
@@ -135,8 +136,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
         Raises:
             ValueError: for collisions that are not to be added, deltas of other models, or of other old values.
         """
-        if collide not in get_args(Collide):
-            raise ValueError(f"collide={collide!r}: it must be one of {', '.join(get_args(Collide))}.")
+        require_choice("collide", collide, get_args(Collide))
         self.space.require_compatible(other.space)
         shared = self.collisions(other)
         if len(shared) and collide == "refuse":

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..effects import BASELINE, TUNED, EffectMatrix
 from ..statistics import adjusted_verdict, benjamini_hochberg, interval_words
 from ..store import Result, storable
+from ..text.choices import listed, require_choice
 
 HELD_OUT = "held-out"
 """The domain of the tuning text: its evaluation documents."""
@@ -49,7 +50,7 @@ class RunResult(Result, kind="enhancement_run"):
     nats: Mapping[str, Mapping[str, Float[Tensor, " _"]]]
     """By domain and language: negative log-likelihood of each passage."""
     metadata: Mapping[str, Any]
-    """Neurons, trained and changed weights, steps, first and last loss, seconds."""
+    """Neurons, trained and changed weights, steps, the loss of each step's texts, seconds."""
 
 
 @storable
@@ -87,13 +88,20 @@ class Enhancement(Result, kind="enhancement"):
         return pd.DataFrame(trials).assign(chosen=[own[t["language"]][t["arm"]] == t["rate"] for t in trials])
 
     def runs(self) -> pd.DataFrame:
-        """One row per run: language, arm, documents, rate, seed, neurons, trained and changed weights, steps, loss."""
+        """One row per run: language, arm, documents, rate, seed, neurons, trained and changed weights, steps, losses.
+
+        Losses are those of the tuned language on the held-out documents, before and after, in nats per token.
+        """
         columns = ("neurons", "trained", "changed", "steps", "tokens", "tuning_seconds", "measuring_seconds")
         rows = []
         for result in self.results:
-            losses = {"first_loss": result.metadata["losses"][0], "last_loss": result.metadata["losses"][-1]}
-            rows.append({**vars(result.run), **{name: result.metadata[name] for name in columns}, **losses})
+            assert (run := result.run) is not None
+            losses = {"loss_before": self._loss(self.original, run), "loss_after": self._loss(result, run)}
+            rows.append({**vars(run), **{name: result.metadata[name] for name in columns}, **losses})
         return pd.DataFrame(rows)
+
+    def _loss(self, result: RunResult, run: Run) -> float:
+        return float(result.nats[HELD_OUT][run.language].sum() / self.read[HELD_OUT].tokens[run.language].sum())
 
     def matrix(
         self, domain: str = HELD_OUT, *, rate: Rate = "own", documents: int | None = None, against: str = ORIGINAL
@@ -107,9 +115,8 @@ class Enhancement(Result, kind="enhancement"):
             ValueError: for a domain, rate, number of documents or arm that was not measured.
         """
         if domain not in self.read:
-            raise ValueError(f"domain={domain!r} was not read; there are {', '.join(self.read)}.")
-        if rate not in RATES:
-            raise ValueError(f"rate={rate!r}: it must be one of {', '.join(RATES)}.")
+            raise ValueError(f"domain={domain!r} was not read; there are {listed(self.read, domain)}.")
+        require_choice("rate", rate, RATES)
         number = max(self.design["documents"]) if documents is None else documents
         if (rate, number) not in self._by_arm:
             raise ValueError(f"Nothing was tuned at the {rate!r} rate on {number} passages.")
@@ -122,7 +129,8 @@ class Enhancement(Result, kind="enhancement"):
             nats[row] = {read: _stacked(draws, domain, read) for read in passages.tokens}
             if against != ORIGINAL:
                 if (language, against) not in by_arm:
-                    raise ValueError(f"There is no arm {against!r} of {language!r} to compare with.")
+                    arms = listed([other for of, other in by_arm if of == language], against)
+                    raise ValueError(f"There is no arm {against!r} of {language!r} to compare with; there are {arms}.")
                 other = by_arm[language, against]
                 nats[row] = {r: values - _stacked(other, domain, r) + base[r] for r, values in nats[row].items()}
             sets[row] = [

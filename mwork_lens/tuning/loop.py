@@ -4,9 +4,11 @@ import contextlib
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NoReturn
 
 import torch
@@ -27,6 +29,9 @@ from .result import Checkpoint, Step, Tuned, checkpoints_in
 TOKENS_AT_ONCE = 1024
 """Tokens of a micro-batch whose size is not given: backward keeps every activation, so fewer than in scoring."""
 
+OWN = ""
+"""Among held-out documents: those of the tuned text's own language."""
+NOTHING: Mapping[str, Sequence[Document]] = MappingProxyType({})
 FEW_CHANGED = 0.1
 """Below this share of changed entries a run is said to have changed nearly nothing."""
 
@@ -53,6 +58,7 @@ def tune(
     gate: bool = False,
     seed: int = 0,
     held_out: Sequence[Document] = (),
+    others: Mapping[str, Sequence[Document]] = NOTHING,
     evaluate_every: int | None = None,
     patience: int | None = None,
     checkpoint: str | Path | None = None,
@@ -84,6 +90,7 @@ def tune(
         gate: whether columns of W_gate belong to the ``mlp`` neurons too.
         seed: of the order of the texts.
         held_out: documents whose loss is measured before and after, and every ``evaluate_every`` steps.
+        others: held-out documents of other languages, by language, whose loss is measured before and after.
         evaluate_every: steps between measurements.
         patience: stop after this many measurements without a new best, and keep the weights of the best.
         checkpoint: a folder; a run killed there goes on from its last checkpoint when called again.
@@ -92,8 +99,9 @@ def tune(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: before the work for no neurons, a set of a model with other sizes, quantised weights or texts too
-            short. A set of another model of these sizes (its name, or the fingerprint of its weights) warns.
+        ValueError: before the work for no neurons, a set of a model with other sizes, quantised weights, texts too
+            short, or ``others`` that hold the set's own language. A set of another model of these sizes (its name, or
+            the fingerprint of its weights) warns.
         Diverged: a ValueError, on the way, if a loss or gradient is not finite (the last good checkpoint is kept).
             After any error or interruption the set's weights are what they were before tuning.
 
@@ -110,19 +118,38 @@ def tune(
     _warn_of_common(texts, held_out)
     often = {"checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every, "patience": patience}
     _require_sensible(model, neurons, held_out, checkpoint=checkpoint, **often)
+    every = {OWN: held_out, **_of_others(neurons, others)}
     selected = neurons if isinstance(neurons, NeuronSet) else None
     with settled(model), torch.inference_mode(False), contextlib.ExitStack() as files:
         folder = None if checkpoint is None else files.enter_context(output_directory(checkpoint))
-        measured = encode(model, held_out, [f"held-out {i}" for i in range(len(held_out))], max_tokens)
-        say_unknown(model, "held-out texts", held_out, measured)
-        if held_out and not any(predicted(model, row) for row in measured):
-            raise ValueError("The held-out documents are too short to measure: no ordinary token follows another.")
+        measured = {name: _measured(model, name, documents, max_tokens) for name, documents in every.items()}
         warn_of_other_weights(model, [selected] if selected else [])
         run = _Run(
             model, selected, recipe, recipe.rows(model, texts), measured, evaluate_every, patience,
             folder, checkpoint_every, callbacks,
         )  # fmt: skip
         return run.run(progress)
+
+
+def _of_others(neurons: object, others: Mapping[str, Sequence[Document]]) -> dict[str, Sequence[Document]]:
+    """Held-out documents of other languages; refused where they are not by language, or of none, or of the own one."""
+    if not isinstance(others, Mapping):
+        raise ValueError(f"others must be a dict from languages to documents, not {type(others).__name__}.")
+    own = neurons.origin.language if isinstance(neurons, NeuronSet) else None
+    if wrong := [name for name, documents in others.items() if name in (OWN, own) or not len(documents)]:
+        raise ValueError(f"others has {wrong[0]!r}: name languages other than the set's own ({own}), with documents.")
+    return {name: checked_documents(documents, f"text in {name!r}") for name, documents in others.items()}
+
+
+def _measured(model: HookedModel, name: str, documents: Sequence[Document], max_tokens: int) -> list[Tensor]:
+    """Token ids of held-out documents; ValueError where no token of them counts."""
+    what = f"held-out {name}".strip()
+    rows = encode(model, documents, [f"{what} {i}" for i in range(len(documents))], max_tokens)
+    say_unknown(model, f"held-out texts {name}".strip(), documents, rows)
+    if documents and not any(predicted(model, row) for row in rows):
+        whose = f"The held-out documents in {name!r}" if name else "The held-out documents"
+        raise ValueError(f"{whose} are too short to measure: no ordinary token follows another.")
+    return rows
 
 
 def _require_sensible(
@@ -167,7 +194,8 @@ class _Run:
     neurons: NeuronSet | None
     recipe: Recipe
     rows: list[Int[Tensor, " _"]]
-    held_out: list[Int[Tensor, " _"]]
+    held_out: Mapping[str, list[Int[Tensor, " _"]]]
+    """By language; :data:`OWN` are those of the tuned text's."""
     evaluate_every: int | None
     patience: int | None
     folder: Path | None
@@ -175,6 +203,7 @@ class _Run:
     callbacks: Sequence[Callable[[Step], object]]
     steps: list[Step] = field(default_factory=list)
     measured: dict[int, float] = field(default_factory=dict)
+    others: dict[str, dict[int, float]] = field(default_factory=dict)
     best: dict[str, Tensor] | None = None
     starting: dict[str, Tensor] = field(default_factory=dict)
 
@@ -195,17 +224,18 @@ class _Run:
             "recipe": asdict(self.recipe),
             "neurons": "all" if self.neurons is None else _digest(self.neurons.masks.values()),
             "texts": _digest(self.rows),
-            "held_out": _digest(self.held_out),
+            "held_out": _digest(chain(*self.held_out.values())),
         }
         if last := self.folder and Checkpoint.resume(self.folder, self.parts, self.optimiser, self.identity):
             self.steps, self.measured, self.starting = list(last.steps), dict(last.measured), dict(last.starting)
+            self.others = {name: dict(losses) for name, losses in last.others.items()}
             self.best = None if last.best is None else dict(last.best)
 
     def save(self) -> None:
         """Write a checkpoint where one is wanted."""
         if self.folder is not None:
             state = {name: self.optimiser.state.get(master, {}) for name, master in self.masters.items()}
-            progress = self.steps, self.measured, self.starting, self.masters, state, self.best
+            progress = self.steps, self.measured, self.starting, self.masters, state, self.best, self.others
             Checkpoint(self.identity, *progress).write(self.folder)
 
     def run(self, progress: bool) -> Tuned:
@@ -214,16 +244,17 @@ class _Run:
         try:
             with bar, training(self.model, self.parts, self.ties):
                 self.measure()
+                self.measure_others(0)
                 while len(self.steps) < self.total and not self.out_of_patience():
                     self.step()
                     bar.update()
                     bar.set_postfix(loss=f"{self.steps[-1].loss:.3f}")
                 self.save()
+            return self.result()
         except BaseException:
             for part in self.parts if self.starting else ():
                 part.entries.write(self.starting[part.name])
             raise
-        return self.result()
 
     def step(self) -> None:
         """One step of AdamW on the masters, rounded into the model, with what is due before and after it."""
@@ -276,18 +307,31 @@ class _Run:
 
     def measure(self) -> None:
         """Held-out loss, unless it was measured already; with ``patience`` the best weights are copied."""
-        if not self.held_out or len(self.steps) in self.measured:
+        if not self.held_out[OWN] or len(self.steps) in self.measured:
             return
-        try:
-            nats, tokens = passage_nats(self.model, self.held_out)
-        except ValueError as error:
-            self.fail(f"on the held-out documents: {error}")
-        loss = float(nats.sum() / tokens.sum())
-        if not math.isfinite(loss):
-            self.fail(f"on the held-out documents: the loss is {loss}.")
+        loss = self.held_out_loss(OWN)
         if self.patience is not None and loss < min(self.measured.values(), default=math.inf):
             self.best = {name: master.detach().clone() for name, master in self.masters.items()}
         self.measured[len(self.steps)] = loss
+
+    def measure_others(self, steps: int) -> None:
+        """Held-out loss of the other languages, unless it was measured already."""
+        for name in (name for name in self.held_out if name != OWN):
+            of = self.others.setdefault(name, {})
+            if steps not in of:
+                of[steps] = self.held_out_loss(name)
+
+    def held_out_loss(self, name: str) -> float:
+        """Nats per token of the model as it is."""
+        where = "on the held-out documents" + (f" in {name!r}" if name else "")
+        try:
+            nats, tokens = passage_nats(self.model, self.held_out[name])
+        except ValueError as error:
+            self.fail(f"{where}: {error}")
+        loss = float(nats.sum() / tokens.sum())
+        if not math.isfinite(loss):
+            self.fail(f"{where}: the loss is {loss}.")
+        return loss
 
     def out_of_patience(self) -> bool:
         """Whether the last ``patience`` measurements brought no new best."""
@@ -302,16 +346,19 @@ class _Run:
             for name, values in self.best.items():
                 self.masters[name].data.copy_(values)
             self.write()
+        self.measure_others(kept_step)
         state = [value for values in self.optimiser.state.values() for value in values.values()]
         settings = {
             **self.identity,
             "trained_entries": sum(master.numel() for master in self.masters.values()),
             "optimiser_bytes": sum(value.nbytes for value in state),
             "kept_step": kept_step,
+            "language": None if self.neurons is None else self.neurons.origin.language,
+            "held_out_texts": {name: len(rows) for name, rows in self.held_out.items() if rows},
             "device": str(self.parts[0].master.device),
         }
         delta = None if self.neurons is None else self.delta(self.neurons)
-        tuned = Tuned(tuple(self.steps), dict(self.measured), delta, settings)
+        tuned = Tuned(tuple(self.steps), dict(self.measured), delta, settings, self.others)
         if tuned.changed < FEW_CHANGED:
             dtype = self.parts[0].parameter.dtype
             rounding = f", or tune in float32: {dtype} rounds small changes away" if dtype.itemsize < 4 else ""

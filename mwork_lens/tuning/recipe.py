@@ -14,6 +14,7 @@ from torch.nn import functional
 from ..model import HookedModel, TokenBatch, differentiable_logits, encode, run_blocks, special_ids
 from ..settings import RecipeSettings
 from ..text import Document, warn_of_unknown
+from ..text.choices import require_choice
 
 POSITIONS_AT_ONCE = 128
 """Positions whose logits over the vocabulary are held at a time."""
@@ -46,8 +47,7 @@ class Recipe(RecipeSettings):
                 raise ValueError(f"{name}={value} must be a whole number.")
         if not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
             raise ValueError(f"weight_decay={self.weight_decay} must not be negative, warmup={self.warmup} in [0, 1).")
-        if self.layout not in get_args(Layout):
-            raise ValueError(f"layout={self.layout!r}: it must be one of {', '.join(get_args(Layout))}.")
+        require_choice("layout", self.layout, get_args(Layout))
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate of ``step`` (from 0): linear warm-up counted from one, then a cosine; never zero."""

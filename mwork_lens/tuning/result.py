@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class Tuned(Result, kind="tuned"):
     """None where all parameters were tuned: their old values are not kept."""
     settings: Mapping[str, Any]
     """Everything that decided the result; ``kept_step`` says after how many steps the weights are (early stopping)."""
+    others: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    """Held-out loss of other languages, by language and by the number of steps taken before it: none, and all."""
 
     @property
     def changed(self) -> float:
@@ -61,18 +63,47 @@ class Tuned(Result, kind="tuned"):
         return pd.DataFrame() if self.delta is None else self.delta.to_frame()
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per step: step, loss, tokens, learning rate, gradient norm, held-out loss after it where measured."""
-        frame = pd.DataFrame([asdict(step) for step in self.steps])
-        frame["held_out"] = [self.held_out.get(step.step) for step in self.steps]
+        """One row per step: step, loss, tokens, learning rate, gradient norm, held-out losses after it where measured.
+
+        Step 0 is before the first, where held-out loss was measured; ``held_out fr`` is that of another language. The
+        losses of steps are of different texts, each before its step: only held-out ones show what tuning did.
+        """
+        frame = pd.DataFrame([asdict(step) for step in self.steps], columns=[each.name for each in fields(Step)])
+        if 0 in self.held_out or self.others:
+            frame = pd.concat([pd.DataFrame({"step": [0]}), frame], ignore_index=True).reindex(columns=frame.columns)
+        for name, losses in {"": self.held_out, **self.others}.items():
+            frame[f"held_out {name}".strip()] = [losses.get(step) for step in frame["step"]]
         return frame
 
+    @property
+    def losses(self) -> pd.DataFrame:
+        """One row per language with held-out texts: texts, loss before and after (nats per token), and its change.
+
+        The tuned text's own language, first, is called as the set says, else ``held-out``. ``after`` is of the weights
+        that were kept. :func:`tuning_effects` has the same with intervals.
+        """
+        own, kept = self.settings.get("language") or "held-out", self.settings["kept_step"]
+        texts = self.settings.get("held_out_texts", {})
+        rows = {
+            own if name == "" else name: {"texts": texts.get(name), "before": losses.get(0), "after": losses.get(kept)}
+            for name, losses in {"": self.held_out, **self.others}.items()
+            if losses
+        }
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["texts", "before", "after"], dtype=float)
+        return frame.rename_axis("language").assign(change=frame["after"] - frame["before"])
+
     def summary(self) -> str:
-        """What changed, in a sentence."""
-        losses = f"{len(self.steps)} steps, loss {self.steps[0].loss:.3f} to {self.steps[-1].loss:.3f} nats per token"
+        """What changed, in a sentence: held-out losses, never those of steps, which are of different texts."""
+        measured = [
+            f"{name} {row['before']:.3f} to {row['after']:.3f}" + (f" on {row['texts']:.0f} texts" if i == 0 else "")
+            for i, (name, row) in enumerate(self.losses.dropna(subset="change").iterrows())
+        ]
+        loss = f"held-out loss {', '.join(measured)} nats per token" if measured else "held-out loss was not measured"
+        number = f"{len(self.steps)} step{'s' if len(self.steps) > 1 else ''}"
         if (frame := self.changes).empty:
-            return f"{losses}; all parameters were tuned."
+            return f"{number}; {loss}; all parameters were tuned."
         return (
-            f"{losses}; {frame['changed'].sum():,} of {frame['entries'].sum():,} selected weights changed, by "
+            f"{number}; {loss}; {frame['changed'].sum():,} of {frame['entries'].sum():,} selected weights changed, by "
             f"{frame['largest_change'].max():.2g} at most and {frame['relative_change'].mean():.2g} of their size on "
             "average."
         )
@@ -106,6 +137,8 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
     optimiser: Mapping[str, Mapping[str, Tensor]]
     best: Mapping[str, Tensor] | None
     """By weight: the values with the lowest held-out loss so far (early stopping)."""
+    others: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    """As ``Tuned.others``."""
 
     def write(self, folder: Path) -> None:
         """Write ``folder/step-N`` and then remove the one before; a kill at any moment leaves one that is whole."""

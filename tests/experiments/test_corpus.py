@@ -68,7 +68,7 @@ def test_vocabularies_are_read_and_bad_ones_named(tmp_path):
         (["corpus", "--languages", "en", "--vocabulary", "/nowhere/words"], "/nowhere/words"),
         (["overlap", "--detection", "/nowhere/a"], "/nowhere/a"),
         (["overlap", "--languages", "en"], "At least two languages"),
-        (["reasoning", "--task", "sudoku"], "no task 'sudoku'"),
+        (["reasoning", "--task", "sudoku"], "task='sudoku': it must be one of xquad"),
         (["reasoning", "--max-new-tokens", "0"], "--max-new-tokens 0"),
         (["reasoning", "--without", "/nowhere/ids"], "/nowhere/ids"),
     ],

@@ -66,7 +66,7 @@ def test_a_run_goes_on_where_it_stopped(texts, tmp_path, monkeypatch):
     assert set(table["unit"]) == {"token", "byte"}
     with pytest.raises(ValueError, match="passages = 3, not 5"):
         run_effects(model, texts, tmp_path, replace(config, passages=5), progress=False)
-    with pytest.raises(ValueError, match="'th' must be in the corpus"):
+    with pytest.raises(ValueError, match="there is no 'th'; the corpus has"):
         run_effects(model, texts, tmp_path / "x", replace(config, controls=["th"]), progress=False)
 
 

@@ -84,7 +84,7 @@ def test_a_set_off_in_one_part_is_what_the_rows_say(place, tmp_path):
         ({"languages": ["en", "fr"]}, r"MGSM in .* has no 'fr'; it has en, zh"),
         ({"off": ["fr"]}, "no set of neurons for 'fr'"),
         ({"off": ["en"]}, "'zh' is asked"),
-        ({"arms": ("luck",)}, "no arm 'luck'"),
+        ({"arms": ("luck",)}, "arms='luck': it must be one of random"),
         ({"limit": 0}, "limit=0"),
         ({"understanding": 5}, "understanding=5"),
         ({"data": "/nowhere/at/all"}, "/nowhere/at/all"),

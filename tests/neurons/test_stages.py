@@ -50,7 +50,7 @@ def test_bad_stages_are_refused():
         mw.Stages(SPACE, understanding=0)
     with pytest.raises(ValueError, match="tiny-llama has 2 layers"):
         mw.Stages(tiny("llama"))
-    with pytest.raises(ValueError, match=f"no part 'reasoning'; parts are {ALL_PARTS[0]}"):
+    with pytest.raises(ValueError, match="no part 'reasoning'; parts are "):
         mw.Stages(SPACE).select(ALL, "reasoning")
     other = mw.NeuronSpace(**{**vars(SPACE), "n_layers": 4})
     with pytest.raises(ValueError, match="with 3 layers; the set is of made-up with 4"):

@@ -28,7 +28,7 @@ def test_gradient_mode_does_not_matter(mode):
             tuned = mw.tune(model, some(model), texts, **OPTIONS, held_out=texts)
             assert before == (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
             tuned.delta.revert(model)
-        losses.append((tuned.to_frame()["loss"].tolist(), tuned.held_out))
+        losses.append(([step.loss for step in tuned.steps], tuned.held_out))
         assert not any(parameter.is_inference() for parameter in model.parameters())
     assert losses[0] == losses[1]
 
@@ -58,7 +58,7 @@ def test_a_model_in_training_mode_is_tuned_without_dropout_and_stays_in_it():
         neurons = some(model, [(0, "q", 3), (1, "v", 2), (1, "mlp", 5)])
         tuned = mw.tune(model, neurons, TEXTS, **OPTIONS, held_out=TEXTS)
         assert [module.training for module in every] == before
-        losses.append(tuned.to_frame()["loss"].tolist())
+        losses.append([step.loss for step in tuned.steps])
     assert losses[0] == losses[1]
 
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_in_the_home_directory_is_found_again_and_belongs_to_one_pr
         model, some(model), TEXTS, **OPTIONS, steps=3, checkpoint="~/c", checkpoint_every=2, callbacks=[seen.append]
     )
     assert not seen
-    assert again.to_frame()["loss"].tolist() == tuned.to_frame()["loss"].tolist()
+    assert [step.loss for step in again.steps] == [step.loss for step in tuned.steps]
 
 
 def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path):

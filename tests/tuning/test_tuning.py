@@ -501,3 +501,33 @@ def test_an_exported_model_is_the_tuned_one(kind, tmp_path):
         with pytest.raises(ValueError, match="does not hold the delta's old values"):
             mw.export_tuned(model, tuned.delta, tmp_path / "no", source=exported, tokenizer=tokenizer)
     assert not (tmp_path / "no").exists()
+
+
+def test_held_out_losses_of_every_language_are_reported_before_and_after(tmp_path):
+    """Equal to those of the model before and after by themselves; steps' losses, of different texts, are no trend."""
+    model, other = fresh(), [tokens(9, 70), tokens(12, 71)]
+    whole = {"": TEXTS[:2], "en": other}
+    before = {name: mw.language_losses(model, {"x": texts})["nats_per_token"].item() for name, texts in whole.items()}
+    neurons = mw.NeuronSet(some(model).space, some(model).masks, {"language": "sw"})
+    options = {**OPTIONS, "epochs": 3, "held_out": TEXTS[:2], "others": {"en": other}, "evaluate_every": 1}
+    tuned = mw.tune(model, neurons, TEXTS, **options, patience=1, checkpoint=tmp_path / "run")
+    after = {name: mw.language_losses(model, {"x": texts})["nats_per_token"].item() for name, texts in whole.items()}
+    losses = tuned.losses
+    assert list(losses.index) == ["sw", "en"]
+    assert losses["texts"].tolist() == [2, 2]
+    assert losses["before"].tolist() == pytest.approx(list(before.values()), rel=1e-6)
+    assert losses["after"].tolist() == pytest.approx(list(after.values()), rel=1e-6)
+    first, last = tuned.to_frame().iloc[0], tuned.to_frame().query("step == @tuned.settings['kept_step']").iloc[0]
+    assert [first["step"], first["held_out"], first["held_out en"]] == pytest.approx([0, *before.values()], rel=1e-6)
+    assert last["held_out en"] == pytest.approx(after["en"], rel=1e-6)
+    shown = f"held-out loss sw {before['']:.3f} to {after['']:.3f} on 2 texts, en {before['en']:.3f} to"
+    assert shown in tuned.summary()
+    assert "held-out loss was not measured" in mw.tune(fresh(), some(fresh()), TEXTS, **OPTIONS).summary()
+    steps, *curves = mw.plots.tuning(tuned).data
+    assert (steps.mode, steps.name) == ("markers", "each step's own texts")
+    assert [curve.name for curve in curves] == ["sw, held out", "en, held out"]
+    tuned.save(tmp_path / "tuned")
+    assert mw.Tuned.load(tmp_path / "tuned").losses.equals(losses)
+    for name, documents in (("sw", other), ("en", [])):
+        with pytest.raises(ValueError, match=f"others has '{name}'"):
+            mw.tune(fresh(), neurons, TEXTS, **OPTIONS, others={name: documents})

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Literal, get_args
 
 from ...model import HookedModel
+from ...text.choices import require_choice
 from ..measure import LayerMeasure, Measure
 from .outputs import output_changes
 from .published import parallel, released
@@ -20,8 +21,7 @@ def exact(where: Where = "stream", *, rotated_neurons: bool = False) -> Measure:
     residual stream (``"stream"``), or of its output before a post-norm (``"structure"``); the two are the same for
     models without post-norms. ``rotated_neurons`` (the paper's parallel form) is as in :func:`pattern_change`.
     """
-    if where not in get_args(Where):
-        raise ValueError(f"measure={where!r}: it must be one of {', '.join(get_args(Where))}.")
+    require_choice("measure", where, get_args(Where))
 
     def measure(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
         patterns = pattern_change(model, layer, rotated_neurons=rotated_neurons)
