@@ -95,7 +95,8 @@ class Enhancement(Result, kind="enhancement"):
         columns = ("neurons", "trained", "changed", "steps", "tokens", "tuning_seconds", "measuring_seconds")
         rows = []
         for result in self.results:
-            assert (run := result.run) is not None
+            run = result.run
+            assert run is not None
             losses = {"loss_before": self._loss(self.original, run), "loss_after": self._loss(result, run)}
             rows.append({**vars(run), **{name: result.metadata[name] for name in columns}, **losses})
         return pd.DataFrame(rows)
