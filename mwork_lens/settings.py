@@ -186,8 +186,9 @@ class EffectsConfig(DetectionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.overlap not in get_args(Overlap):
-            raise ValueError(f"overlap={self.overlap!r}: it must be warn or refuse.")
+        from .text.choices import require_choice  # takes long to import
+
+        require_choice("overlap", self.overlap, get_args(Overlap))
 
 
 @dataclass(frozen=True)

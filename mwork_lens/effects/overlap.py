@@ -10,6 +10,7 @@ import pandas as pd
 from ..settings import Overlap
 from ..statistics import counted
 from ..text import Corpus, SeenDocuments, Status
+from ..text.choices import require_choice
 
 SAID = "Of these documents detection has seen"
 """How the warning begins."""
@@ -23,8 +24,7 @@ REMEDY = (
 
 def require_overlap(overlap: str) -> None:
     """A ValueError for another value."""
-    if overlap not in get_args(Overlap):
-        raise ValueError(f"overlap={overlap!r}: it must be one of {', '.join(get_args(Overlap))}.")
+    require_choice("overlap", overlap, get_args(Overlap))
 
 
 def statuses_of(corpus: Corpus, seen: Iterable[SeenDocuments | None]) -> dict[str, list[Status]]:
