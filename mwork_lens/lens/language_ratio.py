@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import Estimate, Jackknife, Values, adjusted_verdict, benjamini_hochberg, not_measurable
+from ..statistics import Estimate, Jackknife, Values, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result
 from ..text import OTHER, SHARED
 from ..text.choices import listed
@@ -162,10 +162,13 @@ class LanguageRatio(Result, kind="language_ratio"):
         else:
             lift = f"{points} ({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), {mean['verdict']} ({listed})."
         vocabulary = float(self.vocabulary[self.names.index(language)])
+        documents = [names for prompts, names in self.documents.items() if prompts != language]
+        read = counted(map(len, documents), (len(set(names)) for names in documents), "prompts")
+        middle = f"layers {layers[0]} to {layers[-1]} of {self.settings['n_layers']}"
         return (
-            f"In layers {layers[0]} to {layers[-1]} of {self.settings['n_layers']}, prompts in other languages decode "
-            f"to {mean['share']:.1%} {language} tokens where random directions give {mean['chance']:.1%} and the "
-            f"vocabulary holds {vocabulary:.1%}: a lift over random directions of {lift}"
+            f"In {middle}, prompts in other languages ({read} per language) decode to {mean['share']:.1%} {language} "
+            f"tokens where random directions give {mean['chance']:.1%} and the vocabulary holds {vocabulary:.1%}: a "
+            f"lift over random directions of {lift}"
         )
 
     def _middle(self, layers: Sequence[int] | None) -> list[int]:
