@@ -11,7 +11,7 @@ from torch import Tensor
 from ..text.choices import require_choice
 from .architecture import HookedModel, special_ids
 from .sites import SITES
-from .state import OwnHook
+from .state import OwnHook, to_the_end
 
 _SWITCHES = {
     "attn.hook_result": "use_attn_result",
@@ -149,7 +149,11 @@ def hooked(model: HookedModel, hooks: Sequence[ForwardHook]) -> Iterator[HookedM
             in_place.append((point, point.fwd_hooks[-1], own))
         yield model
     finally:
-        for point, handle, own in in_place:
-            own.open = False
-            handle.hook.remove()
-            point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]
+        to_the_end(lambda: _remove(in_place))
+
+
+def _remove(in_place: Sequence[tuple[Any, Any, OwnHook]]) -> None:
+    for point, handle, own in in_place:
+        own.open = False
+        handle.hook.remove()
+        point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]

@@ -8,6 +8,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -142,10 +143,7 @@ def settled(model: Any) -> Iterator[None]:
             ):
                 yield
         finally:
-            for module, attributes, buffers in before:
-                _restore(vars(module), attributes, lambda name, *values: name == "training" or _has_tensor(*values))
-                _restore(module._buffers, buffers, lambda *_: True)
-            _restore_contents(contents)
+            to_the_end(partial(_restore_modules, before, contents))
 
 
 _NOTHING = contextlib.nullcontext()
@@ -198,6 +196,24 @@ def _restore_contents(contents: Iterable[tuple[Tensor, Tensor]]) -> None:
     for tensor, values in contents:
         if not torch.equal(tensor, values):
             tensor.copy_(values)
+
+
+def _restore_modules(
+    before: Iterable[tuple[Any, dict[str, Any], dict[str, Any]]], contents: Iterable[tuple[Tensor, Tensor]]
+) -> None:
+    for module, attributes, buffers in before:
+        _restore(vars(module), attributes, lambda name, *values: name == "training" or _has_tensor(*values))
+        _restore(module._buffers, buffers, lambda *_: True)
+    _restore_contents(contents)
+
+
+def to_the_end(clean_up: Callable[[], None]) -> None:
+    """Run what may run twice; where Ctrl-C interrupts it, once more."""
+    try:
+        clean_up()
+    except KeyboardInterrupt:
+        clean_up()
+        raise
 
 
 def _restore(held: dict[str, Any], before: dict[str, Any], restored: Callable[..., bool]) -> None:

@@ -8,12 +8,14 @@ import torch
 import transformers
 
 import mwork_lens as mw
+from mwork_lens.model import state
 from mwork_lens.model.conversion import bridge_on
 from mwork_lens.neurons.weights import Entries
 
 from ..decoders import decoder_model, document
 from ..tiny import HOOKED, installed, some_neurons
 from . import QUIET, documents, rows
+from .state import changes, state_of
 from .test_independence import results
 
 TWO = ("LlamaForCausalLM", "SmolLM3ForCausalLM")
@@ -144,6 +146,24 @@ def test_a_copy_made_in_an_ablation_says_so_after_it(row):
     copied.reset_hooks()
     assert torch.equal(copied(ids), untouched)
     assert torch.equal(model(ids), untouched)
+
+
+@rows(("LlamaForCausalLM",))
+def test_an_interruption_while_all_is_put_back_is_too_late(row, monkeypatch):
+    """Ctrl-C at the very end of a call."""
+    model, ids = decoder_model(row).train(), document(row)
+    before, restore, calls = state_of(model), state._restore, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        restore(*arguments)
+
+    monkeypatch.setattr(state, "_restore", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mw.language_losses(model, {"a": [ids]})
+    assert not changes(before, state_of(model))
 
 
 @rows(("LlamaForCausalLM",))
