@@ -1,5 +1,6 @@
 """What two detections, or two languages of one, have in common, compared with chance."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import permutations, product
 from typing import Any, Literal, get_args
@@ -23,7 +24,8 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
 
     Returns:
         One row per language, layer and site: ``spearman`` (rank correlation of all neurons), ``top_overlap`` (share of
-        the ⌊top · width⌋ highest of ``a`` that are among those of ``b``) and ``expected`` (that share by chance).
+        the ⌊top · width⌋ highest of ``a`` that are among those of ``b``) and ``expected`` (that share by chance). Both
+        are NaN, with a warning, where either has no scores, or the same one for all neurons.
 
     Raises:
         ValueError: for models of other sizes, no language in common, or ``top`` outside (0, 1].
@@ -37,17 +39,22 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
     if not languages:
         raise ValueError(f"No language in common: {', '.join(a.languages)} and {', '.join(b.languages)}.")
     sites = [site for site in a.space.widths if all(site in d.mean_scores[languages[0]] for d in (a, b))]
-    rows = []
+    rows, unscored = [], {}
     layers = [layer for layer in a.layers if layer in b.layers]
     for language, site, layer in product(languages, sites, layers):
         first, second = (detection.mean_scores[language][site][layer].double() for detection in (a, b))
         number = max(1, int(top * len(first) + 1e-9))
-        common = torch.isin(first.topk(number).indices, second.topk(number).indices)
-        constant = first.min() == first.max() or second.min() == second.max()
-        spearman = float("nan") if constant else float(spearmanr(first, second).statistic)  # pyright: ignore
+        common, spearman = float("nan"), float("nan")
+        if all(scores.isfinite().all() and scores.min() < scores.max() for scores in (first, second)):
+            common = torch.isin(first.topk(number).indices, second.topk(number).indices).double().mean().item()
+            spearman = float(spearmanr(first, second).statistic)  # pyright: ignore
+        else:
+            unscored.setdefault(site, {})[layer] = None
         place = {"model": a.space.model, "language": language, "layer": layer, "site": site}
-        shares = {"top_overlap": common.double().mean().item(), "expected": number / len(first)}
-        rows.append({**place, "spearman": spearman, **shares})
+        rows.append({**place, "spearman": spearman, "top_overlap": common, "expected": number / len(first)})
+    if unscored:
+        where = "; ".join(f"{site} in layers {', '.join(map(str, of))}" for site, of in unscored.items())
+        warnings.warn(f"Agreement is NaN where neurons have no scores, or all the same ones: {where}.", stacklevel=2)
     return pd.DataFrame(rows)
 
 

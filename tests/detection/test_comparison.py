@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -34,6 +36,19 @@ def test_agreement_counts_common_members(detection):
     assert frame.xs("q", level="site")["spearman"].min() < 0.999
     with pytest.raises(ValueError, match=r"top=2\.0"):
         mw.agreement(detection, paper, top=2.0)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_agreement_is_not_a_number_where_a_site_has_no_scores(detection, value):
+    scores = {**detection.mean_scores["fr"], "v": torch.full_like(detection.mean_scores["fr"]["v"], value)}
+    unscored = dataclasses.replace(detection, mean_scores={**detection.mean_scores, "fr": scores})
+    with pytest.warns(UserWarning, match=r"no scores, or all the same ones: v in layers 0, 1\.$"):
+        frame = mw.agreement(detection, unscored)
+    nothing = (frame["language"] == "fr") & (frame["site"] == "v")
+    assert nothing.sum() == 2
+    for column in ("spearman", "top_overlap"):
+        assert frame[column].isna().tolist() == nothing.tolist()
+    assert len(mw.plots.agreement(frame[frame["language"] == "fr"]).data) == 8
 
 
 def test_overlap_follows_its_definitions(detection):
