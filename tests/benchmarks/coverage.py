@@ -148,7 +148,7 @@ class Null:
         results = [RunResult(run, {HELD_OUT: {read: self.losses()[0] for read in LANGUAGES}}, metadata) for run in runs]
         names = dict.fromkeys(LANGUAGES, self.names)
         read = Passages(dict.fromkeys(LANGUAGES, self.tokens), names, {"parallel": True, "passages": names})
-        design = {"languages": ["de"], "documents": [9], "paper_rate": 0, "rates": [0.1]}
+        design = {"languages": ["de"], "documents": [9], "paper_rate": 0, "rates": [0.1], "seeds": [0, 1]}
         rates = {"de": dict.fromkeys(("specific", "random", "matched"), 0.1)}
         original = RunResult(None, {HELD_OUT: dict.fromkeys(LANGUAGES, self.base[0])}, {})
         settings = {"model": "null", "design": design, "own_rates": rates, "trials": []}

@@ -1,0 +1,102 @@
+"""On few documents every table, figure and sentence says "not measurable"; on more, stars and verdicts are the same."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import mwork_lens as mw
+from mwork_lens.experiments.report import findings
+from mwork_lens.experiments.tasks import gaps
+from mwork_lens.lens import LanguageRatio
+from mwork_lens.tasks import TASKS
+from mwork_lens.tasks.result import LIKELIHOOD
+from mwork_lens.text import OTHER, SHARED
+
+from .benchmarks.coverage import DISTRIBUTIONS, Null
+
+NOTHING = "not measurable on {} document"
+CLEAR = re.compile(
+    r"(?<!not )(?<!not clearly )\b(selective|supported)\b|\d\*|✓|better than|worse than|(above|below) chance \("
+)
+
+
+class Planted(Null):
+    """Losses of language ``de`` rise by more than the others', or by as much."""
+
+    def losses(self, draws=1):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().losses(draws) + 2.0 * self.tokens * (self.calls % 3 == 1)
+
+
+def ratio_of(null):
+    """Prompts of which more decode to English than random directions do."""
+    names, generator = ("en", "de", SHARED, OTHER), torch.Generator().manual_seed(0)
+    counts = 4 + torch.rand(len(null.names), 4, 4, generator=generator, dtype=torch.float64)
+    counts[..., 0] += 5
+    chance = 5 + torch.rand(4, 50, 4, generator=generator, dtype=torch.float64)
+    corpus = {"parallel": True}
+    settings = {"model": "planted", "n_layers": 3, "corpus": corpus, "top_k": 10, "by": "count", "identifier": "script"}
+    of = {"de": counts}, chance, torch.full((4,), 0.25, dtype=torch.float64), (0, 1, 2, 3), names, ("en", "de")
+    return LanguageRatio(*of, {"de": null.names}, {**settings, "normalize": True})
+
+
+def answers_of(null):
+    """Every second answer is right, with neurons off as without."""
+    result = null.tasks(TASKS["mgsm"])
+    scores = [dict.fromkeys(result.task.metrics, float(int(row["id"]) % 2)) for row in result.rows]
+    return replace(result, rows=[{**row, "scores": each} for row, each in zip(result.rows, scores, strict=True)])
+
+
+def texts_of(figure):
+    """Everything that a reader of a figure sees, and sees over it."""
+    layout = [each.text for each in figure.layout.annotations] + [figure.layout.title.text]
+    cells = [each for trace in figure.data for name in ("text", "hovertext") for each in np.ravel(trace[name])]
+    return [str(text) for text in (*layout, *cells) if text is not None]
+
+
+@pytest.fixture(params=[1, 2, 5, 6, 12])
+def shown(request):
+    """By name: what each kind of result shows of so many documents."""
+    null = Planted(request.param, DISTRIBUTIONS["normal"], np.random.default_rng(request.param))
+    matrix, grid, ratio = null.matrix({"de": "de", "fr": "fr"}), null.grid(), ratio_of(null)
+    flow, enhancement, tasks = mw.workflow(grid, ratio), null.enhancement(), answers_of(null)
+    return (
+        request.param,
+        matrix,
+        {
+            "effects": [matrix.finding("de"), *texts_of(mw.plots.effect_matrix(matrix))],
+            "selectivity": texts_of(mw.plots.selectivity(matrix)),
+            "report": findings(matrix, ratio),
+            "grid": texts_of(mw.plots.stage_grid(grid)),
+            "workflow": [*texts_of(mw.plots.workflow(flow)), *(each.verdict for each in flow.evidence)],
+            "ratio": [ratio.finding("en"), *texts_of(mw.plots.language_ratio(ratio))],
+            "enhancement": [*enhancement.findings(), *texts_of(mw.plots.enhancement_matrix(enhancement))],
+            "tasks": [*tasks.table(LIKELIHOOD).to_numpy().ravel(), *gaps(tasks)],
+        },
+    )
+
+
+def test_what_is_not_measurable_is_said_and_nothing_else_is(shown):
+    documents, _, by_kind = shown
+    for kind, texts in by_kind.items():
+        whole = "\n".join(texts)
+        assert not re.search(r"\bnan\b", whole, re.IGNORECASE), (kind, whole)
+        body = re.sub(r"[✓*]: [^\n]*", "", whole)  # what explains a mark
+        if documents < 6:
+            assert NOTHING.format(documents) in whole, (kind, whole)
+            assert not CLEAR.search(body), (kind, body)
+            assert not re.search(r"[(\[][+−-]?[\d.]+%? to ", body), (kind, body)
+        else:
+            assert "not measurable" not in whole, (kind, whole)
+
+
+def test_a_star_is_a_verdict(shown):
+    documents, matrix, _ = shown
+    cells = matrix.selectivity()
+    for row in cells.index:
+        clear = bool(CLEAR.search(matrix.finding(row)))
+        assert clear == bool(cells.loc[row, "p_adjusted"] <= 0.05 and cells.loc[row, "difference"] > 0)
+        assert documents >= 6 or not clear
