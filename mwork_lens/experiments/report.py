@@ -36,7 +36,8 @@ OPENING = 12
 OWN, MATCHED = "own neurons off", "as many with equal scores off"
 LIMITS = [
     "Rise of next-token loss on held-out passages, in nats per token; the intervals in the figure's hover are 95 % by "
-    "jackknife over documents. A ratio is left out where the others' rise is not clearly above zero.",
+    "jackknife over documents. A ratio is left out where the others' rise is not clearly above zero. Rows are sets of "
+    "different size: compare along a row, or a set with the controls of its size.",
     "This shows which neurons one language's text needs more than another's, on this model and this text. It does not "
     "show what the neurons compute, nor that a task fails; on a corpus that is not parallel it would mix topic with "
     "language.",
@@ -271,11 +272,13 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
         listed = f"{len(clear)} ({', '.join(clear) or 'none'})"
         shown = f"clear for {listed} at q ≤ {FALSE_DISCOVERIES:g} on {number} documents"
     ends = dict.fromkeys(f"{end(selectivity.loc[own, 'neurons']):,.0f}" for end in (min, max))
+    off = f"Switching off a language's own neurons ({' to '.join(ends)} neurons)"
     text = [
-        f"Switching off a language's own neurons ({' to '.join(ends)} neurons) raises that language's loss the most "
-        f"for {len(most)} of {len(own)} languages ({', '.join(most) or 'none'}). That the rise is above the mean rise "
-        f"of the others is {shown}."
+        f"{off} raises that language's loss the most for {len(most)} of {len(own)} languages "
+        f"({', '.join(most) or 'none'}). That the rise is above the mean rise of the others is {shown}."
     ]
+    if "not measurable" in sides.values():
+        text = [f"{off}: whose loss rises the most, and by how much more than the others', is {shown}."]
     origins = {row: draws[0]["origin"] for row, draws in effects.settings["sets"].items()}
     matched = [row for row, origin in origins.items() if origin.get("kind") == "matched"][:1]
     text += [seen_finding(effects.documents_read)]
