@@ -32,11 +32,12 @@ def test_the_demo_ends_in_a_table_findings_and_a_page(tmp_path):
     french = mw.detect(model, corpus.split(0.2)[0], top=0.3, progress=False).specific("fr", quorum=0.6)
     matrix = mw.effect_matrix(model, {"fr": french}, held_out, progress=False).to_frame()
     assert demo.effects.to_frame().loc["fr"].tolist() == pytest.approx(matrix.loc["fr"].tolist())
-    first, *others = demo.findings()
+    first, read, *others = demo.findings()
+    assert read.startswith("Detection has seen none of the documents")
     assert first.startswith("Switching off a language's own neurons")
     assert others == [demo.effects.finding(row) for row in ("fr", "matched fr", "random fr")]
     without = mw.effect_matrix(model, {"en": french - french, "fr": french}, held_out, progress=False)
-    assert " of 1 languages (" in findings(without)[0]
+    assert f"own neurons ({len(french)} neurons): whose loss rises the most" in findings(without)[0]
     before = (tmp_path / "demo" / "effects" / "tensors.safetensors").stat().st_mtime_ns
     run_demo(model, corpus, tmp_path / "demo", CONFIG)
     assert (tmp_path / "demo" / "effects" / "tensors.safetensors").stat().st_mtime_ns == before
