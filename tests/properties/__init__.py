@@ -19,9 +19,10 @@ FEW = ("LlamaForCausalLM", "SmolLM3ForCausalLM-windows, biases", "FalconForCausa
 QUIET: Any = {"progress": False}
 
 
-def rows(names: Iterable[str] = FEW) -> pytest.MarkDecorator:
-    """These decoders, or all."""
-    return pytest.mark.parametrize("row", [row for name, row in EXACT.items() if ALL or name in names], ids=str)
+def rows(names: Iterable[str] = FEW, *, only: bool = False) -> pytest.MarkDecorator:
+    """These decoders, or all; with ``only`` never others, where what is tested does not depend on the decoder."""
+    every = ALL and not only
+    return pytest.mark.parametrize("row", [row for name, row in EXACT.items() if every or name in names], ids=str)
 
 
 def documents(row: Decoder) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ def rounded_products(request):
     torch.set_float32_matmul_precision("highest")
 
 
-@rows(ONE)
+@rows(ONE, only=True)
 def test_products_are_not_rounded(row, rounded_products):
     """Some processors then multiply in bfloat16, and GPUs in TF32."""
     preferred = lambda: (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)  # noqa: E731
@@ -34,7 +34,7 @@ def test_products_are_not_rounded(row, rounded_products):
     assert torch.get_float32_matmul_precision() == rounded_products
 
 
-@rows(ONE)
+@rows(ONE, only=True)
 def test_another_default_device_is_said(row):
     model, corpus = decoder_model(row, torch.float32), {"a": documents(row)}
     neurons = some_neurons(model)
@@ -54,7 +54,7 @@ def test_another_default_device_is_said(row):
             assert calls["losses"]().equals(expected)
 
 
-@rows((*ONE, "SmolLM3ForCausalLM"))
+@rows((*ONE, "SmolLM3ForCausalLM"), only=True)
 def test_a_compiled_model_is_refused(row):
     """Compiled code may leave out hooks that were added since."""
     model, corpus = decoder_model(row), {"a": documents(row)}

@@ -25,7 +25,7 @@ def half(activation, hook=None):
     return activation * 0.5
 
 
-@rows(TWO)
+@rows(TWO, only=True)
 def test_hooks_of_the_users_are_in_losses_and_scores_or_refused(row):
     """What was verified without them does not hold with them."""
     model, ids = decoder_model(row), document(row)
@@ -61,7 +61,7 @@ def on_model(model):
 
 
 @pytest.mark.parametrize("hooked", [on_unembedding, on_model])
-@rows(TWO)
+@rows(TWO, only=True)
 def test_hooks_that_would_be_left_out_are_refused(row, hooked):
     model, ids = decoder_model(row), document(row)
     neurons = some_neurons(model)
@@ -79,7 +79,7 @@ SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in")
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-@rows(TWO)
+@rows(TWO, only=True)
 def test_switches_of_transformer_lens_stay_and_change_nothing(row, name):
     model = decoder_model(row)
     neurons = some_neurons(model)
@@ -91,7 +91,7 @@ def test_switches_of_transformer_lens_stay_and_change_nothing(row, name):
 
 
 @pytest.mark.skipif(not HOOKED, reason="a bridge has no such switch")
-@rows(("LlamaForCausalLM",))
+@rows(("LlamaForCausalLM",), only=True)
 def test_a_model_with_widened_heads_writes_the_same(row):
     model, prompts = decoder_model(row), [ids[:9] for ids in documents(row)]
     expected = mw.generate(model, prompts, max_new_tokens=4)
@@ -100,7 +100,7 @@ def test_a_model_with_widened_heads_writes_the_same(row):
     assert model.cfg.ungroup_grouped_query_attention
 
 
-@rows(TWO)
+@rows(TWO, only=True)
 def test_logits_that_are_not_numbers_are_said(row):
     model, ids = decoder_model(row), document(row)
     model.unembed.W_U.data[0, 7] = math.nan
@@ -134,7 +134,7 @@ def test_a_recurrent_model_is_refused_before_it_is_run(family):
 
 
 @torch.no_grad()
-@rows(TWO)
+@rows(TWO, only=True)
 def test_a_copy_made_in_an_ablation_says_so_after_it(row):
     model, ids = decoder_model(row), document(row)[None]
     untouched, neurons = model(ids), some_neurons(model)
@@ -148,7 +148,7 @@ def test_a_copy_made_in_an_ablation_says_so_after_it(row):
     assert torch.equal(model(ids), untouched)
 
 
-@rows(("LlamaForCausalLM",))
+@rows(("LlamaForCausalLM",), only=True)
 def test_an_interruption_while_all_is_put_back_is_too_late(row, monkeypatch):
     """Ctrl-C at the very end of a call."""
     model, ids = decoder_model(row).train(), document(row)
@@ -166,7 +166,7 @@ def test_an_interruption_while_all_is_put_back_is_too_late(row, monkeypatch):
     assert not changes(before, state_of(model))
 
 
-@rows(("LlamaForCausalLM",))
+@rows(("LlamaForCausalLM",), only=True)
 def test_an_interrupted_change_of_weights_is_taken_back(row, monkeypatch):
     model, ids = decoder_model(row), document(row)
     delta = mw.tune(model, some_neurons(model), [ids], steps=1, learning_rate=1e-2, **QUIET).delta
