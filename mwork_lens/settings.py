@@ -215,6 +215,8 @@ class ReportConfig(EffectsConfig):
 
 # --- tasks ---
 
+WORDINGS = ("corrected", "paper")
+
 ALL_LAYERS = "all layers"
 ARMS = ("random", "matched random", "specific", "random as active", "active")
 """``random`` and ``matched random`` are as many as ``specific``; ``random as active`` as many as ``active``."""
@@ -272,12 +274,12 @@ class TaskOptions:
     generation: int | None = EffectsConfig.generation
     chat: bool | None = None
     """Whether prompts are chats; by default if the tokenizer has a template."""
-    max_new_tokens: Positive = 128
-    """After which an answer ends."""
+    max_new_tokens: Annotated[int | None, at_least(1)] = None
+    """After which an answer ends; by default the task's own limit."""
     max_tokens: Positive = 512
-    """Articles are cut so that the prompt is no longer."""
+    """Articles are cut so that the prompt, without worked examples, is no longer."""
     seed: int = 0
-    """Of the random neurons."""
+    """Of the random neurons, and of the worked examples."""
     batch_size: Positive = 16
     """Prompts at a time."""
     detection: Annotated[str | Path | None, DETECTION] = SavedSets.detection
@@ -290,6 +292,12 @@ class TaskOptions:
     top: float = DetectionSettings.top
     shown: Annotated[bool, NO_OPTION] = True
     """Whether to show bars."""
+    wording: str = "corrected"
+    """corrected, or paper: with the slips of the paper's prompts (MGSM in English)."""
+    exemplars: Annotated[int, at_least(0)] = 0
+    """Worked examples before each question; they are drawn from the questions and then not asked."""
+    exemplars_from: str | None = None
+    """The data's own examples instead, a folder or file as --data, e.g. mgsm_exemplars.jsonl."""
 
     def __post_init__(self) -> None:
         from .text.choices import require_choice  # takes long to import

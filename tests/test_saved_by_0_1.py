@@ -29,6 +29,7 @@ TASK_OPTIONS = {
     "quorum": 0.5,
     "limit": 2,
     "arms": ("random", "specific"),
+    "wording": "paper",
     "shown": False,
 }
 """Of the folder ``tasks``."""
@@ -144,7 +145,8 @@ def test_an_enhancement_whose_documents_were_divided_otherwise_is_refused(place,
 
 def test_tasks_resume_their_folder(place):
     options = mw.TaskOptions(**TASK_OPTIONS)
-    result, _ = mw.run_task_experiment(other_weights(analyses.reader()), "reasoning", "tasks", options)
+    with pytest.warns(UserWarning, match="tasks.* does not say with which weights .* they are unknown"):
+        result, _ = mw.run_task_experiment(other_weights(analyses.reader()), "reasoning", "tasks", options)
     require_same_folder(place / "tasks", FOLDER / "tasks")
     lines = Path("tasks/rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert [dict(row) for row in result.rows] == [json.loads(line) for line in lines]
@@ -152,7 +154,9 @@ def test_tasks_resume_their_folder(place):
 
 def test_tuning_resumes_its_checkpoint(place):
     model = copy.deepcopy(analyses.reader())
-    require_same(facts("tuned", analyses.tune(model, checkpoint="checkpoint")), EXPECTED["checkpoint"])
+    with pytest.warns(UserWarning, match="step-.* they are unknown"):
+        tuned = analyses.tune(model, checkpoint="checkpoint")
+    require_same(facts("tuned", tuned), EXPECTED["checkpoint"])
     assert [path.name for path in Path("checkpoint").iterdir()] == [p.name for p in (FOLDER / "checkpoint").iterdir()]
 
 

@@ -1,7 +1,7 @@
 """``mwork-lens experiment NAME``: the paper's figures and tables, comparisons of detections, enhancement."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,14 +114,17 @@ class DetectionsConfig:
         path, settings = run.folder(name), {"quorum": rule.quorum, "top": rule.top}
         if self.detection:
             detections = load_detections(self.detection)
-            recorded = {key: each.settings for key, each in detections.items()}
+            fingerprints = {key: asdict(each.space)["fingerprint"] for key, each in detections.items()}
+            recorded = {key: {**each.settings, "fingerprint": fingerprints[key]} for key, each in detections.items()}
             return ResultsFolder.open(path, name, {"detections": recorded, **settings}), detections
         corpus = replace(run, limit=self.passages).load_text()
         if len(corpus) < 2:
             raise ValueError(f"At least two languages are needed to compare; {run.corpus} has {', '.join(corpus)}.")
-        folder = ResultsFolder.open(path, name, {"corpus": corpus.describe(), **settings})
+        hooked = run.load_model()
+        record = {**mw.model.model_record(hooked), "corpus": corpus.describe(), **settings}
+        folder = ResultsFolder.open(path, name, record)
         place = folder.path / "detection"
-        detection = load_or_run(place, mw.Detection, lambda: mw.detect(run.load_model(), corpus, top=rule.top))
+        detection = load_or_run(place, mw.Detection, mw.detect, hooked, corpus, top=rule.top)
         folder.written.append(place)
         return folder, {detection.space.model: detection}
 

@@ -88,7 +88,7 @@ class Activations(Result, kind="activations"):
 
     def __repr__(self) -> str:
         tokens = ", ".join(f"{language} {number:,}" for language, number in self.tokens.items())
-        return f"Activations({self.space.model}: {self.statistic} of tokens {tokens})"
+        return f"Activations({self.space.shown}: {self.statistic} of tokens {tokens})"
 
 
 def collect_means(
@@ -111,7 +111,7 @@ def collect_means(
     Raises:
         ValueError: for empty documents or weights that are not finite.
     """
-    encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model)
+    encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model, fingerprint=True)
     plan = encoded.plan(batch_size)
     sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
     for batch, of_batch in layer_sums(model, space, plan, progress="means of" if progress else None):
@@ -134,7 +134,7 @@ def collect_samples(
     Raises:
         ValueError: for empty documents or weights that are not finite.
     """
-    corpus, draw, space = as_corpus(corpus), random.Random(int(seed)), NeuronSpace.of(model)
+    corpus, draw, space = as_corpus(corpus), random.Random(int(seed)), NeuronSpace.of(model, fingerprint=True)
     rows = {language: draw.randrange(len(documents)) for language, documents in corpus.items()}
     names = {language: corpus.ids[language][row] for language, row in rows.items()}
     sampled = {}

@@ -157,7 +157,7 @@ class Detection(Result, kind="detection"):
             f"{language} {n}{'' if documents is pd.NA else f' of {documents}'}" for language, n, documents in read
         )
         rule = ", ".join(f"{key}={value!r}" for key, value in self._rule().items() if key not in ("corpus", "seen"))
-        return f"Detection({self.space.model}: passages of documents: {texts}; {rule})"
+        return f"Detection({self.space.shown}: passages of documents: {texts}; {rule})"
 
     def _repr_html_(self) -> str:
         sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()

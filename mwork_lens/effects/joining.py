@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model import of_model, shown_model
 from .matrix import BY_PASSAGE, EffectMatrix
 from .overlap import worst
 
@@ -25,6 +26,7 @@ def concat_passages(matrices: Sequence[EffectMatrix], *, common_rows: bool = Fal
     if common_rows:
         common = [row for row in matrices[0].rows if all(row in matrix.rows for matrix in matrices)]
         matrices = [matrix.select(common) for matrix in matrices]
+    _require_one_model(matrices)
     first = matrices[0]
     for other, (what, ours) in product(matrices, _shape(first).items()):
         if (theirs := _shape(other)[what]) != ours:
@@ -55,6 +57,7 @@ def concat_rows(matrices: Sequence[EffectMatrix]) -> EffectMatrix:
     """
     if not matrices:
         raise ValueError("There is no effect matrix to join.")
+    _require_one_model(matrices)
     first, rows = matrices[0], [row for matrix in matrices for row in matrix.rows]
     documents = [{read: list(names) for read, names in matrix.documents.items()} for matrix in matrices]
     if len(set(rows)) < len(rows) or any(other != documents[0] for other in documents):
@@ -68,6 +71,18 @@ def concat_rows(matrices: Sequence[EffectMatrix]) -> EffectMatrix:
         languages={row: language for matrix in matrices for row, language in matrix.languages.items()},
         settings={**first.settings, "sets": sets},
     )
+
+
+def _require_one_model(matrices: Sequence[EffectMatrix]) -> None:
+    models = {
+        str(record["fingerprint"]): shown_model(record)
+        for m in matrices
+        if (record := of_model(m.settings)).get("fingerprint")
+    }
+    if len(models) > 1:
+        raise ValueError(
+            f"These effect matrices cannot be put together: they are of {' and of '.join(models.values())}."
+        )
 
 
 def _shape(matrix: EffectMatrix) -> dict[str, Any]:

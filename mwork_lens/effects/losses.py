@@ -22,6 +22,7 @@ from ..model import (
     Reducer,
     TokenBatch,
     batches,
+    model_record,
     settled,
     stream,
     token_losses,
@@ -223,6 +224,7 @@ def losses_with(
     statuses = statuses_of(corpus, seen)
     check_overlap(corpus, statuses, overlap, stacklevel=4)
     rows = {BASELINE: [(nullcontext(), {})], **interventions}
+    settings = {**model_record(model), "mode": mode, "max_tokens": max_tokens}
     total = sum(map(len, rows.values())) * sum(encoded.documents.values())
     with settled(model), tqdm(total=total, unit="doc", disable=not progress) as bar:
 
@@ -237,7 +239,6 @@ def losses_with(
         name: {read: torch.stack([each.nats[read] for each in draws]) for read in corpus}
         for name, draws in losses.items()
     }
-    settings = {"model": str(model.cfg.model_name), "mode": mode, "max_tokens": max_tokens}
     return EffectMatrix(
         nats=nats,
         tokens=losses[BASELINE][0].tokens,

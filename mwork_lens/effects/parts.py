@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ..detection import cut_to_size
-from ..model import HookedModel
+from ..model import HookedModel, shown_model
 from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
 from ..statistics import Estimate, benjamini_hochberg, interval_words
 from ..store import Result
@@ -147,7 +147,7 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         return self.mean_difference([row_name(name, f"{side} {depth}") for name in languages])
 
     def __repr__(self) -> str:
-        return f"LayerSweep({self.effects.settings['model']}: {', '.join(self.languages)}; layers {self.depths})"
+        return f"LayerSweep({shown_model(self.effects.settings)}: {', '.join(self.languages)}; layers {self.depths})"
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -251,7 +251,7 @@ class StageGrid(PartEffects, kind="stage_grid"):
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{stage} {layers.start}–{layers.stop - 1}" for stage, layers in self.layers.items())
-        return f"StageGrid({self.effects.settings['model']}: {', '.join(self.languages)}; {layers})"
+        return f"StageGrid({shown_model(self.effects.settings)}: {', '.join(self.languages)}; {layers})"
 
     def _repr_html_(self) -> str:
         table = self.to_frame().pivot(index="part", columns="language", values="difference")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..lens import LanguageRatio
+from ..model import of_model, shown_model
 from ..settings import ENGLISH
 from ..statistics import adjusted_verdict, benjamini_hochberg
 from ..store import Result, storable
@@ -72,7 +73,9 @@ class Workflow(Result, kind="workflow"):
 
     def __repr__(self) -> str:
         counted = {v: sum(e.verdict == v for e in self.evidence) for v in get_args(Verdict)}
-        return f"Workflow({self.settings['model']}: claims {', '.join(f'{n} {v}' for v, n in counted.items() if n)})"
+        return (
+            f"Workflow({shown_model(self.settings)}: claims {', '.join(f'{n} {v}' for v, n in counted.items() if n)})"
+        )
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -108,7 +111,7 @@ def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str 
         *_of_layers("generation", own, beyond),
     )
     layers = {stage: (layers.start, layers.stop - 1) for stage, layers in grid.layers.items()}
-    return Workflow(evidence, layers, {"model": grid.effects.settings["model"], "pivot": pivot})
+    return Workflow(evidence, layers, {**of_model(grid.effects.settings), "pivot": pivot})
 
 
 def _own(grid: StageGrid, pivot: str) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from ..effects.matrix import Among, EffectMatrix, Unit
 from ..effects.overlap import SAID, check_overlap, statuses_of
 from ..effects.parts import StageGrid, pool_grids, stage_grid
 from ..effects.workflow import workflow
-from ..model import HookedModel
+from ..model import HookedModel, model_record
 from ..neurons import Stages
 from ..settings import EffectsConfig
 from ..text import Corpus
@@ -67,7 +67,7 @@ def run_effects(
         check_overlap(corpus, statuses_of(corpus, [detection.seen]), config.overlap, stacklevel=3)
     saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
     settings = {**effects_settings(config), "corpus": corpus.describe(), "detection": saved}
-    folder = ResultsFolder.open(path, "effects", {"model": str(model.cfg.model_name), **settings})
+    folder = ResultsFolder.open(path, "effects", {**model_record(model), **settings})
     path, options = folder.path, {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
     measured = []
     if detection:

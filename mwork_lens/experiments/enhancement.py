@@ -22,7 +22,7 @@ from .. import plots
 from ..detection import Detection, detect
 from ..effects import passage_nats, require_counted
 from ..effects.overlap import Statuses, check_overlap, seen_finding, statuses_of
-from ..model import Encoded, HookedModel, dtype_of, settled
+from ..model import Encoded, HookedModel, model_record, settled
 from ..neurons import NeuronSet
 from ..report import Section
 from ..settings import TUNED_ARMS, EnhancementConfig
@@ -107,8 +107,7 @@ def enhancement(
 def _settings(model: HookedModel, config: EnhancementConfig, corpora: Mapping[str, Corpus]) -> dict[str, Any]:
     """Everything that decides the result."""
     return {
-        "model": str(model.cfg.model_name),
-        "dtype": str(dtype_of(model)),
+        **model_record(model),
         "design": {name: value for name, value in asdict(config).items() if name not in _OF_DOMAINS},
         "corpora": {name: corpus.describe() for name, corpus in corpora.items()},
     }

@@ -16,12 +16,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..detection import Detection
+from ..model.fingerprint import UNKNOWN, require_same_model
 from ..report import Section, write_figures, write_page
 from ..store import Result, only_writer, require_free, user_path, versions, write_text
 
 SETTINGS = "settings.json"
-NEWER = ("documents", "limit", "held_out", "held_out_part")
-"""What a corpus says of itself now and older versions did not record; its hash holds the texts."""
+NEWER = ("documents", "limit", "held_out", "held_out_part", "fingerprint")
+"""What a corpus or a detection says of itself now and older versions did not record."""
 LONGEST_NAME = 150
 """Bytes of a name within a longer one; file systems allow 255."""
 Piece = TypeVar("Piece", bound=Result)
@@ -76,14 +77,15 @@ class ResultsFolder:
     def open(cls, path: str | Path, name: str, settings: Mapping[str, Any]) -> "ResultsFolder":
         """Begin the folder of experiment ``name``, or go on with one of the same experiment and settings.
 
-        FileExistsError for a directory with other things in it; a ValueError names the first setting that differs.
+        FileExistsError for a directory with other things in it; a ValueError names the first setting that differs, and
+        both models where their weights or dtypes do.
         """
         path = require_resumable(path)
         record = json.loads(json.dumps({"experiment": name, **settings}, default=_plain))
         path.mkdir(parents=True, exist_ok=True)
         with only_writer(path):
             if (saved := _saved_settings(path)) is not None:
-                _require_same(saved, record, path)
+                record |= _require_resumed(saved, record, path)
             else:
                 require_free(path)
                 _write_json(path / SETTINGS, {"settings": record, "versions": versions()})
@@ -118,6 +120,15 @@ class ResultsFolder:
         """Write ``report.html`` from sections, with the settings at its end."""
         closing = Section("Settings", (), {**self.settings, "versions": versions()})
         self.written.append(write_page(self.path / "report.html", title, [*sections, closing]))
+
+
+def _require_resumed(saved: Mapping[str, Any], record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Refuse another model, whatever its name, and other settings; returns what older folders do not say."""
+    _require_same(*({key: each.get(key) for key in ("experiment", "model")} for each in (saved, record)), path)
+    require_same_model(saved, record, path, stacklevel=4)
+    absent = {key for key in ("dtype", "fingerprint") if key not in saved}
+    _require_same(saved, {key: value for key, value in record.items() if key not in absent}, path)
+    return {} if "fingerprint" in saved or "fingerprint" not in record else {"fingerprint": UNKNOWN}
 
 
 def _saved_settings(path: Path) -> Any:

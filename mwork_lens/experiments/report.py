@@ -16,7 +16,7 @@ from ..effects import EffectMatrix, StageGrid, Workflow, effect_matrix, workflow
 from ..effects.overlap import seen_finding
 from ..generation import Generations, generations
 from ..lens import LanguageRatio, NeuronCards, TokenLanguages, inspect, label_vocabulary, language_ratio
-from ..model import HookedModel, encode, special_ids
+from ..model import HookedModel, encode, model_record, special_ids
 from ..neurons import STAGES, NeuronSet
 from ..report import Section, write_page
 from ..settings import ReportConfig
@@ -75,7 +75,7 @@ class Measurement:
         train, held_out = corpus.split(config.held_out, seed=config.seed)
         effects = effects_settings(config)
         rest = {key: value for key, value in asdict(config).items() if key not in (*effects, "overlap")}
-        record = {"model": str(model.cfg.model_name), "effects": effects, **rest, "corpus": corpus.describe()}
+        record = {**model_record(model), "effects": effects, **rest, "corpus": corpus.describe()}
         folder = ResultsFolder.open(path, name, record)
         options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
         detection = load_or_run(folder.path / "detection", Detection, detect, model, train, **options)

@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain, product
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 from .. import plots
 from ..detection import Detection, detect
 from ..effects.overlap import documents_read, overlap_words, seen_finding, statuses_of, worst
-from ..model import HookedModel, dtype_of
+from ..model import HookedModel, model_record
 from ..neurons import MWORK_PARTS, STAGES, Stages
 from ..report import Section
 from ..settings import ALL_LAYERS, TASK_EXPERIMENTS, TaskExperiment, TaskOptions
@@ -23,9 +23,11 @@ from ..statistics import FEWEST, not_measurable
 from ..store import write_text
 from ..tasks.catalogue import TASKS
 from ..tasks.chat import thinking, uses_chat
+from ..tasks.exemplars import draw_exemplars, load_exemplars, without_exemplars
+from ..tasks.prompts import Prompt, make_prompts, templates
 from ..tasks.result import ENGLISH, GROUPS, LIKELIHOOD, ORIGINAL, TaskResult
 from ..tasks.run import Condition, require_room, run_task
-from ..tasks.task import Prompt, Question, Task, limited, load_questions, make_prompts, templates
+from ..tasks.task import Question, Task, limited, load_questions
 from ..text import Corpus, load_corpus
 from ..text.choices import listed, require_choice
 from .folder import ResultsFolder, load_or_run
@@ -86,7 +88,7 @@ def run_asked(model: HookedModel, asked: "Asked", path: str | Path) -> tuple[Tas
         run.prompts,
         conditions,
         answers,
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=run.max_new_tokens,
         batch_size=options.batch_size,
         in_full=sum(len(run.all_questions[read]) for condition in conditions for read in condition.reads),
         progress=options.shown,
@@ -153,7 +155,28 @@ class Asked:
         return self.source.languages if isinstance(self.source, Detection) else list(self.source)
 
     @cached_property
+    @property
+    def max_new_tokens(self) -> int:
+        """After which an answer ends."""
+        return self.options.max_new_tokens or self.task.max_new_tokens
+
+    @cached_property
+    def exemplars(self) -> dict[str, list[Question]]:
+        """Worked examples by language."""
+        options = self.options
+        if not options.exemplars:
+            return {}
+        own = options.exemplars_from
+        examples = self.loaded if own is None else load_exemplars(self.task, own, list(self.loaded))
+        return draw_exemplars(self.task, examples, options.exemplars, options.seed)
+
+    @cached_property
     def all_questions(self) -> dict[str, list[Question]]:
+        """By language, without worked examples that were drawn from them."""
+        return self.loaded if self.options.exemplars_from else without_exemplars(self.loaded, self.exemplars)
+
+    @cached_property
+    def loaded(self) -> dict[str, list[Question]]:
         """By language, of those with neurons; English needs none of its own."""
         options = self.options
         questions = load_questions(self.task, options.data, languages=options.languages, without=options.without)
@@ -211,24 +234,29 @@ class _Run(Asked):
 
     @cached_property
     def prompts(self) -> dict[str, list[Prompt]]:
-        options = {"chat": self.options.chat, "max_tokens": self.options.max_tokens}
+        options = {name: getattr(self.options, name) for name in ("chat", "max_tokens", "wording")}
+        options["exemplars"] = self.exemplars
         prompts = {tag: make_prompts(self.model, self.task, rows, **options) for tag, rows in self.questions.items()}
-        require_room(self.model, prompts, self.options.max_new_tokens)
+        require_room(self.model, prompts, self.max_new_tokens)
         return prompts
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
         model, task, options, source = self.model, self.task, self.options, self.source
         saved = isinstance(source, Detection)
-        detecting = {"detection": dict(source.settings)} if saved else {"corpus": source.describe(), "top": options.top}
+        of_weights = asdict(source.space)["fingerprint"] if saved else None
+        detecting = (
+            {"detection": {**source.settings, "fingerprint": of_weights}}
+            if saved
+            else {"corpus": source.describe(), "top": options.top}
+        )
         return {
-            "model": str(model.cfg.model_name),
-            "dtype": str(dtype_of(model)),
+            **model_record(model),
             "task": {"name": task.name, "metrics": task.metrics, "data": options.data or task.hub.path},
             "ends": {"at": task.stop, "counted": "once the answer has begun"},
             "questions": {language: len(questions) for language, questions in self.questions.items()},
             "of": {language: len(questions) for language, questions in self.all_questions.items()},
-            "templates": {language: templates(task.name)[language] for language in self.prompts},
+            "templates": {language: templates(task.name, options.wording)[language] for language in self.prompts},
             "chat": uses_chat(model, options.chat),
             "thinking": thinking(model, options.chat),
             "item": self.experiment.item,
@@ -238,7 +266,13 @@ class _Run(Asked):
             "stages": {stage: [layers.start, layers.stop - 1] for stage, layers in self.stages},
             "found_on": detecting,
             **{name: getattr(options, name) for name in _DECIDING},
+            "max_new_tokens": self.max_new_tokens,
+            **({"exemplars": self._exemplars_record()} if options.exemplars else {}),
         }
+
+    def _exemplars_record(self) -> dict[str, Any]:
+        ids = {language: [question.id for question in rows] for language, rows in self.exemplars.items()}
+        return {"from": self.options.exemplars_from or "the questions", "ids": ids}
 
     def conditions(self, detection: Detection) -> tuple[list[Condition], frozenset[tuple[str, str, str]]]:
         """The original model, then every arm in every part for every language whose neurons are switched off.
@@ -261,12 +295,12 @@ class _Run(Asked):
         return conditions, frozenset(empty)
 
 
-_DECIDING = ("limit", "without", "quorum", "max_new_tokens", "max_tokens", "seed", "batch_size")
+_DECIDING = ("limit", "without", "quorum", "max_tokens", "seed", "batch_size")
 
 
 def _write(folder: ResultsFolder, result: TaskResult, sizes: pd.DataFrame, shown: pd.DataFrame) -> list[Section]:
     """Tables and figures; returns the page."""
-    folder.write({"cells": result.cells, "sets": sizes, "examples": shown})
+    folder.write({"cells": result.cells, "sets": sizes, "examples": shown, "cut": result.cut})
     several = result.languages if len(result.languages) > 1 else ()
     name, first = result.task.title, result.metrics[0]
     files = {metric: metric.lower().replace(" ", "-") for metric in result.metrics}
@@ -327,11 +361,26 @@ def gaps(result: TaskResult) -> list[str]:
             f"In {', '.join(floor)} the original model's {score} is not above chance (what its answers get with other "
             f"questions' references, or a guess), so changes of it are not measurable there; read the {LIKELIHOOD}."
         )
+    text += limits(result)
     if not result.languages:
         text.append("The data has English only: there is no Δ.")
     if ENGLISH not in result.questions:
         text.append("The data has no English: there is no Δ.")
     return text
+
+
+def limits(result: TaskResult) -> list[str]:
+    """How many answers the limit of new tokens ended, in a sentence, if it did."""
+    cut = result.cut
+    original = cut[cut["arm"] == ORIGINAL].query("cut > 0")
+    if not len(original):
+        return []
+    listed = ", ".join(f"{row['language']} {row['cut']} of {row['answers']}" for row in original.to_dict("records"))
+    others = cut[cut["arm"] != ORIGINAL][["cut", "answers"]].sum()
+    return [
+        f"The limit of new tokens cut off answers of the original model: {listed}; with neurons off, {others['cut']} "
+        f"of {others['answers']}. Scores of cut answers may be too low: raise max_new_tokens (--max-new-tokens)."
+    ]
 
 
 def blocks(result: TaskResult, metric: str) -> str:

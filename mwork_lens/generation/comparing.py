@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..effects import BASELINE, passage_nats
-from ..model import ForwardHook, HookedModel, encode, hooked, settled
+from ..model import ForwardHook, HookedModel, encode, hooked, model_record, settled
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
 from ..store import Result, storable
@@ -172,7 +172,7 @@ def generations(
             for of, c, label, n, count in zip(flat, completions, identified, nats, counted, strict=True):
                 rows.append(Generation(name, *of, c.text, c.tokens, c.stopped, label, float(n), int(count)))
     settings = {
-        "model": str(model.cfg.model_name),
+        **model_record(model),
         "identify": identify if isinstance(identify, str) else getattr(identify, "__name__", "custom"),
         "languages": languages,
         "prompts": corpus.describe(),

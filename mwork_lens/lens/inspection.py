@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import SITES, ExactSum, ForwardHook, HookedModel, Reducer, settled
+from ..model import SITES, ExactSum, ForwardHook, HookedModel, Reducer, model_record, settled
 from ..model.architecture import key_value_heads, weight
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, stream
 from ..model.lm_head import require_direct_path
@@ -98,7 +98,7 @@ def inspect(
     means = activity.means()
     listed = tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist())
     fire = torch.tensor([[_fires(model, site)] for _, site, _ in listed])
-    of_model = {"model": neurons.space.model, "processing": neurons.space.processing}
+    of_model = {**model_record(model), "processing": neurons.space.processing}
     settings = {**of_model, "origin": dict(neurons.origin), "max_tokens": max_tokens}
     return NeuronCards(
         neurons=listed,

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..model import shown_model
 from ..statistics import Estimate, Jackknife, Values, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result
 from ..text import OTHER, SHARED
@@ -201,7 +202,7 @@ class LanguageRatio(Result, kind="language_ratio"):
     def __repr__(self) -> str:
         prompts = ", ".join(f"{label} {len(counts)}" for label, counts in self.counts.items())
         options = {key: self.settings[key] for key in ("top_k", "by", "normalize", "identifier")}
-        return f"LanguageRatio({self.settings['model']}: prompts {prompts}; layers {list(self.layers)}; {options})"
+        return f"LanguageRatio({shown_model(self.settings)}: prompts {prompts}; layers {list(self.layers)}; {options})"
 
     def _repr_html_(self) -> str:
         shares = self.to_frame().pivot(index=["prompt_language", "language"], columns="layer", values="share")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import HookedModel, encode, log_normalizer, settled, stream_states, top_tokens
+from ..model import HookedModel, encode, log_normalizer, model_record, settled, shown_model, stream_states, top_tokens
 from ..store import Result
 from ..text import ONE_TOKEN, Document, Identifier, warn_of_unknown
 from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
@@ -45,7 +45,7 @@ class LensGrid(Result, kind="lens_grid"):
 
     def __repr__(self) -> str:
         layers, positions, k = self.ids.shape
-        return f"LensGrid({self.settings['model']}: {layers} layers × {positions} tokens, top {k})"
+        return f"LensGrid({shown_model(self.settings)}: {layers} layers × {positions} tokens, top {k})"
 
 
 @torch.inference_mode()
@@ -90,5 +90,5 @@ def lens_grid(
         decoded=decoded_tokens(model, labels, top),
         names=labels.names,
         vocabulary=labels.shares(),
-        settings={"model": str(model.cfg.model_name), "normalize": normalize, "top_k": top_k, **labels.settings},
+        settings={**model_record(model), "normalize": normalize, "top_k": top_k, **labels.settings},
     )

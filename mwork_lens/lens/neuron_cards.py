@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import SITES
+from ..model import SITES, shown_model
 from ..statistics import Estimate
 from ..store import Result
 from ..text.choices import listed
@@ -113,7 +113,7 @@ class NeuronCards(Result, kind="neuron_cards"):
 
     def __repr__(self) -> str:
         by_site = ", ".join(f"{site} {sum(s == site for _, s, _ in self.neurons)}" for site in SITES)
-        return f"NeuronCards({self.settings['model']}: {len(self)} neurons ({by_site}), read on {self.languages})"
+        return f"NeuronCards({shown_model(self.settings)}: {len(self)} neurons ({by_site}), read on {self.languages})"
 
     def _repr_html_(self) -> str:
         return self.to_html(NEURONS_SHOWN)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..model import HookedModel, all_logits, at_least_float32, encode, settled, stream_states
+from ..model import HookedModel, all_logits, at_least_float32, encode, model_record, settled, shown_model, stream_states
 from ..neurons import weight_processing
 from ..statistics import Estimate, interval_words
 from ..store import Result
@@ -112,7 +112,9 @@ class LatentLanguages(Result, kind="latent_languages"):
         )
 
     def __repr__(self) -> str:
-        return f"LatentLanguages({self.settings['model']}: {len(self.prompts)} probes in {', '.join(self.languages)})"
+        return (
+            f"LatentLanguages({shown_model(self.settings)}: {len(self.prompts)} probes in {', '.join(self.languages)})"
+        )
 
 
 def read_words(path: str | Path, languages: Sequence[str]) -> list[dict[str, list[str]]]:
@@ -233,7 +235,7 @@ def latent_languages(
     starts = [_starts(model, {tag: probe.answers[tag] for tag in tags}, i) for i, probe in enumerate(probes)]
     bar = tqdm(zip(encoded, starts, strict=True), total=len(probes), unit="probe", disable=not progress)
     measured = [_probe(model, ids, begins, normalize) for ids, begins in bar]
-    settings = {"model": str(model.cfg.model_name), "processing": weight_processing(model), "normalize": normalize}
+    settings = {**model_record(model), "processing": weight_processing(model), "normalize": normalize}
     probability, rank, entropy = (torch.stack(parts) for parts in zip(*measured, strict=True))
     return LatentLanguages(probability, rank, entropy, tuple(tags), tuple(p.prompt for p in probes), settings)
 

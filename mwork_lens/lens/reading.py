@@ -11,7 +11,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..model import ExactSum, HookedModel, Reducer, device_of, end_ids, label_masses, settled, stream_hook, top_tokens
+from ..model import (
+    ExactSum,
+    HookedModel,
+    Reducer,
+    device_of,
+    end_ids,
+    label_masses,
+    model_record,
+    settled,
+    stream_hook,
+    top_tokens,
+)
 from ..model.architecture import at_least_float32, require_hooked, wide_dtype
 from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
@@ -172,10 +183,9 @@ class Lens:
 
     def settings(self) -> dict[str, Any]:
         """What decides the labels."""
-        cfg, dtype = self.model.cfg, str(self.model.unembed.W_U.dtype)
-        of_model = {"model": str(cfg.model_name), "n_layers": cfg.n_layers, "processing": weight_processing(self.model)}
+        of_model = {"n_layers": self.model.cfg.n_layers, "processing": weight_processing(self.model)}
         decoding = {"top_k": self.top_k if self.by == "count" else None, "by": self.by, "normalize": self.normalize}
-        return {**of_model, "dtype": dtype, **decoding, **self.labels.settings}
+        return {**model_record(self.model), **of_model, **decoding, **self.labels.settings}
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ class NeuronSet(Result, kind="neuron_set"):
         return frame
 
     def __repr__(self) -> str:
-        return f"NeuronSet({self.origin.name}: {len(self):,} neurons, {self.fraction:.2%} of {self.space.model})"
+        return f"NeuronSet({self.origin.name}: {len(self):,} neurons, {self.fraction:.2%} of {self.space.shown})"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>{self.counts().T.to_html()}"

@@ -1,61 +1,15 @@
-"""Which neurons a model has, and the identity of its weights."""
+"""Which neurons a model has."""
 
-import hashlib
 import math
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
-from ..model import SITES, HookedModel, feed_forward_width, has_feed_forward, key_value_heads, settled, weight
+from ..model import SITES, Fingerprint, HookedModel, feed_forward_width, key_value_heads, shown_model, weight
 from ..model.blocks import layers_apart, require_known_blocks
 from ..store import storable
-
-
-@storable
-@dataclass(frozen=True)
-class Fingerprint:
-    """Tells a model's weights from others', whatever its name: integer sums over W_V, W_O, W_in, W_out of each layer.
-
-    Sums of the raw bits do not depend on device, layout or order; so what changes other weights only, or their order,
-    is not seen.
-    """
-
-    dtype: str
-    exact: str
-    """Of the weights as they are (SHA-256 of the sums, shortened)."""
-    rounded: str
-    """Of the weights rounded to bfloat16."""
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, model: HookedModel) -> "Fingerprint":
-        """Computed from the weights: about as costly as reading them once."""
-        names = ("attn.W_V", "attn.W_O", *(("mlp.W_in", "mlp.W_out") if has_feed_forward(model.cfg) else ()))
-        apart = layers_apart(model)
-        layers = [layer for layer in range(model.cfg.n_layers) if layer not in apart]
-        matrices = [weight(model, layer, name).detach() for name in names for layer in layers]
-        with settled(model):
-            dtype, exact = matrices[0].dtype, _hash_of_bits(matrices)
-            rounded = exact if dtype == torch.bfloat16 else _hash_of_bits(x.to(torch.bfloat16) for x in matrices)
-        return cls(str(dtype).removeprefix("torch."), exact, rounded)
-
-    def agrees(self, other: "Fingerprint") -> bool:
-        """Whether both can be of the same weights: rounded to bfloat16 if dtypes differ. float16 rounds otherwise."""
-        if self.dtype == other.dtype:
-            return self.exact == other.exact
-        return "float16" in (self.dtype, other.dtype) or self.rounded == other.rounded
-
-
-def _hash_of_bits(matrices: Iterable[torch.Tensor]) -> str:
-    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    sums = [int(matrix.view(integers[matrix.element_size()]).sum(dtype=torch.int64)) for matrix in matrices]
-    return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
-
 
 _WITHOUT_COLUMNS = {
     "num_experts": "is a mixture of experts: its feed-forward neurons differ from token to token",
@@ -123,6 +77,11 @@ class NeuronSpace:
         return space
 
     @property
+    def shown(self) -> str:
+        """The model's name, and its weights where they are known, in a few words: ``gpt2 (float32 1f0c9a3e)``."""
+        return shown_model(vars(self)) if self.fingerprint else self.model
+
+    @property
     def widths(self) -> dict[str, int]:
         """Neurons in each layer, by site."""
         heads = {"query": self.n_heads, "key_value": self.n_key_value_heads}
@@ -148,7 +107,10 @@ class NeuronSpace:
         if (self.model, self.processing) != (other.model, other.processing):
             names = f"{self.model} ({self.processing})", f"{other.model} ({other.processing})"
         elif self.fingerprint and other.fingerprint and not self.fingerprint.agrees(other.fingerprint):
-            names = self.model, "a model of this name with other weights (tuned, or another version)"
+            names = (
+                f"{self.model} ({self.fingerprint})",
+                f"a model of this name with other weights ({other.fingerprint}: tuned, or another version)",
+            )
         else:
             return
         warnings.warn(

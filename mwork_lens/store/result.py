@@ -125,9 +125,12 @@ class Result:
         space, settings = getattr(self, "space", None), getattr(self, "settings", None) or {}
         name = getattr(space, "model", None) or settings.get("model")
         fingerprint = getattr(space, "fingerprint", None)
-        model = {"name": name, "fingerprint": fingerprint and vars(fingerprint)} if isinstance(name, str) else None
+        fingerprint = settings.get("fingerprint") if fingerprint is None else vars(fingerprint)
+        model = {"name": name, "fingerprint": fingerprint} if isinstance(name, str) else None
         documents = {language: list(hashes) for language, hashes in getattr(self, "documents_of", {}).items()}
-        return {"model": model, "documents": documents or None}
+        identity = {"model": model, "documents": documents or None}
+        parts = [part._identity() for part in vars(self).values() if isinstance(part, Result)]
+        return next((part for part in parts if part["model"]), identity) if model is None else identity
 
 
 def _write_tensors(arrays: dict[str, Tensor], path: Path) -> None:

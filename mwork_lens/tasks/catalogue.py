@@ -100,9 +100,10 @@ def _xquad_question(row: Row, language: str, number: int) -> Question:
 
 
 def _mgsm_question(row: Row, language: str, number: int) -> Question:
-    right = row.get("answer_number")
-    right = row["answer"] if right is None else right
-    return Question(str(number), language, {"question": row["question"]}, (str(right),), document=str(number))
+    right, answer = row.get("answer_number"), row.get("answer")
+    right, worked = (row["answer"], "") if right is None else (right, answer if isinstance(answer, str) else "")
+    name, fields = str(number), {"question": row["question"]}
+    return Question(name, language, fields, (str(right),), document=name, worked=worked)
 
 
 def _xcsqa_question(row: Row, language: str, number: int) -> Question:
@@ -135,6 +136,7 @@ XQUAD = Task(
     score=answer_overlap,
     metrics=("F1", "exact match"),
     stop=("\n",),
+    max_new_tokens=64,
 )
 MGSM = Task(
     name="mgsm",
@@ -144,6 +146,7 @@ MGSM = Task(
     score=right_number,
     metrics=("accuracy",),
     columns=("question", "answer"),
+    max_new_tokens=384,
 )
 XCSQA = Task(
     name="xcsqa",
@@ -168,5 +171,6 @@ XLSUM = Task(
     parallel=False,
     stop=("\n",),
     cut="text",
+    max_new_tokens=160,
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (XQUAD, MGSM, XCSQA, XLSUM)}

@@ -91,6 +91,18 @@ class TaskResult:
         return {language: self._distinct([language], "document") for language in self._baseline}
 
     @property
+    def cut(self) -> pd.DataFrame:
+        """One row per condition and language: how many answers were written, and how many the token limit cut off."""
+        keys = ["arm", "part", "off", "language"]
+        rows = [
+            {**{key: row.get(key) for key in keys}, "answers": 1, "cut": int(row["stopped"] == "length")}
+            for row in self.rows
+            if row["stopped"] != "choice"
+        ]
+        frame = pd.DataFrame(rows, columns=[*keys, "answers", "cut"])
+        return frame.groupby(keys, sort=False, dropna=False, as_index=False).sum()
+
+    @property
     def conditions(self) -> list[tuple[str, str]]:
         """Arms with their parts, in the order of the run; the original model is not among them."""
         run = dict.fromkeys((str(row["arm"]), str(row["part"])) for row in self.rows)

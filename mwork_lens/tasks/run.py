@@ -5,7 +5,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,22 @@ from tqdm.auto import tqdm
 
 from ..effects import passage_nats
 from ..generation.completions import Completion, StopRule, continue_from, generate, left_padded, picker
-from ..model import HookedModel, all_logits, device_of, settled, token_losses, wrapped_model
+from ..model import (
+    HookedModel,
+    all_logits,
+    device_of,
+    model_record,
+    require_same_model,
+    settled,
+    token_losses,
+    wrapped_model,
+)
 from ..model.decoding import Cached, cache_rows, concat_caches, new_cache
-from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries
+from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries, warn_of_other_weights
 from ..store import only_writer, user_path
 from ..text import remove_cut_line, whole_lines
-from .task import Answer, Prompt, Task
+from .prompts import Prompt
+from .task import Answer, Task
 
 SHORTEST = 0.75
 """Prompts of a HookedTransformer are read together with none shorter than this share of the longest: what is padded
@@ -140,7 +150,7 @@ def run_task(
     conditions: Sequence[Condition],
     path: str | Path,
     *,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     batch_size: int = 16,
     in_full: int | None = None,
     progress: bool = True,
@@ -148,16 +158,21 @@ def run_task(
     """Ask every condition's questions; each answer is a line of ``path``, and those that are there are not asked again.
 
     Batches, and so the rows that are returned (those of :class:`TaskResult`), are the same whatever was asked before.
-    ``in_full`` is how many answers a run without a limit would take, for the estimate of its time.
+    An answer ends after ``max_new_tokens``, by default the task's own limit. ``in_full`` is how many answers a run
+    without a limit would take, for the estimate of its time. Answers of another model or dtype are refused.
     """
+    max_new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
     require_room(model, prompts, max_new_tokens)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    warn_of_other_weights(model, [condition.neurons for condition in conditions if condition.neurons is not None])
+    record = model_record(model)
     work = [(condition, _batches(prompts, condition.reads, batch_size)) for condition in conditions]
     with only_writer(path.parent), settled(model):
         rows = _read_rows(path)
+        _require_same_weights(rows.values(), record, path)
         left = [(c, [batch for batch in every if not all(_key(c, p) in rows for p in batch)]) for c, every in work]
         total, answers = (sum(len(batch) for _, batches in each for batch in batches) for each in (work, left))
         bar = tqdm(total=total, initial=total - answers, disable=not progress)
@@ -168,8 +183,11 @@ def run_task(
                 with _switched_off(model, condition.neurons if batches else None):
                     for batch in batches:
                         length = _to_write(batch, max_new_tokens)
-                        read = read_prompts(model, batch, max_new_tokens=length, stop=task.stop)
-                        answered = [_row(task, condition, *each) for each in zip(batch, *read, strict=True)]
+                        read = read_prompts(model, batch, max_new_tokens=length, stop=(*task.stop, *batch[0].stop))
+                        answered = [
+                            {**_row(task, condition, *each), "fingerprint": record["fingerprint"]}
+                            for each in zip(batch, *read, strict=True)
+                        ]
                         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
                         file.flush()
                         rows |= {_key(condition, prompt): row for prompt, row in zip(batch, answered, strict=True)}
@@ -219,6 +237,13 @@ def _read_rows(path: Path) -> dict[tuple[str | None, ...], dict[str, Any]]:
         return {tuple(row[name] for name in KEY): row for row in rows}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a file of answers ({error}): give another directory.") from error
+
+
+def _require_same_weights(rows: Iterable[Mapping[str, Any]], record: Mapping[str, Any], path: Path) -> None:
+    """Refuse answers of another model, or of this one in another dtype."""
+    recorded = {str(fingerprint): fingerprint for row in rows for fingerprint in [row.get("fingerprint")]}
+    for fingerprint in recorded.values():
+        require_same_model({"model": record["model"], "fingerprint": fingerprint}, record, path, stacklevel=4)
 
 
 def _checked(row: Any) -> dict[str, Any]:

@@ -1,22 +1,13 @@
-"""One task: its questions with their sources, and the prompts that a model reads."""
+"""One task, and its questions with their sources."""
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
-from ..model import HookedModel, encode
 from ..text import as_names, hub_errors, identity, language_of, read_rows, require_language, spread, suffix_of
 from ..text.choices import listed
-from .chat import chat_prompt, uses_chat
 
 SUFFIXES = (".json", ".jsonl", ".tsv")
 
@@ -39,6 +30,8 @@ class Question:
     """The options of a multiple choice; empty where the answer is written."""
     document: str = ""
     """What it was asked about (a paragraph), or its id: intervals rest on these."""
+    worked: str = ""
+    """The answer with the steps to it, where the data has them: what a worked example shows."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +80,8 @@ class Task:
     """The column with what a question is about; rows with the same text there have the same ``paragraph``."""
     cut: str | None = None
     """The field that may be shortened to fit a token limit."""
+    max_new_tokens: int = 128
+    """After which a written answer ends, by default."""
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -107,7 +102,8 @@ def load_questions(
     Args:
         task: which.
         source: a folder with one file per language (``xquad.zh.json.gz``, ``mgsm_zh.tsv``, ``x_csqa.en.dev.jsonl``:
-            one part of the name is the language), one such file, or None for the hub.
+            one part of the name is the language), one such file, a file whose rows say their language (``lang``), or
+            None for the hub.
         languages: which; all that a folder has, or those of the task on the hub, by default.
         limit: at most this many questions per language, spread over the paragraphs that they are asked about.
         without: ids of questions to leave out in every language, e.g. those that chose a setting.
@@ -162,19 +158,30 @@ def _local_rows(task: Task, source: Path, wanted: list[str] | None) -> dict[str,
             raise ValueError(f"{by_language[language].name} and {path.name} are both {language!r}: keep one.")
         if language is not None:
             by_language[language] = path
-    lacking = [language for language in wanted or [] if language not in by_language]
-    if lacking or not by_language:
-        there = (
-            f"it has {listed(by_language, *lacking[:1])}"
-            if by_language
-            else f"no name there has a language ({SUFFIXES})"
-        )
+    by_row = {} if by_language or source.is_dir() else _rows_by_language(task, source)
+    present = by_language or by_row
+    lacking = [language for language in wanted or [] if language not in present]
+    if lacking or not present:
+        there = f"it has {listed(present, *lacking[:1])}" if present else f"no name there has a language ({SUFFIXES})"
         raise ValueError(f"{task.title} in {source} has no {lacking[0] if lacking else 'question'!r}; {there}.")
-    rows: dict[str, tuple[str, Sequence[Row]]] = {}
-    for language in wanted or by_language:
-        path = by_language[language]
-        parse = _squad_rows if suffix_of(path) == ".json" else lambda row: [row]
-        rows[language] = path.name, [*itertools.chain(*read_rows(path, parse, columns=task.columns))]
+    if by_row:
+        return {language: (source.name, by_row[language]) for language in wanted or by_row}
+    paths = {language: by_language[language] for language in wanted or by_language}
+    return {language: (path.name, _read(task, path)) for language, path in paths.items()}
+
+
+def _read(task: Task, path: Path) -> list[Row]:
+    parse = _squad_rows if suffix_of(path) == ".json" else lambda row: [row]
+    return [*itertools.chain(*read_rows(path, parse, columns=task.columns))]
+
+
+def _rows_by_language(task: Task, path: Path) -> dict[str, list[Row]]:
+    """Of a file in several languages, whose rows name theirs."""
+    rows: dict[str, list[Row]] = {}
+    for row in _read(task, path):
+        tag = row.get("lang", row.get("language")) if isinstance(row, Mapping) else None
+        if isinstance(tag, str):
+            rows.setdefault(require_language(tag), []).append(row)
     return rows
 
 
@@ -218,74 +225,3 @@ def _hub_rows(task: Task, wanted: list[str] | None) -> dict[str, tuple[str, Sequ
             table = load_dataset(hub.path, name, split=hub.split, revision=hub.revision)
         rows[language] = (f"{hub.path} ({name})", list(table))
     return rows
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A question ready to be read."""
-
-    question: Question
-    text: str
-    """What the model reads, a chat template's own words included."""
-    ids: Int[Tensor, " pos"]
-    continuations: tuple[Int[Tensor, " _"], ...]
-    """Token ids of the answers whose likelihood is measured: the reference, then the options."""
-
-
-@cache
-def templates(name: str) -> Mapping[str, Mapping[str, str]]:
-    """By language: ``prompt`` and ``reference`` with places to fill, and what stands ``between`` them."""
-    return json.loads((files("mwork_lens") / "data" / "prompts" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def make_prompts(
-    model: HookedModel, task: Task, questions: Sequence[Question], *, chat: bool | None, max_tokens: int | None
-) -> list[Prompt]:
-    """The task's template, filled in each question's language.
-
-    Prompts longer than ``max_tokens`` lose the end of the field that the task allows to be cut (an article).
-    """
-    words, by_chat = templates(task.name), uses_chat(model, chat)
-    lacking = sorted({q.language for q in questions} - set(words))
-    if lacking:
-        raise ValueError(f"{task.title} has no prompt in {lacking[0]!r}; it has {listed(words, lacking[0])}.")
-    return [_prompt(model, task, question, words[question.language], by_chat, max_tokens) for question in questions]
-
-
-def _prompt(
-    model: HookedModel, task: Task, question: Question, words: Mapping[str, str], chat: bool, max_tokens: int | None
-) -> Prompt:
-    def filled(fields: Mapping[str, str]) -> tuple[str, Int[Tensor, " pos"]]:
-        text = words["prompt"].format_map(fields)
-        if chat:
-            text = chat_prompt(model, text)
-        return text, _encode(model, text, chat, question.id)
-
-    text, ids = filled(question.fields)
-    if max_tokens is not None and task.cut and len(ids) > max_tokens:
-        tokens = _ordinary_ids(model, question.fields[task.cut])
-        left = tokens[: max(1, len(tokens) - (len(ids) - max_tokens))]
-        cut = model.tokenizer.decode(left, skip_special_tokens=True)
-        text, ids = filled({**question.fields, task.cut: cut})
-    between = "" if chat else words["between"]
-    reference = words["reference"].format(answer=question.references[0])
-    answers = [between + answer for answer in (reference, *question.choices)]
-    return Prompt(question, text, ids, tuple(_after(model, text, ids, answer, chat) for answer in answers))
-
-
-def _encode(model: HookedModel, text: str, chat: bool, name: str) -> Int[Tensor, " pos"]:
-    """A template writes the first token itself; elsewhere the model's tokenizer decides."""
-    document: Any = torch.tensor(_ordinary_ids(model, text)) if chat else text
-    return encode(model, [document], [name], None)[0]
-
-
-def _ordinary_ids(model: HookedModel, text: str) -> list[int]:
-    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _after(model: HookedModel, text: str, ids: Tensor, answer: str, chat: bool) -> Int[Tensor, " new"]:
-    """The tokens that ``answer`` adds; on its own where it would merge with the prompt's last token."""
-    whole = _encode(model, text + answer, chat, "an answer")
-    if len(whole) > len(ids) and torch.equal(whole[: len(ids)], ids):
-        return whole[len(ids) :]
-    return torch.tensor(_ordinary_ids(model, answer))

@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, Literal, get_args
 
@@ -137,7 +137,8 @@ class NeuronDelta(Result, kind="neuron_delta"):
             ValueError: for collisions that are not to be added, deltas of other models, or of other old values.
         """
         require_choice("collide", collide, get_args(Collide))
-        self.space.require_compatible(other.space)
+        ours, theirs = (replace(delta.space, fingerprint=None) for delta in (self, other))
+        ours.require_compatible(theirs)  # one may have been tuned after the other: the old values tell
         shared = self.collisions(other)
         if len(shared) and collide == "refuse":
             first = shared.iloc[0]
@@ -168,7 +169,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
     def __repr__(self) -> str:
         entries = sum(values.numel() for values in self.old.values())
         changed = sum(int((self.old[name] != self.new[name]).sum()) for name in self.neurons)
-        return f"NeuronDelta({self.space.model}: {changed:,} of {entries:,} entries changed in {len(self.old)} weights)"
+        return f"NeuronDelta({self.space.shown}: {changed:,} of {entries:,} entries changed in {len(self.old)} weights)"
 
     def tensors(self) -> dict[str, Tensor]:
         """All arrays by name: ``neurons/blocks.3.attn.W_Q``, ``old/…``, ``new/…``."""

@@ -77,7 +77,7 @@ def export_edited(
     old = {part.name: part.read().cpu() for part in entries}
     new = {name: torch.zeros_like(values) for name, values in old.items()}
     places = {part.name: part.neurons for part in entries if part.neurons is not None}
-    off = NeuronDelta(NeuronSpace.of(model), places, old, new, {"off": dict(neurons.origin)})
+    off = NeuronDelta(NeuronSpace.of(model, fingerprint=True), places, old, new, {"off": dict(neurons.origin)})
     with edit_weights(model, neurons):
         return _export(model, off, path, source, tokenizer, {"neurons": neurons})
 

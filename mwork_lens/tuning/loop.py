@@ -5,11 +5,11 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from jaxtyping import Int
@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..effects import passage_nats
-from ..model import HookedModel, batches, encode, settled
+from ..model import HookedModel, batches, encode, model_record, recorded_fingerprint, settled
+from ..model.fingerprint import UNKNOWN
 from ..neurons import NeuronSet, NeuronSpace, selected_entries, warn_of_other_weights
 from ..store import output_directory
 from ..text import Document, checked_documents, identity
@@ -220,16 +221,23 @@ class _Run:
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         self.optimiser = torch.optim.AdamW(self.masters.values(), lr=rate, weight_decay=decay)
         self.identity = {
-            "model": str(self.model.cfg.model_name),
+            **model_record(self.model),
             "recipe": asdict(self.recipe),
             "neurons": "all" if self.neurons is None else _digest(self.neurons.masks.values()),
             "texts": _digest(self.rows),
             "held_out": _digest(chain(*self.held_out.values())),
         }
-        if last := self.folder and Checkpoint.resume(self.folder, self.parts, self.optimiser, self.identity):
+        if last := self.folder and Checkpoint.resume(
+            self.folder, self.parts, self.optimiser, self.identity, self.record
+        ):
+            self.identity |= {"fingerprint": last.identity.get("fingerprint", UNKNOWN)}
             self.steps, self.measured, self.starting = list(last.steps), dict(last.measured), dict(last.starting)
             self.others = {name: dict(losses) for name, losses in last.others.items()}
             self.best = None if last.best is None else dict(last.best)
+
+    def record(self) -> dict[str, Any]:
+        """Of the model as it is."""
+        return model_record(self.model)
 
     def save(self) -> None:
         """Write a checkpoint where one is wanted."""
@@ -372,7 +380,8 @@ class _Run:
         neurons = {part.name: part.neurons for part in entries if part.neurons is not None}
         new = {part.name: part.read().cpu() for part in entries}
         origin = {"set": dict(selected.origin), **self.identity}
-        return NeuronDelta(NeuronSpace.of(self.model), neurons, dict(self.starting), new, origin)
+        space = replace(NeuronSpace.of(self.model), fingerprint=recorded_fingerprint(self.identity))
+        return NeuronDelta(space, neurons, dict(self.starting), new, origin)
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..effects import TUNED, EffectMatrix, Intervention, losses_with
-from ..model import MAX_TOKENS, HookedModel
+from ..model import MAX_TOKENS, HookedModel, require_same_model
 from ..store import Result, storable
 from ..text import Document
 from .delta import NeuronDelta
@@ -151,17 +151,23 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
 
     @classmethod
     def resume(
-        cls, folder: Path, parts: Sequence[MaskedParameter], optimiser: Optimizer, identity: Mapping[str, Any]
+        cls,
+        folder: Path,
+        parts: Sequence[MaskedParameter],
+        optimiser: Optimizer,
+        identity: Mapping[str, Any],
+        record: Callable[[], Mapping[str, Any]],
     ) -> "Checkpoint | None":
         """The last checkpoint, with parts and optimiser put where it has them; None if there is none.
 
-        Refuses other settings, and weights that are neither those before tuning nor those of the checkpoint.
+        Refuses other settings, another model (``record`` is what it is now), and weights that are neither those before
+        tuning nor those of the checkpoint.
         """
         if not (paths := checkpoints_in(folder)):
             return None
         path, checkpoint = paths[-1], cls.load(paths[-1])
         for key, value in identity.items():
-            if (before := checkpoint.identity.get(key)) != value:
+            if key not in ("dtype", "fingerprint") and (before := checkpoint.identity.get(key)) != value:
                 advice = "choose another folder, or the same settings to go on with it"
                 raise ValueError(f"{path} was written by a run with {key}={before!r}, not {value!r}: {advice}.")
         steps = all(isinstance(step, Step) and isinstance(step.loss, float) for step in checkpoint.steps)
@@ -170,8 +176,10 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
         for part in parts:
             if not checkpoint._fits(part):
                 raise ValueError(f"{path} does not hold the whole state of {part.name}: it is damaged.")
-            current, start = part.entries.read().cpu(), checkpoint.starting[part.name]
-            if not torch.equal(current, start) and not torch.equal(current, checkpoint.masters[part.name].to(current)):
+        checkpoint._require_its_model(parts, identity, record, path)
+        for part in parts:
+            current = part.entries.read().cpu()
+            if not checkpoint._starts(part, current) and not checkpoint._reached(part, current):
                 problem = f"{path} goes on from other weights than the model has (first in {part.name})"
                 raise ValueError(f"{problem}: give it the model that the run started from.")
         for part in parts:
@@ -180,6 +188,34 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
             optimiser.state[part.master] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
             part.write()
         return checkpoint
+
+    def _starts(self, part: MaskedParameter, current: Tensor) -> bool:
+        start = self.starting[part.name]
+        return current.dtype == start.dtype and torch.equal(current, start)
+
+    def _reached(self, part: MaskedParameter, current: Tensor) -> bool:
+        return torch.equal(current, self.masters[part.name].to(current))
+
+    def _require_its_model(
+        self,
+        parts: Sequence[MaskedParameter],
+        identity: Mapping[str, Any],
+        record: Callable[[], Mapping[str, Any]],
+        path: Path,
+    ) -> None:
+        """Compare the model as it was before tuning: that may have brought it where the checkpoint is."""
+        reached = {part: part.entries.read() for part in parts}
+        if self.identity.get("fingerprint") != identity["fingerprint"] and all(
+            self._reached(part, values.cpu()) for part, values in reached.items()
+        ):
+            try:
+                for part in parts:
+                    part.entries.write(self.starting[part.name])
+                identity = record()
+            finally:
+                for part, values in reached.items():
+                    part.entries.write(values)
+        require_same_model(self.identity, identity, path, stacklevel=7)
 
     def _fits(self, part: MaskedParameter) -> bool:
         """Whether all tensors of a part are there in its shape."""

@@ -67,7 +67,7 @@ def test_a_set_off_in_one_part_is_what_the_rows_say(place, tmp_path):
     model, folder = place
     result, _ = run_task_experiment(model, "reasoning", tmp_path / "run", options(folder, arms=("active",)))
     prompts = [json.loads(line) for line in (tmp_path / "run" / "prompts.jsonl").read_text().splitlines()]
-    assert any(p["prompt"] == "Question: a b ?\nAnswer: Let's this step by step." for p in prompts)
+    assert any(p["prompt"] == "Question: a b ?\nAnswer: Let's think step by step." for p in prompts)
     detection, stages = mw.Detection.load(folder / "detection"), mw.Stages(model)
     neurons = stages.select(detection.active("zh", quorum=0.5), "generation")
     row = next(r for r in result.rows if (r["part"], r["language"], r["id"]) == ("generation", "zh", "0"))

@@ -4,7 +4,8 @@ import pytest
 
 from mwork_lens.tasks.catalogue import TASKS
 from mwork_lens.tasks.chat import chat_prompt, thinking
-from mwork_lens.tasks.task import Question, make_prompts
+from mwork_lens.tasks.prompts import make_prompts
+from mwork_lens.tasks.task import Question
 
 from ..tiny import spelled
 

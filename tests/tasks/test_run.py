@@ -8,8 +8,9 @@ from mwork_lens.effects import passage_nats
 from mwork_lens.generation.completions import generate
 from mwork_lens.model import bridge_on
 from mwork_lens.tasks.catalogue import answer_overlap
+from mwork_lens.tasks.prompts import Prompt
 from mwork_lens.tasks.run import Condition, read_prompts, run_task
-from mwork_lens.tasks.task import Hub, Prompt, Question, Task
+from mwork_lens.tasks.task import Hub, Question, Task
 
 from ..decoders.a_to_gr import GROUPED
 from ..decoders.row import Decoder, transformers_model
