@@ -304,6 +304,9 @@ class TaskOptions:
 
         for arm in self.arms or ():
             require_choice("arms", arm, TASK_ARMS)
+        require_choice("wording", self.wording, WORDINGS)
+        if self.exemplars < 0 or (self.exemplars_from is not None and not self.exemplars):
+            raise ValueError(f"exemplars={self.exemplars}: say how many worked examples stand before each question.")
 
 
 # --- enhancement ---

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..detection import Activations
 from ..model import ForwardHook, HookedModel, batches, encode, stream, stream_hook
-from ..neurons import NeuronSet, NeuronSpace
+from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
 from ..store import Result
 from ..text import Identifier, as_documents
 from ..text.choices import listed
@@ -128,7 +128,8 @@ def steer(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for a language without a set or means, or a set that is empty or does not act up to ``layer``.
+        ValueError: for a language without a set or means, or a set that is empty or does not act up to ``layer``. A
+            set of another model (its name, or the fingerprint of its weights) warns.
     """
     layer, prompts = (
         NeuronSpace.of(model).n_layers * 2 // 3 if layer is None else layer,
@@ -138,6 +139,7 @@ def steer(
         means.of(language)
         if language not in sets or not len(sets[language]):
             raise ValueError(f"There are no neurons of {language!r} to steer with; there are {listed(sets, language)}.")
+    warn_of_other_weights(model, [sets[toward], sets[away]])
     both = {language: sets[language].hooks("set", values=means, language=toward) for language in (toward, away)}
     by_neurons = {"set": both[toward] + both[away]}
     by_neurons |= {f"scale ×{factor:g}": sets[toward].hooks("scale", factor=factor) for factor in factors}

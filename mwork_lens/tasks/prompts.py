@@ -35,12 +35,7 @@ class Prompt:
 
 @cache
 def templates(name: str, wording: str = WORDINGS[0]) -> Mapping[str, Mapping[str, str]]:
-    """By language: ``prompt`` and ``reference`` with places to fill, and what stands ``between`` them.
-
-    A ValueError for another wording than ``corrected`` and the ``paper``'s.
-    """
-    if wording not in WORDINGS:
-        raise ValueError(f"There is no wording {wording!r}; there are {', '.join(WORDINGS)}.")
+    """By language: ``prompt`` and ``reference`` with places to fill, and what stands ``between`` them."""
     by_language = json.loads((files("mwork_lens") / "data" / "prompts" / f"{name}.json").read_text(encoding="utf-8"))
     changed = {language: words.pop("paper", {}) for language, words in by_language.items()}
     return {

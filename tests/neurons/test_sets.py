@@ -141,6 +141,9 @@ def test_one_model_on_another_of_the_same_sizes_warns():
 def test_other_weights_under_the_same_name_warn_where_much_is_read(tmp_path):
     model, text = spelled("llama"), {"en": ["a b c d a b"]}
     neurons = mw.detect(model, text, progress=False).active("en")
+    both = {**text, "zh": ["e f g h"]}
+    means = mw.collect_means(model, both, progress=False)
+    steering = {"toward": "zh", "away": "en", "identify": "script", "max_new_tokens": 1, "progress": False}
     uses = [
         lambda model: mw.effect_matrix(model, {"en": neurons}, {"en": ["d a c b"]}, progress=False),
         lambda model: mw.tune(model, neurons, text["en"], steps=1, learning_rate=1e-2, progress=False).delta.revert(
@@ -148,6 +151,7 @@ def test_other_weights_under_the_same_name_warn_where_much_is_read(tmp_path):
         ),
         lambda model: mw.generations(model, {"en": neurons}, text, identify="script", progress=False),
         lambda model: mw.inspect(model, neurons, text, token_languages=LABELS, progress=False),
+        lambda model: mw.steer(model, dict.fromkeys(both, neurons), means, text["en"], **steering),
     ]
     tuned = copy.deepcopy(model)
     with torch.no_grad():

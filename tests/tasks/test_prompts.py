@@ -8,6 +8,7 @@ import pytest
 
 import mwork_lens.tasks
 from mwork_lens.experiments.tasks import limits
+from mwork_lens.settings import TaskOptions
 from mwork_lens.tasks import TASKS, TaskResult, load_questions
 from mwork_lens.tasks.exemplars import draw_exemplars, load_exemplars, without_exemplars
 from mwork_lens.tasks.prompts import make_prompts, templates
@@ -27,8 +28,11 @@ def test_the_papers_slip_is_only_in_its_own_wording():
         both = templates(name), templates(name, "paper")
         assert [tag for tag in both[0] if both[0][tag] != both[1][tag]] == (["en"] if name == "mgsm" else [])
         assert all(words.keys() == {"prompt", "reference", "between"} for each in both for words in each.values())
-    with pytest.raises(ValueError, match="no wording 'mine'; there are corrected, paper"):
-        templates("mgsm", "mine")
+    with pytest.raises(ValueError, match="wording='mine': it must be one of corrected, paper"):
+        TaskOptions(wording="mine")
+    for wrong in ({"exemplars": -1}, {"exemplars_from": "exemplars.jsonl"}):
+        with pytest.raises(ValueError, match="say how many worked examples"):
+            TaskOptions(**wrong)
 
 
 def asked(languages=("en", "zh"), number=6):
