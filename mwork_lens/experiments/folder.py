@@ -124,7 +124,8 @@ class ResultsFolder:
 
 def _require_resumed(saved: Mapping[str, Any], record: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Refuse another model, whatever its name, and other settings; returns what older folders do not say."""
-    _require_same(*({key: each.get(key) for key in ("experiment", "model")} for each in (saved, record)), path)
+    first, ours = ({key: each.get(key) for key in ("experiment", "model")} for each in (saved, record))
+    _require_same(first, ours, path)
     require_same_model(saved, record, path, stacklevel=4)
     absent = {key for key in ("dtype", "fingerprint") if key not in saved}
     _require_same(saved, {key: value for key, value in record.items() if key not in absent}, path)

@@ -70,6 +70,9 @@ def _shortened(sums: tuple[int, ...]) -> str:
     return hashlib.sha256(repr([*sums]).encode()).hexdigest()[:16]
 
 
+_NAMES = tuple(part.name for part in fields(Fingerprint))
+
+
 def model_record(model: HookedModel) -> dict[str, Any]:
     """What a result says of its model: name, dtype and the fingerprint of its weights."""
     return {
@@ -119,7 +122,6 @@ def recorded_fingerprint(record: Mapping[str, Any]) -> Fingerprint | None:
     fingerprint = record.get("fingerprint")
     if isinstance(fingerprint, Fingerprint):
         return fingerprint
-    values = (
-        [fingerprint.get(part.name) for part in fields(Fingerprint)] if isinstance(fingerprint, Mapping) else [None]
-    )
-    return Fingerprint(*values) if all(isinstance(value, str) for value in values) else None
+    if not isinstance(fingerprint, Mapping) or not all(isinstance(fingerprint.get(name), str) for name in _NAMES):
+        return None
+    return Fingerprint(**{name: fingerprint[name] for name in _NAMES})

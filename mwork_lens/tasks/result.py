@@ -100,7 +100,7 @@ class TaskResult:
             if row["stopped"] != "choice"
         ]
         frame = pd.DataFrame(rows, columns=[*keys, "answers", "cut"])
-        return frame.groupby(keys, sort=False, dropna=False, as_index=False).sum()
+        return pd.DataFrame(frame.groupby(keys, sort=False, dropna=False, as_index=False).sum())
 
     @property
     def conditions(self) -> list[tuple[str, str]]:
