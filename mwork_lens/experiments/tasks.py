@@ -154,7 +154,6 @@ class Asked:
         """The languages that there is a detection, or text, of."""
         return self.source.languages if isinstance(self.source, Detection) else list(self.source)
 
-    @cached_property
     @property
     def max_new_tokens(self) -> int:
         """After which an answer ends."""
