@@ -160,7 +160,7 @@ class TuneConfig:
     """Whose texts to tune on, and whose neurons to detect."""
     neurons: Path | None = None
     """A saved set; none: detect it on the corpus."""
-    held_out: float = 0.2
+    held_out: float = ReportConfig.held_out
     """Share of the corpus to measure on."""
     export: bool = False
     """Also write the tuned model for transformers."""

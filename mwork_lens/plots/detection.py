@@ -72,7 +72,7 @@ def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detectio
     values = {"spearman": "Spearman correlation of mean scores", "top_overlap": "overlap of the top fraction"}
     figure, cells = panels([*values.values()], shared_yaxes=True)
     for i, (site, rows) in enumerate(groups(compared, "site").items()):
-        by_layer = rows.groupby("layer")[list(values)].mean()
+        by_layer = pd.DataFrame(rows.groupby("layer")[list(values)].mean())
         look = {"hover": f"{site}, layer %{{y}}: %{{x:.3f}}", "mode": "lines+markers"}
         for cell, value in zip(cells, values, strict=True):
             figure.add_trace(line(by_layer[value], by_layer.index, site, colour(i), **look), **cell)
