@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..measures import FORMULATIONS, LayerMeasure, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
 from ..measures.plnd.attention import Geometry
@@ -16,6 +17,7 @@ from ..model.architecture import boundaries, require_hooked, wide_dtype
 from ..model.blocks import layers_apart
 from ..model.state import hooks_of
 from ..model.wide_weights import wide_block
+from ..neurons import NeuronSpace
 from .checks import Check, Scores, layer_checks
 from .far_checks import PLACES, far_replays, far_scores
 from .layer_kinds import layer_kinds
@@ -26,7 +28,12 @@ LENGTH, MARGIN, LONGEST = 48, 16, 1024
 
 
 def check_scores(
-    model: HookedModel, *, measure: Where = "stream", layers: Sequence[int] | None = None, length: int | None = None
+    model: HookedModel,
+    *,
+    measure: Where = "stream",
+    layers: Sequence[int] | None = None,
+    length: int | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Closed forms and real ablation, neuron by neuron: whether the scores of this model are exact.
 
@@ -39,6 +46,7 @@ def check_scores(
         layers: which; None takes all.
         length: tokens of the document; None takes one beyond every boundary of the model up to 1,024 (such as that of a
             window of attention), or 48. Above 1,040 only q and k are compared, at a few positions.
+        progress: whether to show a bar.
 
     Returns:
         One row per layer, site and neuron: ``closed_form``, ``ablation``, ``relative`` (their difference as a share),
@@ -59,7 +67,13 @@ def check_scores(
             f"{length=} must be from 2 tokens to the context of {model.cfg.model_name}, {model.cfg.n_ctx}."
         )
     length = length or check_lengths(model, LONGEST + 1)[-1]
-    return pd.DataFrame(map(asdict, _checks(model, measure, None, require_layers(model, layers), length)))
+    NeuronSpace.of(model)  # refuses models whose neurons have no fixed place
+    chosen, checks = require_layers(model, layers), []
+    with tqdm(total=len(chosen), desc="checking", unit="layer", disable=not progress) as bar:
+        for check in _checks(model, measure, None, chosen, length):
+            bar.update(chosen.index(check.layer) + 1 - bar.n)
+            checks.append(asdict(check))
+    return pd.DataFrame(checks)
 
 
 def require_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:

@@ -16,7 +16,8 @@ from ..model import HookedModel, device_of, dtype_of, encode, end_ids, settled, 
 from ..model.architecture import rope_boundaries
 from ..model.decoding import Decoder, decoder
 from ..model.unembedding import require_numbers
-from ..text import Document, as_documents
+from ..text import ONE_TOKEN, Document, as_documents, warn_of_unknown
+from .own_settings import own_stop_strings, warn_of_settings
 
 Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
 """From logits and the prompts' numbers to the next token of each."""
@@ -50,8 +51,9 @@ def generate(
 ) -> list[Completion]:
     """Continue every prompt, greedily or by seeded sampling.
 
-    Hooks that are in place act on every step, on the prompts that are not finished yet. The tokenizer's end token and
-    all those of the model's ``generation_config`` end a completion.
+    Hooks that are in place act on every step, on the prompts that are not finished yet. The tokenizer's end token, and
+    the end tokens and stop strings of the model's ``generation_config``, end a completion. Settings there that ask for
+    something else than the likeliest tokens (a repetition penalty, beams, ...) are not applied, and warn.
 
     Args:
         model: a hooked model.
@@ -76,6 +78,8 @@ def generate(
     prompts = as_documents(prompts, "prompts")
     names = [f"prompt {i}" for i in range(len(prompts))]
     encoded = encode(model, prompts, names, None)
+    texts = [ids for ids, prompt in zip(encoded, prompts, strict=True) if isinstance(prompt, str)]
+    warn_of_unknown(model.tokenizer, {"prompts": texts}, effect=ONE_TOKEN, stacklevel=3)
     for ids, name in zip(encoded, names, strict=True):
         if len(ids) + max_new_tokens > model.cfg.n_ctx:
             raise ValueError(
@@ -130,10 +134,12 @@ class StopRule:
         tokenizer, ids = model.tokenizer, end_ids(model)
         if isinstance(stop, str):
             raise ValueError(f"stop={stop!r} must be a list of strings.")
+        warn_of_settings(model)
         if tokenizer is None:
             if stop:
                 raise ValueError("Stop strings need a tokenizer, which the model does not have.")
             return cls(None, (), ids, max_new_tokens)
+        stop = [*stop, *own_stop_strings(model)]
         special = [word for word in stop if word in tokenizer.all_special_tokens]
         strings = tuple(word for word in stop if word and word not in special)
         return cls(tokenizer, strings, ids.union(map(tokenizer.convert_tokens_to_ids, special)), max_new_tokens)

@@ -17,11 +17,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..model import HookedModel, all_logits, at_least_float32, encode, model_record, settled, shown_model, stream_states
+from ..model import (
+    HookedModel,
+    all_logits,
+    at_least_float32,
+    encode,
+    model_record,
+    settled,
+    shown_model,
+    special_ids,
+    stream_states,
+)
 from ..neurons import weight_processing
 from ..statistics import Estimate, interval_words
 from ..store import Result
-from ..text import as_names, fold_case, read_rows, require_language
+from ..text import ONE_TOKEN, as_names, fold_case, read_rows, require_language, warn_of_unknown
 from ..text.choices import listed
 from .language_ratio import by_layer
 
@@ -232,6 +242,8 @@ def latent_languages(
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer: prompts and answers are text.")
     encoded = encode(model, [probe.prompt for probe in probes], [f"probe {i}" for i in range(len(probes))], None)
+    words = {tag: _ordinary(model, [word for probe in probes for word in probe.answers[tag]]) for tag in tags}
+    warn_of_unknown(model.tokenizer, {"the prompts": encoded, **words}, effect=ONE_TOKEN, stacklevel=3)
     starts = [_starts(model, {tag: probe.answers[tag] for tag in tags}, i) for i, probe in enumerate(probes)]
     bar = tqdm(zip(encoded, starts, strict=True), total=len(probes), unit="probe", disable=not progress)
     measured = [_probe(model, ids, begins, normalize) for ids, begins in bar]
@@ -255,9 +267,16 @@ def _starts(model: HookedModel, answers: Words, number: int) -> list[Int[Tensor,
 
 
 def _prefix_tokens(model: HookedModel, word: str) -> list[int]:
+    """Those that stand for it alone: not unknown words, nor what lies beyond the embedding."""
     texts = [space + word[:end] for end in range(1, len(word) + 1) for space in ("", " ")]
-    encoded = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    return [ids[0] for ids in encoded if len(ids) == 1]
+    special = set(special_ids(model).tolist())
+    firsts = [int(ids[0]) for ids in _ordinary(model, texts) if len(ids) == 1]
+    return [each for each in firsts if each < model.cfg.d_vocab and each not in special]
+
+
+def _ordinary(model: HookedModel, texts: Sequence[str]) -> list[Int[Tensor, " _"]]:
+    """The tokens of each text alone."""
+    return [torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"]).long() for text in texts]
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from ..text import unknown_id
 from .state import require_usual_device, settled
 
 Structure = Literal["attention", "feed_forward"]
@@ -39,7 +40,6 @@ class HookedModel(Protocol):
         eval: Callable[[], Any]
         parameters: Callable[[], Iterator[Parameter]]
         named_parameters: Callable[[], Iterator[tuple[str, Parameter]]]
-        to_tokens: Callable[..., Tensor]
         generate: Callable[..., Any]
         __call__: Callable[..., Any]
 
@@ -111,6 +111,12 @@ def weight(model: HookedModel, layer: int, name: str) -> Any:
     return getattr(module, f"_{leaf}") if hasattr(module, f"_{leaf}") else getattr(module, leaf)
 
 
+NOT_CAUSAL = (
+    "is not causal: what it computes at a token depends on later ones; only decoders, which read left to right, have a "
+    "use here."
+)
+
+
 def require_hooked(model: Any) -> None:
     """A ValueError for what is not a hooked model, e.g. one of transformers; and for a process that is not as usual."""
     require_usual_device()
@@ -119,21 +125,33 @@ def require_hooked(model: Any) -> None:
             f"{type(model).__name__} is not a hooked model: load it first, model = mw.load_model(...), which takes "
             "names, directories and models of transformers."
         )
+    if getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
+        raise ValueError(f"{model.cfg.model_name} {NOT_CAUSAL}")
+    first = next(iter(getattr(model, "blocks", ())), None)
+    if isinstance(getattr(getattr(first, "mlp", None), "_processed_W_in", None), Tensor):
+        raise ValueError(
+            f"{model.cfg.model_name} computes with processed copies of its weights (enable_compatibility_mode), which "
+            "no edit reaches: give it as it was before, or enable_compatibility_mode(no_processing=True)."
+        )
 
 
 def special_ids(model: HookedModel) -> Int[Tensor, " id"]:
-    """The tokenizer's special token ids; empty without a tokenizer."""
-    return torch.tensor(getattr(model.tokenizer, "all_special_ids", None) or [], dtype=torch.long)
+    """The tokenizer's special token ids, with that of unknown words; empty without a tokenizer."""
+    ids = [*(getattr(model.tokenizer, "all_special_ids", None) or []), unknown_id(model.tokenizer)]
+    return torch.tensor([each for each in dict.fromkeys(ids) if each is not None], dtype=torch.long)
+
+
+def generation_settings(model: HookedModel) -> Any:
+    """What a model came with, as transformers' ``generation_config``; None for one that was not loaded here."""
+    return getattr(wrapped_model(model) or model, "generation_config", None)
 
 
 def end_ids(model: HookedModel) -> frozenset[int]:
     """What ends a text: the tokenizer's end token, and those that the model's generation settings name."""
-    settings = getattr(wrapped_model(model) or model, "generation_config", None)
-    ids = getattr(settings, "eos_token_id", None)
-    own = getattr(model.tokenizer, "eos_token_id", None)
-    return frozenset(map(int, ids if isinstance(ids, Sequence) else [ids] if ids is not None else [])) | (
-        frozenset() if own is None else {int(own)}
-    )
+    given: Any = getattr(generation_settings(model), "eos_token_id", None)
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    ids = given.flatten().tolist() if isinstance(given, Tensor) else given if several else [given]
+    return frozenset(int(each) for each in (*ids, getattr(model.tokenizer, "eos_token_id", None)) if each is not None)
 
 
 def stream_hook(layer: int) -> str:

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from .weight_files import QUANTISED, check_files, folder_of, require_no_adapters
+
 SHOWN = 3
 """So many weights are named in a message."""
 
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    words = f"there is no {error}" if isinstance(error, KeyError) and error.args else str(error)
+    return (words.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -62,6 +65,9 @@ def read_model(place: str | Path, dtype: torch.dtype, **options: Any) -> Any:
         loaded, report = _loader(config).from_pretrained(place, **kinds, **reports, **options)
     text = text_model(loaded)
     _require_weights(loaded, text, report, place)
+    if not options and (folder := folder_of(place)):
+        require_no_adapters(folder)
+        check_files(folder)
     return text.eval()
 
 
@@ -84,7 +90,6 @@ def read_config(place: str | Path) -> Any:
 
 LOGITS_APART = 0.01
 """Share of the largest logit by which a multimodal model and its text model may differ, in half precision too."""
-QUANTISED = "Quantised weights have no columns to score or switch off: load the model dequantised."
 
 
 def read_tokenizer(place: str | Path, **options: Any) -> Any:
@@ -112,9 +117,11 @@ def own_tokenizer(tokenizer: Any, title: str) -> Any:
 
     TransformerLens wants tokenizers to begin with the BOS, and to that end reads them anew with ``add_bos_token``.
     """
+    from transformers import PreTrainedTokenizerBase
+
     if tokenizer is None:
         return None
-    if not hasattr(tokenizer, "get_vocab"):
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(f"tokenizer={tokenizer!r:.60} is not a tokenizer: give one that transformers has loaded.")
     tokenizer = copy.deepcopy(tokenizer)
     place, options = tokenizer.name_or_path, tokenizer.init_kwargs
@@ -242,7 +249,7 @@ def _warn_of_other_logits(model: nn.Module, text: nn.Module) -> None:
         )
 
 
-def _require_weights(model: nn.Module, text: nn.Module, report: Mapping[str, Any], place: str | Path) -> None:
+def _require_weights(model: nn.Module, text: Any, report: Mapping[str, Any], place: str | Path) -> None:
     """Refuse text weights that the checkpoint does not have, which would be random; warn of those it has left over."""
     names = {id(value) for value in text.state_dict(keep_vars=True).values()}
     of_text = {name for name, value in model.state_dict(keep_vars=True).items() if id(value) in names}
@@ -258,6 +265,13 @@ def _require_weights(model: nn.Module, text: nn.Module, report: Mapping[str, Any
         )
     if unexpected:
         warnings.warn(f"{place} has weights of which the model knows nothing: {_listed(unexpected)}.", stacklevel=6)
+    ties = getattr(text.config, "tie_word_embeddings", False)
+    if ties and text.get_output_embeddings().weight is not text.get_input_embeddings().weight:
+        warnings.warn(
+            f"{place} holds an unembedding of its own although its configuration says that it is the embedding "
+            "(tie_word_embeddings): what is stored is used.",
+            stacklevel=6,
+        )
 
 
 def _listed(names: list[str]) -> str:

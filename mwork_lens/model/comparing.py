@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .architecture import HookedModel, config_boundaries, device_of, dtype_of, original
+from .architecture import NOT_CAUSAL, HookedModel, config_boundaries, device_of, dtype_of, original
 from .checkpoints import first_line, lacks_memory, quiet_transformers
 from .forward import run_blocks
 from .state import settled
@@ -59,6 +59,9 @@ def observe(theirs: Any, title: str) -> Reference:
             "model (of a class such as LlamaForCausalLM)."
         )
     config = theirs.config.get_text_config()
+    layers, said = len(_blocks(theirs)), getattr(config, "num_hidden_layers", 0)
+    if layers < said:
+        raise ValueError(f"{title} has {layers} layers where its config.num_hidden_layers says {said}: set that.")
     short, long = _drawn(config, theirs.device)
     try:
         with settled(theirs), quiet_transformers():
@@ -78,10 +81,7 @@ def observe(theirs: Any, title: str) -> Reference:
             "overflows."
         )
     if not _farthest(begun, whole) <= _CAUSAL_TOLERANCE:
-        raise ValueError(
-            f"{title} ({type(theirs).__name__}) is not causal: what it computes at a token depends on later ones; only "
-            "decoders, which read left to right, have a use here."
-        )
+        raise ValueError(f"{title} ({type(theirs).__name__}) {NOT_CAUSAL}")
     return Reference(short, logits, long, states)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .architecture import HookedModel, device_of, rope_boundaries, wrapped_model
+from .checkpoints import lacks_memory
 from .forward import renew_tables
 from .unembedding import all_logits
 
@@ -94,13 +95,25 @@ class _Bridge:
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], 1)
         if any(read_before <= length < int(self.mask.sum(1).max()) for length in self.turns):
             self.past = None  # its keys were rotated by other angles
-        out = self._forward(self.tokens if self.past is None else tokens)
-        if self.use_cache:
-            self.past = getattr(out, "past_key_values", None)
-            if not self._holds_everything():
-                self._do_without_cache()
-                out = self._forward(self.tokens)  # what goes wrong with the cache may have gone into this pass
+        out = self._with_cache(self.tokens if self.past is None else tokens) if self.use_cache else None
+        if out is None:
+            out = self._forward(self.tokens)  # what goes wrong with the cache may have gone into the pass before
         return getattr(out, "logits", out)[:, -1]
+
+    def _with_cache(self, tokens: Int[Tensor, "batch new"]) -> Any:
+        """One pass; None, and no cache from now on, where it does not hold what was read, or stops the first pass."""
+        begins = self.past is None
+        try:
+            out = self._forward(tokens)
+        except RuntimeError as error:  # layers that share one place in it, as in a model stacked from copies
+            if not begins or lacks_memory(error):
+                raise
+            out = None
+        self.past = getattr(out, "past_key_values", None)
+        if self._holds_everything():
+            return out
+        self._do_without_cache()
+        return None
 
     def _forward(self, tokens: Int[Tensor, "batch new"]) -> Any:
         hf_model = wrapped_model(self.model)

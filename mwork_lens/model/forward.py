@@ -153,6 +153,8 @@ def encode(
     """
     require_hooked(model)
     require_attention(model)
+    if wrapped_model(model) is not None:
+        require_same_readout(model)
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens} leaves nothing to score; it must be at least 2.")
     limit = model.cfg.n_ctx if max_tokens is None else min(max_tokens, model.cfg.n_ctx)
@@ -190,7 +192,7 @@ def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos
         return ids
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids.")
-    ids = _once(model.to_tokens(document, truncate=False)[0].cpu(), model.tokenizer.bos_token_id)
+    ids = _text_ids(model, document)
     if (beyond := ids[ids >= model.cfg.d_vocab]).numel():
         word = model.tokenizer.decode(beyond[:1])
         raise ValueError(
@@ -201,10 +203,19 @@ def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos
     return ids
 
 
-def _once(ids: Int[Tensor, " pos"], bos: int | None) -> Int[Tensor, " less"]:
-    """Without the BOS that was put before a text which began with it, as chat templates write it."""
-    doubled = bos is not None and ids[:2].tolist() == [bos, bos]
-    return ids[1:] if doubled else ids
+def _text_ids(model: HookedModel, text: str) -> Int[Tensor, " pos"]:
+    """What the tokenizer puts before every text stays, else its BOS comes first; what it puts after one (an EOS) does
+    not, as nothing could follow. A text that begins with the BOS, as chat templates write it, gets no second one."""
+    tokenizer, bos = model.tokenizer, model.tokenizer.bos_token_id
+    plain, whole = (list(tokenizer(text, add_special_tokens=special)["input_ids"]) for special in (False, True))
+    starts = range(len(whole) - len(plain) + 1)
+    before = next((whole[:start] for start in starts if whole[start : start + len(plain)] == plain), [])
+    if not getattr(model.cfg, "default_prepend_bos", True):
+        before = [each for each in before if each != bos]
+    elif not before and bos is not None:
+        before = [bos]
+    ids = before + plain
+    return torch.tensor(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids, dtype=torch.long)
 
 
 def batches(

@@ -28,7 +28,7 @@ def source_directory(source: str | Path) -> str | Path:
         name = Path(wheel.MODEL_NAME)
         return _from_gguf(name.stem, wheel.EXPECTED_SHA256, lambda folder: wheel.assemble(folder / name))
     path = user_path(source)
-    if path.suffix != ".gguf":
+    if path.suffix.lower() != ".gguf" or path.is_dir():
         return source
     if not path.is_file():
         raise FileNotFoundError(f"There is no GGUF file at {path}.")
@@ -37,6 +37,9 @@ def source_directory(source: str | Path) -> str | Path:
             f"{path} is one of several parts, of which transformers reads one: join them (gguf-split --merge)."
         )
     with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ValueError(f"{path} is not a GGUF file: it does not begin with GGUF.")
+        file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return _from_gguf(path.stem, sha256, lambda _: path)
 

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from ..store import user_path
-from .architecture import HookedModel
+from .architecture import HookedModel, require_hooked
 from .blocks import require_attention
 from .checkpoints import (
-    QUANTISED,
     first_line,
     lacks_memory,
     own_tokenizer,
@@ -36,6 +35,8 @@ from .conversion import (
     transformer_lens,
 )
 from .gguf import source_directory
+from .unembedding import require_same_readout
+from .weight_files import ADAPTERS, QUANTISED, require_no_adapters
 
 logger = logging.getLogger("mwork_lens")
 
@@ -86,6 +87,8 @@ def load_model(
     as_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(as_dtype, torch.dtype) or not as_dtype.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is not a floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
+    if not isinstance(name, str | None):
+        raise ValueError(f"name={name!r} must be a string.")
     place = _device(device)
     if not isinstance(source, str | Path | PreTrainedModel):
         return _hooked_already(source)
@@ -149,12 +152,14 @@ def _hooked_already(source: Any) -> Any:
     if isinstance(source, TransformerBridge):
         require_attention(model)
         complete_bridge(source)
+        require_same_readout(model)
     elif not isinstance(source, hooked):
         raise ValueError(
             f"load_model cannot take {type(source).__name__}: give 'demo', a TransformerLens or hub name, a model "
             "directory, a .gguf file, a transformers model (of one that is wrapped, e.g. by PEFT, the model inside, "
             "with its adapters merged), a HookedTransformer or a TransformerBridge."
         )
+    require_hooked(model)
     return source
 
 
@@ -162,10 +167,7 @@ def _from_memory(
     source: Any, name: str | None, tokenizer: Any, device: torch.device, dtype: torch.dtype
 ) -> HookedModel:
     title = name or source.config._name_or_path or type(source).__name__
-    if getattr(source, "is_quantized", False):
-        raise ValueError(QUANTISED)
-    if any(value.is_meta for value in source.state_dict(keep_vars=True).values()):
-        raise ValueError(f"{title} is on the meta device, without weights: load it with its weights first.")
+    _require_plain_weights(source, title)
     refuse_other_kinds(source.config, title, type(source).__name__)
     theirs = copy.deepcopy(source)
     _drop_hooks(theirs)
@@ -175,6 +177,26 @@ def _from_memory(
         parameter.data = parameter.data.to(dtype)
     theirs.set_attn_implementation("eager")
     return _hooked(text_model(theirs).eval(), own_tokenizer(tokenizer, title), name, title, device)
+
+
+def _require_plain_weights(source: Any, title: str) -> None:
+    """A ValueError for weights that are not all there as floats, or that adapters add to."""
+    if any(hasattr(module, "base_layer") for module in source.modules()):  # what peft calls a module that it wraps
+        raise ValueError(f"{title} holds adapters: {ADAPTERS}.")
+    values = source.state_dict(keep_vars=True)
+    if any(value.is_meta for value in values.values() if isinstance(value, torch.Tensor)):
+        raise ValueError(f"{title} is on the meta device, without weights: load it with its weights first.")
+    odd = [name for name, value in values.items() if not isinstance(value, torch.Tensor)]
+    odd += [name for name, value in source.named_parameters() if not _is_plain(value)]
+    if odd or getattr(source, "is_quantized", False):
+        named = f" ({odd[0]} is not a dense tensor of floats)" if odd else ""
+        raise ValueError(f"{title}: {QUANTISED.removesuffix('.')}{named}.")
+
+
+def _is_plain(parameter: torch.nn.Parameter) -> bool:
+    """Neither sparse nor of 8 bits, nor of a class of its own, as those of torchao are."""
+    value = parameter.data
+    return type(value) is torch.Tensor and value.layout == torch.strided and value.dtype.itemsize > 1
 
 
 def _drop_hooks(theirs: torch.nn.Module) -> None:
@@ -189,14 +211,19 @@ def _drop_hooks(theirs: torch.nn.Module) -> None:
 def _from_files(
     source: str | Path, name: str | None, tokenizer: Any, device: torch.device, dtype: torch.dtype
 ) -> HookedModel:
+    if not str(source).strip():
+        raise ValueError(f"load_model({source!r}) names no model: give 'demo', a name, a directory or a .gguf file.")
     if str(source) == "demo":
         name = name or DEMO_NAME
     path = user_path(source_directory(source))
     if path.is_dir():
+        require_no_adapters(path)
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} is not a model directory: it has no config.json.")
         place, title = path, name or path.name
         read_config(place)
+    elif path.is_file():
+        raise ValueError(f"{path} is a file: give the directory of the model that it belongs to, or a .gguf file.")
     elif path.is_absolute() or str(source).startswith((".", "~")):
         raise FileNotFoundError(f"There is no model directory or .gguf file at {path}.")
     else:
@@ -220,8 +247,13 @@ def _hooked(theirs: Any, tokenizer: Any, name: str | None, title: str, device: t
             stacklevel=4,
         )
     name_architecture(theirs)
+    # TransformerLens makes up what begins a text where a tokenizer says nothing: a token that was never trained
+    made_up = tokenizer is not None and tokenizer.bos_token is None and tokenizer.eos_token is None
     reference = observe(theirs.to(device), title)
-    return hooked_or_bridge(theirs, reference, tokenizer, name, title)
+    model = hooked_or_bridge(theirs, reference, tokenizer, name, title)
+    if made_up:
+        model.cfg.default_prepend_bos = False
+    return model
 
 
 def _hub_name(name: str) -> str:

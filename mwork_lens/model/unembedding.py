@@ -12,7 +12,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .architecture import HookedModel, at_least_float32, device_of, original, stream_hook, wide_dtype, wrapped_model
+from .architecture import (
+    NOT_CAUSAL,
+    HookedModel,
+    at_least_float32,
+    device_of,
+    original,
+    stream_hook,
+    wide_dtype,
+    wrapped_model,
+)
 from .lm_head import Finish, before_unembedding
 from .state import settled
 
@@ -29,7 +38,7 @@ GROUP = 32
 
 def require_numbers(model: HookedModel, values: Tensor) -> Tensor:
     """Logits, or what was made of them; a ValueError where they are not numbers."""
-    if values.isnan().any():
+    if not (values < torch.inf).all():  # nor NaN
         raise ValueError(
             f"The logits of {model.cfg.model_name} are not numbers: its weights hold NaN or infinite values, or "
             f"{values.dtype} overflows."
@@ -196,6 +205,12 @@ def token_losses(
 ) -> Float[Tensor, " token"]:
     """−log p of each target in nats, from the residual stream at the position before it."""
     normed, finish = final_norm(model, hidden), Finish.of(model)
+    tokens = model.unembed.W_U.shape[1]
+    if len(targets) and int(targets.max()) >= tokens:
+        raise ValueError(
+            f"{model.cfg.model_name} has no logit for token {int(targets.max())}: its unembedding has {tokens} of "
+            f"{model.cfg.d_vocab} tokens, so there is no loss."
+        )
     largest = torch.full_like(targets, -torch.inf, dtype=wide_dtype(normed.dtype))
     total, of_target = torch.zeros_like(largest), torch.zeros_like(largest)
     for start, logits in logit_parts(model, normed, at_once=LOSS_TOKENS_AT_ONCE):
@@ -217,10 +232,15 @@ def require_same_readout(model: HookedModel) -> None:
         return
     last: list[Tensor] = []
     keep = (stream_hook(model.cfg.n_layers), lambda activation, hook=None: last.append(activation[0]))
-    ids = torch.arange(3, 9, device=device_of(model))[None] % model.cfg.d_vocab
+    # two texts that begin alike
+    ids = torch.tensor([[3, 4, 5, 6, 7, 8], [3, 4, 5, 9, 10, 11]], device=device_of(model)) % model.cfg.d_vocab
+    wrapped = wrapped_model(model)
     with settled(model), model.hooks(fwd_hooks=[keep]):
-        own = (wrapped_model(model) or model)(ids)
-    own = getattr(own, "logits", own)[0]
+        # in a cache, layers that share a place there would get in each other's way
+        both = wrapped(ids, use_cache=False) if hasattr(wrapped, "base_model") else (wrapped or model)(ids)
+    own, other = getattr(both, "logits", both)
+    if _largest_difference(other[:3], own[:3]) > _TOLERANCE[own.dtype]:
+        raise ValueError(f"{model.cfg.model_name} {NOT_CAUSAL}")
     if not last:
         raise ValueError(
             f"{model.cfg.model_name} does not show its last layer's residual stream ({keep[0]} never runs)."

@@ -31,7 +31,7 @@ from ..model import (
 from ..model.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries, warn_of_other_weights
 from ..store import only_writer, user_path
-from ..text import remove_cut_line, whole_lines
+from ..text import ONE_TOKEN, remove_cut_line, warn_of_unknown, whole_lines
 from .prompts import Prompt
 from .task import Answer, Task
 
@@ -163,6 +163,8 @@ def run_task(
     """
     max_new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
     require_room(model, prompts, max_new_tokens)
+    read = {language: [ids for p in some for ids in (p.ids, *p.continuations)] for language, some in prompts.items()}
+    warn_of_unknown(model.tokenizer, read, effect=ONE_TOKEN)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     path = user_path(path)

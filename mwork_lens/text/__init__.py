@@ -11,4 +11,4 @@ from .languages import require_language as require_language
 from .languages import standard_tag as standard_tag
 from .readers import hub_errors, language_of
 from .seen import SeenDocuments, Status
-from .unknown import ONE_TOKEN, unknown_shares, warn_of_unknown
+from .unknown import ONE_TOKEN, unknown_id, unknown_shares, warn_of_unknown

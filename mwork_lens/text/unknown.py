@@ -9,14 +9,23 @@ from jaxtyping import Int
 from torch import Tensor
 
 
+def unknown_id(tokenizer: Any) -> int | None:
+    """The token that stands for unknown words; None where a tokenizer has none. It need not say so: then the model of
+    the tokenizer does."""
+    declared = getattr(tokenizer, "unk_token_id", None)
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    name = getattr(model, "unk_token", None)
+    return tokenizer.get_vocab().get(name) if declared is None and name else declared
+
+
 def unknown_shares(tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]]) -> dict[str, float]:
     """By language, the share of unknown tokens among those that are unknown or ordinary; without languages that have
     none, and empty where a tokenizer has no token of its own for them."""
-    unknown = getattr(tokenizer, "unk_token_id", None)
+    unknown = unknown_id(tokenizer)
     others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos")}
     if unknown is None or unknown in others:
         return {}
-    special = torch.tensor([i for i in tokenizer.all_special_ids if i != unknown], dtype=torch.long)
+    special = torch.tensor([i for i in tokenizer.all_special_ids if i not in (None, unknown)], dtype=torch.long)
     shares = {}
     for language, documents in ids.items():
         tokens = torch.cat([*documents]) if documents else torch.empty(0, dtype=torch.long)
@@ -36,8 +45,9 @@ def warn_of_unknown(
     """Say by language which share of the text the tokenizer does not know, and what comes of that."""
     shares = unknown_shares(tokenizer, ids)
     if shares:
+        token = tokenizer.convert_ids_to_tokens(unknown_id(tokenizer))
         listed = ", ".join(f"{language} {share:.1%}" for language, share in shares.items())
         warnings.warn(
-            f"The tokenizer does not know part of the text ({tokenizer.unk_token} by language: {listed}): {effect}.",
+            f"The tokenizer does not know part of the text ({token} by language: {listed}): {effect}.",
             stacklevel=stacklevel,
         )

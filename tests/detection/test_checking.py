@@ -59,6 +59,13 @@ def state(model):
     return weights, flags, installed(model), model.cfg.dtype, torch.get_rng_state().tolist(), torch.is_grad_enabled()
 
 
+def test_a_bar_shows_the_layers(capsys):
+    mw.check_scores(tiny("llama"), progress=False)
+    assert not capsys.readouterr().err
+    mw.check_scores(tiny("llama"), layers=[1])
+    assert "checking: 100%" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_check_leaves_nothing_behind(dtype, wrong, monkeypatch):

@@ -43,6 +43,7 @@ def options(folder, **changed):
     return TaskOptions(**{**given, "shown": False, "quorum": 0.5, "limit": 4, "without": ("1",), **changed})
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer does not know part of the text")  # of letters
 def test_an_experiment_ends_in_its_tables_and_resumes_to_the_same(place, tmp_path):
     model, folder = place
     result, written = run_task_experiment(model, "reasoning", tmp_path / "run", options(folder))
@@ -63,6 +64,7 @@ def test_an_experiment_ends_in_its_tables_and_resumes_to_the_same(place, tmp_pat
         run_task_experiment(model, "reasoning", tmp_path / "run", options(folder, seed=1))
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer does not know part of the text")  # of letters
 def test_a_set_off_in_one_part_is_what_the_rows_say(place, tmp_path):
     model, folder = place
     result, _ = run_task_experiment(model, "reasoning", tmp_path / "run", options(folder, arms=("active",)))

@@ -10,7 +10,7 @@ import mwork_lens as mw
 from mwork_lens.lens.probes import LatentLanguages, Probe, read_words
 
 from ..demo_model import demo_model
-from ..tiny import tiny
+from ..tiny import spelled, tiny
 
 SWADESH = Path(os.environ.get("MWORK_LENS_TEST_DATA", "/nowhere")) / "panlex_swadesh" / "swadesh207.jsonl"
 CONCEPTS = [
@@ -84,6 +84,23 @@ def test_probes_need_answers_in_a_common_language():
         mw.latent_languages(tiny("llama"), probes)
     with pytest.raises(ValueError, match="no probe"):
         mw.latent_languages(tiny("llama"), [])
+
+
+def test_unknown_words_are_said_and_begin_no_answer():
+    """They are one token in every language: of "qqq" only "f" can be followed."""
+    model = spelled("llama")
+    probes = [Probe("a b zzz", {"en": ["c"], "fr": ["d"]}), Probe("a b", {"en": ["e"], "fr": ["qqq", "f"]})]
+    with pytest.warns(UserWarning, match=r"\(<unk> by language: the prompts 20\.0%, fr 33\.3%\)"):
+        found = mw.latent_languages(model, probes, progress=False)
+    with torch.inference_mode():
+        expected = model(torch.tensor([[1, 3, 4]]))[0, -1].softmax(-1)[[7, 8]]  # of e and f
+    torch.testing.assert_close(found.probability[1, -1].double(), expected.double())
+    unknown = [Probe("a b", {"en": ["e"], "fr": ["qqq"]})]
+    with (
+        pytest.warns(UserWarning, match=r"fr 100\.0%"),
+        pytest.raises(ValueError, match="no token begins the 'fr' answer"),
+    ):
+        mw.latent_languages(model, unknown, progress=False)
 
 
 @pytest.mark.demo

@@ -53,6 +53,21 @@ def written_by_transformers(row, prompt):
     return tuple(ids[0, len(prompt) :].tolist())
 
 
+def test_layers_that_share_a_place_in_the_cache_are_written_without_one():
+    """A model stacked from copies of a layer, which keep that layer's number: transformers' cache mixes them up."""
+    theirs = transformers_model.__wrapped__(Decoder("LlamaForCausalLM", GROUPED), torch.float32)
+    theirs.model.layers[1].self_attn.layer_idx = 0
+    prompt, expected = PROMPTS[0], []
+    with torch.inference_mode():
+        for _ in range(NEW):
+            ids = torch.cat([prompt, torch.tensor(expected, dtype=torch.long)])
+            expected.append(int(theirs(ids[None], use_cache=False).logits[0, -1].argmax()))
+    theirs.generation_config.eos_token_id = None
+    with pytest.warns(UserWarning, match="key-value cache of .* does not hold"):
+        (completion,) = generate(bridge_on(theirs), [prompt], max_new_tokens=NEW)
+    assert completion.tokens == tuple(expected)
+
+
 def up_to(ends, ids):
     return ids[: next((place for place, token in enumerate(ids) if token in ends), NEW)]
 

@@ -1,13 +1,20 @@
 """Texts as token ids that the model has an embedding for, with one BOS."""
 
+import copy
+
 import pytest
 import torch
+import transformers
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformer_lens.model_bridge import TransformerBridge
 
 import mwork_lens as mw
 from mwork_lens.model import bridge_on, encode
 
 from ..decoders.a_to_gr import GPT, GROUPED
 from ..decoders.row import Decoder, decoder_model, transformers_model
+from ..tiny import HOOKED, tiny
 from ..words import words
 
 
@@ -19,10 +26,15 @@ def gpt2():
     return decoder_model(Decoder("GPT2LMHeadModel", GPT), torch.float32)
 
 
-def bridge():
+def named():
+    """A tokenizer that TransformerLens need not look for."""
     tokenizer = words()
     tokenizer.init_kwargs |= {"name_or_path": "words", "add_bos_token": True}
-    return bridge_on(transformers_model.__wrapped__(Decoder("LlamaForCausalLM", GROUPED), torch.float32), tokenizer)
+    return tokenizer
+
+
+def bridge():
+    return bridge_on(transformers_model.__wrapped__(Decoder("LlamaForCausalLM", GROUPED), torch.float32), named())
 
 
 @pytest.mark.parametrize("load", [llama, gpt2, bridge])
@@ -33,6 +45,41 @@ def bridge():
 def test_a_text_that_begins_with_the_bos_gets_no_second_one(load, text, ids):
     (encoded,) = encode(load(), [text], ["fr 1"], None)
     assert encoded.tolist() == ids
+
+
+def with_tokenizer(wrap, tokenizer):
+    theirs = transformers_model.__wrapped__(Decoder("LlamaForCausalLM", GROUPED), torch.float32)
+    return wrap(theirs, tokenizer)
+
+
+def in_memory(theirs, tokenizer):
+    return mw.load_model(theirs, tokenizer=tokenizer, device="cpu")
+
+
+@pytest.mark.parametrize("wrap", [in_memory, bridge_on])
+@pytest.mark.parametrize(
+    ("begin", "end", "ids"), [("<bos>", "h", [1, 3, 10, 4]), ("<unk> <bos>", None, [2, 1, 3, 10, 4])]
+)
+def test_what_a_tokenizer_puts_before_a_text_stays_and_what_it_puts_after_one_does_not(wrap, begin, end, ids):
+    """An end token of the tokenizer's would end every prompt; one that the text holds stays."""
+    tokenizer, known = words(), words().get_vocab()
+    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.eos_token = "h"
+    pattern = " ".join(filter(None, (begin, "$A", end)))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=pattern, special_tokens=[(word, known[word]) for word in pattern.split() if word != "$A"]
+    )
+    model = with_tokenizer(wrap, tokenizer)
+    assert encode(model, ["a h b"], ["fr 1"], None)[0].tolist() == ids
+    assert encode(model, ["a b h"], ["fr 1"], None)[0].tolist()[-2:] == [4, 10]
+
+
+def test_nothing_begins_a_text_where_the_tokenizer_knows_neither_beginning_nor_end():
+    """TransformerLens would make up a token, which the model was not trained with."""
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words().backend_tokenizer)
+    model = with_tokenizer(in_memory, tokenizer)
+    assert encode(model, ["a"], ["fr 1"], None)[0].tolist() == [3]
+    assert len(mw.generate(model, ["a"], max_new_tokens=1)) == 1
 
 
 @pytest.mark.parametrize("load", [llama, gpt2, bridge])
@@ -84,3 +131,35 @@ def test_what_is_no_hooked_model_is_said(model):
         mw.check_scores(model)
     with pytest.raises(ValueError, match="is not a hooked model"):
         mw.generate(model, ["a b"])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.skipif(not HOOKED, reason="this TransformerLens has no HookedTransformer")
+def test_a_hooked_model_that_reads_both_ways_is_refused():
+    model = copy.deepcopy(tiny("llama"))
+    model.cfg.attention_dir = "bidirectional"
+    for use in (mw.load_model, mw.check_scores, lambda each: mw.generate(each, [torch.tensor([3, 4])])):
+        with pytest.raises(ValueError, match="is not causal: what it computes at a token depends on later ones"):
+            use(model)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_bridge_that_reads_both_ways_is_refused():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, vocab_size=60)).eval()
+    options = {"hf_model": theirs, "tokenizer": named(), "device": "cpu", "dtype": torch.float32}
+    model = TransformerBridge.boot_transformers("a model in memory", **options)
+    texts = [torch.tensor([3, 4, 5])]
+    for use in (mw.load_model, lambda each: mw.detect(each, {"fr": texts}), lambda each: mw.generate(each, texts)):
+        with pytest.raises(ValueError, match="is not causal: what it computes at a token depends on later ones"):
+            use(model)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.skipif(not HOOKED, reason="4.x computes with the weights that it shows")
+def test_a_bridge_that_computes_with_other_weights_than_it_shows_is_refused():
+    model = bridge()
+    model.enable_compatibility_mode()
+    for use in (mw.load_model, mw.check_scores, lambda each: mw.generate(each, ["a"])):
+        with pytest.raises(ValueError, match="computes with processed copies of its weights"):
+            use(model)

@@ -299,6 +299,7 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_warned_of():
         ({"device": "gpu"}, "no device gpu here"),
         ({"device": "meta"}, "'meta' holds no numbers"),
         ({"tokenizer": "gpt2"}, "tokenizer='gpt2' is not a tokenizer"),
+        ({"tokenizer": words().backend_tokenizer}, "is not a tokenizer: give one that transformers has loaded"),
         pytest.param(
             {"device": "cuda"},
             "no device cuda here",
@@ -323,6 +324,18 @@ def test_paths_that_are_not_there(tmp_path):
             loaded(tmp_path / name)
 
 
+def test_paths_that_are_no_directory_of_a_model(tmp_path):
+    for blank in ("", " "):
+        with pytest.raises(ValueError, match="names no model"):
+            loaded(blank)
+    with pytest.raises(ValueError, match=r"model\.safetensors is a file: give the directory"):
+        loaded(model_dir(tmp_path / "whole") / "model.safetensors")
+    (tmp_path / "text.GGUF").write_text("text")
+    with pytest.raises(ValueError, match=r"text\.GGUF is not a GGUF file"):
+        loaded(tmp_path / "text.GGUF")
+    assert loaded(model_dir(tmp_path / "named.gguf")).cfg.model_name == "named.gguf"
+
+
 def other_kinds():
     small = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 60}
     heads = {**small, "num_attention_heads": 4, "intermediate_size": 24}
@@ -345,6 +358,52 @@ def test_other_kinds_of_models_are_refused(tmp_path, kind, options, match):
         loaded(model, tokenizer=words())
     with pytest.raises(ValueError, match=match):
         loaded(model_dir(tmp_path / "other", model))
+
+
+class Adapter(torch.nn.Module):
+    """As peft wraps a linear layer."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer, self.lora_A = base_layer, torch.nn.Linear(16, 16, bias=False)
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    def forward(self, states):
+        return self.base_layer(states) + self.lora_A(states)
+
+
+NOT_PLAIN = r"q_proj\.weight is not a dense tensor of floats"
+
+
+def reweigh(attention, change):
+    attention.q_proj.weight = torch.nn.Parameter(change(attention.q_proj.weight.detach()), requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda attention: setattr(attention, "q_proj", Adapter(attention.q_proj)), "holds adapters: merge them"),
+        (lambda attention: reweigh(attention, lambda weight: weight.to_sparse()), NOT_PLAIN),
+        (lambda attention: reweigh(attention, lambda weight: weight.to(torch.float8_e4m3fn)), NOT_PLAIN),
+    ],
+)
+def test_weights_in_memory_that_are_not_plain_are_refused(change, match):
+    model = small_model()
+    change(model.model.layers[1].self_attn)
+    with pytest.raises(ValueError, match=match):
+        loaded(model, tokenizer=words())
+
+
+def test_a_model_with_fewer_layers_than_it_says_is_not_blamed_on_others():
+    model = small_model()
+    model.model.layers = model.model.layers[:1]
+    with pytest.raises(ValueError, match=r"has 1 layers where its config\.num_hidden_layers says 2"):
+        loaded(model, tokenizer=words())
+    model.config.num_hidden_layers = 1
+    assert loaded(model, tokenizer=words()).cfg.n_layers == 1
 
 
 def test_weights_on_the_meta_device_are_said():

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from mwork_lens.model.unembedding import all_logits, label_masses, log_normalizer, top_tokens
+from mwork_lens.model.unembedding import all_logits, label_masses, log_normalizer, token_losses, top_tokens
 
 from ..tiny import FAMILIES, residual, tiny, tokens
 
@@ -27,6 +27,28 @@ def test_a_soft_cap_on_the_logits_counts():
         test_the_last_layer_reads_the_models_own_logits("gemma2")
     finally:
         cfg.output_logits_soft_cap = before
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_not_numbers_are_an_error_of_everything_that_reads_them(value):
+    model, ids = copy.deepcopy(tiny("llama")), tokens(6)
+    model.unembed.W_U.data[0, 7] = value
+    last = residual(model, ids, 2)
+    members = torch.ones(1, model.cfg.d_vocab, dtype=last.dtype)
+    uses = [lambda: token_losses(model, last, ids), lambda: log_normalizer(model, last)]
+    uses += [lambda: label_masses(model, last, members), lambda: top_tokens(model, last, 3)]
+    for use in uses:
+        with pytest.raises(ValueError, match=r"The logits of .* are not numbers"):
+            use()
+
+
+def test_a_token_without_a_logit_has_no_loss():
+    """Models made for an exercise may write fewer tokens than they read."""
+    model = copy.deepcopy(tiny("llama"))
+    model.unembed.W_U.data = model.unembed.W_U.data[:, :20]
+    model.unembed.b_U.data = model.unembed.b_U.data[:20]
+    with pytest.raises(ValueError, match="has no logit for token 20: its unembedding has 20 of"):
+        token_losses(model, residual(model, tokens(2), 2), torch.tensor([3, 20]))
 
 
 @pytest.mark.parametrize("k", [1, 3, 20, 700])

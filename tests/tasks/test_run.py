@@ -22,7 +22,8 @@ TASK = Task("xquad", "Letters", Hub("none", {"en": "en", "zh": "zh"}), lambda *_
 
 def prompt(length, seed, language="en", name="0"):
     question = Question(name, language, {}, ("a",), document=name)
-    return Prompt(question, "", tokens(length, seed) % 11, tuple(tokens(n, seed + n) % 11 for n in (1, 4, 2)))
+    known = (3 + tokens(n, seed + shift) % 8 for n, shift in ((length, 0), (1, 1), (4, 4), (2, 2)))
+    return Prompt(question, "", next(known), tuple(known))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,6 +53,21 @@ def test_a_prompt_without_room_for_its_answer_is_refused_before_any_is_asked(tmp
     with pytest.raises(ValueError, match=r"Question '0' \(en\) has 60 tokens; with an answer of 5 .* 64"):
         run_task(spelled("llama"), TASK, {"en": [prompt(60, 0)]}, [], tmp_path / "rows.jsonl", max_new_tokens=5)
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_unknown_words_of_questions_and_answers_are_said_by_language(tmp_path):
+    question = Question("0", "en", {}, ("a",), document="0")
+    asked = Prompt(question, "", torch.tensor([1, 3, 2, 4]), (torch.tensor([2, 5]),))
+    run = {"max_new_tokens": 1, "progress": False}
+    with pytest.warns(UserWarning, match=r"\(<unk> by language: en 40\.0%\): the model reads one and the same token"):
+        run_task(
+            spelled("llama"),
+            TASK,
+            {"en": [asked], "zh": [prompt(5, 0, "zh")]},
+            [Condition("original", "", None, None, ("en",))],
+            tmp_path / "rows.jsonl",
+            **run,
+        )
 
 
 def conditions(model):

@@ -22,6 +22,23 @@ def english(texts):
 IDENTIFIED = {"identifier": english, "identify_over": ["en", "fr", "ru"], "progress": False}
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_token_need_not_be_declared():
+    """A tokenizer of one's own: its model knows the token, the wrapper was not told."""
+    model = spelled("llama")
+    model.tokenizer.unk_token = None
+    with pytest.warns(UserWarning, match=r"\(<unk> by language: en 66\.7%\)"):
+        assert mw.language_losses(model, {"en": TEXTS["en"]}).tokens["en"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.* has only .* passages", "ignore:The languages have unequal")
+def test_texts_to_go_on_from_are_said_too():
+    with pytest.warns(
+        UserWarning, match=r"\(<unk> by language: prompts 38\.5%\): the model reads one and the same token"
+    ):
+        mw.generate(spelled("llama"), [*TEXTS["en"], *TEXTS["ru"][:1], "a b c"], max_new_tokens=1)
+
+
 def test_shares_are_those_of_ordinary_and_unknown_tokens():
     unknown, known, beginning = words().unk_token_id, words().convert_tokens_to_ids("a"), words().bos_token_id
     ids = {
