@@ -149,8 +149,9 @@ def generation_settings(model: HookedModel) -> Any:
 def end_ids(model: HookedModel) -> frozenset[int]:
     """What ends a text: the tokenizer's end token, and those that the model's generation settings name."""
     given: Any = getattr(generation_settings(model), "eos_token_id", None)
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    ids = given.flatten().tolist() if isinstance(given, Tensor) else given if several else [given]
+    if isinstance(given, Tensor):
+        given = given.flatten().tolist()
+    ids: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
     return frozenset(int(each) for each in (*ids, getattr(model.tokenizer, "eos_token_id", None)) if each is not None)
 
 
