@@ -103,8 +103,17 @@ Seeds = Annotated[
 # --- shared by commands ---
 
 
+class Checked:
+    """Base of settings whose values are compared with their annotations: a ValueError names the first that differs."""
+
+    def __post_init__(self) -> None:
+        from .text import check_settings  # takes long to import
+
+        check_settings(self)
+
+
 @dataclass(frozen=True)
-class DetectionSettings:
+class DetectionSettings(Checked):
     """When a neuron belongs to a language."""
 
     top: float = 0.2
@@ -115,6 +124,7 @@ class DetectionSettings:
     """Longer documents are cut there."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.top <= 1:
             raise ValueError(f"top={self.top} is outside (0, 1].")
         if not 0 < self.quorum <= 1:
@@ -252,7 +262,7 @@ TASK_EXPERIMENTS: Mapping[str, TaskExperiment] = {
 
 
 @dataclass(frozen=True)
-class TaskOptions:
+class TaskOptions(Checked):
     """What is asked, and whose neurons are switched off; everything here decides the result and is recorded."""
 
     data: str | None = None

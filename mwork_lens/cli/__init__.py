@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -55,12 +55,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("mwork_lens").setLevel(logging.INFO)
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
-        app(arguments)
+        _run(arguments)
     except Exception as error:
+        if _interrupted(error):
+            sys.exit(130)
         if os.environ.get(TRACEBACK):
             raise
         print(f"mwork-lens: {_in_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    """Ends with what was printed on its way: a full disk is said here, and a reader that left (``| head``) is not."""
+    printed = sys.stdout
+    try:
+        app(arguments)
+    finally:
+        if printed is not None:
+            _flush(printed)
+
+
+def _flush(printed: TextIO) -> None:
+    try:
+        printed.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), printed.fileno())  # or Python tries again at its end
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(error.errno, f"What is printed cannot be written: {error.strerror}") from None
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether it comes of Ctrl-C, which Python turns into a RuntimeError while a class is made."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__cause__))
 
 
 def _in_one_line(error: Exception) -> str:

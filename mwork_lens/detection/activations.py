@@ -19,7 +19,7 @@ from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..store import Result
-from ..text import Document, as_corpus
+from ..text import Document, as_corpus, check_arguments
 from ..text.choices import listed, require_choice
 
 Statistic = Literal["mean", "sample"]
@@ -111,6 +111,7 @@ def collect_means(
     Raises:
         ValueError: for empty documents or weights that are not finite.
     """
+    check_arguments(collect_means, locals())
     encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model, fingerprint=True)
     plan = encoded.plan(batch_size)
     sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
@@ -134,6 +135,7 @@ def collect_samples(
     Raises:
         ValueError: for empty documents or weights that are not finite.
     """
+    check_arguments(collect_samples, locals())
     corpus, draw, space = as_corpus(corpus), random.Random(int(seed)), NeuronSpace.of(model, fingerprint=True)
     rows = {language: draw.randrange(len(documents)) for language, documents in corpus.items()}
     names = {language: corpus.ids[language][row] for language, row in rows.items()}

@@ -18,6 +18,7 @@ from ..model.blocks import layers_apart
 from ..model.state import hooks_of
 from ..model.wide_weights import wide_block
 from ..neurons import NeuronSpace
+from ..text import check_arguments
 from .checks import Check, Scores, layer_checks
 from .far_checks import PLACES, far_replays, far_scores
 from .layer_kinds import layer_kinds
@@ -61,6 +62,7 @@ def check_scores(
         >>> checks.exact.all(), checks.relative.max() < 1e-4
         (np.True_, np.True_)
     """
+    check_arguments(check_scores, locals())
     require_hooked(model)
     if length is not None and (not isinstance(length, int) or not 2 <= length <= model.cfg.n_ctx):
         raise ValueError(

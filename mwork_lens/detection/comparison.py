@@ -10,6 +10,7 @@ import torch
 
 from ..model import SITES, Structure
 from ..neurons import NeuronSet
+from ..text import check_arguments
 from ..text.choices import require_choice
 from .detection import Detection, text_of
 
@@ -30,6 +31,7 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
     Raises:
         ValueError: for models of other sizes, no language in common, or ``top`` outside (0, 1].
     """
+    check_arguments(agreement, locals())
     from scipy.stats import spearmanr
 
     if not 0 < top <= 1:
@@ -89,6 +91,7 @@ def neuron_counts(
     Raises:
         ValueError: for no detection, or a kind that does not exist.
     """
+    check_arguments(neuron_counts, locals())
     require_choice("kind", kind, get_args(Kind))
     options = {"quorum": quorum} | ({} if kind == "active" else {"against": against, "against_quorum": against_quorum})
     return pd.DataFrame(
@@ -134,6 +137,7 @@ def overlap(
     Raises:
         ValueError: for a structure that does not exist or a quorum outside (0, 1].
     """
+    check_arguments(overlap, locals())
     if structure is not None:
         require_choice("structure", structure, get_args(Structure))
     structures = get_args(Structure) if structure is None else [structure]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..neurons import NeuronSet, seen_by_both
+from ..text import check_arguments
 from ..text.choices import listed
 from .detection import Detection, require_language
 
@@ -27,6 +28,7 @@ def random_control(neurons: NeuronSet, *, seed: int = 0) -> NeuronSet:
     Raises:
         ValueError: if a layer and site has too few other neurons.
     """
+    check_arguments(random_control, locals())
     for site, layer, row in _layers(neurons):
         _require_enough(~row, int(row.sum()), layer, site)
     return _draw_from(~neurons, neurons, seed, "random")
@@ -52,6 +54,7 @@ def matched_control(
     Raises:
         ValueError: if the set names no language and none is given, or too few neurons are left.
     """
+    check_arguments(matched_control, locals())
     language = _language(neurons, detection, language)
     specific, generator = NeuronSet.empty(neurons.space), np.random.default_rng(seed)
     for other in detection.languages if len(detection.languages) > 1 else ():
@@ -83,6 +86,7 @@ def shared_control(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -
 
     A neuron is active at the quorum that the set was made with (0.9 where it does not say).
     """
+    check_arguments(shared_control, locals())
     neurons.space.require_compatible(detection.space)
     quorum = neurons.origin.quorum or 0.9
     pool = reduce(and_, (detection.active(language, quorum=quorum) for language in detection.languages))
@@ -95,6 +99,7 @@ def top_control(neurons: NeuronSet, detection: Detection, *, language: str = "en
     Drawn from the neurons outside the set with the highest mean scores in ``language``, twice as many as are needed,
     so that seeds differ.
     """
+    check_arguments(top_control, locals())
     scores = detection.mean_scores[_language(neurons, detection, language)]
     top = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}
     for site, layer, row in _layers(neurons):
@@ -111,6 +116,7 @@ def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> Neu
 
     Where ``other`` has fewer, all of them are taken, with a warning; :func:`cut_to_equal` cuts both sides instead.
     """
+    check_arguments(other_control, locals())
     return _draw_from(other - neurons, neurons, seed, f"specific {other.origin.language or 'other'}")
 
 
@@ -120,6 +126,7 @@ def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, N
     Raises:
         ValueError: for sets of different models, or none.
     """
+    check_arguments(cut_to_equal, locals())
     if not sets:
         raise ValueError("There is no set to cut.")
     first, *_ = sets.values()
@@ -137,6 +144,7 @@ def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> 
     ``top en`` is left out where English was not detected or is the set's own language. The other language is the one
     whose specific set fills most of the places.
     """
+    check_arguments(all_controls, locals())
     language = _language(neurons, detection, None)
     controls = {
         "random": random_control(neurons, seed=seed),
@@ -178,6 +186,7 @@ def with_controls(
     Raises:
         ValueError: for a language without neurons, or no seed.
     """
+    check_arguments(with_controls, locals())
     controlled = [name for name in sets if len(sets[name])] if languages is None else list(languages)
     empty = [language for language in controlled if not (language in sets and len(sets[language]))]
     if empty or not (seeds := list(seeds)):
@@ -199,6 +208,7 @@ def cut_to_size(neurons: NeuronSet, size: int, *, seed: int = 0) -> NeuronSet:
     Raises:
         ValueError: if it has fewer.
     """
+    check_arguments(cut_to_size, locals())
     if not 0 <= size <= len(neurons):
         raise ValueError(f"{size} neurons cannot be drawn from {neurons}.")
     every = torch.cat([mask.flatten() for mask in neurons.masks.values()])

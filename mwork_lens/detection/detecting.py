@@ -18,7 +18,7 @@ from ..model.post_norms import stream_before
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
-from ..text import Corpus, Document, SeenDocuments, warn_of_unknown
+from ..text import Corpus, Document, SeenDocuments, check_arguments, warn_of_unknown
 from ..text.choices import listed, require_choice
 from .checking import bound_to, require_exact, require_layers
 from .detection import Detection
@@ -179,6 +179,7 @@ def detect(
         >>> detection.counts["fr"]["mlp"].shape  # layer, neuron
         torch.Size([18, 2048])
     """
+    check_arguments(detect, locals())
     for name, value, values in (("scores", scores, Scores), ("scope", scope, Scope)):
         require_choice(name, value, get_args(values))
     selection = Selection(top=top) if threshold is None else Selection(threshold=threshold)
@@ -268,6 +269,7 @@ def importance(
     Raises:
         ValueError: for a document without an ordinary token; for closed forms that differ from ablation.
     """
+    check_arguments(importance, locals())
     space, detector, running = NeuronSpace.of(model), _detector(formulation, measure), Running()
     encoded, scored = encode(model, [document], ["given"], max_tokens), require_layers(model, layers)
     warn_of_unknown(model.tokenizer, {"the document": encoded}, stacklevel=3)

@@ -15,7 +15,7 @@ from torch import Tensor, full_like
 from ..model import SITES, ExactSum
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import Result
-from ..text import SeenDocuments
+from ..text import SeenDocuments, check_arguments
 from ..text.choices import listed
 
 
@@ -54,6 +54,7 @@ class Detection(Result, kind="detection"):
 
     def active(self, language: str, *, quorum: float = 1.0) -> NeuronSet:
         """Neurons active on at least this share of the language's documents (the paper: on all of them)."""
+        check_arguments(Detection.active, locals())
         origin = {"language": language, "kind": "active", "quorum": quorum, **self._rule()}
         return NeuronSet(self.space, self._active_masks(language, quorum), origin)
 
@@ -80,6 +81,7 @@ class Detection(Result, kind="detection"):
             >>> french.masks["mlp"].shape, french.origin["against"]
             (torch.Size([18, 2048]), ['en'])
         """
+        check_arguments(Detection.specific, locals())
         against_quorum = quorum if against_quorum is None else against_quorum
         others = self._against(language, against)
         active = [self._active_masks(other, against_quorum) for other in others]

@@ -29,7 +29,7 @@ from ..model import (
 )
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..settings import Overlap
-from ..text import Document, SeenDocuments, as_corpus, standard_tag
+from ..text import Document, SeenDocuments, as_corpus, check_arguments, standard_tag
 from .joining import concat_passages
 from .matrix import BASELINE, EffectMatrix
 from .overlap import check_overlap, require_overlap, statuses_of
@@ -78,6 +78,7 @@ def language_losses(
     Raises:
         ValueError: for empty documents, before the work.
     """
+    check_arguments(language_losses, locals())
     losses = PassageLosses.of(model, _counted(model, corpus, max_tokens).plan())
     rows = {
         language: (len(nats), int(losses.tokens[language].sum()), float(nats.sum() / losses.tokens[language].sum()))
@@ -182,6 +183,7 @@ def effect_matrix(
         >>> effects.to_frame().shape  # one row per set, one column per language: rise of loss, nats per token
         (1, 2)
     """
+    check_arguments(effect_matrix, locals())
     if not isinstance(sets, Mapping):
         raise ValueError(
             f"sets must be a dict of neuron sets by name, e.g. {{'fr': french}}, not {type(sets).__name__}."
@@ -297,6 +299,7 @@ def folded_effects(
         ValueError: as :func:`detect` and :func:`effect_matrix`; for too few documents; if ``build`` names other sets
             for another fold.
     """
+    check_arguments(folded_effects, locals())
     detecting = {"progress": options.get("progress", True), **(detection or {})}
     matrices = []
     for train, held_out in as_corpus(corpus).folds(folds, seed=seed):

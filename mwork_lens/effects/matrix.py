@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result
-from ..text import Status
+from ..text import Status, check_arguments
 from ..text.choices import listed, require_choice
 from ..text.languages import share_a_script
 from .overlap import documents_read, overlap_words
@@ -84,6 +84,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: for another unit, bytes of documents given as token ids, or passages that are not parallel.
         """
+        check_arguments(EffectMatrix.per, locals())
         require_choice("unit", unit, get_args(Unit))
         if unit == "byte" and not all(lengths.all() for lengths in self.utf8_bytes.values()):
             raise ValueError("unit='byte': some documents were given as token ids, which have no bytes.")
@@ -97,6 +98,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: if there is no such fold.
         """
+        check_arguments(EffectMatrix.fold, locals())
         passages = {read: [i for i, fold in enumerate(folds) if fold == number] for read, folds in self.folds.items()}
         if not all(passages.values()):
             raise ValueError(f"There is no fold {number}; there are {self._fold_numbers}.")
@@ -108,6 +110,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: for one that is not there, or none.
         """
+        check_arguments(EffectMatrix.select, locals())
         rows = list(self.rows if rows is None else rows)
         reads = list(self.tokens if languages is None else languages)
         unknown = [name for name in rows if name not in self.rows] + [name for name in reads if name not in self.tokens]
@@ -178,6 +181,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: for another ``among``.
         """
+        check_arguments(EffectMatrix.selectivity, locals())
         require_choice("among", among, get_args(Among))
         rows = [self._selectivity(off, own, among) for off, own in self.languages.items() if own in self.tokens]
         if not rows:
@@ -187,6 +191,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     def by_fold(self, among: Among = "others") -> pd.DataFrame:
         """:meth:`selectivity` of each fold alone, one row per set and fold: what another detection would have given."""
+        check_arguments(EffectMatrix.by_fold, locals())
         frames = [self.fold(number).selectivity(among).assign(fold=number) for number in self._fold_numbers]
         return pd.concat(frames).set_index("fold", append=True).sort_index(level=0, sort_remaining=True)
 
@@ -196,6 +201,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         Raises:
             ValueError: for a row that is not there, or another ``among``.
         """
+        check_arguments(EffectMatrix.finding, locals())
         if off not in self.rows:
             raise ValueError(f"There is no row {off!r}; there are {listed(self.rows, off)}.")
         require_choice("among", among, get_args(Among))
@@ -255,6 +261,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
             ValueError: for a row that is not there or has no language of the corpus, another ``among``, or a language
                 without such others.
         """
+        check_arguments(EffectMatrix.difference, locals())
         require_choice("among", among, get_args(Among))
         if off not in self.rows:
             raise ValueError(f"There is no row {off!r}; there are {listed(self.rows, off)}.")

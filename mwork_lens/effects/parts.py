@@ -13,7 +13,7 @@ from ..model import HookedModel, shown_model
 from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
 from ..statistics import Estimate, benjamini_hochberg, interval_words
 from ..store import Result
-from ..text import Document
+from ..text import Document, check_arguments
 from ..text.choices import listed, require_choice
 from .joining import concat_passages
 from .losses import effect_matrix
@@ -175,6 +175,7 @@ def layer_sweep(
     Raises:
         ValueError: for a set of a language that the corpus lacks, a set without neurons, or depths out of range.
     """
+    check_arguments(layer_sweep, locals())
     n_layers = NeuronSpace.of(model).n_layers
     numbers = list(range(1, n_layers - 1)) if depths is None else sorted(set(depths))
     if not numbers or not 1 <= numbers[0] <= numbers[-1] <= n_layers - 2:
@@ -228,6 +229,7 @@ class StageGrid(PartEffects, kind="stage_grid"):
         Columns: difference (nats per token), low, high, p, documents, p_adjusted (over the parts). ``equal`` is as in
         :meth:`to_frame`; ``without`` are languages left out: English is the hypothesis's pivot.
         """
+        check_arguments(StageGrid.means, locals())
         means = {part: self.difference([part], equal=equal, without=without) for part in MWORK_PARTS}
         rows = {part: mean.tested("difference") for part, mean in means.items()}
         frame = pd.DataFrame.from_dict(rows, orient="index")
@@ -239,6 +241,7 @@ class StageGrid(PartEffects, kind="stage_grid"):
         Raises:
             ValueError: for a part that does not exist.
         """
+        check_arguments(StageGrid.difference, locals())
         for part in parts:
             require_choice("part", part, MWORK_PARTS)
         rows = self._rows(parts, equal=equal, without=without)
@@ -285,6 +288,7 @@ def stage_grid(
     Raises:
         ValueError: for a set of a language that the corpus lacks, or without neurons.
     """
+    check_arguments(stage_grid, locals())
     rows: dict[str, NeuronSet | list[NeuronSet]] = {}
     for language, neurons in _checked(sets, corpus).items():
         parts = {name: part for name, part in stages.split(neurons).items() if len(part)}

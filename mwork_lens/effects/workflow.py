@@ -12,6 +12,7 @@ from ..model import of_model, shown_model
 from ..settings import ENGLISH
 from ..statistics import adjusted_verdict, benjamini_hochberg
 from ..store import Result, storable
+from ..text import check_arguments
 from ..text.choices import require_choice
 from .parts import StageGrid
 
@@ -98,6 +99,7 @@ def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str 
     Raises:
         ValueError: for a grid without its equal-count version, or a pivot that was neither read nor decoded to.
     """
+    check_arguments(workflow, locals())
     if not grid.has_equal:
         raise ValueError("The workflow compares parts of equal size: measure the stage grid with equal=True.")
     read = [*grid.effects.tokens, *(ratio.languages if ratio else ())]

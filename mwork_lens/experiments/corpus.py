@@ -10,9 +10,11 @@ import pandas as pd
 import regex
 
 from ..statistics import wilson
+from ..store import user_path
 from ..text import (
     Corpus,
     as_names,
+    check_arguments,
     files_of,
     fold_case,
     language_of,
@@ -50,6 +52,7 @@ def describe_corpus(
         (NaN without a segmenter, which ``words_by`` then names), ``vocabulary`` (entries), ``covered``,
         ``coverage`` with its 95 % Wilson interval (``low``, ``high``), and ``note``.
     """
+    check_arguments(describe_corpus, locals())
     rows, entries = {}, {require_language(tag): _entry_lists(tag, some) for tag, some in (vocabulary or {}).items()}
     for language in corpus:
         texts = [str(text) for text in corpus[language]]
@@ -117,7 +120,7 @@ def read_vocabulary(source: str | Path, languages: Sequence[str]) -> dict[str, l
 
     A row of a ``.jsonl`` is one entry, e.g. ``{"fr": ["chien"], "zh": ["狗", "犬"]}``, as in a Swadesh list.
     """
-    path, languages = Path(source).expanduser(), as_names(languages, "languages")
+    path, languages = user_path(source), as_names(languages, "languages")
     if not path.exists():
         raise FileNotFoundError(f"There is no vocabulary {str(source)!r}.")
     lists: dict[str, list[list[str]]] = {}

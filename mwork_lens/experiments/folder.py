@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ NEWER = ("documents", "limit", "held_out", "held_out_part", "fingerprint")
 """What a corpus or a detection says of itself now and older versions did not record."""
 LONGEST_NAME = 150
 """Bytes of a name within a longer one; file systems allow 255."""
+_NOT_PORTABLE = re.compile(r'[/\\%\0-\x1f<>:"|?*\ud800-\udfff]|[. ]$')
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
+"""Which Windows does not have as names of files, with or without a suffix."""
 Piece = TypeVar("Piece", bound=Result)
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -39,9 +43,14 @@ def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *argu
 
 
 def piece_name(name: str) -> str:
-    """A name of the user's as the name of one file: ``a/b`` is not in a folder ``a``, and two names are two files."""
-    if name.strip(".") == "" or set(name) & set("/\\%\0"):
-        name = quote(name, safe=" ").replace(".", "%2E") or "%"
+    """A name of the user's as the name of one file on any system: ``a/b`` is not in a folder ``a``.
+
+    Two names are two files, unless they differ in case only on a system for which that is no difference.
+    """
+    if not name or _NOT_PORTABLE.search(name):
+        name = quote(name, safe="", errors="surrogatepass").replace(".", "%2E") or "%"
+    elif name.split(".")[0].upper() in _RESERVED:
+        name = f"%{ord(name[0]):02X}{name[1:]}"
     if len(encoded := os.fsencode(name)) > LONGEST_NAME:
         name = f"{encoded[:100].decode(errors='ignore')}%{hashlib.sha256(encoded).hexdigest()[:16]}"
     return name

@@ -28,7 +28,7 @@ from ..tasks.prompts import Prompt, make_prompts, templates
 from ..tasks.result import ENGLISH, GROUPS, LIKELIHOOD, ORIGINAL, TaskResult
 from ..tasks.run import Condition, require_room, run_task
 from ..tasks.task import Question, Task, limited, load_questions
-from ..text import Corpus, load_corpus
+from ..text import Corpus, check_arguments, load_corpus
 from ..text.choices import listed, require_choice
 from .folder import ResultsFolder, load_or_run
 from .sets import arm_set
@@ -59,6 +59,7 @@ def run_task_experiment(
     Raises:
         ValueError: for options, data or languages that do not go together, before the questions are asked.
     """
+    check_arguments(run_task_experiment, locals())
     return run_asked(model, asked_of(name, options or TaskOptions()), path)
 
 

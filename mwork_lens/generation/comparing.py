@@ -15,7 +15,7 @@ from ..model import ForwardHook, HookedModel, encode, hooked, model_record, sett
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
 from ..store import Result, storable
-from ..text import ONE_TOKEN, Identifier, as_corpus, as_names, identifier, warn_of_unknown
+from ..text import ONE_TOKEN, Identifier, as_corpus, as_names, check_arguments, identifier, warn_of_unknown
 from ..text.choices import require_choice
 from .completions import generate
 
@@ -143,6 +143,7 @@ def generations(
         ValueError: for no prompts, a set of a model with other sizes, or options out of range, before the work. A set
             of another model of these sizes (its name, or the fingerprint of its weights) warns.
     """
+    check_arguments(generations, locals())
     corpus = as_corpus(prompts)
     if BASELINE in interventions:
         raise ValueError(f"{BASELINE!r} is the untouched model: give that intervention another name.")

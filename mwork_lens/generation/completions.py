@@ -16,7 +16,7 @@ from ..model import HookedModel, device_of, dtype_of, encode, end_ids, settled, 
 from ..model.architecture import rope_boundaries
 from ..model.decoding import Decoder, decoder
 from ..model.unembedding import require_numbers
-from ..text import ONE_TOKEN, Document, as_documents, warn_of_unknown
+from ..text import ONE_TOKEN, Document, as_documents, check_arguments, warn_of_unknown
 from .own_settings import own_stop_strings, warn_of_settings
 
 Pick = Callable[[Float[Tensor, "batch token"], Sequence[int]], list[int]]
@@ -71,6 +71,7 @@ def generate(
     Raises:
         ValueError: for options out of range, or a prompt that leaves no room in the model's context.
     """
+    check_arguments(generate, locals())
     if max_new_tokens < 1 or batch_size < 1:
         raise ValueError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
     if not temperature >= 0 or not 0 < top_p <= 1:

@@ -14,7 +14,7 @@ from ..detection import Activations
 from ..model import ForwardHook, HookedModel, batches, encode, stream, stream_hook
 from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
 from ..store import Result
-from ..text import Identifier, as_documents
+from ..text import Identifier, as_documents, check_arguments
 from ..text.choices import listed
 from .comparing import BASELINE, Generations, generations
 
@@ -57,6 +57,7 @@ def mean_difference(means: Activations, *, toward: str, away: str, layer: int, n
     Raises:
         ValueError: for a language without means, or a layer that is not there.
     """
+    check_arguments(mean_difference, locals())
     if not 0 <= layer < means.space.n_layers:
         raise ValueError(f"{means.space.model} has layers 0 to {means.space.n_layers - 1}, not {layer}.")
     for language in (toward, away):
@@ -131,6 +132,7 @@ def steer(
         ValueError: for a language without a set or means, or a set that is empty or does not act up to ``layer``. A
             set of another model (its name, or the fingerprint of its weights) warns.
     """
+    check_arguments(steer, locals())
     layer, prompts = (
         NeuronSpace.of(model).n_layers * 2 // 3 if layer is None else layer,
         as_documents(prompts, "prompts"),

@@ -19,7 +19,7 @@ from ..model.post_norms import post_norm
 from ..model.unembedding import ROWS_AT_ONCE, final_norm, top_ids
 from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
 from ..store import storable
-from ..text import Document, Identifier
+from ..text import Document, Identifier, check_arguments
 from .neuron_cards import Neuron, NeuronCards, sign_of
 from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
 
@@ -79,6 +79,7 @@ def inspect(
         >>> len(cards.to_frame())
         2
     """
+    check_arguments(inspect, locals())
     neurons = _as_set(model, neurons)
     require_top_k(model, top_k)
     if contexts < 1 or window < 0:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..model import shown_model
 from ..statistics import Estimate, Jackknife, Values, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result
-from ..text import OTHER, SHARED
+from ..text import OTHER, SHARED, check_arguments
 from ..text.choices import listed
 
 NOT_MEASURABLE = "not measurable"
@@ -72,6 +72,7 @@ class LanguageRatio(Result, kind="language_ratio"):
         Raises:
             KeyError: if there are none.
         """
+        check_arguments(LanguageRatio.only, locals())
         if prompt_language not in self.counts:
             raise KeyError(
                 f"There are no prompts in {prompt_language!r}; there are {listed(self.counts, prompt_language)}."
@@ -85,6 +86,7 @@ class LanguageRatio(Result, kind="language_ratio"):
         Raises:
             ValueError: for a language that tokens were not identified over, or one in two groups.
         """
+        check_arguments(LanguageRatio.grouped, locals())
         listed = [language for group in groups.values() for language in group]
         once = listed and len(set(listed)) == len(listed) and set(listed) <= set(self.names[:-2])
         if not once or groups.keys() & {SHARED, OTHER}:
@@ -105,6 +107,7 @@ class LanguageRatio(Result, kind="language_ratio"):
         Raises:
             ValueError: for a language that tokens were not identified over.
         """
+        check_arguments(LanguageRatio.two_way, locals())
         if language not in self.names[:-2]:
             over = listed(self.names[:-2], language)
             raise ValueError(f"Tokens were not identified as {language!r}; they were over {over}.")
@@ -127,6 +130,7 @@ class LanguageRatio(Result, kind="language_ratio"):
         Raises:
             ValueError: for a language that is not reported, layers that were not read, or no baseline.
         """
+        check_arguments(LanguageRatio.verdict, locals())
         if language not in self.languages:
             raise ValueError(f"{language!r} is not reported; there are {listed(self.languages, language)}.")
         rows = [self.layers.index(layer) for layer in self._middle(layers)]
@@ -153,6 +157,7 @@ class LanguageRatio(Result, kind="language_ratio"):
 
     def finding(self, language: str = "en") -> str:
         """The verdict as a sentence with its numbers."""
+        check_arguments(LanguageRatio.finding, locals())
         table, layers = self.verdict(language), self._middle(None)
         mean, single = table.loc["mean"], table.drop(index="mean")
         groups = {kind: list(rows.index) for kind, rows in single.groupby("verdict", sort=False)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..model import HookedModel, encode, log_normalizer, model_record, settled, shown_model, stream_states, top_tokens
 from ..store import Result
-from ..text import ONE_TOKEN, Document, Identifier, warn_of_unknown
+from ..text import ONE_TOKEN, Document, Identifier, check_arguments, warn_of_unknown
 from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
 
 
@@ -74,6 +74,7 @@ def lens_grid(
     Raises:
         ValueError: for an empty text, one longer than the context, or ``top_k`` above the vocabulary.
     """
+    check_arguments(lens_grid, locals())
     require_top_k(model, top_k)
     (ids,) = encode(model, [text], ["of the text"], None)
     warn_of_unknown(model.tokenizer, {"the text": [ids]}, effect=ONE_TOKEN, stacklevel=3)

@@ -31,7 +31,7 @@ from ..model import (
 from ..neurons import weight_processing
 from ..statistics import Estimate, interval_words
 from ..store import Result
-from ..text import ONE_TOKEN, as_names, fold_case, read_rows, require_language, warn_of_unknown
+from ..text import ONE_TOKEN, as_names, check_arguments, fold_case, read_rows, require_language, warn_of_unknown
 from ..text.choices import listed
 from .language_ratio import by_layer
 
@@ -168,6 +168,7 @@ def translation_probes(
     Raises:
         ValueError: for a language without words, or too few concepts.
     """
+    check_arguments(translation_probes, {"shots": shots, "limit": limit, "seed": seed})
     names, concepts = {**NAMES, **(names or {})}, _as_concepts(concepts)
     for tag in (source, target):
         if not concepts or not all(words.get(tag) for words in concepts):
@@ -231,6 +232,7 @@ def latent_languages(
     Raises:
         ValueError: for no probes, a probe without an answer in a language, or one whose answers no token tells apart.
     """
+    check_arguments(latent_languages, locals())
     if not probes:
         raise ValueError("There is no probe: give at least one prompt with answers.")
     common = [tag for tag in probes[0].answers if all(tag in probe.answers for probe in probes)]

@@ -27,7 +27,7 @@ from ..model.architecture import at_least_float32, require_hooked, wide_dtype
 from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
 from ..neurons import weight_processing
-from ..text import Corpus, Document, Identifier, require_language
+from ..text import Corpus, Document, Identifier, check_arguments, require_language
 from ..text.choices import listed, require_choice
 from .language_ratio import LanguageRatio
 from .vocabulary import TokenLanguages, label_vocabulary, require_top_k
@@ -97,6 +97,7 @@ def language_ratio(
         >>> list(ratio.to_frame().columns)[:7]
         ['prompt_language', 'layer', 'language', 'share', 'low', 'high', 'chance']
     """
+    check_arguments(language_ratio, locals())
     layers = _require_layers(model, layers)
     require_choice("by", by, get_args(By))
     require_top_k(model, top_k)

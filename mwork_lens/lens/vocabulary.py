@@ -23,6 +23,7 @@ from ..text import (
     Document,
     Identifier,
     as_names,
+    check_arguments,
     expected_scripts,
     is_japanese,
     main_script,
@@ -104,6 +105,7 @@ def label_vocabulary(
         ValueError: without a tokenizer, or for candidates that the identifier does not know or that lack one of
             ``languages``.
     """
+    check_arguments(label_vocabulary, locals())
     candidates = _candidates(languages, identify_over, WIDE if identifier != "script" else ())
     common = _common_forms(languages, candidates)
     # refuses what it does not know, before the model is looked at
@@ -280,6 +282,7 @@ def identifier_accuracy(
     Raises:
         ValueError: without a tokenizer, for a language that the identifier does not know, or too little text.
     """
+    check_arguments(identifier_accuracy, locals())
     _require_tokenizer(model)
     encoded = Encoded.of(model, corpus, max(MAX_TOKENS, model.cfg.n_ctx))
     languages = tuple(encoded)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..store import user_path
+from ..text import check_arguments
 from .architecture import HookedModel, require_hooked
 from .blocks import require_attention
 from .checkpoints import (
@@ -82,6 +83,7 @@ def load_model(
         >>> model.cfg.n_layers, model.cfg.d_model, model.cfg.d_mlp
         (18, 640, 2048)
     """
+    check_arguments(load_model, locals())
     from transformers import PreTrainedModel
 
     as_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

@@ -10,7 +10,7 @@ import torch
 
 from ..model import HookedModel
 from ..store import user_path
-from ..text import read_lines
+from ..text import check_arguments, read_lines
 from .sets import NeuronSet
 from .space import NeuronSpace
 
@@ -39,6 +39,7 @@ def load_released(path: str | Path, model: HookedModel | NeuronSpace, *, languag
     Raises:
         ValueError: for a file of another form (with the line), or neurons that the model does not have.
     """
+    check_arguments(load_released, locals())
     space = model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
     lines = read_lines(user_path(path))
     if len(lines) != len(RELEASED_LINES):
@@ -59,6 +60,7 @@ def load_lape(path: str | Path, model: HookedModel | NeuronSpace, languages: Seq
     Raises:
         ValueError: for a file of another form or another number of languages, or neurons that the model lacks.
     """
+    check_arguments(load_lape, locals())
     space = model if isinstance(model, NeuronSpace) else NeuronSpace.of(model)
     try:
         # what is not a tensor, a number or a plain container raises UnpicklingError and is not executed

@@ -19,7 +19,7 @@ from ..model.hooks import ContentPositions, ForwardHook, Mode, Positions, change
 from ..model.sites import SITES, require_sites
 from ..model.state import changed_by_user
 from ..store import Result, storable
-from ..text import SeenDocuments
+from ..text import SeenDocuments, check_arguments
 from ..text.choices import require_choice
 from .space import NeuronSpace
 
@@ -189,6 +189,7 @@ class NeuronSet(Result, kind="neuron_set"):
 
     def restrict(self, *, layers: Iterable[int] | None = None, sites: str | Iterable[str] | None = None) -> "NeuronSet":
         """The part in some layers and sites, e.g. ``restrict(layers=range(0, 8), sites=["mlp"])``."""
+        check_arguments(NeuronSet.restrict, locals())
         n_layers = self.space.n_layers
         layers = list(range(n_layers) if layers is None else layers)
         sites = require_sites(SITES if sites is None else sites)
@@ -252,6 +253,7 @@ class NeuronSet(Result, kind="neuron_set"):
             >>> logits = model.run_with_hooks("Bonjour", fwd_hooks=french.hooks())
             >>> held = french.hooks("scale", factor=0.5)
         """
+        check_arguments(NeuronSet.hooks, locals())
         change = change_of(mode, factor, values is not None)
         if values is not None and not isinstance(values, Mapping):
             self.space.require_compatible(values.space)
@@ -303,8 +305,7 @@ def ablate(
         >>> torch.equal(model("Bonjour le monde"), before), torch.equal(off, before)
         (True, False)
     """
-    if not isinstance(neurons, NeuronSet):
-        raise ValueError(f"ablate needs a NeuronSet, not {type(neurons).__name__}: NeuronSet.from_list makes one.")
+    check_arguments(ablate, locals())
     neurons.space.require_compatible(NeuronSpace.of(model))
     require_choice("positions", positions, get_args(Positions))
     content = None if positions == "all" else ContentPositions(model)

@@ -6,6 +6,7 @@ from itertools import product
 from typing import get_args
 
 from ..model import SITES, HookedModel, Structure
+from ..text import check_arguments
 from ..text.choices import listed
 from .sets import NeuronSet
 from .space import NeuronSpace
@@ -35,6 +36,7 @@ class Stages:
         Raises:
             ValueError: unless each stage has at least one layer.
         """
+        check_arguments(Stages, locals())
         of_space = isinstance(model, NeuronSpace)
         name, n_layers = (model.model, model.n_layers) if of_space else (str(model.cfg.model_name), model.cfg.n_layers)
         first = max(1, n_layers // 4) if understanding is None else understanding

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, weight
+from ..text import check_arguments
 from .sets import NeuronSet
 from .space import NeuronSpace
 
@@ -134,6 +135,7 @@ def edit_weights(model: HookedModel, neurons: NeuronSet) -> Iterator[HookedModel
     Raises:
         ValueError: if the set is of a model with other sizes, or a weight is a copy that edits would not reach.
     """
+    check_arguments(edit_weights, locals())
     with changed_by_user(model):
         entries = silencing_entries(model, neurons)
         edits, stored = _edits.setdefault(model, []), [(each, each.read()) for each in entries]

@@ -1,6 +1,7 @@
 """Files and directories that are written whole or not at all, at paths as users give them, by one process at a time."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -22,6 +23,13 @@ def user_path(path: str | Path) -> Path:
         raise ValueError(f"{str(path)!r} cannot be found: there is no such home directory.") from None
     if "\0" in str(expanded):
         raise ValueError(f"{str(path)!r} cannot be a path: it holds a NUL character.")
+    if not str(path):
+        raise ValueError("'' is not a path; the working directory is '.'.")
+    try:
+        os.lstat(expanded)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"{str(path)!r} cannot be a path: a name in it is too long.") from None
     return expanded
 
 
@@ -64,6 +72,8 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False, first_wins: b
     there the first wins; the others get a FileExistsError, or with ``first_wins``, for caches, use what it wrote.
     """
     path = Path(os.path.realpath(user_path(path)))
+    if os.path.ismount(path):
+        raise FileExistsError(f"{path} is a mounted file system, which cannot be replaced: choose a path within it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     building, old = _beside(path, secrets.token_hex(4)), previous(path)
     building.mkdir()
@@ -75,7 +85,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False, first_wins: b
         try:
             os.replace(building, path)
         except OSError as error:
-            if not os.path.lexists(path):
+            if not os.path.lexists(path) or error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
             if not first_wins:
                 raise FileExistsError(f"{path} was written by another process in the meantime.") from error

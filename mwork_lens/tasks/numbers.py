@@ -41,6 +41,8 @@ _UNITS = "".join([*_SMALL, *_LARGE])
 _UNIT = rf"(?:(?!千[克米瓦卡帕赫吨])[{_UNITS}])"
 """千克 and 千米 are kilograms and kilometres."""
 _ONES = "".join(_DIGITS)
+_AFTER_UNIT = regex.compile(r"(?<=\d[만억조]) (?=\d)")
+"""Korean has a space there: 1만 2000."""
 _WRITTEN = regex.compile(rf"[{_ONES}{_UNITS}]+(?:[点點][{_ONES}]+(?![{_UNITS}]))?")
 
 
@@ -51,6 +53,8 @@ def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | No
     """
     before, marked, after = text.rpartition("####")
     part = _western(after if marked else before + after)
+    if _base(language) == "ko":
+        part = _AFTER_UNIT.sub("", part)
     matches = [match for match in _finder(_base(language)).finditer(part) if not (cut and match.end() == len(part))]
     if not matches:
         in_words = _in_words(part, language, cut)

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, not_measurable, wilson
+from ..text import check_arguments
 from ..text.choices import listed, require_choice
 from .task import Answer, Question, Task
 
@@ -135,6 +136,7 @@ class TaskResult:
 
     def measurable(self, metric: str) -> dict[str, bool]:
         """By language: whether chance is below the interval of the original model's score, as its cell shows it."""
+        check_arguments(TaskResult.measurable, locals())
         if metric == LIKELIHOOD:
             return dict.fromkeys(self._baseline, True)
         require_choice("metric", metric, self.chance)
@@ -255,6 +257,7 @@ class TaskResult:
         Raises:
             ValueError: for a metric or a scope that is not there.
         """
+        check_arguments(TaskResult.table, locals())
         metric = self.metrics[0] if metric is None else metric
         if metric not in self.metrics:
             raise ValueError(f"There is no metric {metric!r}; there are {listed(self.metrics, metric)}.")

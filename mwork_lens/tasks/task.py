@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..text import as_names, hub_errors, identity, language_of, read_rows, require_language, spread, suffix_of
+from ..store import user_path
+from ..text import (
+    as_names,
+    check_arguments,
+    files_of,
+    hub_errors,
+    identity,
+    language_of,
+    read_rows,
+    require_language,
+    spread,
+    suffix_of,
+)
 from ..text.choices import listed
 
 SUFFIXES = (".json", ".jsonl", ".tsv")
@@ -112,11 +124,12 @@ def load_questions(
         FileNotFoundError: for a folder or file that is not there.
         ValueError: for a language that the data lacks, a malformed file or row (named), or nothing left.
     """
+    check_arguments(load_questions, locals())
     if not isinstance(task, Task):
         raise ValueError(f"task={task!r}: give a Task, e.g. one of mwork_lens.tasks.TASKS.")
     wanted = None if languages is None else [*map(require_language, as_names(languages, "languages"))]
     without = as_names(without, "without")
-    rows = _hub_rows(task, wanted) if source is None else _local_rows(task, Path(source).expanduser(), wanted)
+    rows = _hub_rows(task, wanted) if source is None else _local_rows(task, user_path(source), wanted)
     left_out, questions = set(without), {}
     for language, (name, by_number) in rows.items():
         numbered = _with_paragraphs(by_number, task.paragraph)
@@ -150,7 +163,7 @@ def _question(task: Task, row: Row, language: str, number: int, name: str) -> Qu
 def _local_rows(task: Task, source: Path, wanted: list[str] | None) -> dict[str, tuple[str, Sequence[Row]]]:
     if not source.exists():
         raise FileNotFoundError(f"There is no {task.title} file or folder {str(source)!r}.")
-    files = [source] if source.is_file() else sorted(p for p in source.iterdir() if suffix_of(p) in SUFFIXES)
+    files = [source] if source.is_file() else [file for file in files_of(source)[0] if suffix_of(file) in SUFFIXES]
     by_language: dict[str, Path] = {}
     for path in files:
         language = language_of(path, among=[*task.languages, *(wanted or [])])

@@ -1,5 +1,6 @@
 """Text in: corpora, their files, languages and words."""
 
+from .arguments import check_arguments, check_settings
 from .corpora import Corpus, as_corpus, load_corpus
 from .dealing import spread
 from .documents import Document, as_documents, as_names, checked_documents, fault_of, identity

@@ -13,6 +13,8 @@ from typing import Any, get_args
 import langcodes
 import pandas as pd
 
+from ..store import user_path
+from .arguments import check_arguments
 from .choices import listed, require_choice
 from .dealing import Deal, by_share, evenly, spread, spread_over, turns
 from .documents import Document, as_documents, as_names, fault_of, identity
@@ -80,7 +82,11 @@ class Corpus(Mapping[str, list[Document]]):
         return {"source": self.source, "hash": self.hash, "parallel": self.parallel, **counts, **self.history}
 
     def select(self, rows: Mapping[str, Sequence[int]]) -> "Corpus":
-        """The passages with these positions, by language."""
+        """The passages with these positions, by language; a ValueError for one that is not there."""
+        check_arguments(Corpus.select, locals())
+        for language, places in rows.items():
+            if wrong := [i for i in places if not 0 <= i < len(self.texts.get(language, ()))]:
+                raise ValueError(f"There is no passage {wrong[0]} of {language!r} in {self!r}.")
 
         def chosen(values: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
             return {language: tuple(values[language][i] for i in places) for language, places in rows.items()}
@@ -93,6 +99,7 @@ class Corpus(Mapping[str, list[Document]]):
 
         Which of a document's passages, is drawn: the same ones in every language of a parallel corpus.
         """
+        check_arguments(Corpus.limit, locals())
         rows = {language: spread(names, passages, seed) for language, names in self.documents.items()}
         return self.select(rows)._with(limit={"passages": passages, "seed": seed})
 
@@ -129,6 +136,7 @@ class Corpus(Mapping[str, list[Document]]):
         Raises:
             ValueError: if a language has too few passages.
         """
+        check_arguments(Corpus.divide, locals())
         what = f"{', '.join(f'{size} of {name}' for name, size in sizes.items())} without sharing a document"
         parts = self._deal(lambda documents: spread_over(documents, list(sizes.values())), seed, what)
         return {name: self._part(parts, i).limit(size, seed=seed) for i, (name, size) in enumerate(sizes.items())}
@@ -139,6 +147,7 @@ class Corpus(Mapping[str, list[Document]]):
         Raises:
             ValueError: for a share outside (0, 1), or a language with fewer than two documents.
         """
+        check_arguments(Corpus.split, locals())
         if not 0 < held_out < 1:
             raise ValueError(f"held_out={held_out} is not a share between 0 and 1.")
         parts = self._deal(lambda documents: by_share(documents, held_out), seed, "a held-out part", least=2)
@@ -151,6 +160,7 @@ class Corpus(Mapping[str, list[Document]]):
         Raises:
             ValueError: for fewer than two folds, or a language with fewer documents than folds.
         """
+        check_arguments(Corpus.folds, locals())
         if number < 2:
             raise ValueError(f"{number} folds: there must be at least two.")
         folds = self._deal(lambda documents: evenly(documents, number), seed, f"{number} folds", least=number)
@@ -242,6 +252,7 @@ def load_corpus(
         {'en': 6, 'fr': 6}
         >>> train, held_out = corpus.split(held_out=0.25)
     """
+    check_arguments(load_corpus, locals())
     if isinstance(source, Corpus):
         labels = source.labels if labels == "bcp47" else labels
         parallel = source.parallel if parallel is None else parallel
@@ -294,7 +305,7 @@ def _read(
         raise ValueError(f"A corpus comes from a dict of lists, or a file's, folder's or data set's name, {what}.")
     if str(source) == "demo":
         return read_folder(Path(str(files("mwork_lens") / "data")), wanted, labels, "text", "demo"), "demo"
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         return read_folder(path, wanted, labels, text_field, str(path)), path.name
     if path.is_file():
@@ -346,6 +357,10 @@ def _assemble(
         if not passages:
             raise ValueError(f"The corpus {name!r} has no documents in {language!r}.")
         _require_documents((text for _, text in passages), language)
+        if (unnamed := [document for document, _ in passages].count(None)) not in (0, len(passages)):
+            raise ValueError(
+                f"{unnamed} of {len(passages)} passages of {language!r} in {name!r} name no document: all or none must."
+            )
     joins = {language: rows_of_passages(passages, sentences) for language, passages in rows.items()}
     documents = {
         language: tuple(

@@ -19,6 +19,11 @@ _SIGNATURES = {
     b"\xff\xfe": "UTF-16 or UTF-32",
     b"\xfe\xff": "UTF-16",
     b"\x1f\x8b": "gzip (name it .gz)",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"{\\rtf": "RTF",
+    b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
     b"PK\x03\x04": "a zip archive or an office document",
     b"%PDF": "PDF",
     b"PAR1": "Parquet",
@@ -113,7 +118,8 @@ class Place:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, *_BROKEN) as error:
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
             what = "its brackets are nested too deeply" if isinstance(error, RecursionError) else what
-            raise ValueError(f"{self.path} cannot be read, {self.unit} {self.number}: {what.rstrip('.')}.") from error
+            where = f", {self.unit} {self.number}" if self.number else ""
+            raise ValueError(f"{self.path} cannot be read{where}: {what.rstrip('.')}.") from error
 
 
 _BROKEN = (OSError, EOFError, zlib.error)
@@ -142,7 +148,8 @@ def _decoded(data: bytes, first: bool) -> str:
     if first:
         kind = next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), None)
         if kind:
-            raise ValueError(f"it is not UTF-8 text but begins like {kind}. {_REMEDY}")
+            remedy = f". {_REMEDY}" if kind.startswith("UTF") else ""
+            raise ValueError(f"it is not UTF-8 text but begins like {kind}{remedy}")
         data = data.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in data:
         raise ValueError(f"it holds a NUL character, as UTF-16 text and binary files do. {_REMEDY}")
@@ -163,7 +170,7 @@ def _parsed(place: Place, suffix: str, field: str | None, columns: Sequence[str]
     if suffix == ".txt":
         yield from ((number, {field or "text": line}) for number, line in _filled(place, lines))
     elif suffix == ".jsonl":
-        yield from ((number, _json(line)) for number, line in lines if line.strip())
+        yield from ((number, _json_line(line)) for number, line in lines if line.strip())
     elif suffix == ".csv":
         yield from _table(place, _csv(place, "".join(line for _, line in lines)), field)
     elif suffix == ".json":
@@ -188,14 +195,28 @@ def _filled(place: Place, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[in
             yield number, line.rstrip("\r\n")
 
 
+def _json_line(line: str) -> Any:
+    try:
+        return _json(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"its lines must be JSON, each by itself (a list of objects is a .json): {error}") from None
+
+
 def _json(text: str) -> Any:
-    content = json.loads(text.strip(" \t\r\n"))
+    content = json.loads(text.strip(" \t\r\n"), object_pairs_hook=_once)
     if _HALF.search(text):
         try:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             bad = f"\\u{ord(error.object[error.start]):04x}"
             raise ValueError(f"{bad} is half of a character (a lone surrogate), which is not text") from None
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(content := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {max(names, key=names.count)!r} is there twice")
     return content
 
 
@@ -221,6 +242,9 @@ def _csv(place: Place, text: str) -> Iterator[tuple[int, list[str]]]:
             fault = "is followed by more text (a quote within it is written twice)" if field else "is not closed"
             raise ValueError(f"the quote that is opened there {fault}")
         quoted = text[at : at + 1] == '"'
+        if not quoted and field[0].lstrip(" ").startswith('"'):
+            place.number = line
+            raise ValueError("there is a space before a quote: remove it")
         row.append(field[1].replace('""', '"') if quoted else field[0])
         line += len(_ENDS.findall(field[0]))
         at = end + (2 if follows == "\r\n" else len(follows[:1]))
@@ -232,7 +256,10 @@ def _csv(place: Place, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _table(place: Place, rows: Iterator[tuple[int, list[str]]], field: str | None) -> Numbered:
-    place.number, columns = next(rows, (1, []))
+    place.number, header = next(rows, (1, []))
+    columns = [column.strip() for column in header]
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"the column {max(columns, key=columns.count)!r} is there twice")
     if columns and field is not None and field not in columns:
         raise ValueError(f"no column {field!r} among {columns}")
     for place.number, row in rows:

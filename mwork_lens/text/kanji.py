@@ -20,10 +20,10 @@ _OF_COMMON_WORDS = (
     "乖亢仄佇俎俯偖儘儚冑冤凛几凭凰剌勒呟咀咄咎咤咬哥唸喘嗚嗜嗟嗽嘔嘴嘸嚏嚼囀囁囃埃墟壺夥夭奢姜婉嫋嬌孕屁屏屓屹峙嵌"
     "巫幟彗彷彿徊徘徨恍恫愕愴懺戌戮拗拮拵捏捩掏掟揄揆揉揶撥撼擤擽攘敲斂旁昴晰暈曰曼杞梳棘棹椒椰榜樅橙檄檻櫂毫毯泄洒"
     "浚涎渾滓滲漑瀝瀟灌炒炬炸焉焜煌燵爛爬犇狡猜珀珈琥琲瑕瑣甕甦疱疵疸痒痣痺瘤皰皺眩睨瞑瞞瞠瞼瞽矮碌磋礫祀稍窶筐箏箒"
-    "篆籐籤糺絆絨綺綽緞縊縋縺罅罠罹翔聊聘聳肛脛腱膠臍臘舅舐苺茗茣茹蓙蓼蕾薇薔蘆蛉蛛蜀蜃蜻蝸蟄蠅蠣裔褄褪訛誂諄諍謗謳"
+    "篆籐籤糺絆絨綺綽緞縊縋縺罅罠罹翔聊聘聳肛脛腱膠臍臘舅舐苺茗茣茹蓙蓼蕾薇薔蘆虱蚓蚯蛉蛛蜀蜃蜻蝸蟄蠅蠣裔褄褪訛誂諄諍謗謳"
     "貶贅贔跣跪踉踵蹌蹲躇躊躓躾軈輌轢逍逞遽鄙銜鋏鍼鑼鑽閊閾闊隕雉靡靨鞦韆頷颯飩餃餡饂饉饒騙鬆鬘鮑麒黎黴鼾齎"
 )
-"""Other characters of words that the dictionary JMdict marks as common (綺麗, 蜘蛛, 珈琲)."""
+"""Other characters of words that the dictionary JMdict marks as common (綺麗, 珈琲) or the Swadesh list has (虱)."""
 _NUMERALS = "壹貳參肆柒玖"
 """Those of deeds (大字), which Chinese writes too."""
 _MARKS = "々〆ヶ"

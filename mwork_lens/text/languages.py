@@ -91,6 +91,8 @@ def fold_case(text: str, language: str) -> str:
     if base in DOTLESS_I:
         text = unicodedata.normalize("NFC", text).replace("İ", "i").replace("I", "ı")
     folded = text.casefold()
+    if base in DOTTED:
+        folded = regex.sub("(?<=[ijį])\u0307", "", unicodedata.normalize("NFC", folded))
     if base == "el":
         folded = unicodedata.normalize("NFD", folded).replace("\u0301", "")
     folded = unicodedata.normalize("NFC", _VOWELS.sub("", folded))
@@ -107,6 +109,9 @@ _VARIANTS = {
 """Letters that a language writes in two ways, and which one stands for both."""
 DOTLESS_I = ("az", "crh", "gag", "tr", "tt")
 """Languages in which i and ı are two letters."""
+
+DOTTED = (*DOTLESS_I, "lt")
+"""Languages whose small i may have a dot of its own, as in ``"İ".lower()`` and under Lithuanian accents."""
 
 _WORDS = regex.compile(r"\p{L}(?:[\p{L}\p{M}\p{Nd}'’׳״·\u00ad\u200c\u200d\-]*[\p{L}\p{M}\p{Nd}'’׳])?")
 """Joiners and soft hyphens within a word do not end it; nor do Hebrew's geresh and gershayim, Catalan's point."""

@@ -3,12 +3,17 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
+import regex
+
 from .documents import Document, identity
 from .languages import expected_scripts, main_script
 
 FEW_PASSAGES = 20
 COPIED = 0.1
 """Share of a language's passages that also stand in another language, from which this is said."""
+
+_MISREAD = regex.compile("\ufffd|Ã[\u0080-\u00bf]|â€[™œ\u009d“”]")
+"""What UTF-8 that was read as Latin-1 or Windows-1252 looks like, and what no encoding could read."""
 
 
 def problems(corpus: Mapping[str, Sequence[Document]], *, languages: bool) -> Iterator[str]:
@@ -21,6 +26,12 @@ def problems(corpus: Mapping[str, Sequence[Document]], *, languages: bool) -> It
     if counts[fewest] < FEW_PASSAGES:
         yield f"{fewest!r} has only {counts[fewest]} passages; sets found on fewer than {FEW_PASSAGES} are unstable."
     yield from repeats(corpus)
+    for language, texts in corpus.items():
+        if damaged := sum(isinstance(text, str) and bool(_MISREAD.search(text)) for text in texts):
+            yield (
+                f"{damaged} passages of {language!r} hold characters such as \ufffd, Ã© or â€™: at some time they were "
+                "read in another encoding than they were written in."
+            )
     for language, texts in corpus.items() if languages else ():
         script = main_script(" ".join(text for text in texts[:200] if isinstance(text, str)))
         if script and language != "und" and script not in expected_scripts(language):

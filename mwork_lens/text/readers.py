@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .choices import listed
 from .documents import Document, fault_of
-from .files import SUFFIXES, files_of, read_lines, read_rows, stem_of
+from .files import SUFFIXES, files_of, read_lines, read_rows, stem_of, suffix_of
 from .languages import Labels, expected_scripts, require_language
 
 DOCUMENT_IDS = "DOCUMENT_IDS.tsv"
@@ -72,7 +72,7 @@ def read_folder(
         logging.getLogger("mwork_lens").warning(
             "Skipped in %s, as their names end in no language: %s", folder, ", ".join(skipped)
         )
-    unread = [path.name for path in others if labels != "free" and language_of(path)]
+    unread = [path.name for path in others if labels != "free" and (language_of(path) or _packed_language(path))]
     if unread:
         named = f"{', '.join(unread)} in {folder} {'is' if len(unread) == 1 else 'are'} named after a language"
         warnings.warn(f"{named} but not read: only files {', '.join(SUFFIXES)} are, also with .gz.", stacklevel=5)
@@ -85,6 +85,11 @@ def read_folder(
     selected = {language: path for language, path in by_language.items() if wanted is None or language in wanted}
     ids = folder / DOCUMENT_IDS
     return read_files(selected, ids if ids.is_file() else None, text_field)
+
+
+def _packed_language(path: Path) -> str | None:
+    """That of a file of a type that is read within another one: ``fr.txt.bz2``."""
+    return language_of(Path(path.stem)) if suffix_of(Path(path.stem)) in SUFFIXES else None
 
 
 def _without_lone_regions(by_language: dict[str, Path], wanted: Sequence[str]) -> dict[str, Path]:
@@ -108,7 +113,7 @@ def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> 
     for language, path in paths.items():
         if len(names) != len(rows[language]):
             raise ValueError(f"{ids} names {len(names)} lines but {path.name} has {len(rows[language])}.")
-        rows[language] = [(name, text) for name, (_, text) in zip(names, rows[language], strict=True)]
+        rows[language] = [(name or None, text) for name, (_, text) in zip(names, rows[language], strict=True)]
     return rows
 
 
@@ -118,7 +123,7 @@ def _passage(text_field: str, row: Any) -> tuple[str | None, str]:
     if fault := fault_of(row[text_field]):
         raise ValueError(f"its text is {fault}")
     document = row.get("document")
-    return None if document is None else str(document), row[text_field]
+    return None if document in (None, "") else str(document), row[text_field]
 
 
 def read_hub(

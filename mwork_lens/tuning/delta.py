@@ -15,6 +15,7 @@ from torch import Tensor
 from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled
 from ..neurons import Entries, NeuronSpace, entries_of
 from ..store import Result
+from ..text import check_arguments
 from ..text.choices import require_choice
 
 Collide = Literal["refuse", "add"]
@@ -43,6 +44,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
         Raises:
             ValueError: if the model is of other sizes or does not hold the old values; nothing is changed then.
         """
+        check_arguments(NeuronDelta.apply, locals())
         with settled(model):
             self._replace(model, "old", "new")
 
@@ -52,6 +54,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
         Raises:
             ValueError: if the model does not hold the new values; nothing is changed then.
         """
+        check_arguments(NeuronDelta.revert, locals())
         with settled(model):
             self._replace(model, "new", "old")
 
@@ -136,6 +139,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
         Raises:
             ValueError: for collisions that are not to be added, deltas of other models, or of other old values.
         """
+        check_arguments(NeuronDelta.merge, locals())
         require_choice("collide", collide, get_args(Collide))
         ours, theirs = (replace(delta.space, fingerprint=None) for delta in (self, other))
         ours.require_compatible(theirs)  # one may have been tuned after the other: the old values tell

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..effects import BASELINE, TUNED, EffectMatrix
 from ..statistics import adjusted_verdict, benjamini_hochberg, interval_words
 from ..store import Result, storable
+from ..text import check_arguments
 from ..text.choices import listed, require_choice
 
 HELD_OUT = "held-out"
@@ -115,6 +116,7 @@ class Enhancement(Result, kind="enhancement"):
         Raises:
             ValueError: for a domain, rate, number of documents or arm that was not measured.
         """
+        check_arguments(Enhancement.matrix, locals())
         if domain not in self.read:
             raise ValueError(f"domain={domain!r} was not read; there are {listed(self.read, domain)}.")
         require_choice("rate", rate, RATES)
@@ -188,6 +190,7 @@ class Enhancement(Result, kind="enhancement"):
 
         ``difference`` is own minus others, with its interval (low, high): below zero where tuning favours the language.
         """
+        check_arguments(Enhancement.table, locals())
         matrix = self.matrix(domain, rate=rate, documents=documents)
         table, frame = matrix.selectivity(), matrix.to_frame()
         if not len(table):

@@ -22,6 +22,7 @@ from ..model import (
 )
 from ..neurons import NeuronSet, NeuronSpace, edit_weights, silencing_entries, warn_of_other_weights
 from ..store import Result, atomic_directory, require_free, user_path
+from ..text import check_arguments
 from .delta import NeuronDelta
 
 TOLERANCE = 2e-5
@@ -54,6 +55,7 @@ def export_tuned(
         FileExistsError: if ``path`` is taken.
         ValueError: if ``source`` does not hold the delta's old values, or what was written differs from ``model``.
     """
+    check_arguments(export_tuned, locals())
     return _export(model, delta, path, source, tokenizer, {"delta": delta})
 
 
@@ -69,6 +71,7 @@ def export_edited(
         ValueError: for no neurons, a set of a model with other sizes, or a ``source`` of which ``model`` was not
             loaded. A set of another model of these sizes (its name, or the fingerprint of its weights) warns.
     """
+    check_arguments(export_edited, locals())
     require_free(path)
     if not len(neurons):
         raise ValueError(f"{neurons!r} holds no neurons: there is nothing to switch off.")

@@ -21,7 +21,7 @@ from ..model import HookedModel, batches, encode, model_record, recorded_fingerp
 from ..model.fingerprint import UNKNOWN
 from ..neurons import NeuronSet, NeuronSpace, selected_entries, warn_of_other_weights
 from ..store import output_directory
-from ..text import Document, checked_documents, identity
+from ..text import Document, check_arguments, checked_documents, identity
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
 from .recipe import Layout, Recipe, accumulate_gradient, predicted, say_unknown
@@ -110,6 +110,7 @@ def tune(
         >>> tuned = mw.tune(model, french, train["fr"], steps=1, batch_size=2, learning_rate=1e-4, progress=False)
         >>> tuned.delta.revert(model)  # every weight as before, bit for bit
     """
+    check_arguments(tune, locals())
     recipe = Recipe(
         learning_rate=learning_rate, weight_decay=weight_decay, batch_size=batch_size,
         micro_batch_size=micro_batch_size, epochs=epochs, steps=steps, max_tokens=max_tokens, layout=layout,

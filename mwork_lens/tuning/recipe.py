@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..model import HookedModel, TokenBatch, differentiable_logits, encode, run_blocks, special_ids
 from ..settings import RecipeSettings
-from ..text import Document, warn_of_unknown
+from ..text import Document, check_settings, warn_of_unknown
 from ..text.choices import require_choice
 
 POSITIONS_AT_ONCE = 128
@@ -39,12 +39,11 @@ class Recipe(RecipeSettings):
         for field in fields(self):
             if isinstance(value := getattr(self, field.name), np.generic):
                 object.__setattr__(self, field.name, value.item())
+        check_settings(self)
         for name in ("learning_rate", "clip", *_WHOLE):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must be above 0.")
-            if name in _WHOLE and value is not None and value != int(value):
-                raise ValueError(f"{name}={value} must be a whole number.")
         if not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
             raise ValueError(f"weight_decay={self.weight_decay} must not be negative, warmup={self.warmup} in [0, 1).")
         require_choice("layout", self.layout, get_args(Layout))

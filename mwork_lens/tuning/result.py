@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from ..effects import TUNED, EffectMatrix, Intervention, losses_with
 from ..model import MAX_TOKENS, HookedModel, require_same_model
 from ..store import Result, storable
-from ..text import Document
+from ..text import Document, check_arguments
 from .delta import NeuronDelta
 from .masked import MaskedParameter
 
@@ -259,6 +259,7 @@ def tuning_effects(
     Raises:
         ValueError: for no deltas, empty documents, or a model that does not hold a delta's old values.
     """
+    check_arguments(tuning_effects, locals())
     rows = {name: [delta] if isinstance(delta, NeuronDelta) else list(delta) for name, delta in deltas.items()}
     if not rows or not all(rows.values()):
         raise ValueError(f"deltas={dict(deltas)}: name at least one delta, and give each row at least one.")

@@ -12,7 +12,7 @@ import torch
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM
 
-from mwork_lens.cli import main
+from mwork_lens.cli import _interrupted, main
 from mwork_lens.neurons import NeuronSet, NeuronSpace
 from mwork_lens.tuning.result import Tuned
 
@@ -236,3 +236,33 @@ def test_effects_are_measured_on_what_detection_has_kept_aside(capsys, tmp_path,
     code, error = run(capsys, *arguments, "--output", str(tmp_path / "same"))
     assert code == 2
     assert "detection has seen 100 % in this language (en 24 of 24, sw 24 of 24)" in error.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore:.* has only .* passages", "ignore:.* repeat earlier ones")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+def test_what_is_printed_at_the_end_cannot_be_written(folder, capsys, monkeypatch):
+    output, model = folder / "out", folder / "model"
+    words().save_pretrained(model)
+    small_model().save_pretrained(model)
+    arguments = ["experiment", "corpus", "--corpus", str(folder), "--model", str(model), "--output", str(output)]
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code, error = run(capsys, *arguments)
+    assert code == 2
+    assert error.endswith("mwork-lens: What is printed cannot be written: No space left on device")
+    assert (output / "corpus.csv").is_file()
+
+
+def test_a_reader_that_left_is_no_error(folder, capsys, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert run(capsys, "--version") == (0, "")
+
+
+def test_an_interruption_that_python_turned_into_another_error():
+    error = RuntimeError("Error calling __set_name__")
+    assert not _interrupted(error)
+    error.__cause__ = KeyboardInterrupt()
+    assert _interrupted(error)

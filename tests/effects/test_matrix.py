@@ -41,7 +41,7 @@ def test_nats_are_the_models_own_loss(family, monkeypatch):
 
 def test_rows_are_a_dict_and_their_languages_in_standard_form():
     model = tiny("llama")
-    with pytest.raises(ValueError, match=r"sets must be a dict of neuron sets by name, .* not NeuronSet"):
+    with pytest.raises(ValueError, match=r"sets=NeuronSet.*: it must be a dict from strings to"):
         inspect.unwrap(mw.effect_matrix)(model, sets(model)["fr"], CORPUS, progress=False)
     effects = mw.effect_matrix(
         model, {"iw": sets(model)["fr"]}, {"iw": CORPUS["en"], "fr": CORPUS["fr"]}, progress=False

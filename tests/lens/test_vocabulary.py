@@ -85,7 +85,7 @@ def test_an_identifier_is_scored_on_tokens_of_one_language(tmp_path):
 @pytest.mark.parametrize(
     ("languages", "options", "message"),
     [
-        ("en", {}, r"languages='en': give a list"),
+        ("en", {}, r"languages='en': it must be a list"),
         ([], {}, r"languages=\[\]"),
         (["en", "fr"], {"identify_over": ["en"]}, "'fr' is not among"),
         (["en", "fr"], {"identifier": "script"}, "both written in Latn"),

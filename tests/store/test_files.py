@@ -1,6 +1,7 @@
 """Files and directories whole or not at all, at any path, by one process at a time."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -78,14 +79,33 @@ def test_any_name_that_a_file_system_allows(tmp_path, name):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_no_path(tmp_path, monkeypatch):
-    for path in ("a\0b", "~nobody-of-that-name/a"):
+def test_no_path():
+    for path in ("a\0b", "~nobody-of-that-name/a", "a" * 300):
         for use in (user_path, neuron_set([]).save, NeuronSet.load):
             with pytest.raises(ValueError, match="cannot be") as error:
                 use(path)
             assert repr(path) in str(error.value)
-    with pytest.raises(FileNotFoundError, match="holds no saved result"):
-        NeuronSet.load(tmp_path / ("a" * 300))
+    with pytest.raises(ValueError, match="'' is not a path"):
+        user_path("")
+
+
+def test_a_mounted_file_system_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(FileExistsError, match="is a mounted file system"), atomic_directory(tmp_path):
+        raise AssertionError
+    with atomic_directory(tmp_path / "a") as building:
+        (building / "x").write_text("x")
+
+
+def test_other_errors_are_not_another_process(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"), atomic_directory(tmp_path / "a") as building:
+        (building / "x").write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_of_two_processes_the_first_wins(tmp_path):
@@ -137,10 +157,15 @@ def test_one_process_writes_in_a_directory(tmp_path):
 
 def test_names_of_pieces_are_one_file_each():
     names = ["a", "a/b", "a%2Fb", "..", ".", "", "a b", "ไทย", "a\\b", "x" * 300, "x" * 301]
+    names += ["NUL", "con.x", "com1", "zh-Hant", "a ", "a.", " ", "a:b", 'a"?*<>|', "a\nb", "\ud800", "\0"]
     pieces = [piece_name(name) for name in names]
     assert len(set(pieces)) == len(names)
     assert pieces[0] == "a"
     assert pieces[6:8] == ["a b", "ไทย"]
     assert not any(
-        {"/", "\\"} & set(piece) or piece.startswith(".") or len(os.fsencode(piece)) > 200 for piece in pieces
+        set('/\\:"?*<>|\n\0') & set(piece)
+        or piece[-1] in " ."
+        or piece.startswith(".")
+        or len(os.fsencode(piece)) > 200
+        for piece in pieces
     )

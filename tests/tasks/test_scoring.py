@@ -41,6 +41,8 @@ def scores(task, question, text, cut=False):
         ("ur", "كي", "کی", 1.0, 1.0),
         ("ru", "Ёлка", "елка", 1.0, 1.0),
         ("uk", "їжак", "іжак", 0.0, 0.0),
+        ("tr", "İstanbul", "i\u0307stanbul", 1.0, 1.0),
+        ("lt", "Ìš Į\u0303", "i\u0307\u0300š į\u0307\u0303", 1.0, 1.0),
         ("ro", "Ţară", "țara", 0.0, 0.0),
         ("ro", "Ţară", "țară", 1.0, 1.0),
         ("fa", "می\u200cخواهم", "میخواهم", 1.0, 1.0),
@@ -181,6 +183,8 @@ def test_numbers_as_languages_write_them(text, language, number):
         ("是十二点五。", "zh", Decimal("12.5")),
         ("三点二十分", "zh", 20),
         ("Die Antwort ist 0,125.", "de", Decimal("0.125")),
+        ("모두 1만 2,000원입니다.", "ko", 12000),
+        ("인구는 3억 5000만 명", "ko", 350000000),
     ],
 )
 def test_final_numbers(text, language, number):

@@ -322,7 +322,7 @@ one_line = st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\t\u
 any_character = st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff\0")
 
 
-@pytest.mark.filterwarnings("ignore:.* has only .* passages", "ignore:.* repeat earlier ones")
+@pytest.mark.filterwarnings("ignore:.* has only .* passages", "ignore:.* repeat earlier ones", "ignore:.* hold char")
 @pytest.mark.parametrize("suffix", [".txt", ".tsv", ".csv", ".jsonl"])
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
@@ -527,7 +527,7 @@ GOOD = '{"text": "Bonjour"}'
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("fr.jsonl", [GOOD, GOOD, '{"text": "Bon'], r"fr.jsonl cannot be read, line 3: Unterminated string"),
+        ("fr.jsonl", [GOOD, GOOD, '{"text": "Bon'], r"fr.jsonl cannot be read, line 3: .*: Unterminated string"),
         ("fr.jsonl", [GOOD, "", '"Bonjour"'], r"fr.jsonl cannot be read, line 3: no text in field 'text'"),
         ("fr.jsonl", [GOOD, '{"text": null}'], r"fr.jsonl cannot be read, line 2: no text in field 'text'"),
         ("fr.jsonl.gz", [GOOD, '{"says": "Salut"}'], r"fr.jsonl.gz cannot be read, line 2: no text in field 'text'"),
@@ -545,6 +545,18 @@ GOOD = '{"text": "Bonjour"}'
         ("fr.txt", "", r"fr.txt is empty"),
         ("fr.txt", ["Bonjour", "", "Salut"], r"fr.txt cannot be read, line 2: it is empty; remove it"),
         ("fr.json", ["[]"], r"fr.json is empty"),
+        (
+            "fr.jsonl",
+            ['{"text": "a", "text": "b"}'],
+            r"fr.jsonl .* line 1: the field .text. is there twice",
+        ),
+        (
+            "fr.jsonl",
+            ["[", GOOD, "]"],
+            r"fr.jsonl .* line 1: its lines must be JSON, each by itself \(a list",
+        ),
+        ("fr.csv", ["text,text", "a,b"], r"fr.csv cannot be read, line 1: the column 'text' is there twice"),
+        ("fr.csv", ["document,text", 'a, "b"'], r"fr.csv cannot be read, line 2: there is a space before a quote"),
         ("fr.xml", ["<a/>"], r"fr.xml: unsupported file type \(.txt, .jsonl"),
     ],
 )
@@ -586,3 +598,30 @@ def test_lines_without_documents_are_one_running_text():
     assert again.parallel
     assert again.source == "demo"
     assert {language: len(texts) for language, texts in again.items()} == {"fr": 30, "zh": 30}
+
+
+@pytest.mark.filterwarnings("ignore:.* has only .* passages")
+def test_spaces_around_names_of_columns_do_not_count(tmp_path):
+    write(tmp_path, {"fr.csv": ["text, document ", "Bonjour,a", "Salut,a"]})
+    assert load_corpus(tmp_path).documents["fr"] == ("a", "a")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"fr.jsonl": ['{"text": "a", "document": "1"}', '{"text": "b"}']},
+        {"fr.csv": ["text,document", "a,1", "b,"]},
+        {"fr.txt": ["a", "b", "c"], "DOCUMENT_IDS.tsv": ["1", "", "2"]},
+    ],
+)
+def test_documents_are_named_for_all_passages_or_for_none(tmp_path, content):
+    write(tmp_path, content)
+    with pytest.raises(ValueError, match=r"1 of \d passages of 'fr' .* name no document: all or none must"):
+        load_corpus(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.* has only .* passages")
+@pytest.mark.parametrize("text", ["caf\ufffd", "caf\u00c3\u00a9", "l\u00e2\u20ac\u2122homme"])
+def test_text_that_was_misread_is_said(text):
+    with pytest.warns(UserWarning, match="1 passages of 'fr' hold characters such as"):
+        load_corpus({"fr": [text, "Café, l’homme, São, Ã, â"]})

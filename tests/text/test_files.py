@@ -1,7 +1,9 @@
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import os
 
 import pytest
@@ -96,7 +98,7 @@ def test_every_file_of_a_language_is_read(tmp_path, name):
     assert dict(load_corpus(tmp_path)) == {"en": EN, "fr": FR}
 
 
-@pytest.mark.parametrize("name", ["fr.parquet", "fr.docx", "fr"])
+@pytest.mark.parametrize("name", ["fr.parquet", "fr.docx", "fr", "fr.txt.bz2", "news.fr.jsonl.zst", "fr.txt.bak"])
 def test_what_is_named_after_a_language_but_not_read_is_said(tmp_path, name):
     put(tmp_path, "en.txt", EN)
     put(tmp_path, "README.md", "x")
@@ -114,7 +116,7 @@ def test_what_is_not_a_file_is_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fr.txt")
     with pytest.warns(UserWarning, match=r"fr\.txt in .* named after a language but not read"):
         assert list(load_corpus(tmp_path)) == ["en"]
-    with pytest.raises(ValueError, match=r"fr\.txt cannot be read, line 0: it is not a file"):
+    with pytest.raises(ValueError, match=r"fr\.txt cannot be read: it is not a file"):
         read_rows(tmp_path / "fr.txt", dict)
 
 
@@ -152,6 +154,9 @@ def test_parts_of_a_data_set_follow_the_language(tmp_path):
         ("ok\n“a”\n".encode("cp1252"), "line 2: byte 0x93 is not UTF-8"),
         (gzip.compress(b"ok\n", mtime=0), "begins like gzip .name it .gz"),
         (b"PK\x03\x04zip", "begins like a zip archive"),
+        (bz2.compress(b"ok\n"), "begins like bzip2[.]$"),
+        (lzma.compress(b"ok\n"), "begins like xz[.]$"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "begins like a pointer of Git LFS"),
         (b"a\nb\0c\n", "line 2: it holds a NUL character"),
         ("a\n\ufeffbc\n".encode(), "line 2: its text is not clean text: it holds a byte-order mark .U.FEFF. at char"),
         (b"a\n\xed\xa0\x80\n", "line 2: byte 0xed is not UTF-8"),
