@@ -310,6 +310,7 @@ class TaskOptions(Checked):
     """The data's own examples instead, a folder or file as --data, e.g. mgsm_exemplars.jsonl."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from .text.choices import require_choice  # takes long to import
 
         for arm in self.arms or ():
