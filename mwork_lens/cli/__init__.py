@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str] | None) -> None:
             _flush(printed)
 
 
-def _flush(printed: TextIO) -> None:
+def _flush(printed: Any) -> None:
     try:
         printed.flush()
     except OSError as error:
