@@ -6,6 +6,7 @@ from itertools import product
 from typing import get_args
 
 from ..model import SITES, HookedModel, Structure
+from ..model.architecture import require_hooked
 from ..text import check_arguments
 from ..text.choices import listed
 from .sets import NeuronSet
@@ -38,6 +39,8 @@ class Stages:
         """
         check_arguments(Stages, locals())
         of_space = isinstance(model, NeuronSpace)
+        if not of_space:
+            require_hooked(model)
         name, n_layers = (model.model, model.n_layers) if of_space else (str(model.cfg.model_name), model.cfg.n_layers)
         first = max(1, n_layers // 4) if understanding is None else understanding
         last = max(1, n_layers // 8) if generation is None else generation

@@ -26,13 +26,12 @@ _NAMES: Mapping[Any, tuple[str, str]] = {
     type(None): ("None", "None"),
 }
 """What one value and what several are called."""
-_CLASSES = {"HookedModel": "hooked model, as load_model returns it"}
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that their annotations do not have; at the beginning of a function, its ``locals()``.
 
-    Numbers are Python's or NumPy's, and never True, NaN or infinite. Documents are not looked into.
+    Numbers are Python's or NumPy's, and never True, NaN or infinite. Documents and models are not looked into.
     """
     for name, annotation in _annotations(function).items():
         if name in arguments:
@@ -74,7 +73,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return any(_fits(value, part) for part in parts)
     if origin is Literal:
         return any(type(value) is type(part) and value == part for part in parts)
-    if _holds_documents(annotation):
+    if _is_read_elsewhere(annotation):
         return True
     if origin is Mapping:
         return isinstance(value, Mapping) and all(
@@ -102,11 +101,15 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) != 0
 
 
-def _holds_documents(annotation: Any) -> bool:
-    """Which have checks of their own."""
+def _is_read_elsewhere(annotation: Any) -> bool:
+    """Documents and models (a protocol), which have checks of their own."""
     if get_origin(annotation) is Callable:
         return False
-    return annotation is Tensor or any(map(_holds_documents, get_args(annotation)))
+    return (
+        annotation is Tensor
+        or getattr(annotation, "_is_protocol", False)
+        or any(map(_is_read_elsewhere, get_args(annotation)))
+    )
 
 
 def _is_class(annotation: Any) -> bool:
@@ -135,4 +138,4 @@ def _expected(annotation: Any, several: bool = False) -> str:
     if origin is Callable:
         return "functions" if several else "a function"
     name = getattr(annotation, "__name__", str(annotation))
-    return name if several else f"a {_CLASSES.get(name, name)}"
+    return name if several else f"a {name}"

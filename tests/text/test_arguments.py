@@ -30,7 +30,6 @@ NAN, INF = float("nan"), float("inf")
         *(("verify", value) for value in (None, 1, "no")),
         *(("scope", value) for value in (None, 1, "Layer", "", ["layer"])),
         ("formulation", None),
-        ("model", "demo"),
     ],
 )
 def test_what_an_annotation_does_not_have_is_refused(name, value):
@@ -54,7 +53,6 @@ def test_what_annotations_have_passes():
         (mw.tune, {"neurons": "some"}, "a NeuronSet or 'all'"),
         (mw.tune, {"callbacks": None}, "a list of functions"),
         (mw.random_control, {"neurons": made_up_detection()}, "neurons=.* must be a NeuronSet"),
-        (mw.detect, {"model": None}, "a hooked model, as load_model returns it"),
         (mw.generate, {"stop": "x"}, "stop='x': it must be a list of strings"),
         (mw.language_ratio, {"positions": 1.0}, "a slice or a list of whole numbers or None"),
         (mw.tune, {"seed": -1}, "seed=-1: it must be at least 0"),
@@ -89,7 +87,6 @@ def test_every_public_function_checks_its_arguments():
         lambda corpus: corpus.select("en"),
         lambda _: made_up_detection().specific("en", quorum=True),
         lambda _: made_up_detection().active(["en"]),
-        lambda _: mw.Stages(None),  # pyright: ignore[reportArgumentType] the fault that is tested
         lambda _: TaskOptions(seed=None),  # pyright: ignore[reportArgumentType] the fault that is tested
         lambda _: EffectsConfig(top="0.2"),  # pyright: ignore[reportArgumentType] the fault that is tested
     ],
