@@ -104,7 +104,8 @@ def test_results_show_the_weights_beside_the_name(tmp_path):
     short = f"tiny-llama (float64 {Fingerprint.of(model).exact[:8]})"
     detection = mw.detect(model, texts, progress=False)
     means = mw.collect_means(model, texts, progress=False)
-    effects = mw.effect_matrix(model, {"zh": detection.active("zh", quorum=0.5)}, texts, progress=False)
+    others = {"en": ["d d c b a", "b b d a"], "zh": ["h h e g", "f e e h"]}
+    effects = mw.effect_matrix(model, {"zh": detection.active("zh", quorum=0.5)}, others, progress=False)
     ratio = mw.language_ratio(model, texts, languages=["en", "zh"], identifier="script", directions=2, progress=False)
     for result in (detection, detection.active("zh"), means, ratio):
         assert short in repr(result)
