@@ -148,9 +148,15 @@ def test_tensors_of_0_1_which_have_no_hash(around, kind, edits):
 SIGNS = st.sampled_from("\0\r\n\t\"',\u202e\u2066\ufeff\u2028\x85\x1c\u0301אمกあ")
 LETTERS = st.text(st.characters(codec="utf-8") | SIGNS, max_size=40)
 TEXT = LETTERS | st.sampled_from(["x" * 200_000, '"', '""', "=1+1", "{{7*7}}", "__import__('os')", " ", "\ufffd"])
-ENCODINGS = st.sampled_from([*["utf-8"] * 4, "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252"])
-SUFFIXES = st.sampled_from([".txt", ".jsonl", ".csv", ".tsv", ".json", ".TXT", ".txt.gz", ".jsonl.gz", ".parquet", ""])
-LANGUAGES = st.sampled_from(["en", "fr", "zh", "iw", "und", "news.de", "dev", "x" * 60, "a b", "..", "DOCUMENT_IDS"])
+ENCODINGS = st.sampled_from(
+    [*["utf-8"] * 4, "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "gb18030"]
+)
+SUFFIXES = st.sampled_from(
+    [".txt", ".jsonl", ".csv", ".tsv", ".json", ".TXT", ".txt.gz", ".jsonl.gz", ".parquet", ".txt.bz2", ".txt~", ""]
+)
+LANGUAGES = st.sampled_from(
+    ["en", "fr", "zh", "iw", "und", "news.de", "dev", "x" * 60, "a b", "..", "DOCUMENT_IDS", "fr (1)", ".fr"]
+)
 
 
 def as_file(suffix, lines):
@@ -311,7 +317,25 @@ OPTIONS = ["--top", "--quorum", "--limit", "--languages", "--language", "--neuro
 OPTIONS += ["--tune", "--folds", "--controls", "--identifier", "--every", "--depths", "--vocabulary", "--checkpoint"]
 OPTIONS += ["--seeds", "--rates", "--documents", "--data", "--without", "--sentences-per-passage", "--max-tokens"]
 VALUES = ["0", "-1", "1", "0.5", "nan", "inf", "1e400", "", "en", "en,sw", "fr", ",", "case", "case/x", "/proc/self"]
-VALUES += ["~", "~no/x", "x" * 300, "a\nb", "\ud800", "ไทย", "--", "$(touch z/canary)", "9" * 30, "true", "meta"]
+VALUES += [
+    "~",
+    "~no/x",
+    "x" * 300,
+    "a\nb",
+    "\ud800",
+    "ไทย",
+    "--",
+    "$(touch z/canary)",
+    "9" * 30,
+    "true",
+    "meta",
+    "1.5",
+    "0x1",
+    "١",
+    "1,2",
+    "/dev/full",
+    "case/en.txt",
+]
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +353,9 @@ def model_folder(tmp_path_factory):
     st.sampled_from(EXPERIMENTS),
     st.lists(st.tuples(st.sampled_from(OPTIONS), st.sampled_from(VALUES)), max_size=3),
     st.sampled_from(["model", "", "case", "nowhere/x", "/nowhere", "x.gguf"]),
-    st.sampled_from(["out", "out/deep", "case/en.txt/x", "case", "/proc/x", "a" * 300, "out{a}", "ไทย", "\udcff"]),
+    st.sampled_from(
+        ["out", "out/deep", "case/en.txt/x", "case", "/proc/x", "a" * 300, "out{a}", "ไทย", "\udcff", "z/x", " %#\n"]
+    ),
 )
 def test_command_lines(around, model_folder, command, name, options, model, output):
     path = fresh(around)
@@ -355,6 +381,14 @@ def test_command_lines(around, model_folder, command, name, options, model, outp
         assert "unexpected" not in text, text
         return end.value.code
 
-    allowed = {"out": "out", "out/deep": "out", "out{a}": "out{a}", "ไทย": "ไทย", "\udcff": "\udcff"}.get(output)
+    allowed = {
+        "out": "out",
+        "out/deep": "out",
+        "out{a}": "out{a}",
+        "ไทย": "ไทย",
+        "\udcff": "\udcff",
+        "z/x": "z/x",
+        " %#\n": " %#\n",
+    }.get(output)
     outcome = run_case(run, around, may_write=allowed)
     assert outcome.kind == "loaded", (arguments, outcome)
