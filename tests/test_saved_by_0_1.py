@@ -143,6 +143,7 @@ def test_an_enhancement_whose_documents_were_divided_otherwise_is_refused(place,
     assert "holds a run with corpora.detection.hash = " in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer does not know part")
 def test_tasks_resume_their_folder(place):
     options = mw.TaskOptions(**TASK_OPTIONS)
     with pytest.warns(UserWarning, match="tasks.* does not say with which weights .* they are unknown"):

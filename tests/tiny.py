@@ -61,6 +61,7 @@ FAMILIES = {
 
 
 @cache
+@torch.inference_mode(False)
 def tiny(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, n_layers: int = 2, d_head: int = 8):
     """A tiny model with weights large enough that attention is far from uniform."""
     pytest.importorskip("transformer_lens.HookedTransformer", reason="TransformerLens 4 has no HookedTransformer")

@@ -59,8 +59,8 @@ def observe(theirs: Any, title: str) -> Reference:
             "model (of a class such as LlamaForCausalLM)."
         )
     config = theirs.config.get_text_config()
-    layers, said = len(_blocks(theirs)), getattr(config, "num_hidden_layers", 0)
-    if layers < said:
+    stacks, said = _stacks(theirs), getattr(config, "num_hidden_layers", 0)
+    if len(stacks) == 1 and (layers := len(stacks[0])) < said:
         raise ValueError(f"{title} has {layers} layers where its config.num_hidden_layers says {said}: set that.")
     short, long = _drawn(config, theirs.device)
     try:
@@ -186,10 +186,15 @@ def _float32(model: Any, exact: Mapping[str, Tensor] = {}) -> Iterator[None]:
 
 
 def _blocks(theirs: nn.Module) -> nn.ModuleList:
-    """The longest list of modules that is in no other one: the decoder's layers."""
+    """The longest stack: the decoder's layers."""
+    return max(_stacks(theirs), key=len)
+
+
+def _stacks(theirs: nn.Module) -> list[nn.ModuleList]:
+    """Lists of modules that are in no other one."""
     lists = [module for module in theirs.modules() if isinstance(module, nn.ModuleList)]
     inner = {id(module) for each in lists for module in each.modules() if module is not each}
-    return max((each for each in lists if id(each) not in inner), key=len)
+    return [each for each in lists if id(each) not in inner]
 
 
 def require_same_far(model: Any, theirs: Any) -> None:

@@ -30,6 +30,11 @@ def widened(tensors: Iterable[Tensor], dtype: torch.dtype, exact: Mapping[int, T
 def wide_block(model: Any, layer: int, dtype: torch.dtype) -> Iterator[None]:
     """One block with all its weights and buffers in a wider dtype, and what it makes of numbers too."""
     block, of_model = model.blocks[layer], model.cfg.dtype
+    if any(parameter.is_inference() for parameter in block.parameters()):
+        raise ValueError(
+            f"{model.cfg.model_name} was made in inference mode, and its weights cannot be widened to compare closed "
+            "forms with ablation: make it outside of torch.inference_mode()."
+        )
     with widened((*block.parameters(), *block.buffers()), dtype), _NumbersIn(dtype):
         try:
             model.cfg.dtype = dtype

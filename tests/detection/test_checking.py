@@ -171,3 +171,10 @@ def alternating():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return type(tiny("gemma3"))(cfg)
+
+
+def test_a_model_made_in_inference_mode_is_refused_in_words():
+    with torch.inference_mode():
+        model = copy.deepcopy(tiny("llama"))
+    with pytest.raises(ValueError, match="was made in inference mode.* make it outside of torch.inference_mode"):
+        mw.detect(model, {"en": [tokens(5)]}, progress=False)

@@ -58,7 +58,7 @@ def run(name, model, texts, folder):
         run_task_experiment(model, "reasoning", folder, TaskOptions(**options, arms=("specific",), shown=False))
 
 
-@pytest.mark.filterwarnings("ignore:Nearly nothing changed")
+@pytest.mark.filterwarnings("ignore:Nearly nothing changed", "ignore:The tokenizer does not know part")
 @pytest.mark.parametrize("name", ["effects", "tasks", "tune", "enhancement"])
 def test_another_model_of_the_name_is_refused_with_both_fingerprints(name, models, texts, tmp_path):
     first, second, narrow = models

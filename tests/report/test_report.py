@@ -106,8 +106,8 @@ def test_what_the_identifier_does_not_know_is_missing_and_the_reason_is_kept(mod
 
 def test_what_would_fail_late_is_refused_before_the_work(model, corpus, tmp_path):
     for change, message in [
-        ({"identifier": "langid"}, "no identifier 'langid'"),
-        ({"controls": ["th"]}, "'th' is to have controls or stages"),
+        ({"identifier": "langid"}, "identifier='langid': it must be one of"),
+        ({"controls": ["th"]}, "controls: there is no 'th'; the corpus has"),
     ]:
         with pytest.raises(ValueError, match=message):
             measure(model, corpus, tmp_path / "run", replace(CONFIG, **change), progress=False)

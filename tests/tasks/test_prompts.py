@@ -107,6 +107,7 @@ def test_the_datas_own_examples_bring_their_steps_and_leave_their_labels(tmp_pat
         load_questions(TASKS["mgsm"], path, languages=["th"])
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer does not know part")
 def test_answers_that_the_limit_cuts_are_counted(tmp_path):
     model, questions = spelled("llama"), asked()
     prompts = {
