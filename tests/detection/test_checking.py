@@ -176,5 +176,5 @@ def alternating():
 def test_a_model_made_in_inference_mode_is_refused_in_words():
     with torch.inference_mode():
         model = copy.deepcopy(tiny("llama"))
-    with pytest.raises(ValueError, match="was made in inference mode.* make it outside of torch.inference_mode"):
+    with pytest.raises(ValueError, match=r"was made in inference mode.* make it outside of torch.inference_mode"):
         mw.detect(model, {"en": [tokens(5)]}, progress=False)
