@@ -76,7 +76,7 @@ def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
         raise ValueError("--neurons goes without --detection, --controls and --stages.")
     path = run.new_folder("effects") if source.neurons else run.folder("effects")
     detection = None if source.detection is None else mw.Detection.load(source.detection)
-    sets = {file.name: mw.NeuronSet.load(file) for file in source.neurons or ()}
+    sets = {name: mw.NeuronSet.load(file) for name, file in _by_name(source.neurons or ()).items()}
     corpus = run.load_text()
     corpus = corpus if detection is None else held_out_text(corpus, detection)
     require_languages(config, corpus, detection)
@@ -90,6 +90,14 @@ def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
     if len(table := matrix.selectivity()):
         print(table[["neurons", "own", "others", "difference", "low", "high", "ratio"]].round(3).to_string())
     return folder.written
+
+
+def _by_name(files: Sequence[Path]) -> dict[str, Path]:
+    """By the last part of each path; where several have the same, by the whole path."""
+    if twice := [file for i, file in enumerate(files) if file in files[:i]]:
+        raise ValueError(f"--neurons {twice[0]} is given twice.")
+    names = [file.name for file in files]
+    return {str(file) if names.count(file.name) > 1 else file.name: file for file in files}
 
 
 @dataclass(frozen=True)

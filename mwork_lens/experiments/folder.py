@@ -90,7 +90,8 @@ class ResultsFolder:
         both models where their weights or dtypes do.
         """
         path = require_resumable(path)
-        record = json.loads(json.dumps({"experiment": name, **settings}, default=_plain))
+        text = json.dumps({"experiment": name, **settings}, default=_plain)
+        record = json.loads(text, parse_constant=lambda not_finite: None)  # as the file has it
         path.mkdir(parents=True, exist_ok=True)
         with only_writer(path):
             if (saved := _saved_settings(path)) is not None:
@@ -113,8 +114,11 @@ class ResultsFolder:
         self.written.extend(write_figures({self.path / piece_name(name): figure for name, figure in figures.items()}))
 
     def document(self, name: str, content: Any) -> None:
-        """Write ``NAME.json``."""
-        self.written.append(self.path / f"{piece_name(name)}.json")
+        """Write ``NAME.json``; ValueError for the name of the run's own settings."""
+        file = self.path / f"{piece_name(name)}.json"
+        if file.name == SETTINGS:
+            raise ValueError(f"{name!r} is the name of the settings of {self.path}: choose another one.")
+        self.written.append(file)
         _write_json(self.written[-1], content)
 
     def section(self, title: str, name: str, content: pd.DataFrame | go.Figure) -> Section:

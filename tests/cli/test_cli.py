@@ -12,6 +12,7 @@ import torch
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM
 
+import mwork_lens as mw
 from mwork_lens.cli import _interrupted, main
 from mwork_lens.neurons import NeuronSet, NeuronSpace
 from mwork_lens.tuning.result import Tuned
@@ -128,6 +129,30 @@ def test_a_set_of_other_widths_is_refused(capsys, tmp_path, model_and_text):
     code, error = run(capsys, "effects", *arguments, "--output", str(tmp_path / "out"))
     assert code == 2
     assert "do not fit model" in error.splitlines()[-1]
+
+
+def test_sets_of_one_name_in_two_folders_are_both_measured(capsys, tmp_path, model_and_text):
+    model, text = map(str, model_and_text)
+    hooked, files = mw.load_model(model), [tmp_path / part / "fr" for part in "ab"]
+    for file, site in zip(files, ("q", "mlp"), strict=True):
+        mask = torch.ones(hooked.cfg.n_layers, NeuronSpace.of(hooked).widths[site], dtype=torch.bool)
+        NeuronSet(NeuronSpace.of(hooked), {site: mask}).save(file)
+    arguments = [
+        "effects",
+        "--model",
+        model,
+        "--corpus",
+        text,
+        "--output",
+        str(tmp_path / "out"),
+        "--neurons",
+        str(files[0]),
+    ]
+    assert "is given twice" in run(capsys, *arguments, "--neurons", str(files[0]))[1]
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--neurons", str(files[1])])
+    assert stopped.value.code == 0
+    assert [*mw.EffectMatrix.load(tmp_path / "out" / "effects").rows] == [*map(str, files)]
 
 
 def test_tune_writes_what_changed_and_a_model_that_transformers_loads(capsys, tmp_path, model_and_text):

@@ -25,6 +25,15 @@ def test_a_folder_is_begun_once_and_resumed_with_the_same_settings(tmp_path):
         ResultsFolder.open(tmp_path / "mine", "reasoning", SETTINGS)
 
 
+def test_numbers_that_are_not_finite_resume_and_settings_are_not_overwritten(tmp_path):
+    unfinished = {**SETTINGS, "rate": float("nan"), "rates": [1.0, float("inf")]}
+    folder = ResultsFolder.open(tmp_path / "run", "reasoning", unfinished)
+    assert ResultsFolder.open(tmp_path / "run", "reasoning", unfinished).settings == folder.settings
+    with pytest.raises(ValueError, match=r"'settings' is the name of the settings of .*run: choose another one"):
+        folder.document("settings", {})
+    assert ResultsFolder.open(tmp_path / "run", "reasoning", unfinished).settings == folder.settings
+
+
 def test_tables_are_written_with_their_index_and_without_nan(tmp_path):
     folder = ResultsFolder.open(tmp_path / "run", "reasoning", SETTINGS)
     frame = pd.DataFrame({"score": [0.5, np.nan], "note": ["é", None]}, index=pd.Index(["en", "zh"], name="language"))
