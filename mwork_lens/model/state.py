@@ -180,14 +180,20 @@ _LARGEST = 2**16
 
 @torch.inference_mode()
 def _contents(modules: Iterable[tuple[Any, dict[str, Any], dict[str, Any]]]) -> list[tuple[Tensor, Tensor]]:
-    """Buffers and cached tensors, and copies of them."""
-    held = (value for _, attributes, buffers in modules for value in (*attributes.values(), *buffers.values()))
-    tensors = {
+    """Buffers and cached tensors, and copies of them; not of what is part of a weight, which a call may change."""
+    held = {
         id(value): value
-        for value in held
+        for _, attributes, buffers in modules
+        for value in (*attributes.values(), *buffers.values())
         if isinstance(value, Tensor) and not value.is_meta and value.numel() <= _LARGEST
     }
-    return [(tensor, tensor.clone()) for tensor in tensors.values()]
+    weights = {_memory(each) for module, *_ in modules for each in module._parameters.values() if each is not None}
+    return [(tensor, tensor.clone()) for tensor in held.values() if _memory(tensor) not in weights]
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where a tensor and its views are; that of the object where it has no memory of its own, as if it is sparse."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
 @torch.inference_mode()

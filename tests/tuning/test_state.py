@@ -1,6 +1,7 @@
 """What tuning does not depend on: gradient and training mode, NumPy's numbers, who else writes."""
 
 import contextlib
+import copy
 import math
 
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 import transformers
 
 import mwork_lens as mw
-from mwork_lens.model import bridge_on
+from mwork_lens.model import bridge_on, settled
 from mwork_lens.tuning.result import Tuned, checkpoints_in
 
 from ..store.test_files import other_process
-from ..tiny import words
+from ..tiny import tiny, words
 from .test_tuning import OPTIONS, TEXTS, fresh, some
 
 
@@ -106,3 +107,13 @@ def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path):
     for name in ("step-1000000", "step-999999", "step-2.part", "step-x"):
         (tmp_path / name).mkdir()
     assert [path.name for path in checkpoints_in(tmp_path)] == ["step-999999", "step-1000000"]
+
+
+def test_what_a_call_changes_in_a_weight_stays_where_a_module_keeps_a_view_of_it():
+    """As TransformerLens 4 keeps parts of fused matrices."""
+    model = copy.deepcopy(tiny("llama", torch.float32))
+    mlp = model.blocks[0].mlp
+    vars(mlp)["part"], before = mlp.W_out.data[:3], mlp.W_out.detach().clone()
+    with settled(model):
+        mlp.W_out.data += 1
+    assert torch.equal(mlp.W_out, before + 1)
