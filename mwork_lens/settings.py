@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 ENGLISH = "en"
 Overlap = Literal["warn", "refuse"]
@@ -194,12 +194,6 @@ class EffectsConfig(DetectionSettings):
     overlap: Annotated[Overlap, Reader(str, lambda _, text: text)] = "warn"
     """warn of documents that were read when neurons were found, or refuse them."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        from .text.choices import require_choice  # takes long to import
-
-        require_choice("overlap", self.overlap, get_args(Overlap))
-
 
 @dataclass(frozen=True)
 class ReportConfig(EffectsConfig):
@@ -287,7 +281,7 @@ class TaskOptions(Checked):
     max_new_tokens: Annotated[int | None, at_least(1)] = None
     """After which an answer ends; by default the task's own limit."""
     max_tokens: Positive = 512
-    """Articles are cut so that the prompt, without worked examples, is no longer."""
+    """Articles are cut so that the prompt, without worked examples, is not longer."""
     seed: int = 0
     """Of the random neurons, and of the worked examples."""
     batch_size: Positive = 16

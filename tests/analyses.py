@@ -69,7 +69,7 @@ def sentences(language: str, number: int, seed: int, longest: int = 12) -> list[
 
 @cache
 def corpus(seed: int = 0, documents: int = 7) -> Any:
-    """Parallel text, two passages a document."""
+    """Parallel text, two passages per document."""
     names = tuple(f"d{i // 2}" for i in range(2 * documents))
     texts = {language: tuple(sentences(language, 2 * documents, seed)) for language in WORDS}
     return mw.Corpus(texts, dict.fromkeys(WORDS, names), parallel=True)

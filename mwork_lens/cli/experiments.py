@@ -62,7 +62,8 @@ def task_command(name: str, item: str) -> Callable[..., Paths]:
     def command(
         run: Annotated[Resumable, "languages", "corpus", "sentences_per_passage", "limit"], options: TaskOptions
     ) -> Paths:
-        from ..experiments.tasks import PAPER_VALUES, asked_of, blocks, gaps, run_asked
+        from ..experiments.asked import asked_of
+        from ..experiments.tasks import PAPER_VALUES, blocks, gaps, run_asked
 
         path, asked = run.folder(name), asked_of(name, options)
         result, folder = run_asked(run.load_model(), asked, path)

@@ -11,7 +11,6 @@ import torch
 from ..model import SITES, Structure
 from ..neurons import NeuronSet
 from ..text import check_arguments
-from ..text.choices import require_choice
 from .detection import Detection, text_of
 
 
@@ -92,7 +91,6 @@ def neuron_counts(
         ValueError: for no detection, or a kind that does not exist.
     """
     check_arguments(neuron_counts, locals())
-    require_choice("kind", kind, get_args(Kind))
     options = {"quorum": quorum} | ({} if kind == "active" else {"against": against, "against_quorum": against_quorum})
     return pd.DataFrame(
         {
@@ -116,7 +114,7 @@ def neuron_counts(
 
 
 def overlap(
-    detections: Detection | Mapping[str, Detection], *, quorum: float = 0.9, structure: str | None = None
+    detections: Detection | Mapping[str, Detection], *, quorum: float = 0.9, structure: Structure | None = None
 ) -> pd.DataFrame:
     """How much the active neurons of each two languages have in common.
 
@@ -138,8 +136,6 @@ def overlap(
         ValueError: for a structure that does not exist or a quorum outside (0, 1].
     """
     check_arguments(overlap, locals())
-    if structure is not None:
-        require_choice("structure", structure, get_args(Structure))
     structures = get_args(Structure) if structure is None else [structure]
     rows = []
     for name, detection in _by_name(detections).items():

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..text import Corpus, Document, SeenDocuments, check_arguments, warn_of_unknown
-from ..text.choices import listed, require_choice
+from ..text.choices import listed
 from .checking import bound_to, require_exact, require_layers
 from .detection import Detection
 
@@ -180,8 +180,6 @@ def detect(
         torch.Size([18, 2048])
     """
     check_arguments(detect, locals())
-    for name, value, values in (("scores", scores, Scores), ("scope", scope, Scope)):
-        require_choice(name, value, get_args(values))
     selection = Selection(top=top) if threshold is None else Selection(threshold=threshold)
     batch_counts = BatchCounts(selection, scope, screen=scores == "screened")
     space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)

@@ -32,7 +32,7 @@ from ..settings import Overlap
 from ..text import Document, SeenDocuments, as_corpus, check_arguments, standard_tag
 from .joining import concat_passages
 from .matrix import BASELINE, EffectMatrix
-from .overlap import check_overlap, require_overlap, statuses_of
+from .overlap import check_overlap, statuses_of
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
 """What to switch off, by name: a set, or several draws of a control whose mean effect counts."""
@@ -200,7 +200,6 @@ def effect_matrix(
         record = {"neurons": len(one), "fraction": one.fraction, "model": one.space.model, "origin": dict(one.origin)}
         return ablate(model, one, mode, **options), record
 
-    require_overlap(overlap)
     interventions = {name: [*map(ablation, draws)] for name, draws in rows.items()}
     seen = [one.origin.seen for one in chain(*rows.values())]
     warn_of_other_weights(model, chain(*rows.values()))

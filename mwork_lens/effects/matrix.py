@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result
 from ..text import Status, check_arguments
-from ..text.choices import listed, require_choice
+from ..text.choices import listed
 from ..text.languages import share_a_script
 from .overlap import documents_read, overlap_words
 
@@ -85,7 +85,6 @@ class EffectMatrix(Result, kind="effect_matrix"):
             ValueError: for another unit, bytes of documents given as token ids, or passages that are not parallel.
         """
         check_arguments(EffectMatrix.per, locals())
-        require_choice("unit", unit, get_args(Unit))
         if unit == "byte" and not all(lengths.all() for lengths in self.utf8_bytes.values()):
             raise ValueError("unit='byte': some documents were given as token ids, which have no bytes.")
         if unit == "passage" and not self.settings["corpus"]["parallel"]:
@@ -182,7 +181,6 @@ class EffectMatrix(Result, kind="effect_matrix"):
             ValueError: for another ``among``.
         """
         check_arguments(EffectMatrix.selectivity, locals())
-        require_choice("among", among, get_args(Among))
         rows = [self._selectivity(off, own, among) for off, own in self.languages.items() if own in self.tokens]
         if not rows:
             return pd.DataFrame()
@@ -204,7 +202,6 @@ class EffectMatrix(Result, kind="effect_matrix"):
         check_arguments(EffectMatrix.finding, locals())
         if off not in self.rows:
             raise ValueError(f"There is no row {off!r}; there are {listed(self.rows, off)}.")
-        require_choice("among", among, get_args(Among))
         return " ".join(filter(None, [self._finding(off, among), overlap_words(self.documents_read)]))
 
     def _finding(self, off: str, among: Among) -> str:
@@ -262,7 +259,6 @@ class EffectMatrix(Result, kind="effect_matrix"):
                 without such others.
         """
         check_arguments(EffectMatrix.difference, locals())
-        require_choice("among", among, get_args(Among))
         if off not in self.rows:
             raise ValueError(f"There is no row {off!r}; there are {listed(self.rows, off)}.")
         own = str(self.languages.get(off))

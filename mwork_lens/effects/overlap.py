@@ -10,7 +10,6 @@ import pandas as pd
 from ..settings import Overlap
 from ..statistics import counted
 from ..text import Corpus, SeenDocuments, Status
-from ..text.choices import require_choice
 
 SAID = "Of these documents detection has seen"
 """How the warning begins."""
@@ -20,11 +19,6 @@ REMEDY = (
     "What is measured on them need not hold for other text: measure on other documents (Corpus.split, folded_effects; "
     "mwork-lens detect --held-out)."
 )
-
-
-def require_overlap(overlap: str) -> None:
-    """A ValueError for another value."""
-    require_choice("overlap", overlap, get_args(Overlap))
 
 
 def statuses_of(corpus: Corpus, seen: Iterable[SeenDocuments | None]) -> dict[str, list[Status]]:

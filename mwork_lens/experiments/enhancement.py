@@ -29,8 +29,8 @@ from ..settings import TUNED_ARMS, EnhancementConfig
 from ..store import user_path
 from ..tasks import ENGLISH, TASKS, load_questions
 from ..text import Corpus, SeenDocuments
+from ..tuning import Diverged, tune
 from ..tuning.enhancement import HELD_OUT, RATES, Enhancement, Passages, Rate, Run, RunResult
-from ..tuning.loop import Diverged, tune
 from ..tuning.masked import kept_weights
 from ..tuning.recipe import predicted
 from .folder import ResultsFolder, load_or_run, piece_name

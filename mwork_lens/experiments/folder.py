@@ -45,7 +45,7 @@ def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *argu
 def piece_name(name: str) -> str:
     """A name of the user's as the name of one file on any system: ``a/b`` is not in a folder ``a``.
 
-    Two names are two files, unless they differ in case only on a system for which that is no difference.
+    Two names are two files, unless they differ in case only on a system for which that is the same name.
     """
     if not name or _NOT_PORTABLE.search(name):
         name = quote(name, safe="", errors="surrogatepass").replace(".", "%2E") or "%"

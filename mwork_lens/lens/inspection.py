@@ -99,8 +99,7 @@ def inspect(
     means = activity.means()
     listed = tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist())
     fire = torch.tensor([[_fires(model, site)] for _, site, _ in listed])
-    of_model = {**model_record(model), "processing": neurons.space.processing}
-    settings = {**of_model, "origin": dict(neurons.origin), "max_tokens": max_tokens}
+    how = {"processing": neurons.space.processing, "origin": dict(neurons.origin), "max_tokens": max_tokens}
     return NeuronCards(
         neurons=listed,
         firing_rate=torch.where(fire, means["fired"], torch.nan),
@@ -113,7 +112,7 @@ def inspect(
         tokens=decoded_tokens(model, labels, torch.cat([promoted, suppressed])),
         vocabulary=labels.shares(),
         languages=languages,
-        settings={**settings, "corpus": encoded.corpus.describe(), **labels.settings},
+        settings={**model_record(model), **how, "corpus": encoded.corpus.describe(), **labels.settings},
     )
 
 

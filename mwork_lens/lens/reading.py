@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,7 +28,7 @@ from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
 from ..neurons import weight_processing
 from ..text import Corpus, Document, Identifier, check_arguments, require_language
-from ..text.choices import listed, require_choice
+from ..text.choices import listed
 from .language_ratio import LanguageRatio
 from .vocabulary import TokenLanguages, label_vocabulary, require_top_k
 
@@ -99,7 +99,6 @@ def language_ratio(
     """
     check_arguments(language_ratio, locals())
     layers = _require_layers(model, layers)
-    require_choice("by", by, get_args(By))
     require_top_k(model, top_k)
     if new_tokens < 0 or directions < 0:
         raise ValueError(f"{new_tokens=} and {directions=} must not be negative.")

@@ -1,13 +1,14 @@
 """Integer sums of the bits of tensors, and of their bits after rounding to bfloat16, in one pass over memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import no_type_check
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from .jit import compiled
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _AT_ONCE = 1 << 18
@@ -59,15 +60,7 @@ def _sum_of_bits(flat: Tensor) -> int:
     return int(_one(integers.numpy()) if flat.device.type == "cpu" else integers.sum(dtype=torch.int64))
 
 
-def _compiled(loop: Callable) -> Callable:
-    """At the first call, and stored on disk where there is a folder to write to."""
-    try:
-        return numba.njit(cache=True)(loop)
-    except RuntimeError:
-        return numba.njit(loop)
-
-
-@_compiled
+@compiled()
 @no_type_check
 def _one(integers):
     total = np.int64(0)
@@ -76,7 +69,7 @@ def _one(integers):
     return total
 
 
-@_compiled
+@compiled()
 @no_type_check
 def _both(bits):
     exact, rounded = np.int64(0), np.int64(0)

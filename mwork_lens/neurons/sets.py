@@ -20,7 +20,6 @@ from ..model.sites import SITES, require_sites
 from ..model.state import changed_by_user
 from ..store import Result, storable
 from ..text import SeenDocuments, check_arguments
-from ..text.choices import require_choice
 from .space import NeuronSpace
 
 Operation = Literal["and", "or", "xor", "minus", "not"]
@@ -307,7 +306,6 @@ def ablate(
     """
     check_arguments(ablate, locals())
     neurons.space.require_compatible(NeuronSpace.of(model))
-    require_choice("positions", positions, get_args(Positions))
     content = None if positions == "all" else ContentPositions(model)
     hooks = neurons.hooks(mode, positions=content or "all", **options)
 

@@ -163,8 +163,8 @@ def run_task(
     """
     max_new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
     require_room(model, prompts, max_new_tokens)
-    read = {language: [ids for p in some for ids in (p.ids, *p.continuations)] for language, some in prompts.items()}
-    warn_of_unknown(model.tokenizer, read, effect=ONE_TOKEN)
+    every = {language: [ids for p in some for ids in (p.ids, *p.continuations)] for language, some in prompts.items()}
+    warn_of_unknown(model.tokenizer, every, effect=ONE_TOKEN)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     path = user_path(path)
@@ -186,10 +186,8 @@ def run_task(
                     for batch in batches:
                         length = _to_write(batch, max_new_tokens)
                         read = read_prompts(model, batch, max_new_tokens=length, stop=(*task.stop, *batch[0].stop))
-                        answered = [
-                            {**_row(task, condition, *each), "fingerprint": record["fingerprint"]}
-                            for each in zip(batch, *read, strict=True)
-                        ]
+                        answered = [_row(task, condition, *each) for each in zip(batch, *read, strict=True)]
+                        answered = [{**row, "fingerprint": record["fingerprint"]} for row in answered]
                         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
                         file.flush()
                         rows |= {_key(condition, prompt): row for prompt, row in zip(batch, answered, strict=True)}

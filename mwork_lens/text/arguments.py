@@ -45,14 +45,25 @@ def check_settings(settings: Any) -> None:
 
 
 def _check(name: str, value: Any, annotation: Any) -> None:
-    if get_origin(annotation) is Literal and isinstance(value, str):
-        require_choice(name, value, get_args(annotation))
+    if isinstance(value, str) and (choices := _choices(annotation)):
+        require_choice(name, value, choices)
     if not _fits(value, annotation):
         shown = text if len(text := repr(value)) <= 80 and "\n" not in text else f"<{type(value).__name__}>"
         raise ValueError(f"{name}={shown}: it must be {_expected(annotation)}.")
     numbers = value if isinstance(value, list | tuple | range) else [value]
     if name in LEAST and any(isinstance(number, Real) and number < LEAST[name] for number in numbers):
         raise ValueError(f"{name}={value!r}: it must be at least {LEAST[name]}.")
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The strings that an annotation has; none where it has any string, or something else that is given as one."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return parts
+    if origin is Annotated:
+        return _choices(parts[0])
+    optional = origin in (Union, types.UnionType) and len(parts) == 2 and parts[1] is type(None)
+    return _choices(parts[0]) if optional else ()
 
 
 @cache

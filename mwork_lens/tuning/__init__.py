@@ -3,7 +3,8 @@
 from .delta import NeuronDelta
 from .enhancement import HELD_OUT, Enhancement, Passages, Rate, Run, RunResult
 from .export import export_edited, export_tuned
-from .loop import Diverged, tune
+from .loop import tune
 from .masked import kept_weights
 from .recipe import Recipe
 from .result import Tuned, tuning_effects
+from .running import Diverged

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import repeat
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -16,7 +16,6 @@ from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled
 from ..neurons import Entries, NeuronSpace, entries_of
 from ..store import Result
 from ..text import check_arguments
-from ..text.choices import require_choice
 
 Collide = Literal["refuse", "add"]
 
@@ -140,7 +139,6 @@ class NeuronDelta(Result, kind="neuron_delta"):
             ValueError: for collisions that are not to be added, deltas of other models, or of other old values.
         """
         check_arguments(NeuronDelta.merge, locals())
-        require_choice("collide", collide, get_args(Collide))
         ours, theirs = (replace(delta.space, fingerprint=None) for delta in (self, other))
         ours.require_compatible(theirs)  # one may have been tuned after the other: the old values tell
         shared = self.collisions(other)

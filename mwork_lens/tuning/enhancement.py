@@ -15,7 +15,7 @@ from ..effects import BASELINE, TUNED, EffectMatrix
 from ..statistics import adjusted_verdict, benjamini_hochberg, interval_words
 from ..store import Result, storable
 from ..text import check_arguments
-from ..text.choices import listed, require_choice
+from ..text.choices import listed
 
 HELD_OUT = "held-out"
 """The domain of the tuning text: its evaluation documents."""
@@ -119,7 +119,6 @@ class Enhancement(Result, kind="enhancement"):
         check_arguments(Enhancement.matrix, locals())
         if domain not in self.read:
             raise ValueError(f"domain={domain!r} was not read; there are {listed(self.read, domain)}.")
-        require_choice("rate", rate, RATES)
         number = max(self.design["documents"]) if documents is None else documents
         if (rate, number) not in self._by_arm:
             raise ValueError(f"Nothing was tuned at the {rate!r} rate on {number} passages.")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch.nn import functional
 from ..model import HookedModel, TokenBatch, differentiable_logits, encode, run_blocks, special_ids
 from ..settings import RecipeSettings
 from ..text import Document, check_settings, warn_of_unknown
-from ..text.choices import require_choice
 
 POSITIONS_AT_ONCE = 128
 """Positions whose logits over the vocabulary are held at a time."""
@@ -46,7 +45,6 @@ class Recipe(RecipeSettings):
                 raise ValueError(f"{name}={value} must be above 0.")
         if not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
             raise ValueError(f"weight_decay={self.weight_decay} must not be negative, warmup={self.warmup} in [0, 1).")
-        require_choice("layout", self.layout, get_args(Layout))
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate of ``step`` (from 0): linear warm-up counted from one, then a cosine; never zero."""

@@ -9,7 +9,7 @@ import mwork_lens as mw
 from mwork_lens.effects.joining import concat_passages, concat_rows
 from mwork_lens.effects.losses import PassageLosses, passage_nats
 from mwork_lens.model.forward import Encoded, encode, stream
-from mwork_lens.text.corpora import as_corpus
+from mwork_lens.text import as_corpus
 
 from ..tiny import tiny, tokens
 

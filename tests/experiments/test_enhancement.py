@@ -18,7 +18,7 @@ LANGUAGES = ("en", "sw", "th")
 
 
 def text(languages=LANGUAGES, documents=16):
-    """Two passages a document; each language has token ids of its own."""
+    """Two passages per document; each language has token ids of its own."""
     generator = torch.Generator().manual_seed(0)
     texts, names = {}, {}
     for i, language in enumerate(languages):

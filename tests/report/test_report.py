@@ -24,7 +24,7 @@ from mwork_lens.report import pictures, write_figures
 from mwork_lens.report.notebook import execute, render
 from mwork_lens.report.page import Html, Section, write_page
 from mwork_lens.settings import ReportConfig
-from mwork_lens.text.corpora import as_corpus
+from mwork_lens.text import as_corpus
 
 from ..tiny import tiny
 

@@ -17,8 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mwork_lens.text import fault_of
-from mwork_lens.text.corpora import Corpus, as_corpus, load_corpus
+from mwork_lens.text import Corpus, as_corpus, fault_of, load_corpus
 from mwork_lens.text.languages import expected_scripts, main_script
 
 DATA = os.environ.get("MWORK_LENS_TEST_DATA")

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import mwork_lens as mw
-from mwork_lens.text import SeenDocuments
-from mwork_lens.text.corpora import Corpus, as_corpus
+from mwork_lens.text import Corpus, SeenDocuments, as_corpus
 
 LANGUAGES = ("en", "fr", "sw")
 NAMES = [f"d{i // 4}" for i in range(24)]

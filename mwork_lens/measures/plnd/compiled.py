@@ -17,6 +17,8 @@ from llvmlite import ir
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
+from ...model import jit
+
 NEURONS_AT_ONCE = 512
 VALUES_AT_ONCE = 64
 
@@ -32,15 +34,8 @@ _OPTIONS: Any = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Compiled at the first call and stored on disk, where there is a folder to write to."""
-
-    def with_options(loop: Callable) -> Callable:
-        try:
-            return numba.njit(cache=True, **_OPTIONS, **options)(loop)
-        except RuntimeError:
-            return numba.njit(**_OPTIONS, **options)(loop)
-
-    return with_options
+    """By ``jit.compiled``, with the options of all these loops."""
+    return jit.compiled(**_OPTIONS, **options)
 
 
 inlined = compiled(inline="always")
