@@ -1,22 +1,25 @@
 """How often intervals leave the truth out, and verdicts are false, on simulated documents.
 
-Not a test (it takes half an hour). ``python -m tests.benchmarks.coverage --experiments 2000`` prints two tables: what
+Not a test (it takes an hour). ``python -m tests.benchmarks.coverage --experiments 2000`` prints two tables: what
 intervals miss, of the jackknife and of other choices, by number of documents and distribution; and the share of null
-experiments (of no effect at all) in which each kind of result says something.
+experiments (of no effect at all) in which each kind of result says something. ``--figure`` draws the first.
 """
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from scipy.stats import norm, t
 
 import mwork_lens as mw
 from mwork_lens.effects import StageGrid
 from mwork_lens.neurons import MWORK_PARTS
+from mwork_lens.plots.style import COLOURS, DASHES, finish, panels
 from mwork_lens.statistics import FALSE_DISCOVERIES, FEWEST, Estimate, Jackknife, benjamini_hochberg
 from mwork_lens.tasks.result import ALL, LIKELIHOOD, ORIGINAL, TaskResult
 from mwork_lens.tasks.task import Question
@@ -33,6 +36,9 @@ DISTRIBUTIONS: Mapping[str, Sample] = {
 """Of mean zero and variance one."""
 LANGUAGES = ("en", "de", "fr", "ru")
 DOCUMENTS = (6, 12, 40)
+NUMBERS = (2, 3, 4, 5, *DOCUMENTS, 100)
+SHOWN = ("expanded percentile", "jackknife t", "ours")
+"""Methods that are drawn: two usual ones, and the one in use."""
 
 
 def intervals(documents: int, sample: Sample, random: np.random.Generator, experiments: int) -> dict[str, float]:
@@ -214,18 +220,33 @@ def verdicts(documents: int, sample: Sample, random: np.random.Generator, experi
     return {kind: 100 * float(np.mean(each)) for kind, each in counted.items()}
 
 
+def figure(table: pd.DataFrame, experiments: int) -> go.Figure:
+    """What intervals miss, a panel for each distribution, a line for each method."""
+    drawn, cells = panels([*DISTRIBUTIONS], shared_yaxes=True, horizontal_spacing=0.02)
+    for cell, kind in zip(cells, DISTRIBUTIONS, strict=True):
+        rows = table.xs(kind, level="distribution")
+        for i, method in enumerate(SHOWN):
+            line = {"color": COLOURS[i], "dash": DASHES[i]}
+            drawn.add_scatter(x=rows.index, y=rows[method], name=method, mode="lines+markers", line=line, **cell)
+        drawn.add_hline(5, line={"color": "#999999", "width": 1}, **cell)
+    detail = f"Per cent of {experiments:,} null experiments; 95 % intervals should miss 5 % (grey line)"
+    title = "How often an interval leaves out the true mean"
+    drawn.update_xaxes(type="log", tickvals=[*NUMBERS])
+    drawn.update_yaxes(range=[0, 30])
+    layout = {"width": 1150, "height": 430, "legend": {"orientation": "h", "y": -0.25}}
+    return finish(drawn, title, detail, layout, x="documents", y="missed, per cent")
+
+
 def main() -> None:
     """Both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--experiments", type=int, default=2000)
     parser.add_argument("--only", choices=("intervals", "verdicts"))
+    parser.add_argument("--figure", type=Path, help="a .png of what intervals miss")
     options = parser.parse_args()
     pd.set_option("display.width", 200)
     random = np.random.default_rng(0)
-    for name, of, numbers in (
-        ("intervals", intervals, (2, 3, 4, 5, *DOCUMENTS, 100)),
-        ("verdicts", verdicts, DOCUMENTS),
-    ):
+    for name, of, numbers in (("intervals", intervals, NUMBERS), ("verdicts", verdicts, DOCUMENTS)):
         if options.only not in (None, name):
             continue
         many = 10 * options.experiments if name == "intervals" else options.experiments
@@ -236,6 +257,8 @@ def main() -> None:
         }
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["documents", "distribution"])
         print(f"{name}: false, per cent, of {many:,} experiments\n{table.round(1).to_string()}\n", flush=True)
+        if name == "intervals" and options.figure:
+            figure(table, many).write_image(options.figure, scale=1.5)
 
 
 if __name__ == "__main__":
