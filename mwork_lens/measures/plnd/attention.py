@@ -38,6 +38,8 @@ class Attention:
     key_neurons: Coefficients
     positions: Int[Tensor, " query"] | None
     """The position of each row where a query sees no later key; None where it may see all."""
+    kept: torch.dtype
+    """What the model keeps the pattern in: weights below its normal numbers are rounded roughly, or lost."""
 
     @property
     def rows(self) -> int:
@@ -51,7 +53,7 @@ class Attention:
 
     @cached_property
     def log_pattern(self) -> Float[Tensor, "head query key"] | None:
-        """log P where the softmax lost its smallest weights: for these f(R) − log Σ e^f(R). None where it lost none.
+        """log P where its smallest weights are lost or rounded: for these f(R) − log Σ e^f(R). None where none is.
 
         −∞ for masked keys; NaN for weights that may be masked or lost, as these scores do not explain their row
         (a bias, a window).
@@ -64,18 +66,36 @@ class Attention:
     def _log_pattern(
         self, pattern: Float[Tensor, "query key"], scores: Float[Tensor, "query key"]
     ) -> Float[Tensor, "query key"] | None:
-        if not ((pattern == 0) & self.sees).any():
+        if not ((pattern < torch.finfo(self.kept).tiny) & self.sees).any():
             return None
         if cap := self.geometry.cap:
             scores = cap * torch.tanh(scores / cap)
         most, star = pattern.max(-1, keepdim=True)
         known, told = pattern.log(), scores - scores.gather(-1, star) + most.log()
-        lost = self.sees & (told < least_log(told))
+        lost = self.sees & (told < math.log(torch.finfo(self.kept).tiny))
         if not lost.any():
             return None
         unexplained = self.sees & ~lost & ((known - told).abs() >= EXPLAINED)
         told[unexplained.any(-1)] = torch.nan
         return torch.where(lost & ((pattern == 0) | ~told.isnan()), told, known)
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the pattern loses weights that single precision holds, as it does in float16."""
+        return torch.finfo(self.kept).tiny > torch.finfo(self.pattern.dtype).tiny
+
+    @cached_property
+    def doubtful(self) -> bool:
+        """Whether such weights may be lost and cannot be told from masked ones."""
+        return self.coarse and self.log_pattern is not None and bool(self.log_pattern.isnan().any())
+
+    def with_small_weights(self) -> "Attention":
+        """With the weights that a coarse pattern rounded or lost, as far as scores tell them."""
+        if not self.coarse or self.log_pattern is None:
+            return self
+        told = self.log_pattern.exp()
+        small = (self.pattern < torch.finfo(self.kept).tiny) & ~told.isnan()
+        return replace(self, pattern=torch.where(small, told, self.pattern))
 
     @property
     def sees(self) -> Bool[Tensor, "#query key"]:
@@ -110,9 +130,10 @@ class Attention:
         return slice(0, self.keys.shape[-1] if self.positions is None else int(self.positions[rows][-1]) + 1)
 
 
-def least_log(x: Tensor) -> float:
-    """The logarithm of the smallest weight that the softmax of such numbers keeps."""
-    return math.log(torch.finfo(x.dtype).tiny)
+def least_log(kept: torch.dtype) -> float:
+    """The logarithm of the smallest weight of a softmax that such numbers keep: some flush what is not normal."""
+    of = torch.finfo(kept)
+    return math.log(of.tiny * of.eps if kept == torch.float16 else of.tiny)
 
 
 @dataclass(frozen=True)
@@ -202,5 +223,6 @@ class Geometry:
             query_neurons=query_neurons,
             key_neurons=key_neurons,
             positions=positions[rows] if self.causal else None,
-        )
+            kept=pattern.dtype,
+        ).with_small_weights()
         return attention.with_rotated_neurons() if self.rotated_neurons else attention

@@ -18,12 +18,11 @@ from .attention import Attention, least_log
 ELEMENTS_AT_ONCE = 2**18
 """Entries of [unit, query, key] held at a time."""
 ROWS_AT_ONCE = 128
-NEGLIGIBLE = 20.0
-"""Below the largest new score by so much a weight does not count."""
 LOST = (
     "In this text attention scores lie so far apart that the softmax gave keys no weight at all in this precision, and "
     "switching a neuron off would bring them back. Which keys these are cannot be told in a layer with a window or "
-    "biases between positions: load the model with dtype='float64', or leave the layer out with layers=."
+    "biases between positions, nor from large scores in half precision: load the model with a wider dtype ('float64'), "
+    "or leave the layer out with layers=."
 )
 """Where weights may have been lost that count."""
 
@@ -95,7 +94,8 @@ def exact_squares(
                 keys = attention.seen_keys(rows)
                 pattern, logs = attention.pattern[head, rows, keys], attention.log_pattern
                 logs = None if logs is None else logs[head, rows, keys]
-                changed = changed_rows(pattern, units.change(rows, keys), logs, sinks=attention.geometry.sinks)
+                kept = attention.kept if attention.doubtful else None
+                changed = changed_rows(pattern, units.change(rows, keys), logs, kept, sinks=attention.geometry.sinks)
                 squares[some] += changed.sum(-1)
     return squares
 
@@ -104,6 +104,7 @@ def changed_rows(
     pattern: Float[Tensor, "*#unit query key"],
     change: Float[Tensor, "unit query key"],
     log_pattern: Float[Tensor, "*#unit query key"] | None = None,
+    kept: torch.dtype | None = None,
     *,
     sinks: bool,
 ) -> Float[Tensor, "unit query"]:
@@ -111,12 +112,13 @@ def changed_rows(
 
     softmax(S + x) − P = P ∘ (expm1(x) − E) / (1 + E) with E = Σ_j P expm1(x). The softmax does not see a shift of x,
     so its mean under P is taken out first, which leaves E small. Rows with such x that the squares would overflow, or
-    that weights which the softmax lost come back, are taken from their new scores instead.
+    that weights which the softmax lost (in ``kept``) come back, are taken from their new scores instead.
     """
+    kept = kept or change.dtype
     mean = (change * pattern).sum(-1)
     x = change.sub_(mean[..., None])
     sink = (1 - pattern.sum(-1)).clamp(min=0) if sinks else None
-    limit = 0.45 * math.log(torch.finfo(x.dtype).max)
+    limit = min(0.45 * math.log(torch.finfo(x.dtype).max), -least_log(kept) - negligible(kept))
     far = (x.amax(-1) if sink is None else torch.maximum(x.amax(-1), -mean)) > limit
     turned = None
     if far.any():
@@ -124,7 +126,7 @@ def changed_rows(
         seen = x.masked_fill(log_pattern == -torch.inf, -torch.inf).amax(-1)
         far &= (seen if sink is None else torch.maximum(seen, -mean)) > limit
         of_sink = None if sink is None else (sink.expand_as(mean)[far], -mean[far])
-        turned = _turned_rows(pattern.expand_as(x)[far], log_pattern.expand_as(x)[far], x[far], of_sink)
+        turned = _turned_rows(pattern.expand_as(x)[far], log_pattern.expand_as(x)[far], x[far], of_sink, kept)
     weighted = x.clamp_(max=limit).expm1_().mul_(pattern)
     total = weighted.sum(-1)
     if sink is not None:
@@ -139,16 +141,22 @@ def _turned_rows(
     log_pattern: Float[Tensor, "row key"],
     change: Float[Tensor, "row key"],
     sink: tuple[Float[Tensor, " row"], Float[Tensor, " row"]] | None,
+    kept: torch.dtype,
 ) -> Float[Tensor, " row"]:
     """The same without regard to small differences, for any change; ``sink`` is its weight and its change."""
     unknown = log_pattern.isnan()
     scores = (log_pattern + change).masked_fill_(unknown, -torch.inf)
-    if (unknown & (change + least_log(change) > scores.amax(-1, keepdim=True) - NEGLIGIBLE)).any():
+    if (unknown & (change + least_log(kept) > scores.amax(-1, keepdim=True) - negligible(kept))).any():
         raise ValueError(LOST)
     if sink is not None:
         weight, its_change = sink
         scores = torch.cat([scores, (weight.log() + its_change)[:, None]], -1)
     return (scores.softmax(-1)[:, : pattern.shape[-1]] - pattern).square().sum(-1)
+
+
+def negligible(kept: torch.dtype) -> float:
+    """Below the largest new score by so much a weight does not count."""
+    return 4 - math.log(torch.finfo(kept).eps)
 
 
 def capped_change(

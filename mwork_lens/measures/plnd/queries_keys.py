@@ -78,7 +78,8 @@ def _screened(attention: Attention, selection: Selection) -> dict[PatternSite, t
 def supports(attention: Attention) -> bool:
     """Whether this form applies: a CPU, not double precision, a plain softmax, RMS norms within each head."""
     geometry = attention.geometry
-    return is_cpu_float32(attention.pattern) and not (geometry.cap or geometry.sinks or geometry.dense_only)
+    plain = not (geometry.cap or geometry.sinks or geometry.dense_only or attention.doubtful)
+    return is_cpu_float32(attention.pattern) and plain
 
 
 def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
