@@ -244,19 +244,16 @@ def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageC
     The same --output and options resume a run that was stopped. The notebook only shows what is in the folder: copy
     OUTPUT/report.ipynb, edit it, and give it as --notebook for a page of your own.
     """
-    mw.report.require_extra()
+    mw.report.read_notebook(page.notebook)
     from ..experiments.effects import require_languages
     from ..experiments.report import measure
 
-    notebook = page.notebook
-    if notebook is not None and not notebook.is_file():
-        raise FileNotFoundError(f"There is no notebook {str(notebook)!r}.")
     output = replace(run, output=run.output or Path("mwork-lens-report")).folder("report")
     corpus = run.load_text(DEMO_LANGUAGES if run.corpus == "demo" else None)
     require_languages(config, corpus)
     hooked = run.load_model()
     folder = measure(hooked, corpus, output, config)
-    shown = mw.report.execute(notebook, folder.path / "report.ipynb", {"folder": str(folder.path.resolve())})
+    shown = mw.report.execute(page.notebook, folder.path / "report.ipynb", {"folder": str(folder.path.resolve())})
     title = f"Languages inside {hooked.cfg.model_name}"
     return [mw.report.render(shown, folder.path / "report.html", title=title), shown, folder.path]
 

@@ -1,4 +1,5 @@
 """Results as one self-contained page."""
 
-from .notebook import execute, render, require_extra
+from .execution import execute, read_notebook, require_extra
+from .notebook import render
 from .page import Section, paragraphs, write_figure, write_figures, write_page

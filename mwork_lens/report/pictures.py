@@ -1,6 +1,5 @@
 """Pictures of figures, drawn by a browser: in a process of its own, which has a limit and leaves nothing behind."""
 
-import contextlib
 import logging
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from ..store import atomic_file
+from .helpers import helper_environment
 
 logger = logging.getLogger("mwork_lens")
 
@@ -50,29 +50,21 @@ def write_pictures(figures: Mapping[Path, go.Figure]) -> list[Path]:
 def _draw(figures: list[go.Figure], folder: str) -> str:
     """Draw into a folder, by number; returns what went wrong."""
     command = [sys.executable, "-P", "-c", _DRAW, folder]  # -P: nothing is imported from the working directory
-    content = f"[{','.join(str(figure.to_json()) for figure in figures)}]"
+    content = f"[{','.join(str(figure.to_json()) for figure in figures)}]".encode("utf-8", "replace")
     limit = SECONDS + SECONDS_PER_FIGURE * len(figures)
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=pipe, stdout=nothing, stderr=pipe) as process:
-        try:
-            errors = process.communicate(content.encode("utf-8", "replace"), timeout=limit)[1]
-        except subprocess.TimeoutExpired:
-            _without_browser.append(f"the browser did not draw within {limit:.0f} seconds.")
-            return _without_browser[0]
-        finally:
-            if process.poll() is None:
-                _kill_tree(process)
+    with helper_environment() as environment:
+        environment["TMPDIR"] = folder  # what the browser leaves there goes with the folder
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=nothing, stderr=pipe, env=environment, start_new_session=True
+        ) as process:
+            try:
+                errors = process.communicate(content, timeout=limit)[1]
+            except subprocess.TimeoutExpired:
+                _without_browser.append(f"the browser did not draw within {limit:.0f} seconds.")
+                return _without_browser[0]
+            finally:
+                process.kill()
+                process.wait()
     lines = errors.decode(errors="replace").strip().splitlines()
     return (lines or ["no browser drew it."])[-1] if process.returncode else ""
-
-
-def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process with all that it has started."""
-    started = []
-    with contextlib.suppress(ImportError, OSError):  # psutil comes with ipykernel, of the same extra as the browser
-        import psutil
-
-        started = psutil.Process(process.pid).children(recursive=True)
-    for each in (process, *started):
-        with contextlib.suppress(Exception):  # it has ended by itself
-            each.kill()

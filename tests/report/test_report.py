@@ -1,9 +1,12 @@
 """The report: measured piece by piece, shown by its notebook, one page that is inert and needs no network."""
 
 import json
+import os
 import random
 import shutil
+import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 
 import nbformat
@@ -20,8 +23,7 @@ import mwork_lens as mw
 from mwork_lens.cli import main
 from mwork_lens.experiments.report import measure
 from mwork_lens.experiments.sets import most_specific
-from mwork_lens.report import pictures, write_figures
-from mwork_lens.report.notebook import execute, render
+from mwork_lens.report import execute, execution, pictures, render, write_figures
 from mwork_lens.report.page import Html, Section, write_page
 from mwork_lens.settings import ReportConfig
 from mwork_lens.text import as_corpus
@@ -263,34 +265,138 @@ def test_notebooks_run_in_this_interpreter_in_folders_of_any_name(tmp_path, monk
     assert [path.name for path in shown.parent.iterdir()] == ["out.ipynb"]
 
 
-def test_a_cell_that_does_not_end_has_a_limit_and_leaves_no_process(tmp_path, notebook):
-    before = set(psutil.Process().children(recursive=True))
-    notebook.write_text(notebook.read_text().replace("1 + 1", "import time; time.sleep(1000)"))
-    with pytest.raises(ValueError, match="did not end within 1 seconds"):
+@pytest.fixture
+def processes(tmp_path):
+    """Numbers of processes that a test has started (they write them to a file) and that are still there."""
+
+    def running():
+        started = (tmp_path / "started").read_text().split()
+        assert started
+        return [pid for pid in started if psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != "zombie"]
+
+    return running
+
+
+STARTED = "import os, subprocess; print(os.getpid(), file=open({path!r}, 'a')); "
+DETACHED = "subprocess.Popen(['sh', '-c', 'echo $$ >> {path}; exec sleep 1000'], start_new_session=True); "
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (DETACHED + "import time; time.sleep(1000)", "a cell did not end within 1 seconds"),
+        ("undefined", r"cell \[\d\] raised NameError: name 'undefined'"),
+        (
+            DETACHED + "import time; time.sleep(0.2); os.write(2, b'no memory'); os._exit(1)",
+            r"its process ended within a cell \(the last .*: no memory\)",
+        ),
+    ],
+)
+def test_a_cell_that_fails_has_a_limit_and_leaves_no_process(tmp_path, notebook, processes, cell, message):
+    content = nbformat.read(notebook, as_version=4)
+    content.cells[1].source = (STARTED + cell).format(path=str(tmp_path / "started"))
+    nbformat.write(content, notebook)
+    with pytest.raises(ValueError, match=rf"a\{{b\}}\.ipynb: {message}.*What ran before is in .*out\.ipynb"):
         execute(notebook, tmp_path / "out.ipynb", {}, timeout=1, progress=False)
-    assert (tmp_path / "out.ipynb").is_file()
-    notebook.write_text(notebook.read_text().replace("import time; time.sleep(1000)", "undefined"))
-    with pytest.raises(ValueError, match=r"a\{b\}\.ipynb: cell \[\d\] raised NameError: name 'undefined'"):
+    assert nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].source == content.cells[1].source
+    assert not processes()
+
+
+@pytest.fixture
+def kernel_that(tmp_path, monkeypatch):
+    """Makes kernels do something else than start."""
+
+    def starts(action):
+        code = f"import sys\nif 'ipykernel_launcher' in sys.orig_argv:\n    import time; {STARTED}{action}\n"
+        (tmp_path / "sitecustomize.py").write_text(code.format(path=str(tmp_path / "started")))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        monkeypatch.setattr(execution, "SECONDS_TO_START", 2)
+
+    return starts
+
+
+IGNORES = "import signal; [signal.signal(each, signal.SIG_IGN) for each in (2, 15)]; "
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("os._exit(3)", "died"),
+        ("os.write(2, b'a\\nNo kernel here\\n'); os._exit(1)", "died .*: No kernel here"),
+        (IGNORES + "time.sleep(1000)", "didn't respond in 2 seconds"),
+    ],
+)
+def test_a_kernel_that_does_not_start_has_a_limit_and_leaves_no_process(
+    tmp_path, notebook, processes, kernel_that, action, message
+):
+    kernel_that(action)
+    with pytest.raises(ValueError, match=rf"a\{{b\}}\.ipynb: its process did not start: Kernel {message}"):
         execute(notebook, tmp_path / "out.ipynb", {}, progress=False)
-    assert not set(psutil.Process().children(recursive=True)) - before
+    assert not (tmp_path / "out.ipynb").exists()
+    assert not processes()
 
 
-@pytest.mark.parametrize("way", ["exec sleep 1000", "setsid sleep 1000; sleep 1000", "exit 1"])
-def test_a_browser_that_does_not_draw_has_a_limit_and_leaves_no_process(tmp_path, monkeypatch, caplog, way):
-    browser = tmp_path / "chromium"
-    browser.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\n{way}\n")
-    browser.chmod(0o755)
-    monkeypatch.setenv("BROWSER_PATH", str(browser))
+def test_ctrl_c_while_a_kernel_starts_leaves_no_process(tmp_path, notebook, processes, kernel_that):
+    kernel_that("os.kill(os.getppid(), 2); time.sleep(1000)")
+    code = "import sys; from mwork_lens.report import execute; execute(*sys.argv[1:], {}, progress=False)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, notebook, tmp_path / "out.ipynb"], capture_output=True, text=True
+    )
+    assert ended.stderr.endswith("KeyboardInterrupt\n")
+    assert ended.stderr.count("Traceback") == 1
+    assert not (tmp_path / "out.ipynb").exists()
+    assert not processes()
+
+
+@pytest.mark.parametrize("content", ["hello", '{"a": 1}', "[]", '{"nbformat": 99, "cells": []}', b'{"\xe9": 1}'])
+def test_what_is_no_notebook_is_refused_before_the_work(tmp_path, capsys, content):
+    path = tmp_path / "mine.ipynb"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SystemExit) as end:
+        main(["report", "--model", "nowhere/x", "--notebook", str(path), "--output", str(tmp_path / "out")])
+    assert end.value.code == 2
+    assert f"{path} is not a notebook: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def browser_that(tmp_path, monkeypatch):
+    """Makes browsers do something else than draw."""
+
+    def runs(way):
+        browser = tmp_path / "chromium"
+        browser.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\n{way}\n".format(path=tmp_path / "started"))
+        browser.chmod(0o755)
+        monkeypatch.setenv("BROWSER_PATH", str(browser))
+        monkeypatch.setattr(pictures, "_without_browser", [])
+
+    return runs
+
+
+LEAVES = "setsid sh -c 'echo $$ >> {path}; exec sleep 1000'"
+
+
+@pytest.mark.parametrize("way", ["exec sleep 1000", f"{LEAVES}; sleep 1000", f"{LEAVES} &\nsleep 0.2", "exit 1"])
+def test_a_browser_that_does_not_draw_has_a_limit_and_leaves_nothing(
+    tmp_path, monkeypatch, caplog, browser_that, processes, way
+):
+    browser_that(way)
     monkeypatch.setattr(pictures, "SECONDS", 4.0)
     monkeypatch.setattr(pictures, "SECONDS_PER_FIGURE", 0.1)
-    monkeypatch.setattr(pictures, "_without_browser", [])
-    before = set(psutil.Process().children(recursive=True))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     caplog.set_level("INFO", "mwork_lens")
     names = [tmp_path / "a", tmp_path / "b.c"]
     for _ in range(2):  # the second time it is not tried
         assert write_figures(dict.fromkeys(names, go.Figure())) == [tmp_path / "a.html", tmp_path / "b.c.html"]
     assert "No a.png, b.c.png" in caplog.text
-    assert not set(psutil.Process().children(recursive=True)) - before
-    started = (tmp_path / "started").read_text().split()
-    assert not any(psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != "zombie" for pid in started)
-    assert way == "exit 1" or len(started) == 1
+    assert not processes()
+    assert not any((tmp_path / "temporary").iterdir())
+
+
+def test_ctrl_c_while_a_browser_draws_leaves_no_process(tmp_path, browser_that, processes):
+    browser_that(f"trap '' INT TERM; kill -INT {os.getpid()}; sleep 1000")
+    with pytest.raises(KeyboardInterrupt):
+        write_figures({tmp_path / "a": go.Figure()})
+    assert (tmp_path / "a.html").is_file()
+    assert not processes()
