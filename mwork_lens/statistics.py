@@ -51,12 +51,16 @@ def counted(passages: Iterable[Any], documents: Iterable[Any], units: str = "pas
     """How much was read in each of several languages: ``40 passages of 12 documents``, ``38 to 40 passages of …``."""
     ends = [(int(min(numbers)), int(max(numbers))) for numbers in (list(passages), list(documents))]
     of_each = [f"{low}" if low == high else f"{low} to {high}" for low, high in ends]
-    return f"{of_each[0]} {units} of {of_each[1]} documents"
+    units, of = (
+        name.removesuffix("s") if of == "1" else name for name, of in zip((units, "documents"), of_each, strict=True)
+    )
+    return f"{of_each[0]} {units} of {of_each[1]} {of}"
 
 
-def not_measurable(documents: int, units: str = "documents") -> str:
-    """What is said in place of an interval, e.g. ``not measurable on 3 documents``."""
-    return f"not measurable on {documents} {units.removesuffix('s') if documents == 1 else units}"
+def not_measurable(documents: int, units: str = "documents", passages: int = 0) -> str:
+    """What is said in place of an interval, e.g. ``not measurable on 3 documents (5 passages)``."""
+    more = f" ({passages} passage{'s' if passages > 1 else ''})" if passages else ""
+    return f"not measurable on {documents} {units.removesuffix('s') if documents == 1 else units}{more}"
 
 
 def interval_words(low: float, high: float, shown: str, documents: int, units: str = "documents") -> str:
@@ -88,6 +92,8 @@ class Estimate:
     """The number of documents that it rests on: of several languages, the smallest."""
     effective: float
     """How many of equal size these are worth: (Σ size)² / Σ size² (Kish 1965), of several languages the smallest."""
+    passages: int = 0
+    """How many passages (prompts, questions) of these documents were read: of several languages, the fewest."""
 
     __array_ufunc__ = None  # so that NumPy leaves its numbers' arithmetic with estimates to this class
 
@@ -118,7 +124,7 @@ class Estimate:
             return function(*(each._without(group) if isinstance(each, Estimate) else each for each in every))
 
         groups = dict.fromkeys(group for each in estimates for group in each.leave_one_out)
-        counts = (min(getattr(each, name) for each in estimates) for name in ("documents", "effective"))
+        counts = (min(getattr(each, name) for each in estimates) for name in ("documents", "effective", "passages"))
         return Estimate(of(None), {group: np.asarray(of(group)) for group in groups}, *counts)
 
     def _without(self, group: str | None) -> Values:
@@ -221,8 +227,8 @@ class Estimate:
         return {name: float(self.value), f"{prefix}low": self.low, f"{prefix}high": self.high}
 
     def tested(self, name: str) -> dict[str, float]:
-        """:meth:`cells`, with p, and the documents that it rests on."""
-        return {**self.cells(name), "p": self.p, "documents": self.documents}
+        """:meth:`cells`, with p, and the passages and documents that it rests on."""
+        return {**self.cells(name), "p": self.p, "passages": self.passages, "documents": self.documents}
 
     @property
     def p(self) -> float:
@@ -274,7 +280,7 @@ class Jackknife:
         np.add.at(of_document, positions, values)
         total = values.sum(0)
         number = len(set(positions.tolist()))
-        return Estimate(total, {group: total - of_document}, number, float(number))
+        return Estimate(total, {group: total - of_document}, number, float(number), len(positions))
 
     def size(self, language: str, sizes: Float[np.ndarray, "passage *one"]) -> Estimate:
         """The sum of what passages are divided by, e.g. tokens; documents of uneven size count for fewer."""

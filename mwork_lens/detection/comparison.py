@@ -24,8 +24,9 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
 
     Returns:
         One row per language, layer and site: ``spearman`` (rank correlation of all neurons), ``top_overlap`` (share of
-        the ⌊top · width⌋ highest of ``a`` that are among those of ``b``) and ``expected`` (that share by chance). Both
-        are NaN, with a warning, where either has no scores, or the same one for all neurons.
+        the ⌊top · width⌋ highest of ``a`` that are among those of ``b``) and ``expected`` (that share by chance),
+        ``passages`` and ``documents`` (of the detection that read fewer). The first two are NaN, with a warning, where
+        either has no scores, or the same one for all neurons.
 
     Raises:
         ValueError: for models of other sizes, no language in common, or ``top`` outside (0, 1].
@@ -41,6 +42,7 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
         raise ValueError(f"No language in common: {', '.join(a.languages)} and {', '.join(b.languages)}.")
     sites = [site for site in a.space.widths if all(site in d.mean_scores[languages[0]] for d in (a, b))]
     rows, unscored = [], {}
+    fewer = {name: min((text_of(d, name) for d in (a, b)), key=lambda text: text["passages"]) for name in languages}
     layers = [layer for layer in a.layers if layer in b.layers]
     for language, site, layer in product(languages, sites, layers):
         first, second = (detection.mean_scores[language][site][layer].double() for detection in (a, b))
@@ -52,7 +54,8 @@ def agreement(a: Detection, b: Detection, *, top: float = 0.2) -> pd.DataFrame:
         else:
             unscored.setdefault(site, {})[layer] = None
         place = {"model": a.space.model, "language": language, "layer": layer, "site": site}
-        rows.append({**place, "spearman": spearman, "top_overlap": common, "expected": number / len(first)})
+        alike = {"spearman": spearman, "top_overlap": common, "expected": number / len(first)}
+        rows.append({**place, **alike, **fewer[language]})
     if unscored:
         where = "; ".join(f"{site} in layers {', '.join(map(str, of))}" for site, of in unscored.items())
         warnings.warn(f"Agreement is NaN where neurons have no scores, or all the same ones: {where}.", stacklevel=2)

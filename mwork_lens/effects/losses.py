@@ -73,18 +73,18 @@ class PassageLosses(Reducer, kind="passage_losses"):
 def language_losses(
     model: HookedModel, corpus: Mapping[str, Sequence[Document]], *, max_tokens: int = MAX_TOKENS
 ) -> pd.DataFrame:
-    """Next-token loss of the model as it is, one row per language: passages, tokens that count, nats_per_token.
+    """Loss of the model as it is, one row per language: passages, documents, tokens that count, nats_per_token.
 
     Raises:
         ValueError: for empty documents, before the work.
     """
     check_arguments(language_losses, locals())
-    losses = PassageLosses.of(model, _counted(model, corpus, max_tokens).plan())
-    rows = {
-        language: (len(nats), int(losses.tokens[language].sum()), float(nats.sum() / losses.tokens[language].sum()))
-        for language, nats in losses.nats.items()
-    }
-    columns = ["passages", "tokens", "nats_per_token"]
+    encoded = _counted(model, corpus, max_tokens)
+    losses, rows = PassageLosses.of(model, encoded.plan()), {}
+    for language, nats in losses.nats.items():
+        tokens, documents = int(losses.tokens[language].sum()), len(set(encoded.corpus.documents[language]))
+        rows[language] = len(nats), documents, tokens, float(nats.sum()) / tokens
+    columns = ["passages", "documents", "tokens", "nats_per_token"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("language")
 
 

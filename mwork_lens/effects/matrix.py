@@ -152,8 +152,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
 
     @cached_property
     def intervals(self) -> pd.DataFrame:
-        """One row per cell: off, read, rise with its 95 % interval low and high (nats per ``unit``), p, documents,
-        p_adjusted.
+        """One row per cell: off, read, rise with its 95 % interval low and high (nats per ``unit``), p, passages,
+        documents, p_adjusted.
 
         By the jackknife over documents, and over draws where a row has several (see :attr:`Estimate.interval`); NaN on
         fewer than six documents. p is of no rise at all; p_adjusted is Benjamini and Hochberg's over all cells.
@@ -168,10 +168,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
     def selectivity(self, among: Among = "others") -> pd.DataFrame:
         """One row per set that has a language: its own rise against the mean rise of other languages, with intervals.
 
-        ``difference`` is own minus others (nats per ``unit``), with its 95 % interval low and high, p, the documents
-        that it rests on, and p_adjusted (over the rows). ``ratio`` is own over others, and NaN unless the whole
-        interval of the others' rise lies above zero. Damage alone proves nothing: any important neurons hurt when they
-        are off.
+        ``difference`` is own minus others (nats per ``unit``), with its 95 % interval low and high, p, the passages and
+        documents that it rests on, and p_adjusted (over the rows). ``ratio`` is own over others, and NaN unless the
+        whole interval of the others' rise lies above zero. Damage alone proves nothing: any important neurons hurt
+        when they are off.
 
         Args:
             among: which other languages: all, those usually written in the own language's script, or those that are
@@ -218,7 +218,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         sentence += f": a difference of {row['difference']:{shown}}"
         side = adjusted_verdict(row["difference"], row["p_adjusted"])
         if side == "not measurable":
-            return f"{sentence}, {not_measurable(int(row['documents']))}."
+            return f"{sentence}, {not_measurable(int(row['documents']), passages=int(row['passages']))}."
         read = counted(map(len, self.documents.values()), [row["documents"]])
         sentence += f" ({row['low']:{shown}} to {row['high']:{shown}}, {read})"
         times = "" if self.tuned or np.isnan(row["ratio"]) else f", {row['ratio']:.1f} times as much"

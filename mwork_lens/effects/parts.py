@@ -53,8 +53,8 @@ def _checked(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Docume
 class LayerSweep(PartEffects, kind="layer_sweep"):
     """Selectivity of the part of each language's set that lies in the first, or the last, n layers.
 
-    ``effects`` has one row per language, side and number of layers, e.g. ``fr first 4``; that of all layers is the
-    whole set.
+    ``effects`` has one row per language, side and number of layers, e.g. ``fr first 4``, and one of as many of the
+    set's neurons, drawn from all layers, ``fr first 4 (equal)``; that of all layers is the whole set.
     """
 
     @property
@@ -77,9 +77,10 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
     def to_frame(self) -> pd.DataFrame:
         """One row per language (and their ``mean``), side and number of layers.
 
-        Columns: ``difference`` (own rise minus the mean rise of the others, nats per token) and ``excess``, what that
-        is above an even share: the whole set's difference times layers / all layers. Each with its 95 % interval by
-        the jackknife over so many ``documents``.
+        Columns: ``neurons``; ``difference`` (own rise minus the mean rise of the others, nats per token); ``excess``,
+        what that is above an even share: the whole set's difference times layers / all layers; and ``beyond``, what it
+        is above that of as many of the set's neurons, drawn from all layers (NaN where that was not measured). Each
+        with its 95 % interval by the jackknife over so many ``passages`` and ``documents``.
         """
         return pd.DataFrame(self._rows([*self.languages, MEAN]))
 
@@ -88,9 +89,11 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         for language, side, depth in product(languages, SIDES, [*self.depths, self.n_layers]):
             difference, whole = (self._difference(language, side, layers) for layers in (depth, self.n_layers))
             excess = difference - whole * (depth / self.n_layers)
+            beyond = difference - self._difference(language, side, depth, equal=True)
             cells = {**difference.cells("difference", "difference_"), **excess.cells("excess", "excess_")}
-            place = {"language": language, "side": side, "layers": depth}
-            rows.append({**place, **cells, "documents": excess.documents})
+            cells |= beyond.cells("beyond", "beyond_")
+            place = {"language": language, "side": side, "layers": depth, "neurons": self._size(language, side, depth)}
+            rows.append({**place, **cells, "passages": excess.passages, "documents": excess.documents})
         return rows
 
     def choice(self) -> tuple[int, int]:
@@ -120,15 +123,21 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         parts = []
         for side, depth in ("first", first), ("last", last):
             mean = self._means[side, depth]
-            interval = interval_words(mean["excess_low"], mean["excess_high"], "+.3f", mean["documents"])
+            excess, beyond = (
+                f"{mean[name]:+.3f} "
+                + interval_words(mean[f"{name}_low"], mean[f"{name}_high"], "+.3f", mean["documents"])
+                for name in ("excess", "beyond")
+            )
             parts.append(
                 f"the {side} {f'{depth} layers hold' if depth > 1 else 'layer holds'} {mean['difference']:+.3f}, "
-                f"{mean['excess']:+.3f} {interval} above an even share"
+                f"{excess} above an even share"
+                + (f" and {beyond} above as many of the sets' neurons of all layers" if self.has_equal else "")
             )
         whole = self._means["first", self.n_layers]["difference"]
         return (
             f"Own rise minus the others' with all {self.n_layers} layers' neurons off: {whole:+.3f} nats per token "
-            f"(mean of {', '.join(self.languages)}); {'; '.join(parts)}."
+            f"(mean of {', '.join(self.languages)}, {self.effects.text_read}); {'; '.join(parts)}."
+            + ("" if self.has_equal else " Parts of other sizes were not compared with as many neurons of all layers.")
         )
 
     def stages(self, model: HookedModel | NeuronSpace) -> Stages:
@@ -141,10 +150,27 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         """The rows of the mean over languages in :meth:`to_frame`, by side and number of layers."""
         return {(row["side"], row["layers"]): row for row in self._rows([MEAN])}
 
-    def _difference(self, language: str, side: Side, depth: int) -> Estimate:
+    @property
+    def has_equal(self) -> bool:
+        """Whether as many of each set's neurons, drawn from all layers, were measured beside each part."""
+        return bool(self.depths) and row_name(self.languages[0], f"first {self.depths[0]}", True) in self.effects.nats
+
+    def _difference(self, language: str, side: Side, depth: int, equal: bool = False) -> Estimate:
+        if equal and not self.has_equal:
+            return Estimate.nan()
+        return self.mean_difference(self._parts(language, side, depth, equal and depth < self.n_layers))
+
+    def _size(self, language: str, side: Side, depth: int) -> float:
+        """Neurons of a part, or the mean of several languages'."""
+        sets = self.effects.settings["sets"]
+        sizes = [sets[row][0]["neurons"] for row in self._parts(language, side, depth)]
+        return sum(sizes) / len(sizes)
+
+    def _parts(self, language: str, side: Side, depth: int, equal: bool = False) -> list[str]:
+        """Rows of a part, one for each language that is asked for."""
         side = side if depth < self.n_layers else "first"
         languages = self.languages if language == MEAN else [language]
-        return self.mean_difference([row_name(name, f"{side} {depth}") for name in languages])
+        return [row_name(name, f"{side} {depth}", equal) for name in languages]
 
     def __repr__(self) -> str:
         return f"LayerSweep({shown_model(self.effects.settings)}: {', '.join(self.languages)}; layers {self.depths})"
@@ -159,9 +185,14 @@ def layer_sweep(
     corpus: Mapping[str, Sequence[Document]],
     *,
     depths: Sequence[int] | None = None,
+    equal: bool = True,
+    draws: int = 1,
     **options: Any,
 ) -> LayerSweep:
     """Switch off the part of each set in the first n layers, then in the last n, for growing n.
+
+    A part with more neurons does more damage, so as many neurons of the whole set, drawn at random, are switched off
+    beside each.
 
     Use development documents, neither those that the sets were detected on nor those of the final claim.
 
@@ -170,6 +201,8 @@ def layer_sweep(
         sets: neurons by language.
         corpus: development documents; at least these languages and one more.
         depths: the numbers of layers to try; 1 to all but two by default.
+        equal: whether to measure as many neurons of all layers beside each part.
+        draws: how many times they are drawn, with other seeds.
         options: passed on to :func:`effect_matrix`.
 
     Raises:
@@ -180,11 +213,15 @@ def layer_sweep(
     numbers = list(range(1, n_layers - 1)) if depths is None else sorted(set(depths))
     if not numbers or not 1 <= numbers[0] <= numbers[-1] <= n_layers - 2:
         raise ValueError(f"depths={depths}: give numbers of layers from 1 to {n_layers - 2}.")
-    rows: dict[str, NeuronSet] = {}
+    rows: dict[str, NeuronSet | list[NeuronSet]] = {}
     for language, neurons in _checked(sets, corpus).items():
-        for depth in numbers:
-            rows[row_name(language, f"first {depth}")] = neurons.restrict(layers=range(depth))
-            rows[row_name(language, f"last {depth}")] = neurons.restrict(layers=range(n_layers - depth, n_layers))
+        for depth, side in product(numbers, SIDES):
+            layers = range(depth) if side == "first" else range(n_layers - depth, n_layers)
+            part = neurons.restrict(layers=layers)
+            rows[row_name(language, f"{side} {depth}")] = part
+            if equal:
+                drawn = [cut_to_size(neurons, len(part), seed=seed) for seed in range(draws)]
+                rows[row_name(language, f"{side} {depth}", True)] = drawn
         rows[row_name(language, f"first {n_layers}")] = neurons
     return LayerSweep(effect_matrix(model, rows, corpus, **options))
 
@@ -226,8 +263,8 @@ class StageGrid(PartEffects, kind="stage_grid"):
     def means(self, *, equal: bool = False, without: Sequence[str] = ("en",)) -> pd.DataFrame:
         """One row per part: own rise minus the others' mean rise, mean over languages, with its 95 % interval.
 
-        Columns: difference (nats per token), low, high, p, documents, p_adjusted (over the parts). ``equal`` is as in
-        :meth:`to_frame`; ``without`` are languages left out: English is the hypothesis's pivot.
+        Columns: difference (nats per token), low, high, p, passages, documents, p_adjusted (over the parts).
+        ``equal`` is as in :meth:`to_frame`; ``without`` are languages left out: English is the hypothesis's pivot.
         """
         check_arguments(StageGrid.means, locals())
         means = {part: self.difference([part], equal=equal, without=without) for part in MWORK_PARTS}

@@ -54,7 +54,8 @@ class LanguageRatio(Result, kind="language_ratio"):
 
         Columns: prompt_language, layer (0 is the embedding), language (with ``shared`` and ``other``), share with its
         95 % interval low and high (mean over prompts, jackknife over documents), chance (share in random directions),
-        vocabulary (share of the vocabulary), lift (share − chance) with lift_low and lift_high, and documents.
+        vocabulary (share of the vocabulary), lift (share − chance) with lift_low and lift_high, passages (prompts) and
+        documents.
         """
         frames = {}
         for prompts, share in self._shares.items():
@@ -62,8 +63,9 @@ class LanguageRatio(Result, kind="language_ratio"):
             (low, high), (lift_low, lift_high) = share.share_interval, lift.interval
             shares = {"share": share.value, "low": low, "high": high, "chance": self._chance.value}
             lifts = {"lift": lift.value, "lift_low": lift_low, "lift_high": lift_high}
+            counts = {"passages": share.passages, "documents": share.documents}
             columns = {**shares, "vocabulary": self._reported.vocabulary.numpy(), **lifts}
-            frames[prompts] = by_layer(self.layers, self.labels, {**columns, "documents": share.documents})
+            frames[prompts] = by_layer(self.layers, self.labels, {**columns, **counts})
         return pd.concat(frames, names=["prompt_language"]).droplevel(1).reset_index()
 
     def only(self, prompt_language: str) -> "LanguageRatio":
@@ -123,9 +125,9 @@ class LanguageRatio(Result, kind="language_ratio"):
 
         Returns:
             One row per prompt language other than ``language``, and their mean: share, chance, lift (share − chance)
-            with its 95 % interval low and high (over documents and random directions), p, documents, p_adjusted
-            (over the prompt languages; the mean is a test of its own), and the verdict by it: above, below or at
-            chance, or not measurable on fewer than six documents.
+            with its 95 % interval low and high (over documents and random directions), p, passages, documents,
+            p_adjusted (over the prompt languages; the mean is a test of its own), and the verdict by it: above, below
+            or at chance, or not measurable on fewer than six documents.
 
         Raises:
             ValueError: for a language that is not reported, layers that were not read, or no baseline.
@@ -164,7 +166,7 @@ class LanguageRatio(Result, kind="language_ratio"):
         listed = "; ".join(f"{kind} for {', '.join(prompts)}" for kind, prompts in groups.items())
         points = f"{100 * mean['lift']:+.1f} points"
         if mean["verdict"] == NOT_MEASURABLE:
-            lift = f"{points}, {not_measurable(int(mean['documents']))}."
+            lift = f"{points}, {not_measurable(int(mean['documents']), passages=int(mean['passages']))}."
         else:
             lift = f"{points} ({100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}), {mean['verdict']} ({listed})."
         vocabulary = float(self.vocabulary[self.names.index(language)])
@@ -202,7 +204,9 @@ class LanguageRatio(Result, kind="language_ratio"):
         if not self.chance.shape[1]:
             return Estimate.nan()
         chance = Estimate.of_mean(_shares(self._reported.chance).transpose(1, 0, 2), units="directions")
-        return replace(chance, documents=sys.maxsize, effective=np.inf)  # it does not rest on documents
+        return replace(
+            chance, documents=sys.maxsize, effective=np.inf, passages=sys.maxsize
+        )  # it does not rest on documents
 
     def __repr__(self) -> str:
         prompts = ", ".join(f"{label} {len(counts)}" for label, counts in self.counts.items())

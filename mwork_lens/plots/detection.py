@@ -79,7 +79,7 @@ def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detectio
     figure.add_vline(x=float(compared["expected"].mean()), line={"dash": "dash", "color": "#999999"}, col=2)  # pyright: ignore[reportArgumentType]
     figure.update_xaxes(range=[0, 1.02])
     models, languages = (", ".join(compared[name].unique()) for name in ("model", "language"))
-    detail = f"{models}; mean over {languages}; dashed: overlap by chance"
+    detail = f"{models}; mean over {languages}; {_read(compared)}dashed: overlap by chance"
     return finish(figure, title, detail, layout, y="layer", height=520)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..effects import UNITS, Among, EffectMatrix
-from ..statistics import FALSE_DISCOVERIES, not_measurable
+from ..statistics import FALSE_DISCOVERIES, counted, not_measurable
 from .style import colour, error_bars, finish, groups, heat, hovering, table_axes
 
 UNLABELLED = ("random", "shared", "top ", "specific ")
@@ -56,8 +56,9 @@ def _cell(cell: Mapping[Any, Any], unit: str, decimals: int) -> tuple[str, str]:
 def tested(cell: Mapping[Any, Any]) -> str:
     """The interval and the adjusted p value of a cell, or why there are none."""
     if np.isnan(cell["low"]):
-        return not_measurable(int(cell["documents"]))
-    interval = f"95 %: {cell['low']:+.3f} to {cell['high']:+.3f}, {cell['documents']:.0f} documents"
+        return not_measurable(int(cell["documents"]), passages=int(cell["passages"]))
+    read = counted([cell["passages"]], [cell["documents"]])
+    interval = f"95 %: {cell['low']:+.3f} to {cell['high']:+.3f}, {read}"
     return f"{interval}<br>adjusted p {cell['p_adjusted']:.2g}"
 
 

@@ -63,8 +63,9 @@ def _cell(row: Mapping[Any, Any]) -> tuple[str, str]:
 def layer_sweep(sweep: LayerSweep, **layout: Any) -> go.Figure:
     """Own rise minus the others', of the part of a set in the first and in the last n layers, with 95 % bands.
 
-    The thick line is the mean over languages, the dashed one an even share of the whole set's; where the thick line
-    lies highest above it, the dotted lines place N1 and N2.
+    The thick line is the mean over languages, the dashed one an even share of the whole set's, the dotted one as many
+    of the sets' neurons drawn from all layers; where the thick line lies highest above the even share, vertical lines
+    place N1 and N2.
     """
     sides = groups(sweep.to_frame(), "side")
     titles = ["the first n layers’ neurons off", "the last n layers’ neurons off"]
@@ -76,6 +77,10 @@ def layer_sweep(sweep: LayerSweep, **layout: Any) -> go.Figure:
                 figure.add_trace(trace, **cell)
         ends = [0, list(by_language[MEAN]["difference"])[-1]]
         figure.add_trace(line([0, sweep.n_layers], ends, "even share", "#777777", dash="dash"), **cell)
+        if sweep.has_equal:
+            rows, name = by_language[MEAN], "as many neurons of all layers"
+            equal = rows["difference"] - rows["beyond"]
+            figure.add_trace(line(rows["layers"], equal, name, "#D55E00", f"{name}: %{{y:.3f}}", dash="dot"), **cell)
     figure.update_xaxes(dtick=2)
     choice = _mark_choice(figure, sweep)
     detail = f"{sweep.effects.settings['model']}; {sweep.effects.text_read}; {choice}"

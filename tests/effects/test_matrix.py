@@ -228,7 +228,7 @@ def test_a_finding_tells_the_numbers_of_its_row():
     assert "the loss changes by en" in effects.finding("nothing")
     single = {language: texts[:1] for language, texts in CORPUS.items()}
     few = mw.effect_matrix(tiny("llama"), {"fr": sets(tiny("llama"))["fr"]}, single, progress=False)
-    assert few.finding("fr").endswith("not measurable on 1 document.")
+    assert few.finding("fr").endswith("not measurable on 1 document (1 passage).")
     with pytest.raises(ValueError, match="no row 'sw'"):
         effects.finding("sw")
 

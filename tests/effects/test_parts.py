@@ -75,14 +75,30 @@ def test_the_sweep_grows_from_either_end(model, sets, sweep):
     assert found["excess"] == pytest.approx(found["difference"] - 2 / 5 * whole)
     means, french, russian = (frame.loc[name]["difference"] for name in ("mean", "fr", "ru"))
     np.testing.assert_allclose(means, (french + russian) / 2)
-    np.testing.assert_allclose(frame.xs(5, level="layers")["excess"], 0, atol=1e-12)
+    np.testing.assert_allclose(frame.xs(5, level="layers")[["excess", "beyond"]], 0, atol=1e-12)
+
+
+def test_each_part_of_the_sweep_is_compared_with_as_many_neurons(model, sets, sweep):
+    frame = sweep.to_frame().set_index(["language", "side", "layers"]).sort_index()
+    assert list(frame.loc[("fr", "first"), "neurons"]) == [1, 3, 5, 8]
+    assert frame.loc[("mean", "last", 2), "neurons"] == 3
+    as_many = mw.effect_matrix(model, {"fr": mw.cut_to_size(sets["fr"], 3)}, CORPUS, progress=False)
+    found = frame.loc[("fr", "first", 2)]
+    assert found["beyond"] == pytest.approx(found["difference"] - as_many.difference("fr").value)
+    assert "(equal)" not in str(sweep.languages)
+    assert "above as many of the sets' neurons of all layers" in steps(sweep, lambda side, n: n**0.5 / 5).finding()
+    alone = mw.layer_sweep(model, sets, CORPUS, depths=[1], equal=False, progress=False)
+    assert alone.to_frame()["beyond"].isna().all()
+    assert "not compared with as many" in steps(alone, lambda side, n: n**0.5 / 5).finding()
+    names = [[trace.name for trace in mw.plots.layer_sweep(one).data] for one in (sweep, alone)]
+    assert ["as many neurons of all layers" in each for each in names] == [True, False]
 
 
 def steps(sweep, of):
     """The sweep with known differences: ``of(side, layers)`` nats per token."""
     nats = {"baseline": sweep.effects.nats["baseline"]}
     for row in sweep.effects.rows:
-        language, side, layers = row.split()
+        language, side, layers = row.removesuffix(" (equal)").split()
         rise = {read: of(side, int(layers)) * (read == language) for read in CORPUS}
         tokens = sweep.effects.tokens
         nats[row] = {read: nats["baseline"][read] + rise[read] * tokens[read] for read in CORPUS}
