@@ -320,9 +320,10 @@ TUNED_ARMS: Mapping[str, str] = {
     "random": "as many uniformly random neurons",
     "matched": "as many neurons with equal scores",
     "specific": "the language's own neurons",
-    "all": "all parameters",
+    "all": "all parameters: a reference and not a control, which cannot be of this size",
     "english-text": "the language's own neurons, tuned on the same documents in English",
-    "other-neurons": "another language's neurons, tuned on this language's documents",
+    "other-neurons": "another language's neurons, at most as many, tuned on this language's documents",
+    "own-as-few": "the language's own neurons, cut at random to as many as other-neurons",
 }
 """What is tuned, compared with the original model."""
 
@@ -336,7 +337,7 @@ class EnhancementConfig(DetectionSettings):
     documents: Annotated[Sequence[int], numbers(2)] = (400,)
     """Passages to tune on; smaller numbers are parts of larger ones, and every arm sees the same."""
     arms: Annotated[Sequence[str], Reader(str, COMMAS.read, lambda _: None)] = tuple(TUNED_ARMS)
-    """Of random, matched, specific, all, english-text, other-neurons; all by default."""
+    """Of random, matched, specific, all, english-text, other-neurons, own-as-few; all by default."""
     seeds: Seeds = (0, 1)
     """Draws of the tuning passages, their order and the controls."""
     paper_rate: Annotated[float | None, Reader(float, lambda _, rate: rate or None)] = 2e-6

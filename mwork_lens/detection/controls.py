@@ -1,7 +1,7 @@
 """Sets to compare a language's neurons with, of the same size in every layer and site."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -120,6 +120,16 @@ def other_control(neurons: NeuronSet, other: NeuronSet, *, seed: int = 0) -> Neu
     return _draw_from(other - neurons, neurons, seed, f"specific {other.origin.language or 'other'}")
 
 
+def fullest_of(others: Sequence[NeuronSet], neurons: NeuronSet) -> NeuronSet:
+    """The one that has neurons for most of the set's layers and sites."""
+    sizes = _sizes(neurons)
+
+    def places_filled(other: NeuronSet) -> int:
+        return sum(int(size.minimum(sizes[site]).sum()) for site, size in _sizes(other - neurons).items())
+
+    return max(others, key=places_filled)
+
+
 def cut_to_equal(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> dict[str, NeuronSet]:
     """Every set cut at random to the same number in each layer and site: the smallest among them.
 
@@ -155,12 +165,7 @@ def all_controls(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -> 
         controls["top en"] = top_control(neurons, detection, seed=seed)
     others = [_specific(neurons, detection, other) for other in detection.languages if other not in (language, "en")]
     if others:
-        sizes = _sizes(neurons)
-
-        def places_filled(other: NeuronSet) -> int:
-            return sum(int(size.minimum(sizes[site]).sum()) for site, size in _sizes(other - neurons).items())
-
-        fullest = max(others, key=places_filled)
+        fullest = fullest_of(others, neurons)
         controls[f"specific {fullest.origin.language}"] = other_control(neurons, fullest, seed=seed)
     return controls
 

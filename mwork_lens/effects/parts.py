@@ -11,7 +11,7 @@ import pandas as pd
 from ..detection import cut_to_size
 from ..model import HookedModel, shown_model
 from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
-from ..statistics import Estimate, benjamini_hochberg, interval_words
+from ..statistics import FEWEST, Estimate, benjamini_hochberg, interval_words, not_measurable
 from ..store import Result
 from ..text import Document, check_arguments
 from ..text.choices import listed, require_choice
@@ -99,17 +99,23 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
     def choice(self) -> tuple[int, int]:
         """N1 and N2: where the first and the last layers together exceed their even share of selectivity the most.
 
-        The knee of both curves (mean over languages). Raises a ValueError where the sets are not selective at all, or
-        neither curve is ever above an even share: such sets tell nothing about stages.
+        The knee of both curves (mean over languages). Raises a ValueError on fewer than six documents, where no two
+        depths leave a layer between, where the sets are not selective at all, or where neither curve is ever above an
+        even share: such sets tell nothing about stages.
         """
-        whole = self._means["first", self.n_layers]["difference"]
-        excess = {key: mean["excess"] for key, mean in self._means.items()}
+        mean = self._means["first", self.n_layers]
+        whole, excess = mean["difference"], {key: mean["excess"] for key, mean in self._means.items()}
+        if (documents := mean["documents"]) < FEWEST:
+            few = not_measurable(documents, passages=mean["passages"])
+            raise ValueError(f"Which layers stand out is {few}: all together differ by {whole:+.3f} nats per token.")
         allowed = [(a, b) for a, b in product(self.depths, repeat=2) if a + b < self.n_layers]
+        if not allowed:
+            raise ValueError(f"No two of depths={self.depths} leave a layer between them: add a smaller one.")
         first, last = max(allowed, key=lambda pair: excess["first", pair[0]] + excess["last", pair[1]])
         if whole <= 0 or max(excess["first", first], excess["last", last]) <= 0:
             raise ValueError(
-                f"No layers stand out: all layers together differ by {whole:+.3f} nats per token, the first {first} by "
-                f"{excess['first', first]:+.3f} from their even share of it, the last {last} by "
+                f"No layers stand out on {self.effects.text_read}: all together differ by {whole:+.3f} nats per token, "
+                f"the first {first} by {excess['first', first]:+.3f} from their even share of it, the last {last} by "
                 f"{excess['last', last]:+.3f}."
             )
         return first, last
@@ -136,8 +142,9 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         whole = self._means["first", self.n_layers]["difference"]
         return (
             f"Own rise minus the others' with all {self.n_layers} layers' neurons off: {whole:+.3f} nats per token "
-            f"(mean of {', '.join(self.languages)}, {self.effects.text_read}); {'; '.join(parts)}."
-            + ("" if self.has_equal else " Parts of other sizes were not compared with as many neurons of all layers.")
+            f"(mean of {', '.join(self.languages)}, {self.effects.text_read}); {'; '.join(parts)}; "
+            + ("" if self.has_equal else "what as many neurons of all layers do was not measured; ")
+            + "these places are where the sum of both shares is largest, which flatters them."
         )
 
     def stages(self, model: HookedModel | NeuronSpace) -> Stages:

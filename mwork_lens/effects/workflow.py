@@ -18,7 +18,7 @@ from .parts import StageGrid
 
 Verdict = Literal["supported", "not supported", "not measured", "not measurable"]
 _VERDICTS: Mapping[str, Verdict] = {"above": "supported", "not measurable": "not measurable"}
-UNMEASURED = {"value": np.nan, "low": np.nan, "high": np.nan, "documents": 0, "p_adjusted": np.nan}
+UNMEASURED = {"value": np.nan, "low": np.nan, "high": np.nan, "passages": 0, "documents": 0, "p_adjusted": np.nan}
 TASK_PARTS = ("task_solving attention", "task_solving feed_forward")
 HYPOTHESES = {
     "understanding": "turns a query in any language into a common form",
@@ -52,6 +52,8 @@ class Evidence:
     """How many the value rests on; 0 where nothing was measured, or nothing is known of it."""
     p_adjusted: float = np.nan
     """Adjusted as in the table that the value is of: over the parts of :meth:`StageGrid.means`, or the stages."""
+    passages: int = 0
+    """Of these documents: passages that losses were read on, or prompts; 0 where that was not recorded."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Workflow(Result, kind="workflow"):
         return [evidence for evidence in self.evidence if evidence.stage == stage]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per claim: stage, claim, measure, value, low, high, verdict, hypothesis, documents, p_adjusted."""
+        """One row per claim: the fields of :class:`Evidence`."""
         return pd.DataFrame([asdict(evidence) for evidence in self.evidence])
 
     def __repr__(self) -> str:
@@ -159,4 +161,5 @@ def _evidence(stage: str, claim: str, measure: str, numbers: Mapping[Any, float]
     side = adjusted_verdict(numbers["value"], numbers["p_adjusted"])
     says = "not measured" if not numbers["documents"] else _VERDICTS.get(side, "not supported")
     value, low, high, p = (float(numbers[name]) for name in ("value", "low", "high", "p_adjusted"))
-    return Evidence(stage, claim, measure, value, low, high, says, hypothesis, int(numbers["documents"]), p)
+    passages, documents = (int(numbers[name]) for name in ("passages", "documents"))
+    return Evidence(stage, claim, measure, value, low, high, says, hypothesis, documents, p, passages)

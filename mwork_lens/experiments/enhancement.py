@@ -278,6 +278,7 @@ def write(folder: ResultsFolder, result: Enhancement) -> None:
 
 def formatted_table(table: pd.DataFrame) -> pd.DataFrame:
     """Numbers of :meth:`Enhancement.table` as one reads them: changes, neurons and rates differ in size."""
-    formats = {"neurons": "{:,.0f}", "learning_rate": "{:g}"}
+    counts = dict.fromkeys(("neurons", "passages", "documents"), "{:,.0f}")
+    formats = {**counts, "learning_rate": "{:g}", "role": "{}"}
     columns = {name: table[name].map(formats.get(str(name), "{:+.4f}").format) for name in table}
     return pd.DataFrame(columns).where(table.notna(), "–")

@@ -20,7 +20,7 @@ from ..model import HookedModel, encode, model_record, special_ids
 from ..neurons import STAGES, NeuronSet
 from ..report import Section, write_page
 from ..settings import ReportConfig
-from ..statistics import FALSE_DISCOVERIES, adjusted_verdict, not_measurable
+from ..statistics import FALSE_DISCOVERIES, adjusted_verdict, counted, not_measurable
 from ..store import versions, write_text
 from ..text import Corpus, Identifier, identifier
 from .effects import effects_settings, require_languages, run_effects, stages_of
@@ -266,11 +266,13 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     own = [row for row in selectivity.index if row in frame.columns and selectivity.loc[row, "neurons"]]
     most = [row for row in own if frame.loc[row].idxmax() == row]
     sides = {row: adjusted_verdict(*selectivity.loc[row, ["difference", "p_adjusted"]]) for row in own}
-    shown = not_measurable(number := effects.document_count())
+    documents = effects.document_count()
+    read = [len(names) for names in effects.documents.values()]
+    shown = not_measurable(documents, passages=min(read))
     if "not measurable" not in sides.values():
         clear = [row for row, side in sides.items() if side == "above"]
         listed = f"{len(clear)} ({', '.join(clear) or 'none'})"
-        shown = f"clear for {listed} at q ≤ {FALSE_DISCOVERIES:g} on {number} documents"
+        shown = f"clear for {listed} at q ≤ {FALSE_DISCOVERIES:g} on {counted(read, [documents])}"
     ends = dict.fromkeys(f"{end(selectivity.loc[own, 'neurons']):,.0f}" for end in (min, max))
     off = f"Switching off a language's own neurons ({' to '.join(ends)} neurons)"
     text = [

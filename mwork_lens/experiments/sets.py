@@ -3,7 +3,7 @@
 import torch
 
 from ..detection import Detection, matched_control, other_control, random_control
-from ..detection.controls import cut_to_equal
+from ..detection.controls import cut_to_equal, fullest_of
 from ..neurons import NeuronSet
 from ..settings import ENGLISH, FEWER_ACTIVE, NOT_ENGLISH, RANDOM_AS_NOT_ENGLISH, TASK_ARMS, TUNED_ARMS
 from ..text.choices import require_choice
@@ -55,4 +55,5 @@ def arm_set(arm: str, detection: Detection, language: str, quorum: float, seed: 
     sets = [other for name, other in specific_sets(detection, quorum).items() if name not in (language, ENGLISH)]
     if not sets:
         raise ValueError(f"No language besides {language!r} and English has neurons of its own: leave out the arm.")
-    return other_control(neurons, min(sets, key=lambda other: abs(len(other) - len(neurons))), seed=seed)
+    other = other_control(neurons, fullest_of(sets, neurons), seed=seed)
+    return cut_to_equal({"own": neurons, "other": other}, seed=seed)["own"] if arm == "own-as-few" else other

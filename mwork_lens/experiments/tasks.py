@@ -145,8 +145,8 @@ def reading(result: TaskResult) -> list[str]:
         "English is asked with each other language's neurons off, each other language with its own off. Δ is English's "
         "change minus the others' mean change: positive where the damage is specific to them. Scores are in per cent, "
         f"the {LIKELIHOOD} is that of the reference answer, in nats per token. Brackets are 95 % intervals (Wilson for "
-        "shares, else jackknife over documents, paired across conditions); n is distinct questions; a star: q ≤ 0.05 "
-        "after Benjamini and Hochberg over the cells of a table.",
+        "shares, else jackknife over documents, paired across conditions); n is distinct questions / documents that "
+        "they are about; a star: q ≤ 0.05 after Benjamini and Hochberg over the cells of a table.",
         PAPER_VALUES,
         *gaps(result),
     ]

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from ..generation import Generations, Steering
 from ..tasks import ALL, GROUPS, LIKELIHOOD, MEASURED, ORIGINAL, TaskResult
 from ..text.choices import listed, require_choice
-from ..tuning import HELD_OUT, Enhancement, Rate, Tuned
+from ..tuning import HELD_OUT, REFERENCE, Enhancement, Rate, Tuned
 from .effects import effect_matrix
 from .style import SEQUENTIAL, colour, error_bars, finish, groups, hovering, line, panels
 
@@ -103,15 +103,17 @@ def task_changes(result: TaskResult, *, metric: str | None = None, scope: str = 
                 name=arm,
                 marker={"color": colour(i)},
                 error_y=error_bars(rows, "change", "change_"),
-                customdata=rows[["n", "status"]],
-                hovertemplate=f"{arm}, %{{x}}: %{{y:+.2f}}<br>n %{{customdata[0]}}<extra>{group}</extra>",
+                customdata=rows[["n", "documents"]],
+                hovertemplate=f"{arm}, %{{x}}: %{{y:+.2f}}<br>n %{{customdata[0]}} of %{{customdata[1]}} documents"
+                f"<extra>{group}</extra>",
             )
             figure.add_trace(bar, **cell)
         if reasons := [status for status in panel["status"].unique() if status != MEASURED]:
             figure.add_annotation(text=", ".join(reasons), **where, **cell)
     figure.update_yaxes(zeroline=True, zerolinecolor="#666666")
-    numbers = ", ".join(f"{language} {len(questions)}" for language, questions in result.questions.items())
-    detail = f"questions: {numbers}; bars: 95 %; Δ: English's change minus the others'"
+    documents = result.documents
+    numbers = ", ".join(f"{tag} {len(asked)} ({documents.get(tag, 0)})" for tag, asked in result.questions.items())
+    detail = f"questions (of documents): {numbers}; bars: 95 %; Δ: English's change minus the others'"
     look = {"barmode": "group", "height": 520, "legend": {"title": {"text": "neurons off"}}}
     title, change = f"{result.task.title} with neurons off: {metric}", f"change of {metric}, {unit}"
     return finish(figure, title, detail, layout, y=change, **look)
@@ -210,4 +212,5 @@ def _panels(found: Enhancement, rows: dict[str, pd.DataFrame], x: str, mode: str
 def _detail(found: Enhancement, rate: str) -> str:
     seeds = len(found.design["seeds"])
     which = "each arm's own learning rate" if rate == "own" else f"learning rate {found.design['paper_rate']:g}"
-    return f"{found.settings['model']}; {which}; {seeds} seed{'s' if seeds > 1 else ''}"
+    reference = f"; all: {REFERENCE}" if "all" in found.design["arms"] else ""
+    return f"{found.settings['model']}; {which}; {seeds} seed{'s' if seeds > 1 else ''}{reference}"

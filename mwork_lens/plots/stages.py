@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ..effects import MEAN, SIDES, Evidence, LayerSweep, StageGrid, Workflow
 from ..neurons import MWORK_PARTS, STAGES
-from ..statistics import FALSE_DISCOVERIES, interval_words
+from ..statistics import FALSE_DISCOVERIES, counted, not_measurable
 from .effects import star, tested
 from .style import COLOURS, DASHES, banded_line, colour, finish, groups, heat, line, panels, table_axes
 
@@ -99,8 +99,8 @@ def _curve(rows: pd.DataFrame, language: str, i: int) -> list[go.Scatter]:
 def _mark_choice(figure: go.Figure, sweep: LayerSweep) -> str:
     try:
         depths = sweep.choice()
-    except ValueError:
-        return "no layers stand out"
+    except ValueError as error:
+        return str(error).partition(":")[0]
     for column, number in enumerate(depths, start=1):
         figure.add_vline(x=number, line={"dash": "dot", "color": "#222222"}, col=column)  # pyright: ignore[reportArgumentType]
     return f"chosen: the first {depths[0]} and the last {depths[1]} of {sweep.n_layers}"
@@ -128,10 +128,8 @@ def workflow(found: Workflow, **layout: Any) -> go.Figure:
         figure.add_annotation(x=i + 1.02, y=0.5, ax=i + 0.92, ay=0.5, **arrow)
     figure.update_xaxes(visible=False, range=[0, len(STAGES) - 0.06])
     figure.update_yaxes(visible=False, range=[0, 1])
-    counts = sorted({each.documents for each in found.evidence if each.documents})
-    documents = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} documents; " if counts else ""
     detail = (
-        f"{found.settings['model']}; {documents}95 % intervals; ✓: the claim of that line, above zero at "
+        f"{found.settings['model']}; in brackets: 95 % interval, text read; ✓: the claim of that line, above zero at "
         f"q ≤ {FALSE_DISCOVERIES:g}, which is consistent with MWork’s words and no proof of them"
     )
     size = {"height": 460, "width": 1150, "margin": {"l": 20, "r": 20, "t": 90, "b": 20}}
@@ -141,7 +139,11 @@ def workflow(found: Workflow, **layout: Any) -> go.Figure:
 def _evidence(evidence: Evidence) -> str:
     mark, ink = MARKS[evidence.verdict]
     value = "" if np.isnan(evidence.value) else f": {evidence.value:+.2f}"
-    if evidence.documents:
-        value += f" {interval_words(evidence.low, evidence.high, '+.2f', evidence.documents)}"
+    passages, documents = evidence.passages, evidence.documents
+    if evidence.verdict == "not measurable":
+        value += f", {not_measurable(documents, passages=passages)}"
+    elif documents:
+        texts = f", {counted([passages], [documents])}" if passages else f", {documents} documents"
+        value += f" ({evidence.low:+.2f} to {evidence.high:+.2f}{texts})"
     lines = "<br>".join([*textwrap.wrap(evidence.claim, 42), *textwrap.wrap(evidence.measure + value, 46)])
     return f'{lines}<br><span style="color:{ink}"><b>{mark} {evidence.verdict}</b></span>'

@@ -281,11 +281,16 @@ class TaskResult:
 
 def _cell_text(cell: Mapping[Any, Any]) -> str:
     if cell["status"] != MEASURED:
-        return f"{cell['status']}" + (f" (n {cell['n']})" if cell["n"] else "")
+        return f"{cell['status']}" + (f" ({_number(cell)})" if cell["n"] else "")
     keys = ("change", "change_low", "change_high") if cell["group"] == GROUPS[2] else ("score", "low", "high")
     scale, decimals = (1, 2) if cell["metric"] == LIKELIHOOD else (100, 1)
     value, low, high = ("?" if np.isnan(cell[key]) else f"{scale * cell[key]:.{decimals}f}" for key in keys)
     if np.isnan(cell[keys[1]]):
         return f"{value} {not_measurable(cell['documents'])}, n {cell['n']}"
     star = "*" if adjusted_verdict(cell[keys[0]], cell["q"]) in ("above", "below") else ""
-    return f"{value}{star} [{low}, {high}] n {cell['n']}"
+    return f"{value}{star} [{low}, {high}] {_number(cell)}"
+
+
+def _number(cell: Mapping[Any, Any]) -> str:
+    """Questions and, after a stroke, the documents that they are about."""
+    return f"n {cell['n']}/{cell['documents']}"

@@ -1,7 +1,7 @@
 """Tune only some neurons: the masked-gradient loop, what it changed, checkpoints."""
 
 from .delta import NeuronDelta
-from .enhancement import HELD_OUT, Enhancement, Passages, Rate, Run, RunResult
+from .enhancement import HELD_OUT, REFERENCE, Enhancement, Passages, Rate, Run, RunResult
 from .export import export_edited, export_tuned
 from .loop import tune
 from .masked import kept_weights

@@ -1,5 +1,6 @@
 """What tuning a language's neurons does to every language: losses of the original model and after each run."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..effects import BASELINE, TUNED, EffectMatrix
-from ..statistics import adjusted_verdict, benjamini_hochberg, interval_words
+from ..statistics import adjusted_verdict, benjamini_hochberg, counted, interval_words
 from ..store import Result, storable
 from ..text import check_arguments
 from ..text.choices import listed
@@ -20,9 +21,20 @@ from ..text.choices import listed
 HELD_OUT = "held-out"
 """The domain of the tuning text: its evaluation documents."""
 ORIGINAL = "original"
+_UNITS = ("passages", "documents")
 Rate = Literal["own", "paper"]
 RATES: tuple[Rate, ...] = get_args(Rate)
-_VERDICTS = {"below": "better than", "above": "worse than", "at": "not told apart from", "not measurable": "beside"}
+_VERDICTS = {
+    "below": "are better than",
+    "above": "are worse than",
+    "at": "are not told apart from",
+    "not measurable": "beside",
+}
+_COMPARED = {"random": "specific", "matched": "specific", "all": "specific", "other-neurons": "own-as-few"}
+"""Which of the own neurons' arms, of the same size but for all parameters, each arm is compared with."""
+_OWN = {"specific": "Its own neurons", "own-as-few": "As few of its own neurons"}
+REFERENCE = "a reference, not a control of this size"
+"""What the arm that tunes all parameters is."""
 
 
 @storable
@@ -84,14 +96,24 @@ class Enhancement(Result, kind="enhancement"):
         return self.settings["design"]
 
     def rates(self) -> pd.DataFrame:
-        """One row per trial: language, arm, documents, rate, seed, development_loss (nats per token), chosen."""
+        """One row per trial: language, arm, documents, rate, seed, development_loss (nats per token), chosen.
+
+        And what it was measured on: development_passages, development_documents (NaN where that was not recorded).
+        """
         trials, own = self.settings["trials"], self.settings["own_rates"]
-        return pd.DataFrame(trials).assign(chosen=[own[t["language"]][t["arm"]] == t["rate"] for t in trials])
+        corpus = self.settings.get("corpora", {}).get("development", {})
+        read = [
+            {f"development_{what}": corpus.get(what, {}).get(t["language"], math.nan) for what in _UNITS}
+            for t in trials
+        ]
+        table = pd.DataFrame(trials).assign(chosen=[own[t["language"]][t["arm"]] == t["rate"] for t in trials])
+        return table.join(pd.DataFrame(read, index=table.index))
 
     def runs(self) -> pd.DataFrame:
         """One row per run: language, arm, documents, rate, seed, neurons, trained and changed weights, steps, losses.
 
-        Losses are those of the tuned language on the held-out documents, before and after, in nats per token.
+        Losses are those of the tuned language on the held-out documents, before and after, in nats per token, on so
+        many evaluation_passages of evaluation_documents.
         """
         columns = ("neurons", "trained", "changed", "steps", "tokens", "tuning_seconds", "measuring_seconds")
         rows = []
@@ -99,7 +121,9 @@ class Enhancement(Result, kind="enhancement"):
             run = result.run
             assert run is not None
             losses = {"loss_before": self._loss(self.original, run), "loss_after": self._loss(result, run)}
-            rows.append({**vars(run), **{name: result.metadata[name] for name in columns}, **losses})
+            read = self.read[HELD_OUT].documents[run.language]
+            counts = {"evaluation_passages": len(read), "evaluation_documents": len(set(read))}
+            rows.append({**vars(run), **{name: result.metadata[name] for name in columns}, **losses, **counts})
         return pd.DataFrame(rows)
 
     def _loss(self, result: RunResult, run: Run) -> float:
@@ -169,7 +193,7 @@ class Enhancement(Result, kind="enhancement"):
         """One row per domain, rate, number of passages, tuned language, arm and language read.
 
         Columns after these: change of loss against the original model in nats per token, with its 95 % interval low and
-        high, p, evaluation_documents, and p_adjusted over the arms and languages of that table.
+        high, p, evaluation_passages, evaluation_documents, and p_adjusted over the arms and languages of that table.
         """
         frames = []
         for domain, ((rate, documents), by_arm) in product(self.read, self._by_arm.items()):
@@ -188,6 +212,8 @@ class Enhancement(Result, kind="enhancement"):
         """The compact table: one row per language and arm, change of its own loss, English's, all others' mean.
 
         ``difference`` is own minus others, with its interval (low, high): below zero where tuning favours the language.
+        ``role`` says whether an arm is the language's own neurons, a control for them, or a reference (all parameters,
+        for which no control of the same size exists); passages and documents are those of the evaluation.
         """
         check_arguments(Enhancement.table, locals())
         matrix = self.matrix(domain, rate=rate, documents=documents)
@@ -196,7 +222,10 @@ class Enhancement(Result, kind="enhancement"):
             return table
         table["neurons"] = table["neurons"].where(table["neurons"] > 0)  # NaN where all parameters are tuned
         rates = [matrix.settings["sets"][row][0]["origin"]["rate"] for row in table.index]
-        table = table[["neurons", "own", "others", "difference", "low", "high"]]
+        table = table[["neurons", "own", "others", "difference", "low", "high", "passages", "documents"]]
+        arms = [str(matrix.settings["sets"][row][0]["origin"]["kind"]) for row in table.index]
+        roles = ["reference" if arm == "all" else "own" if arm in _OWN else "control" for arm in arms]
+        table.insert(0, "role", roles)
         english = frame["en"].reindex(table.index) if "en" in frame else float("nan")
         return table.assign(english=english, learning_rate=rates).rename_axis("tuned")
 
@@ -210,14 +239,19 @@ class Enhancement(Result, kind="enhancement"):
         here = (self.changes[list(place)] == list(place.values())).all(axis=1)
         cells = {str(cell["arm"]): cell for cell in self.changes.loc[here].to_dict("records")}
         arms, listed = list(cells), "; ".join(f"{arm} {_change(cell)}" for arm, cell in cells.items())
+        documents = self.read[HELD_OUT].documents[language]
         sentences = [
-            f"{language}, {passages} passages, {rate} rate: change of its held-out loss in nats per token, with 95 % "
-            f"intervals: {listed}."
+            f"{language}, tuned on {passages} passages, {rate} rate: change of its loss on "
+            f"{counted([len(documents)], [len(set(documents))])} held out, in nats per token, with 95 % intervals: "
+            f"{listed}."
         ]
-        others = [arm for arm in ("random", "matched", "all") if arm in arms] if "specific" in arms else []
+        others = [arm for arm, own in _COMPARED.items() if arm in arms and own in arms]
         for cell in self._beyond(language, rate, others).to_dict("records"):
-            side = _VERDICTS[adjusted_verdict(cell["change"], cell["p_adjusted"])]
-            sentences.append(f"Its own neurons are {side} {cell['arm']} ({_change(cell, brackets=False)}).")
+            side, arm = _VERDICTS[adjusted_verdict(cell["change"], cell["p_adjusted"])], cell["arm"]
+            named = f"all parameters, {REFERENCE}" if arm == "all" else arm
+            sentences.append(f"{_OWN[_COMPARED[arm]]} {side} {named} ({_change(cell, brackets=False)}).")
+        if "other-neurons" in arms and "own-as-few" not in arms:
+            sentences.append("There is no own-as-few to compare other-neurons with, which may be fewer than its own.")
         tried, own = self.design["rates"], self.settings["own_rates"][language]
         edges = [f"{arm} ({own[arm]:g})" for arm in arms if rate == "own" and own[arm] in (min(tried), max(tried))]
         if edges and len(tried) > 1:
@@ -230,7 +264,7 @@ class Enhancement(Result, kind="enhancement"):
         if not arms:
             return pd.DataFrame()
         tables = {arm: _changes(self.matrix(rate=rate, against=arm)).set_index(["off", "read"]) for arm in arms}
-        rows = [{"arm": arm, **cells.loc[f"{language} specific", language]} for arm, cells in tables.items()]
+        rows = [{"arm": arm, **cells.loc[f"{language} {_COMPARED[arm]}", language]} for arm, cells in tables.items()]
         cells = pd.DataFrame(rows)
         return cells.assign(p_adjusted=benjamini_hochberg(cells["p"].to_numpy()))
 
@@ -239,7 +273,7 @@ class Enhancement(Result, kind="enhancement"):
 
 
 def _changes(matrix: EffectMatrix) -> pd.DataFrame:
-    return matrix.intervals.rename(columns={"rise": "change", "documents": "evaluation_documents"})
+    return matrix.intervals.rename(columns={"rise": "change", **{name: f"evaluation_{name}" for name in _UNITS}})
 
 
 def _change(row: Mapping[Any, Any], brackets: bool = True) -> str:

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import norm, t
 
 import mwork_lens as mw
-from mwork_lens.effects import StageGrid
+from mwork_lens.effects import LayerSweep, StageGrid
 from mwork_lens.neurons import MWORK_PARTS
 from mwork_lens.plots.style import COLOURS, DASHES, finish, panels
 from mwork_lens.statistics import FALSE_DISCOVERIES, FEWEST, Estimate, Jackknife, benjamini_hochberg
@@ -147,17 +147,31 @@ class Null:
         effects.settings["stages"] = stages
         return StageGrid(effects)
 
-    def enhancement(self) -> Enhancement:
-        """One language tuned in two arms with two seeds."""
-        runs = [Run("de", arm, 9, 0.1, seed) for arm in ("specific", "random", "matched") for seed in (0, 1)]
-        metadata = {"neurons": 9, "losses": [1.0, 1.0]}
+    def sweep(self) -> LayerSweep:
+        """One language's set in the first and the last layer of three, and as many neurons of all layers."""
+        parts = [f"{side} 1{equal}" for side in ("first", "last") for equal in ("", " (equal)")]
+        effects = self.matrix({f"de {part}": "de" for part in (*parts, "first 3")})
+        effects.settings["sets"]["de first 3"][0]["origin"]["layers"] = [0, 1, 2]
+        return LayerSweep(effects)
+
+    def enhancement(self, arms: Sequence[str] = ("specific", "random", "matched")) -> Enhancement:
+        """One language tuned in several arms with two seeds."""
+        runs = [Run("de", arm, 9, 0.1, seed) for arm in arms for seed in (0, 1)]
+        counts = ("neurons", "trained", "changed", "steps", "tokens", "tuning_seconds", "measuring_seconds")
+        metadata = {**dict.fromkeys(counts, 9), "losses": [1.0, 1.0]}
         results = [RunResult(run, {HELD_OUT: {read: self.losses()[0] for read in LANGUAGES}}, metadata) for run in runs]
         names = dict.fromkeys(LANGUAGES, self.names)
         read = Passages(dict.fromkeys(LANGUAGES, self.tokens), names, {"parallel": True, "passages": names})
         design = {"languages": ["de"], "documents": [9], "paper_rate": 0, "rates": [0.1], "seeds": [0, 1]}
-        rates = {"de": dict.fromkeys(("specific", "random", "matched"), 0.1)}
+        of_part = {"passages": {"de": len(self.names)}, "documents": {"de": len(set(self.names))}}
+        trials = [{"language": "de", "arm": arm, "rate": 0.1, "development_loss": 1.0} for arm in arms]
         original = RunResult(None, {HELD_OUT: dict.fromkeys(LANGUAGES, self.base[0])}, {})
-        settings = {"model": "null", "design": design, "own_rates": rates, "trials": []}
+        settings = {
+            "model": "null",
+            "design": {**design, "arms": [*arms]},
+            "own_rates": {"de": dict.fromkeys(arms, 0.1)},
+        }
+        settings |= {"trials": trials, "corpora": {"development": of_part}}
         return Enhancement(original, results, {HELD_OUT: read}, settings)
 
     def tasks(self, task: Any) -> TaskResult:

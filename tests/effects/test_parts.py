@@ -89,7 +89,7 @@ def test_each_part_of_the_sweep_is_compared_with_as_many_neurons(model, sets, sw
     assert "above as many of the sets' neurons of all layers" in steps(sweep, lambda side, n: n**0.5 / 5).finding()
     alone = mw.layer_sweep(model, sets, CORPUS, depths=[1], equal=False, progress=False)
     assert alone.to_frame()["beyond"].isna().all()
-    assert "not compared with as many" in steps(alone, lambda side, n: n**0.5 / 5).finding()
+    assert "do was not measured" in steps(alone, lambda side, n: n**0.5 / 5).finding()
     names = [[trace.name for trace in mw.plots.layer_sweep(one).data] for one in (sweep, alone)]
     assert ["as many neurons of all layers" in each for each in names] == [True, False]
 
@@ -115,7 +115,9 @@ def test_the_choice_is_the_knee_of_both_curves(sweep):
     even = steps(sweep, lambda side, n: -n / 5)
     with pytest.raises(ValueError, match="No layers stand out"):
         even.choice()
-    assert even.finding().startswith("No layers stand out")
+    assert even.finding().startswith("No layers stand out on 6 passages of 6 documents per language: all")
+    with pytest.raises(ValueError, match=r"depths=\[3\] leave a layer between"):
+        replace(sweep, effects=sweep.effects.select(["fr first 3", "fr last 3", "fr first 5"])).choice()
 
 
 def test_a_saved_sweep_is_the_same(sweep, tmp_path):

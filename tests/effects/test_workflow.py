@@ -35,7 +35,7 @@ def test_a_single_document_supports_no_claim(model, sets):
     flow = mw.workflow(mw.stage_grid(model, sets, one, mw.Stages(model, **STAGES), progress=False))
     assert {found.verdict for found in flow.evidence} == {"not measurable", "not measured"}
     text = " ".join(note.text or "" for note in mw.plots.workflow(flow).layout.annotations)
-    assert "(not measurable on 1 document)" in " ".join(text.split("<br>"))
+    assert "not measurable on 1 document (1 passage)" in " ".join(text.split("<br>"))
     assert not any("nan" in (note.text or "") for note in mw.plots.workflow(flow).layout.annotations)
 
 

@@ -28,6 +28,7 @@ def text(languages=LANGUAGES, documents=16):
     return mw.Corpus(texts, names, parallel=True)
 
 
+FEW = ("other-neurons", "own-as-few")
 CONFIG = EnhancementConfig(
     languages=("sw",), documents=(8,), seeds=(0, 1), rates=(1e-3, 1e-2), batch_size=4,
     detection=6, development=4, evaluation=6, top=0.3, quorum=0.5,
@@ -71,8 +72,11 @@ def test_every_arm_is_tuned_and_measured(found):
     # own and paper's rate, two seeds
     assert len(runs) == len(TUNED_ARMS) * 4
     assert (runs["steps"] == 2).all()
-    of_sets = runs[~runs["arm"].isin(["all", "other-neurons"])]
-    assert of_sets["neurons"].nunique() == 1
+    sizes = runs.groupby("arm")["neurons"].unique().map(list).to_dict()
+    own, fewer = sizes["specific"], sizes["other-neurons"]
+    assert len(own) == len(fewer) == 1
+    assert {arm for arm, size in sizes.items() if size == own} >= set(TUNED_ARMS) - {*FEW, "all"}
+    assert {arm for arm, size in sizes.items() if size == fewer} >= set(FEW)
     trials = result.rates()
     chosen = trials[trials["chosen"]].set_index("arm")["development_loss"]
     assert (trials.groupby("arm")["development_loss"].min() == chosen.reindex(sorted(TUNED_ARMS))).all()
@@ -95,7 +99,11 @@ def test_matrices_are_changes_of_loss(found):
     assert list(table.index) == matrix.rows
     assert table.index[table["neurons"].isna()].tolist() == ["sw all"]
     assert formatted_table(table).loc["sw all", "neurons"] == "–"
+    assert table["role"].tolist() == ["control", "control", "own", "reference", "control", "control", "own"]
+    assert (table[["passages", "documents"]] == (6, 4)).all(axis=None)
     own, paper = result.findings()
+    assert "Its own neurons beside all parameters, a reference, not a control of this size (" in own
+    assert "As few of its own neurons beside other-neurons (" in own
     # of two rates each is an edge
     assert all(f"{arm} ({rate:g})" in own for arm, rate in result.settings["own_rates"]["sw"].items())
     assert "may be better" not in paper
@@ -137,6 +145,7 @@ def test_a_killed_experiment_goes_on_to_the_same_result(found, tmp_path):
 
 def test_figures_show_every_arm(found):
     _, result = found
+    assert "all: a reference, not a control" in enhancement_matrix(result).layout.title.subtitle.text
     assert len(enhancement_matrix(result).data[0].y) == len(TUNED_ARMS)
     assert len(enhancement_by_documents(result).data) == len(TUNED_ARMS)
     assert len(enhancement_by_language(result, rate="paper").data) == 2 * len(TUNED_ARMS)
