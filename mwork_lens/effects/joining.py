@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model import of_model, shown_model
+from ..model import of_model, of_one_model, shown_model
 from .matrix import BY_PASSAGE, EffectMatrix
 from .overlap import worst
 
@@ -74,6 +74,8 @@ def concat_rows(matrices: Sequence[EffectMatrix]) -> EffectMatrix:
 
 
 def _require_one_model(matrices: Sequence[EffectMatrix]) -> None:
+    """Refuse those of different models, or of one in different dtypes."""
+    of_one_model({f"matrix {number}": matrix.settings for number, matrix in enumerate(matrices, start=1)})
     models = {
         str(record["fingerprint"]): shown_model(record)
         for m in matrices

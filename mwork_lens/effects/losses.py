@@ -31,8 +31,8 @@ from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..settings import Overlap
 from ..text import Document, SeenDocuments, as_corpus, check_arguments, standard_tag
 from .joining import concat_passages
-from .matrix import BASELINE, EffectMatrix
-from .overlap import check_overlap, statuses_of
+from .matrix import BASELINE, TUNED, EffectMatrix
+from .overlap import DETECTION, TUNING, check_overlap, statuses_of
 
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
 """What to switch off, by name: a set, or several draws of a control whose mean effect counts."""
@@ -223,7 +223,7 @@ def losses_with(
     encoded = _counted(model, corpus, max_tokens)
     plan, corpus = encoded.plan(batch_size), encoded.corpus
     statuses = statuses_of(corpus, seen)
-    check_overlap(corpus, statuses, overlap, stacklevel=4)
+    check_overlap(corpus, statuses, overlap, stacklevel=4, by=TUNING if mode == TUNED else DETECTION)
     rows = {BASELINE: [(nullcontext(), {})], **interventions}
     settings = {**model_record(model), "mode": mode, "max_tokens": max_tokens}
     total = sum(map(len, rows.values())) * sum(encoded.documents.values())

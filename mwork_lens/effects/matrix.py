@@ -16,7 +16,7 @@ from ..store import Result
 from ..text import Status, check_arguments
 from ..text.choices import listed
 from ..text.languages import share_a_script
-from .overlap import documents_read, overlap_words
+from .overlap import DETECTION, TUNING, documents_read, overlap_words
 
 BASELINE, TUNED = "baseline", "tuned"
 Unit = Literal["token", "byte", "passage"]
@@ -69,6 +69,11 @@ class EffectMatrix(Result, kind="effect_matrix"):
     def tuned(self) -> bool:
         """Whether neurons were tuned (see :func:`mwork_lens.tuning_effects`) and not switched off."""
         return self.settings.get("mode") == TUNED
+
+    @property
+    def seen_by(self) -> str:
+        """What :attr:`seen` is of: detection, or the tuning of the deltas."""
+        return self.settings.get("seen_by", TUNING if self.tuned else DETECTION)
 
     @property
     def decimals(self) -> int:
@@ -202,7 +207,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         check_arguments(EffectMatrix.finding, locals())
         if off not in self.rows:
             raise ValueError(f"There is no row {off!r}; there are {listed(self.rows, off)}.")
-        return " ".join(filter(None, [self._finding(off, among), overlap_words(self.documents_read)]))
+        return " ".join(filter(None, [self._finding(off, among), overlap_words(self.documents_read, self.seen_by)]))
 
     def _finding(self, off: str, among: Among) -> str:
         done, shown, unit = "tuned" if self.tuned else "off", f"+.{self.decimals}f", UNITS[self.unit]

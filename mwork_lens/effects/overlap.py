@@ -11,8 +11,9 @@ from ..settings import Overlap
 from ..statistics import counted
 from ..text import Corpus, SeenDocuments, Status
 
-SAID = "Of these documents detection has seen"
-"""How the warning begins."""
+DETECTION, TUNING = "detection", "tuning"
+SAID = "Of these documents {} has seen"
+"""How the warning begins, of detection or of what else has seen them."""
 Statuses = Mapping[str, Sequence[Status]]
 """Of each passage, by language."""
 REMEDY = (
@@ -35,9 +36,9 @@ def worst(each: Sequence[Sequence[Status]]) -> list[Status]:
     return [max(statuses, key=order) for statuses in zip(*each, strict=True)]
 
 
-def check_overlap(corpus: Corpus, statuses: Statuses, overlap: Overlap, stacklevel: int) -> None:
+def check_overlap(corpus: Corpus, statuses: Statuses, overlap: Overlap, stacklevel: int, by: str = DETECTION) -> None:
     """Warn of documents that were seen, or refuse them."""
-    if said := overlap_words(documents_read(statuses, corpus.documents)):
+    if said := overlap_words(documents_read(statuses, corpus.documents), by):
         if overlap == "refuse":
             raise ValueError(f"{said} {REMEDY}")
         warnings.warn(f"{said} {REMEDY}", stacklevel=stacklevel)
@@ -54,17 +55,18 @@ def documents_read(statuses: Statuses, documents: Mapping[str, Sequence[str]]) -
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("read")
 
 
-def seen_finding(read: pd.DataFrame) -> str:
-    """What detection has seen of the documents, in a sentence."""
-    if words := overlap_words(read):
+def seen_finding(read: pd.DataFrame, by: str = DETECTION) -> str:
+    """What detection (or another reader) has seen of the documents, in a sentence."""
+    if words := overlap_words(read, by):
         return words
     unknown, total = (sum(read[name].tolist()) for name in ("unknown", "documents"))
     if unknown:
-        return f"Whether detection has seen the documents is unknown for {unknown} of {total}."
-    return f"Detection has seen none of the documents ({counted(read['passages'], read['documents'])} per language)."
+        return f"Whether {by} has seen the documents is unknown for {unknown} of {total}."
+    texts = f"{counted(read['passages'], read['documents'])} per language"
+    return f"{by[0].upper()}{by[1:]} has seen none of the documents ({texts})."
 
 
-def overlap_words(read: pd.DataFrame) -> str:
+def overlap_words(read: pd.DataFrame, by: str = DETECTION) -> str:
     """What share was seen, in a sentence; none if nothing was."""
     by_language, parts = read.to_dict("index"), []
     total = sum(row["documents"] for row in by_language.values())
@@ -73,4 +75,4 @@ def overlap_words(read: pd.DataFrame) -> str:
         if number := sum(seen for _, seen, _ in rows):
             listed = ", ".join(f"{name} {seen} of {documents}" for name, seen, documents in rows if seen)
             parts.append(f"{100 * number / total:.0f} % {where} ({listed})")
-    return f"{SAID} {' and '.join(parts)}." if parts else ""
+    return f"{SAID.format(by)} {' and '.join(parts)}." if parts else ""

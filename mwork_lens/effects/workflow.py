@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..lens import LanguageRatio
-from ..model import of_model, shown_model
+from ..model import of_one_model, shown_model
 from ..settings import ENGLISH
 from ..statistics import adjusted_verdict, benjamini_hochberg
 from ..store import Result, storable
@@ -99,9 +99,12 @@ def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str 
         pivot: the language that the hypothesis says the middle layers work in.
 
     Raises:
-        ValueError: for a grid without its equal-count version, or a pivot that was neither read nor decoded to.
+        ValueError: for a grid without its equal-count version, a ratio of another model, or a pivot that was neither
+            read nor decoded to.
     """
     check_arguments(workflow, locals())
+    records = {"the stage grid": grid.effects.settings, **({"the language ratio": ratio.settings} if ratio else {})}
+    model = of_one_model(records)
     if not grid.has_equal:
         raise ValueError("The workflow compares parts of equal size: measure the stage grid with equal=True.")
     read = [*grid.effects.tokens, *(ratio.languages if ratio else ())]
@@ -115,7 +118,7 @@ def workflow(grid: StageGrid, ratio: LanguageRatio | None = None, *, pivot: str 
         *_of_layers("generation", own, beyond),
     )
     layers = {stage: (layers.start, layers.stop - 1) for stage, layers in grid.layers.items()}
-    return Workflow(evidence, layers, {**of_model(grid.effects.settings), "pivot": pivot})
+    return Workflow(evidence, layers, {**model, "pivot": pivot})
 
 
 def _own(grid: StageGrid, pivot: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from ..detection import Detection, detect, with_controls
 from ..effects.joining import concat_passages, concat_rows
 from ..effects.losses import Sets, effect_matrix
 from ..effects.matrix import Among, EffectMatrix, Unit
-from ..effects.overlap import SAID, check_overlap, statuses_of
+from ..effects.overlap import DETECTION, SAID, check_overlap, statuses_of
 from ..effects.parts import StageGrid, pool_grids, stage_grid
 from ..effects.workflow import workflow
 from ..model import HookedModel, model_record
@@ -72,7 +72,7 @@ def run_effects(
     measured = []
     if detection:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=SAID)  # above, once for all pieces
+            warnings.filterwarnings("ignore", message=SAID.format(DETECTION))  # above, once for all pieces
             measured.append(_measure(model, config, path, detection, corpus, progress))
     for number, (train, held_out) in enumerate([] if detection else corpus.folds(config.folds, seed=config.seed)):
         place = path / f"fold-{number}"

@@ -30,7 +30,7 @@ from ..store import user_path
 from ..tasks import ENGLISH, TASKS, load_questions
 from ..text import Corpus, SeenDocuments
 from ..tuning import Diverged, tune
-from ..tuning.enhancement import HELD_OUT, RATES, Enhancement, Passages, Rate, Run, RunResult
+from ..tuning.enhancement import HELD_OUT, RATES, SEEN_BY, Enhancement, Passages, Rate, Run, RunResult
 from ..tuning.masked import kept_weights
 from ..tuning.recipe import predicted
 from .folder import ResultsFolder, load_or_run, piece_name
@@ -118,7 +118,7 @@ def _seen_before(read: Mapping[str, Corpus], parts: Mapping[str, Corpus]) -> dic
     seen = reduce(or_, (SeenDocuments.of(part.identities) for name, part in parts.items() if name != "evaluation"))
     statuses: dict[str, Statuses] = {name: statuses_of(corpus, [seen]) for name, corpus in read.items()}
     for name, corpus in read.items():
-        check_overlap(corpus, statuses[name], "warn", stacklevel=4)
+        check_overlap(corpus, statuses[name], "warn", stacklevel=4, by=SEEN_BY)
     return statuses
 
 
@@ -252,7 +252,8 @@ def write(folder: ResultsFolder, result: Enhancement) -> None:
     runs, tried = result.runs(), result.rates()
     rates: list[Rate] = [rate for rate in RATES if rate in set(result.changes["rate"])]
     folder.write({"changes": result.changes, "runs": runs, "rates": tried})
-    seen = [f"{name}: {seen_finding(result.matrix(name, rate=rates[0]).documents_read)}" for name in result.read]
+    matrices = {name: result.matrix(name, rate=rates[0]) for name in result.read}
+    seen = [f"{name}: {seen_finding(of.documents_read, of.seen_by)}" for name, of in matrices.items()]
     arms = [f"{arm}: {TUNED_ARMS[arm]}." for arm in result.design["arms"]]
     sections = [
         Section("What it shows", [*result.findings(), PAPER_VALUES]),

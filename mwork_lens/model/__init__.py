@@ -19,7 +19,15 @@ from .architecture import (
 from .checkpoints import read_model
 from .comparing import HALF_TOLERANCE, logit_distance
 from .conversion import bridge_on
-from .fingerprint import Fingerprint, model_record, of_model, recorded_fingerprint, require_same_model, shown_model
+from .fingerprint import (
+    Fingerprint,
+    model_record,
+    of_model,
+    of_one_model,
+    recorded_fingerprint,
+    require_same_model,
+    shown_model,
+)
 from .forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, batches, encode, run_blocks, stream, stream_states
 from .gguf import source_directory
 from .hooks import ContentPositions, ForwardHook, Mode, hooked

@@ -117,6 +117,22 @@ def require_same_model(saved: Mapping[str, Any], ours: Mapping[str, Any], what: 
     )
 
 
+def of_one_model(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What results that are put together say of their model, by a name of each; unknown weights if one says nothing.
+
+    Raises:
+        ValueError: for other weights than the first's, whatever the dtype; for other names where weights are unknown.
+    """
+    known = [known for record in records.values() if (known := recorded_fingerprint(record))]
+    names = {str(record.get("model")) for record in records.values()}
+    unknown = len(known) < len(records)
+    if any(not each.agrees(known[0]) for each in known) or (unknown and len(names) > 1):
+        each = ", ".join(f"{name} is of {shown_model(record)}" for name, record in records.items())
+        raise ValueError(f"These are results of different models and cannot be put together: {each}.")
+    first = of_model(next(iter(records.values())))
+    return {**first, "fingerprint": UNKNOWN} if known and unknown else first
+
+
 def recorded_fingerprint(record: Mapping[str, Any]) -> Fingerprint | None:
     """The fingerprint in a record; None where it is unknown."""
     fingerprint = record.get("fingerprint")

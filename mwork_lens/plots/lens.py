@@ -262,7 +262,8 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     figure.add_hline(y=first.vocabulary[language], line={"dash": "dot", "color": "#666666"})
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     read = f"top {first.promoted.shape[1]} tokens of each v and mlp neuron by {first.settings['identifier']}"
-    detail = f"{first.settings['model']}; {read}; dotted: share of the vocabulary"
+    models = ", ".join(dict.fromkeys(str(cards.settings["model"]) for cards in by_name.values()))
+    detail = f"{models}; {read}; dotted: share of the vocabulary"
     axes = {"x": "layer of the neurons (0: the first block)", "y": f"promoted tokens in {language}"}
     look = {"height": 480, "margin": {"t": 125}, "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}}
     return finish(figure, f"How much of what neurons promote is {language}", detail, layout, **axes, **look)

@@ -28,6 +28,8 @@ class Identity(NamedTuple):
     """The same for its translations: hash of its name among those of all documents; None without document ids."""
 
 
+ANY_LANGUAGE = ""
+"""Of texts whose language is not known."""
 Identities = Mapping[str, Sequence[Identity]]
 """Of each passage, by language."""
 
@@ -89,6 +91,11 @@ class SeenDocuments:
         }
         return cls(texts, places)
 
+    @classmethod
+    def of_texts(cls, texts: Sequence[Document]) -> "SeenDocuments":
+        """Those of a list of texts, which count as seen in whatever language they are read."""
+        return cls.of({ANY_LANGUAGE: identities_of([(None, text) for text in texts])})
+
     def __or__(self, other: "SeenDocuments") -> "SeenDocuments":
         return (
             self if self is other else SeenDocuments(_union(self.texts, other.texts), _union(self.places, other.places))
@@ -99,8 +106,10 @@ class SeenDocuments:
     ) -> dict[str, list[Status]]:
         """Of each passage of a corpus, by language; one whose document was read in part counts as seen."""
         texts, places = ({read: set(x.tolist()) for read, x in each.items()} for each in (self.texts, self.places))
+        anywhere = texts.get(ANY_LANGUAGE, set())
+        here = {read: texts.get(read, set()) | anywhere for read in identities}
         own = {
-            read: {name for name, one in zip(documents[read], each, strict=True) if one.texts & texts.get(read, set())}
+            read: {name for name, one in zip(documents[read], each, strict=True) if one.texts & here[read]}
             for read, each in identities.items()
         }
         # where a name stands for another text than the one read under it, it is the name of another corpus

@@ -13,9 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled
-from ..neurons import Entries, NeuronSpace, entries_of
+from ..neurons import Entries, NeuronSpace, entries_of, seen_by_both
 from ..store import Result
-from ..text import check_arguments
+from ..text import SeenDocuments, check_arguments
 
 Collide = Literal["refuse", "add"]
 
@@ -36,6 +36,8 @@ class NeuronDelta(Result, kind="neuron_delta"):
     """By weight: values after, of the same shapes and dtype."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Where it comes from."""
+    seen: SeenDocuments | None = None
+    """Hashes of the texts that it was tuned on; None where they were not recorded."""
 
     def apply(self, model: HookedModel) -> None:
         """Write the new values, bit for bit.
@@ -74,8 +76,25 @@ class NeuronDelta(Result, kind="neuron_delta"):
             sizes |= Counter({_place(name)[:2]: len(neurons)})  # the larger of both
         return sizes.total()
 
+    def require_fits(self, model: HookedModel) -> None:
+        """Refuse a model that :meth:`apply` would refuse; nothing is changed."""
+        check_arguments(NeuronDelta.require_fits, locals())
+        with settled(model):
+            self._checked(model, "old")
+
     def _replace(self, model: HookedModel, before: str, after: str) -> None:
-        self.space.require_compatible(NeuronSpace.of(model))
+        entries = self._checked(model, before)
+        try:
+            for part in entries:
+                part.write(getattr(self, after)[part.name])
+        except BaseException:  # an interruption
+            for part in entries:
+                part.write(getattr(self, before)[part.name])
+            raise
+
+    def _checked(self, model: HookedModel, before: str) -> list[Entries]:
+        """Where the weights lie in a model that holds the values before."""
+        self.space.require_compatible(NeuronSpace.of(model), stacklevel=4)
         entries = self.entries(model)
         for part in entries:
             expected, values, of_model = getattr(self, before)[part.name], part.read().cpu(), model.cfg.model_name
@@ -90,13 +109,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
                     f"{part.name} of {of_model} does not hold the delta's {before} values: {differ:,} of "
                     f"{values.numel():,} entries differ. It is another model, or was changed since."
                 )
-        try:
-            for part in entries:
-                part.write(getattr(self, after)[part.name])
-        except BaseException:  # an interruption
-            for part in entries:
-                part.write(getattr(self, before)[part.name])
-            raise
+        return entries
 
     def entries(self, model: HookedModel) -> list[Entries]:
         """Where the delta's weights lie in ``model``."""
@@ -151,7 +164,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
         merged = {name: _merged(self, other, name) for name in {**self.neurons, **other.neurons}}
         origin = {"merged": [dict(self.origin), dict(other.origin)], "collisions": len(shared)}
         neurons, old, new = ({name: parts[i] for name, parts in merged.items()} for i in range(3))
-        return NeuronDelta(self.space, neurons, old, new, origin)
+        return NeuronDelta(self.space, neurons, old, new, origin, seen_by_both(self, other))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per weight: neurons, entries, how many changed, largest, mean absolute and mean relative change."""

@@ -21,6 +21,8 @@ from ..text.choices import listed
 HELD_OUT = "held-out"
 """The domain of the tuning text: its evaluation documents."""
 ORIGINAL = "original"
+SEEN_BY = "what came before (detection, the choice of rates, tuning)"
+"""What may have read the documents that results are measured on."""
 _UNITS = ("passages", "documents")
 Rate = Literal["own", "paper"]
 RATES: tuple[Rate, ...] = get_args(Rate)
@@ -172,7 +174,7 @@ class Enhancement(Result, kind="enhancement"):
             folds={read: [0] * len(names) for read, names in passages.documents.items()},
             seen=self.settings.get("seen", {}).get(domain, {}),
             languages={f"{language} {arm}": language for language, arm in by_arm if arm != against},
-            settings={**settings, "sets": sets, "against": against},
+            settings={**settings, "sets": sets, "against": against, "seen_by": SEEN_BY},
         )
 
     @cached_property

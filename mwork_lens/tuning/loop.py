@@ -13,7 +13,7 @@ from torch import Tensor
 from ..model import HookedModel, encode, settled
 from ..neurons import NeuronSet, warn_of_other_weights
 from ..store import output_directory
-from ..text import Document, check_arguments, checked_documents, identity
+from ..text import Document, SeenDocuments, check_arguments, checked_documents, identity
 from .recipe import Layout, Recipe, predicted, say_unknown
 from .result import Step, Tuned
 from .running import OWN, TuningRun
@@ -108,7 +108,7 @@ def tune(
         warn_of_other_weights(model, [selected] if selected else [])
         run = TuningRun(
             model, selected, recipe, recipe.rows(model, texts), measured, evaluate_every, patience,
-            folder, checkpoint_every, callbacks,
+            folder, checkpoint_every, callbacks, SeenDocuments.of_texts(texts),
         )  # fmt: skip
         return run.run(progress)
 

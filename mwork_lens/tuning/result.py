@@ -257,7 +257,8 @@ def tuning_effects(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for no deltas, empty documents, or a model that does not hold a delta's old values.
+        ValueError: for no deltas, empty documents, or a model that does not hold a delta's old values, before the
+            work. Documents that were tuned on are said in a warning, see ``EffectMatrix.documents_read``.
     """
     check_arguments(tuning_effects, locals())
     rows = {name: [delta] if isinstance(delta, NeuronDelta) else list(delta) for name, delta in deltas.items()}
@@ -265,9 +266,11 @@ def tuning_effects(
         raise ValueError(f"deltas={dict(deltas)}: name at least one delta, and give each row at least one.")
 
     def intervention(delta: NeuronDelta) -> Intervention:
+        delta.require_fits(model)
         made_of = {"neurons": len(delta), "fraction": len(delta) / delta.space.total, "model": delta.space.model}
         return delta.applied(model), {**made_of, "origin": dict(delta.origin.get("set", {}))}
 
     interventions = {name: [intervention(delta) for delta in draws] for name, draws in rows.items()}
     reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
-    return losses_with(model, interventions, corpus, mode=TUNED, **reading)
+    seen = [delta.seen for draws in rows.values() for delta in draws]
+    return losses_with(model, interventions, corpus, mode=TUNED, seen=seen, **reading)

@@ -18,6 +18,7 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, model_record, recorded_fingerprint
 from ..model.fingerprint import UNKNOWN
 from ..neurons import NeuronSet, NeuronSpace, selected_entries
+from ..text import SeenDocuments
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
 from .recipe import Recipe, accumulate_gradient, predicted
@@ -51,6 +52,8 @@ class TuningRun:
     folder: Path | None
     checkpoint_every: int
     callbacks: Sequence[Callable[[Step], object]]
+    seen: SeenDocuments | None = None
+    """The texts to train on."""
     steps: list[Step] = field(default_factory=list)
     measured: dict[int, float] = field(default_factory=dict)
     others: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -230,7 +233,7 @@ class TuningRun:
         new = {part.name: part.read().cpu() for part in entries}
         origin = {"set": dict(selected.origin), **self.identity}
         space = replace(NeuronSpace.of(self.model), fingerprint=recorded_fingerprint(self.identity))
-        return NeuronDelta(space, neurons, dict(self.starting), new, origin)
+        return NeuronDelta(space, neurons, dict(self.starting), new, origin, self.seen)
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

@@ -1,7 +1,13 @@
+from dataclasses import asdict, replace
+
 import pandas as pd
 import pytest
+import torch
 
 import mwork_lens as mw
+from mwork_lens.effects.joining import concat_rows
+from mwork_lens.lens import LanguageRatio
+from mwork_lens.model import Fingerprint, of_one_model
 
 from .conftest import CORPUS, STAGES
 
@@ -28,6 +34,25 @@ def test_the_workflow_says_what_the_grid_says(grid, tmp_path):
     text = " ".join(note.text or "" for note in mw.plots.workflow(flow).layout.annotations)
     assert text.count(whole.verdict) >= 1
     assert "layers 3 to 4" in text
+
+
+def test_results_of_two_models_are_refused(grid):
+    def of(result, **record):
+        return replace(result, settings={**result.settings, **record})
+
+    def ratio(**record):
+        return LanguageRatio({}, torch.ones(1, 0, 1), torch.ones(1), (0,), ("en",), ("en",), {}, record)
+
+    ours, other = grid.effects.settings, asdict(Fingerprint("float32", "0" * 16, "1" * 16))
+    for record in ({**ours, "fingerprint": other}, {"model": "another"}):
+        with pytest.raises(ValueError, match=r"results of different models.*the language ratio is of"):
+            mw.workflow(grid, ratio(**record))
+    with pytest.raises(ValueError, match="matrix 2 is of another"):
+        concat_rows([grid.effects, of(grid.effects, model="another", fingerprint=None)])
+    read = {"the stage grid": ours, "the language ratio": {"model": ours["model"]}}
+    assert of_one_model(read)["fingerprint"] == "unknown"
+    rounded = {**ours["fingerprint"], "dtype": "float32", "exact": "0" * 16}
+    assert of_one_model({"one": ours, "in another dtype": {**ours, "fingerprint": rounded}})["model"] == ours["model"]
 
 
 def test_a_single_document_supports_no_claim(model, sets):

@@ -109,6 +109,7 @@ class Lab:
             "ContentPositions": self.within(lambda: mw.ContentPositions(model)),
             "LayerSweep.stages": partial(_where_some_stand_out, lambda: sweep.stages(model)),
             "NeuronDelta.applied": self.within(lambda: self.delta.applied(model)),
+            "NeuronDelta.require_fits": lambda: self.delta.require_fits(model),
             "NeuronDelta.entries": lambda: self.delta.entries(model),
             "ablate": self.within(lambda: mw.ablate(model, fr, "mean", values=self.means, positions="content")),
             "edit_weights": self.within(lambda: mw.edit_weights(model, fr)),

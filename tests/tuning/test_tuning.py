@@ -310,7 +310,12 @@ def test_effects_of_deltas_are_changes_of_loss_and_the_model_is_as_before():
     tuned = mw.tune(model, french, texts["fr"], steps=4, **OPTIONS)
     change = (mw.language_losses(model, texts) - losses)["nats_per_token"]
     tuned.delta.revert(model)
-    effects = mw.tuning_effects(model, {"mine": tuned.delta, "fr": [tuned.delta] * 2}, texts, progress=False)
+    rows = {"mine": tuned.delta, "fr": [tuned.delta] * 2}
+    with pytest.warns(UserWarning, match=r"documents tuning has seen 57 % in this language \(fr 4 of 4\)"):
+        effects = mw.tuning_effects(model, rows, texts, progress=False)
+    assert effects.documents_read["seen"].to_dict() == {"en": 0, "fr": 4}
+    assert effects.documents_read["unknown"].sum() == 0
+    assert "tuning has seen 57 %" in effects.finding("mine")
     assert len(tuned.delta) == len(NEURONS)
     assert all(effects.to_frame().loc[row].to_dict() == pytest.approx(change.to_dict()) for row in effects.rows)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
@@ -319,6 +324,21 @@ def test_effects_of_deltas_are_changes_of_loss_and_the_model_is_as_before():
     assert mw.plots.effect_matrix(effects).layout.title.text == "Change of loss when neurons are tuned"
     with pytest.raises(ValueError, match="name at least one delta"):
         mw.tuning_effects(model, {}, texts)
+
+
+def test_older_deltas_do_not_say_what_they_were_tuned_on(monkeypatch):
+    model = fresh()
+    delta = mw.tune(model, some(model), TEXTS[3:], steps=1, **OPTIONS).delta
+    delta.revert(model)
+    older = replace(delta, seen=None)
+    effects = mw.tuning_effects(model, {"fr": older}, {"fr": TEXTS[3:]}, progress=False)
+    assert effects.documents_read.loc["fr", ["unknown", "seen"]].tolist() == [4, 0]
+    assert delta.merge(older, collide="add").seen is None
+    assert len(delta.merge(delta, collide="add").seen.texts[""]) == 4
+    other = fresh(dtype=torch.float32)
+    monkeypatch.setattr("mwork_lens.tuning.result.losses_with", None)  # the work
+    with pytest.raises(ValueError, match="but the delta was made on"):
+        mw.tuning_effects(other, {"fr": delta}, {"fr": TEXTS[:3]})
 
 
 def test_deltas_of_two_languages_merge():
