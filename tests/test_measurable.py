@@ -41,7 +41,7 @@ def ratio_of(null):
     counts[..., 0] += 5
     chance = 5 + torch.rand(4, 50, 4, generator=generator, dtype=torch.float64)
     corpus = {"parallel": True}
-    settings = {"model": "planted", "n_layers": 3, "corpus": corpus, "top_k": 10, "by": "count", "identifier": "script"}
+    settings = {"model": "null", "n_layers": 3, "corpus": corpus, "top_k": 10, "by": "count", "identifier": "script"}
     of = {"de": counts}, chance, torch.full((4,), 0.25, dtype=torch.float64), (0, 1, 2, 3), names, ("en", "de")
     return LanguageRatio(*of, {"de": null.names}, {**settings, "normalize": True})
 

@@ -114,7 +114,7 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         first, last = max(allowed, key=lambda pair: excess["first", pair[0]] + excess["last", pair[1]])
         if whole <= 0 or max(excess["first", first], excess["last", last]) <= 0:
             raise ValueError(
-                f"No layers stand out on {self.effects.text_read}: all together differ by {whole:+.3f} nats per token, "
+                f"No layers stand out: on {self.effects.text_read} all together differ by {whole:+.3f} nats per token, "
                 f"the first {first} by {excess['first', first]:+.3f} from their even share of it, the last {last} by "
                 f"{excess['last', last]:+.3f}."
             )

@@ -213,4 +213,4 @@ def _detail(found: Enhancement, rate: str) -> str:
     seeds = len(found.design["seeds"])
     which = "each arm's own learning rate" if rate == "own" else f"learning rate {found.design['paper_rate']:g}"
     reference = f"; all: {REFERENCE}" if "all" in found.design["arms"] else ""
-    return f"{found.settings['model']}; {which}; {seeds} seed{'s' if seeds > 1 else ''}{reference}"
+    return f"{found.settings['model']}; {which}{reference}; {seeds} seed{'s' if seeds > 1 else ''}"

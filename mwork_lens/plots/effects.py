@@ -92,7 +92,18 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     detail = (
         f"{compared}; labels: own : others (of controls, matched only), where q ≤ {FALSE_DISCOVERIES:g}; bars: 95 %"
     )
+    detail += "".join(f"<br>of another size: {', '.join(sizes)}" for sizes in [_other_sizes(table)] if sizes)
     return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout, **look)
+
+
+def _other_sizes(table: pd.DataFrame) -> list[str]:
+    """Which rows have not as many neurons as the language's own set: ``shared for fr (12 of 20)``."""
+    own = {row["language"]: row["neurons"] for row in table.to_dict("records") if row["off"] == row["language"]}
+    return [
+        f"{row['off']} ({row['neurons']:g} of {own[row['language']]:g})"
+        for row in table.to_dict("records")
+        if row["neurons"] != own.get(row["language"], row["neurons"])
+    ]
 
 
 def _bars(rows: pd.DataFrame, name: str, i: int) -> go.Bar:

@@ -115,7 +115,7 @@ def test_the_choice_is_the_knee_of_both_curves(sweep):
     even = steps(sweep, lambda side, n: -n / 5)
     with pytest.raises(ValueError, match="No layers stand out"):
         even.choice()
-    assert even.finding().startswith("No layers stand out on 6 passages of 6 documents per language: all")
+    assert even.finding().startswith("No layers stand out: on 6 passages of 6 documents per language all together")
     with pytest.raises(ValueError, match=r"depths=\[3\] leave a layer between"):
         replace(sweep, effects=sweep.effects.select(["fr first 3", "fr last 3", "fr first 5"])).choice()
 
