@@ -150,3 +150,11 @@ def test_a_star_is_a_verdict(shown):
         clear = bool(CLEAR.search(matrix.finding(row)))
         assert clear == bool(cells.loc[row, "p_adjusted"] <= 0.05 and cells.loc[row, "difference"] > 0)
         assert documents >= 6 or not clear
+
+
+def test_controls_of_another_size_are_named():
+    matrix = Null(6, DISTRIBUTIONS["normal"], np.random.default_rng(0)).matrix({"de": "de", "shared for de": "de"})
+    assert "another size" not in detail(plots.selectivity(matrix))
+    sets = {**matrix.settings["sets"], "shared for de": [{"neurons": 4, "origin": {"kind": "shared"}}]}
+    fewer = replace(matrix, settings={**matrix.settings, "sets": sets})
+    assert detail(plots.selectivity(fewer)).endswith("of another size: shared for de (4 of 9)")
