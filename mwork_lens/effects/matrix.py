@@ -216,6 +216,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
             return f"{off} {done}: the loss changes by {rises} {unit}."
         row = self.selectivity(among).loc[off]
         own, others = row["language"], self._others(row["language"], among)
+        if 0 < abs(row["difference"]) < 0.5 * 10.0**-self.decimals:  # which would be shown as zero
+            shown = f"+.{self.decimals + 3}f"
         sentence = f"{off} {done} ({row['neurons']:,.0f} neurons): the loss of {own} changes by {row['own']:{shown}}"
         if not others:
             return f"{sentence} {unit}."

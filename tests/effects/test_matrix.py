@@ -229,6 +229,9 @@ def test_a_finding_tells_the_numbers_of_its_row():
     single = {language: texts[:1] for language, texts in CORPUS.items()}
     few = mw.effect_matrix(tiny("llama"), {"fr": sets(tiny("llama"))["fr"]}, single, progress=False)
     assert few.finding("fr").endswith("not measurable on 1 document (1 passage).")
+    small = {off: {read: nats / 1000 for read, nats in of.items()} for off, of in effects.nats.items()}
+    difference = effects.difference("fr").value / 1000
+    assert f"a difference of {difference:+.5f}" in replace(effects, nats=small).finding("fr")
     with pytest.raises(ValueError, match="no row 'sw'"):
         effects.finding("sw")
 
