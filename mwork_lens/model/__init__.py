@@ -34,7 +34,7 @@ from .hooks import ContentPositions, ForwardHook, Mode, hooked
 from .loading import load_model, load_tokenizer
 from .reducers import ExactSum, Reducer
 from .sites import GATE, SITES, Site, Slices, add_site, remove_site
-from .state import changed_by_user, settled
+from .state import changed_by_user, settled, to_the_end
 from .unembedding import (
     all_logits,
     differentiable_logits,

@@ -2,11 +2,14 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from .state import to_the_end
 
 
 @contextlib.contextmanager
@@ -22,8 +25,12 @@ def widened(tensors: Iterable[Tensor], dtype: torch.dtype, exact: Mapping[int, T
             tensor.data = exact.get(id(tensor), data).to(data.device, dtype)
         yield
     finally:
-        for tensor, data in zip(held, before, strict=True):
-            tensor.data = data
+        to_the_end(partial(_put_back, held, before))
+
+
+def _put_back(tensors: Iterable[Tensor], before: Iterable[Tensor]) -> None:
+    for tensor, data in zip(tensors, before, strict=True):
+        tensor.data = data
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, weight
+from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, to_the_end, weight
 from ..text import check_arguments
 from .sets import NeuronSet
 from .space import NeuronSpace
@@ -139,19 +139,26 @@ def edit_weights(model: HookedModel, neurons: NeuronSet) -> Iterator[HookedModel
     with changed_by_user(model):
         entries = silencing_entries(model, neurons)
         edits, stored = _edits.setdefault(model, []), [(each, each.read()) for each in entries]
-        edits.append(stored)
         try:
+            edits.append(stored)
             _silence(stored)
             yield model
         finally:
-            later = edits[next(i for i, edit in enumerate(edits) if edit is stored) :]
-            for edit in reversed(later):
-                _restore(edit)
-                edits.pop()
-            for edit in later[1:]:
-                edit[:] = [(each, each.read()) for each, _ in edit]
-                edits.append(edit)
-                _silence(edit)
+            to_the_end(partial(_undo, edits, stored))
+
+
+def _undo(edits: list[Stored], stored: Stored) -> None:
+    """Take back one edit and leave those that were opened after it; interrupted at any moment, it may run again."""
+    place = next((i for i, edit in enumerate(edits) if edit is stored), None)
+    if place is None:
+        return
+    later = edits[place:]
+    for edit in reversed(later):
+        _restore(edit)
+    for edit in later[1:]:
+        edit[:] = [(each, each.read()) for each, _ in edit]
+        _silence(edit)
+    del edits[place]
 
 
 def _silence(stored: Stored) -> None:

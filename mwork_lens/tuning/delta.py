@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled
+from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled, to_the_end
 from ..neurons import Entries, NeuronSpace, entries_of, seen_by_both
 from ..store import Result
 from ..text import SeenDocuments, check_arguments
@@ -67,7 +67,12 @@ class NeuronDelta(Result, kind="neuron_delta"):
             try:
                 yield
             finally:
-                self.revert(model)
+                try:
+                    self.revert(model)
+                except KeyboardInterrupt:
+                    for part in self.entries(model):
+                        part.write(self.old[part.name])
+                    raise
 
     def __len__(self) -> int:
         """How many neurons; one that has several weights counts once."""
@@ -88,8 +93,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
             for part in entries:
                 part.write(getattr(self, after)[part.name])
         except BaseException:  # an interruption
-            for part in entries:
-                part.write(getattr(self, before)[part.name])
+            to_the_end(lambda: [part.write(getattr(self, before)[part.name]) for part in entries])
             raise
 
     def _checked(self, model: HookedModel, before: str) -> list[Entries]:

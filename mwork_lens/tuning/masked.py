@@ -4,12 +4,14 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..model import HookedModel, settled
+from ..model import HookedModel, settled, to_the_end
 from ..neurons import Entries
 
 
@@ -82,11 +84,15 @@ def training(model: HookedModel, parts: Sequence[MaskedParameter], ties: Sequenc
         with settled(model), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, required in before:
-            parameter.requires_grad_(required)
-            parameter.grad = None
+        to_the_end(partial(_as_before, handles, before))
+
+
+def _as_before(handles: Sequence[Any], before: Sequence[tuple[Parameter, bool]]) -> None:
+    for handle in handles:
+        handle.remove()
+    for parameter, required in before:
+        parameter.requires_grad_(required)
+        parameter.grad = None
 
 
 def whole_model(model: HookedModel) -> tuple[list[MaskedParameter], list[TiedWeights]]:
@@ -115,8 +121,7 @@ def kept_weights(model: HookedModel) -> Iterator[None]:
             yield
         finally:
             with torch.no_grad():
-                for parameter, values in copies:
-                    parameter.copy_(values)
+                to_the_end(lambda: [parameter.copy_(values) for parameter, values in copies])
 
 
 def _tied_scale(named: dict[str, Parameter]) -> float | None:

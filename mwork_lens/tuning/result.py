@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..effects import TUNED, EffectMatrix, Intervention, losses_with
-from ..model import MAX_TOKENS, HookedModel, require_same_model
+from ..model import MAX_TOKENS, HookedModel, require_same_model, to_the_end
 from ..store import Result, storable
 from ..text import Document, check_arguments
 from .delta import NeuronDelta
@@ -213,8 +213,7 @@ class Checkpoint(Result, kind="tuning_checkpoint"):
                     part.entries.write(self.starting[part.name])
                 identity = record()
             finally:
-                for part, values in reached.items():
-                    part.entries.write(values)
+                to_the_end(lambda: [part.entries.write(values) for part, values in reached.items()])
         require_same_model(self.identity, identity, path, stacklevel=7)
 
     def _fits(self, part: MaskedParameter) -> bool:

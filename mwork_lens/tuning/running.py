@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..effects import passage_nats
-from ..model import HookedModel, batches, model_record, recorded_fingerprint
+from ..model import HookedModel, batches, model_record, recorded_fingerprint, to_the_end
 from ..model.fingerprint import UNKNOWN
 from ..neurons import NeuronSet, NeuronSpace, selected_entries
 from ..text import SeenDocuments
@@ -112,8 +112,8 @@ class TuningRun:
                 self.save()
             return self.result()
         except BaseException:
-            for part in self.parts if self.starting else ():
-                part.entries.write(self.starting[part.name])
+            parts = self.parts if self.starting else ()
+            to_the_end(lambda: [part.entries.write(self.starting[part.name]) for part in parts])
             raise
 
     def step(self) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import warnings
 
@@ -7,6 +8,7 @@ import transformers
 
 import mwork_lens as mw
 from mwork_lens.model import SITES, weight
+from mwork_lens.neurons.weights import Entries
 
 from ..tiny import FAMILIES, SMALL, small_model, some_neurons, tiny, tokens, words
 
@@ -55,6 +57,42 @@ def test_weights_are_restored_bit_for_bit_after_an_error_and_when_nested():
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert torch.equal(model(ids), before)
+
+
+@pytest.mark.parametrize("first_left", ["outer", "inner"])
+def test_ctrl_c_at_any_write_puts_every_weight_back(monkeypatch, first_left):
+    """Also within the clean-up, and where two edits share weights and are left in either order."""
+    model = tiny("llama")
+    a, b = some_neurons(model, seed=1), some_neurons(model, seed=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    write, calls = Entries.write, []
+
+    def change(at):
+        def interrupted(self, values):
+            calls.append(1)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            write(self, values)
+
+        calls.clear()
+        monkeypatch.setattr(Entries, "write", interrupted)
+        outer, inner = mw.edit_weights(model, a), mw.edit_weights(model, b)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(outer)
+            stack.enter_context(inner)
+            if first_left == "outer":
+                stack.pop_all()
+                stack.push(inner)
+                stack.push(outer)
+
+    change(0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert len(calls) > 20
+    for at in range(1, len(calls) + 1):
+        with pytest.raises(KeyboardInterrupt):
+            change(at)
+        same = [torch.equal(value, before[name]) for name, value in model.state_dict().items()]
+        assert all(same), at
 
 
 def test_only_the_sets_weights_change():

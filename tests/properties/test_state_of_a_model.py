@@ -167,7 +167,7 @@ def test_an_interruption_while_all_is_put_back_is_too_late(row, monkeypatch):
 
 
 @rows(("LlamaForCausalLM",), only=True)
-def test_an_interrupted_change_of_weights_is_taken_back(row, monkeypatch):
+def test_a_change_of_weights_that_is_interrupted_at_any_write_is_taken_back(row, monkeypatch):
     model, ids = decoder_model(row), document(row)
     delta = mw.tune(model, some_neurons(model), [ids], steps=1, learning_rate=1e-2, **QUIET).delta
     delta.revert(model)
@@ -176,11 +176,13 @@ def test_an_interrupted_change_of_weights_is_taken_back(row, monkeypatch):
 
     def interrupted(self, values):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == at:
             raise KeyboardInterrupt
         write(self, values)
 
     monkeypatch.setattr(Entries, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt), delta.applied(model):
-        pass
-    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    for at in range(1, 2 * len(delta.neurons) + 1):
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt), delta.applied(model):
+            pass
+        assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()), at
