@@ -42,6 +42,18 @@ class Detection(Result, kind="detection"):
     seen: SeenDocuments | None = None
     """The documents, to be recognised wherever they are read again; None in files of older versions."""
 
+    def _require_whole(self) -> None:
+        sizes = {site: (self.space.n_layers, width) for site, width in self.space.widths.items()}
+        for name in ("counts", "mean_scores", "screened"):
+            values = getattr(self, name)
+            if values.keys() != self.documents.keys():
+                raise ValueError(f"{name}: of {list(values)}, not of {self.languages}.")
+            for language, by_site in values.items():
+                if any(tuple(each.shape) != sizes.get(site) for site, each in by_site.items()) or not by_site:
+                    raise ValueError(f"{name} of {language}: not of {self.space.described_sizes}.")
+                if by_site.keys() != next(iter(self.counts.values())).keys():
+                    raise ValueError(f"{name} of {language}: of {list(by_site)} only.")
+
     @property
     def layers(self) -> list[int]:
         """The layers that were scored: all, unless :func:`detect` was given some."""

@@ -29,7 +29,7 @@ from ..model import (
 )
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..settings import Overlap
-from ..text import Document, SeenDocuments, as_corpus, check_arguments, standard_tag
+from ..text import Document, SeenDocuments, as_corpus, check_arguments, standard_tag, unknown_words_said
 from .joining import concat_passages
 from .matrix import BASELINE, TUNED, EffectMatrix
 from .overlap import DETECTION, TUNING, check_overlap, statuses_of
@@ -300,9 +300,12 @@ def folded_effects(
     """
     check_arguments(folded_effects, locals())
     detecting = {"progress": options.get("progress", True), **(detection or {})}
-    matrices = []
-    for train, held_out in as_corpus(corpus).folds(folds, seed=seed):
-        sets = build(detect(model, train, **detecting))
-        evaluated = held_out if passages is None else held_out.limit(passages)
-        matrices.append(effect_matrix(model, sets, evaluated, **options))
+    corpus, matrices = as_corpus(corpus), []
+    parts = corpus.folds(folds, seed=seed)
+    Encoded.of(model, corpus, options.get("max_tokens", MAX_TOKENS))  # says what the tokenizer does not know
+    with unknown_words_said():
+        for train, held_out in parts:
+            sets = build(detect(model, train, **detecting))
+            evaluated = held_out if passages is None else held_out.limit(passages)
+            matrices.append(effect_matrix(model, sets, evaluated, **options))
     return concat_passages(matrices)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
-from ..store import Result
+from ..store import Result, fits
 from ..text import Status, check_arguments
 from ..text.choices import listed
 from ..text.languages import share_a_script
@@ -59,6 +59,32 @@ class EffectMatrix(Result, kind="effect_matrix"):
     seen: Mapping[str, Sequence[Status]] = field(default_factory=dict)
     """By language: whether each passage's document was read to find the neurons (``Status``), where that is recorded:
     ``unseen``, ``seen``, ``seen in another language`` (a translation was), or ``unknown``."""
+
+    def _require_whole(self) -> None:
+        passages = {language: len(documents) for language, documents in self.documents.items()}
+        by_passage = {name: getattr(self, name) for name in BY_PASSAGE if getattr(self, name) or name in BY_PASSAGE[:4]}
+        rows = {f"nats of {off}": {read: nats[0] for read, nats in row.items()} for off, row in self.nats.items()}
+        for name, values in {**by_passage, **rows}.items():
+            if {language: len(value) for language, value in values.items()} != passages:
+                raise ValueError(f"{name}: not one for each of the passages, {passages}.")
+        sets: Any = self.settings.get("sets")
+        corpus: Any = self.settings.get("corpus")
+        if BASELINE not in self.nats or set(self.rows) != set(self.languages):
+            raise ValueError(
+                f"The rows {self.rows} have the languages {dict(self.languages)} and losses to compare with."
+            )
+        if not fits(sets, Mapping[str, Sequence[Mapping[str, Any]]]) or not {*self.rows} <= sets.keys():
+            raise ValueError("The settings do not say what each row is made of.")
+        if not all(
+            made_of and all(isinstance(each.get("origin"), Mapping) for each in made_of) for made_of in sets.values()
+        ):
+            raise ValueError("The settings do not say where each set comes from.")
+        if not (
+            isinstance(corpus, Mapping) and fits(corpus.get("passages"), Mapping[str, int]) and "parallel" in corpus
+        ):
+            raise ValueError("The settings do not describe the corpus.")
+        if lacking := passages.keys() - corpus["passages"].keys():
+            raise ValueError(f"The settings do not know the passages of {sorted(lacking)}.")
 
     @property
     def rows(self) -> list[str]:

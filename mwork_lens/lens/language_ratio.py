@@ -44,6 +44,18 @@ class LanguageRatio(Result, kind="language_ratio"):
     settings: Mapping[str, Any]
     """Everything that decided the result."""
 
+    def _require_whole(self) -> None:
+        shapes = {language: tuple(counts.shape) for language, counts in self.counts.items()}
+        sizes = len(self.layers), len(self.names)
+        if shapes != {language: (len(documents), *sizes) for language, documents in self.documents.items()}:
+            raise ValueError(f"The counts have shapes {shapes}, for {sizes[0]} layers and {sizes[1]} labels.")
+        if (
+            self.chance.shape[::2] != sizes
+            or self.vocabulary.shape != sizes[1:]
+            or not {*self.languages} <= {*self.names}
+        ):
+            raise ValueError(f"Labels {self.names}, of which {self.languages} are reported, do not fit the shares.")
+
     @property
     def labels(self) -> tuple[str, ...]:
         """What shares are reported for: ``languages``, ``shared``, ``other``; they add up to one."""

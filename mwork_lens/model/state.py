@@ -213,7 +213,7 @@ def _restore_modules(
     _restore_contents(contents)
 
 
-def to_the_end(clean_up: Callable[[], None]) -> None:
+def to_the_end(clean_up: Callable[[], Any]) -> None:
     """Run what may run twice; where Ctrl-C interrupts it, once more."""
     try:
         clean_up()

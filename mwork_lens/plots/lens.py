@@ -254,7 +254,7 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     for i, (name, one) in enumerate(by_name.items()):
         whole, rows = one.summary(language), one.written().query("language == @language")
         interval = interval_words(whole["low"], whole["high"], ".1%", int(whole["neurons"]), "neurons")
-        label = f"{name}: {whole['share']:.1%} in all {interval}"
+        label = f"{name}: {whole['share']:.1%} in all {interval}" if len(rows) else f"{name}: no v or mlp neurons"
         look = {"hover": f"{name}, layer %{{x}}: %{{y:.1%}} of what %{{customdata}} neurons promote", "width": 2.5}
         look |= {"mode": "lines+markers", "customdata": rows["neurons"]}
         figure.add_traces(banded_line(rows, "layer", "share", label, colour(i), **look))

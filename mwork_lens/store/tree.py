@@ -5,15 +5,17 @@ nested dataclasses. Reading it selects among registered classes; nothing in a fi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import MappingProxyType, NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .fitting import fits
 
 TAG, OF = "$", "of"
 Class = TypeVar("Class", bound=type)
@@ -23,7 +25,8 @@ _CLASSES: dict[str, Any] = {}
 def storable(cls: Class) -> Class:
     """Declare that values of a dataclass may be fields of a result; its name is what files say.
 
-    A class whose fields are not what should be written has ``to_fields(self)`` and a classmethod ``from_fields``.
+    A class whose fields are not what should be written has ``to_fields(self)`` and a classmethod ``from_fields``; one
+    whose fields may not go together has ``_require_whole(self)``, which raises a ValueError then.
     """
     other = _CLASSES.setdefault(cls.__name__, cls)
     if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -40,22 +43,14 @@ def fields_of(value: Any) -> Mapping[str, Any]:
 
 
 def made(name: str, values: Mapping[str, Any]) -> Any:
-    """The dataclass of this name out of what :func:`fields_of` returned; a TypeError for other kinds of fields."""
+    """The dataclass of this name out of what :func:`fields_of` returned; a TypeError for what no field may be."""
     value = getattr(_CLASSES[name], "from_fields", _CLASSES[name])(**values)
     for field in fields(value):
-        union, part = get_origin(field.type) in (Union, UnionType), getattr(value, field.name)
-        annotations = get_args(field.type) if union else [field.type]
-        kinds = tuple(kind for kind in map(_kind, annotations) if kind is not None)
-        if len(kinds) == len(annotations) and not isinstance(part, kinds):
-            raise TypeError(f"{field.name} of a {name} is not a {type(part).__name__}")
+        if not fits(part := getattr(value, field.name), field.type):
+            raise TypeError(f"{field.name} of a {name} cannot be {part!r:.60}")
+    if require_whole := getattr(value, "_require_whole", None):
+        require_whole()
     return value
-
-
-def _kind(annotation: Any) -> type | None:
-    """The class that values of a field have, where that is a container, an array or a class of results; else None."""
-    kind = get_origin(annotation) or getattr(annotation, "array_type", annotation)
-    known = kind in (Mapping, Sequence, tuple, list, dict, Tensor, np.ndarray, NoneType)
-    return kind if isinstance(kind, type) and (known or _CLASSES.get(kind.__name__) is kind) else None
 
 
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}

@@ -1,7 +1,8 @@
-"""Numbers as each language writes them: digits of any script, thousands, decimals, 万 and 億."""
+"""Numbers as each language writes them: digits of any script, thousands, decimals, 万 and 億, fractions, powers."""
 
 import unicodedata
 from decimal import Decimal
+from fractions import Fraction
 from functools import cache
 
 import langcodes
@@ -32,8 +33,15 @@ _SIGNS = {
     **dict.fromkeys(_GROUP, "'"),
     **dict.fromkeys(_NARROW, "\u202f"),
     **{"，": ",", "،": ",", "．": ".", "٫": "."},
+    **dict.fromkeys("⁄∕／", "/"),
 }
-_FRACTIONS = {"½": Decimal("0.5"), "¼": Decimal("0.25"), "¾": Decimal("0.75")}
+_VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_RAISED = rf"(?:\^-?\d{{1,2}}|⁻?[{_SUPERSCRIPTS}]{{1,2}})(?![\d^])"
+_POWER = rf"(?:[eE][+-]?\d{{1,3}}(?!\w)|{_RAISED}| ?[×x·*] ?10{_RAISED})"
+"""1e5, 10^5, 10², 2 × 10^5."""
+_OF_PARTS = regex.compile(r"(\d+)(?:分之|分の|분의) ?(\d+)")
+"""Two parts of three, where the parts are said first."""
 _DIGITS = {**{character: value for value, character in enumerate("〇一二三四五六七八九")}, "零": 0, "两": 2, "兩": 2}
 _SMALL = {"十": 10, "십": 10, "百": 100, "백": 100, "千": 1000, "천": 1000}
 _LARGE = {**dict.fromkeys("万萬만", 10**4), **dict.fromkeys("亿億억", 10**8), **dict.fromkeys("兆조", 10**12)}
@@ -52,10 +60,11 @@ def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | No
     With ``cut`` the token limit ended the text: a number that touches its end may lack digits and does not count.
     """
     before, marked, after = text.rpartition("####")
-    part = _western(after if marked else before + after)
+    part = _OF_PARTS.sub(r"\2/\1", _western(after if marked else before + after))
     if _base(language) == "ko":
         part = _AFTER_UNIT.sub("", part)
-    matches = [match for match in _finder(_base(language)).finditer(part) if not (cut and match.end() == len(part))]
+    matches = [*_finder(_base(language)).finditer(part)]
+    matches = [match for match in matches if not cut or part[match.end() :].strip("/^")]
     if not matches:
         in_words = _in_words(part, language, cut)
         return in_words if in_words is not None or not marked else final_number(before, language)
@@ -67,17 +76,53 @@ def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | No
 
 
 def as_number(text: str, language: str) -> Decimal | None:
-    """``2,125``, ``٢١``, ``1 234,5``, ``1,23,456``, ``1万2000`` as a number; None for anything else.
+    """``2,125``, ``٢١``, ``1 234,5``, ``1万2000``, ``2 1/2``, ``1e5`` as a number; None for anything else, as dates.
 
     Groups of exactly three digits after a comma are thousands in every language; after a point they are where the
     language writes decimals with a comma. No thousands begin with 0.
     """
-    base, plain = _base(language), _western(text.strip())
+    plain = _OF_PARTS.sub(r"\2/\1", _western(text.strip()))
     sign, plain = (-1, plain[1:]) if plain.startswith("-") else (1, plain)
-    more = _FRACTIONS.get(plain[-1:], Decimal(0))
-    plain = plain[:-1] or "0" if more else plain
-    value = _units(plain, base) if base in EAST_ASIAN and set(plain) & {*_DIGITS, *_UNITS} else _digits(plain, base)
-    return None if value is None else sign * (value + more)
+    try:
+        value = _value(plain, _base(language))
+    except ArithmeticError:  # beyond what decimals hold
+        return None
+    return sign * value if value is not None and value.is_finite() else None
+
+
+def _value(plain: str, base: str) -> Decimal | None:
+    if "/" in plain:
+        return _quotient(plain, base)
+    if plain[-1:] in tuple(_VULGAR):
+        value, part = (
+            _value(plain[:-1].rstrip() or "0", base),
+            Fraction(unicodedata.numeric(plain[-1])).limit_denominator(10),
+        )
+        return None if value is None else value + Decimal(part.numerator) / part.denominator
+    if power := regex.fullmatch(rf"(.+?)({_POWER})", plain):
+        return _raised(_value(power[1], base), power[2])
+    return _units(plain, base) if base in EAST_ASIAN and set(plain) & {*_DIGITS, *_UNITS} else _digits(plain, base)
+
+
+def _quotient(plain: str, base: str) -> Decimal | None:
+    """``1/2``, and ``2 1/2``; more slashes are those of a date."""
+    above, *others = (part.strip() for part in plain.split("/"))
+    below = _value(others[0], base) if len(others) == 1 else None
+    if not below:
+        return None
+    if (value := _value(above, base)) is not None:
+        return value / below
+    whole, part = (_value(each, base) for each in above.rpartition(" ")[::2])
+    return whole + part / below if whole is not None and part is not None and part < below else None
+
+
+def _raised(value: Decimal | None, power: str) -> Decimal | None:
+    digits = "".join(str(_SUPERSCRIPTS.index(c)) if c in _SUPERSCRIPTS else c for c in power.replace("⁻", "-"))
+    exponent = regex.search(r"[+-]?\d+$", digits.replace("10", "", 1) if power.lstrip()[0] in "×x·*" else digits)
+    if value is None or exponent is None:
+        return None
+    of_ten = power[0] in "eE" or power.lstrip()[0] in "×x·*"
+    return value.scaleb(int(exponent.group())) if of_ten else value ** int(exponent.group())
 
 
 def _base(language: str) -> str:
@@ -94,7 +139,9 @@ def _western(text: str) -> str:
 def _finder(base: str) -> regex.Pattern[str]:
     spaced = r"(?<!\d)\d{1,3}(?: \d{3})+(?!\d)(?:[.,]\d+)?|" if base in SPACES else ""
     units = rf"(?:{_UNIT}+(?:\d[\d.,]*\d|\d)?)*" if base in EAST_ASIAN else ""
-    return regex.compile(rf"-?(?:{spaced}\d(?:[\d.,'\u202f]*\d)?{units}[½¼¾]?|(?<![\w.])\.\d+|[½¼¾])")
+    one = rf"(?:(?:{spaced}\d(?:[\d.,'\u202f]*\d)?{units}|(?<![\w.])\.\d+)(?: ?[{_VULGAR}]|{_POWER})?|[{_VULGAR}])"
+    # dates and times are found, and are no numbers
+    return regex.compile(rf"-?(?:{one} ?/ ?{one}(?:/\d+)*|\d+ \d+/\d+(?!/?\d)|\d+(?::\d+)+|{one})")
 
 
 _THOUSANDS = r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?"

@@ -122,7 +122,8 @@ def load_questions(
 
     Raises:
         FileNotFoundError: for a folder or file that is not there.
-        ValueError: for a language that the data lacks, a malformed file or row (named), or nothing left.
+        ValueError: for a language that the data lacks, a malformed file or row (named), an id in ``without`` that no
+            question has, or nothing left.
     """
     check_arguments(load_questions, locals())
     if not isinstance(task, Task):
@@ -130,15 +131,19 @@ def load_questions(
     wanted = None if languages is None else [*map(require_language, as_names(languages, "languages"))]
     without = as_names(without, "without")
     rows = _hub_rows(task, wanted) if source is None else _local_rows(task, user_path(source), wanted)
-    left_out, questions = set(without), {}
+    left_out, questions, ids = set(without), {}, set[str]()
     for language, (name, by_number) in rows.items():
         numbered = _with_paragraphs(by_number, task.paragraph)
         every = [_question(task, row, language, number, name) for number, row in enumerate(numbered)]
         if len({question.id for question in every}) < len(every):
             raise ValueError(f"{name} has several questions with one id.")
+        ids |= {question.id for question in every}
         questions[language] = limited([question for question in every if question.id not in left_out], limit)
         if not questions[language]:
             raise ValueError(f"No question of {name} is left: all {len(every)} are to be left out.")
+    if unknown := [name for name in without if name not in ids]:
+        near = ", ".join(listed(sorted(ids), unknown[0]).split(", ")[:5])
+        raise ValueError(f"without: {task.title} has no question {unknown[0]!r} here; there are e.g. {near}.")
     return questions
 
 

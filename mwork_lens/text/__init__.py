@@ -13,4 +13,4 @@ from .languages import standard_tag as standard_tag
 from .loading import as_corpus, load_corpus
 from .readers import hub_errors, language_of
 from .seen import SeenDocuments, Status
-from .unknown import ONE_TOKEN, unknown_id, unknown_shares, warn_of_unknown
+from .unknown import ONE_TOKEN, unknown_id, unknown_shares, unknown_words_said, warn_of_unknown

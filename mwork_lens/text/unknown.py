@@ -1,7 +1,9 @@
 """Words that a tokenizer does not know: they become one special token, which is neither scored nor counted."""
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -35,6 +37,19 @@ def unknown_shares(tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]
     return shares
 
 
+_all_said: ContextVar[bool] = ContextVar("all_said", default=False)
+
+
+@contextlib.contextmanager
+def unknown_words_said() -> Iterator[None]:
+    """A block that reads texts in parts, of which all has been said at once."""
+    before = _all_said.set(True)
+    try:
+        yield
+    finally:
+        _all_said.reset(before)
+
+
 NOT_COUNTED = "these tokens are neither scored nor counted, so results hold for the rest only"
 ONE_TOKEN = "the model reads one and the same token for all of it"
 
@@ -43,7 +58,7 @@ def warn_of_unknown(
     tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]], *, effect: str = NOT_COUNTED, stacklevel: int = 4
 ) -> None:
     """Say by language which share of the text the tokenizer does not know, and what comes of that."""
-    shares = unknown_shares(tokenizer, ids)
+    shares = {} if _all_said.get() else unknown_shares(tokenizer, ids)
     if shares:
         token = tokenizer.convert_ids_to_tokens(unknown_id(tokenizer))
         listed = ", ".join(f"{language} {share:.1%}" for language, share in shares.items())

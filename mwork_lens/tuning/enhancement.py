@@ -80,6 +80,11 @@ class Passages:
     corpus: Mapping[str, Any]
     """What the corpus says of itself."""
 
+    def _require_whole(self) -> None:
+        passages = {language: len(documents) for language, documents in self.documents.items()}
+        if {language: len(tokens) for language, tokens in self.tokens.items()} != passages:
+            raise ValueError(f"tokens: not one for each of the passages, {passages}.")
+
 
 @dataclass(frozen=True)
 class Enhancement(Result, kind="enhancement"):

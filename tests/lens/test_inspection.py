@@ -122,6 +122,9 @@ def test_the_summary_counts_promoted_tokens_by_language():
     figure = mw.plots.promoted_language({"a": found, "b": found}, "fr")
     assert len(figure.data) == 4
     assert "by hand" in figure.layout.title.subtitle.text
+    figure = mw.plots.promoted_language({"a": found, "readers": cards(neurons=[(1, "q", 3), (0, "k", 2)])}, "fr")
+    assert "nan" not in str(figure.data)
+    assert [trace.name for trace in figure.data if trace.name][-1] == "readers: no v or mlp neurons"
 
 
 def test_a_set_is_inspected_and_kept(tmp_path):

@@ -121,7 +121,7 @@ def test_segments_of_mixed_text():
         ("二十一", "en", None),
         ("3½", "en", "3.5"),
         (".5", "en", "0.5"),
-        ("5²", "en", None),
+        ("5²", "en", 25),
         ("③", "en", None),
         ("一千里", "zh", None),
         ("0,125", "de", "0.125"),
@@ -191,7 +191,42 @@ def test_final_numbers(text, language, number):
     assert final_number(text, language) == number
 
 
+@pytest.mark.parametrize(
+    ("text", "language", "number"),
+    [
+        ("That is 1/2.", "en", "0.5"),
+        ("#### 3/4 cup", "en", "0.75"),
+        ("It takes 2 1/2 hours", "en", "2.5"),
+        ("it is 2 ½, or 2½", "en", "2.5"),
+        ("the rest: -1/4", "en", "-0.25"),
+        ("es bleiben 2,5/2", "de", "1.25"),
+        ("il reste 1 000/8", "fr", "125"),
+        ("答案是5／２", "zh", "2.5"),
+        ("答案是4分之1", "zh", "0.25"),
+        ("4分の3です", "ja", "0.75"),
+        ("답은 4분의 3", "ko", "0.75"),
+        ("10 / 4 = 2.5, so ⅕", "en", "0.2"),
+        ("The answer is 1e5.", "en", "100000"),
+        ("1,5E-3 Liter", "de", "0.0015"),
+        ("10^5 of them", "en", "100000"),
+        ("15² = 225 = 15²", "en", "225"),
+        ("about 2.5 × 10⁻³", "en", "0.0025"),
+        ("3 x 10 = 30", "en", "30"),
+        ("20 m² and 50%", "en", "50"),
+        ("on 12/05/2024", "en", None),
+        ("at 3:30", "en", None),
+        ("3/0", "en", None),
+        ("0^-1", "en", None),
+    ],
+)
+def test_fractions_and_powers_are_not_their_last_digits(text, language, number):
+    assert final_number(text, language) == (None if number is None else Decimal(number))
+    assert final_number(f"The answer is {text}", language) == (None if number is None else Decimal(number))
+
+
 def test_a_number_that_the_token_limit_cut_does_not_count():
+    assert final_number("8 pieces, that is 1/", "en", cut=True) == 8
+    assert scores("mgsm", asked("en", "2"), "It is 1/2")["accuracy"] == 0.0
     assert scores("mgsm", asked("en", "12"), "4 * 3 = 12, that is 12")["accuracy"] == 1.0
     assert scores("mgsm", asked("en", "12"), "100 + 25 = 12", cut=True)["accuracy"] == 0.0
     assert final_number("100 + 25 = 12", "en", cut=True) == 25
@@ -265,6 +300,12 @@ def test_bad_task_files_are_named(tmp_path):
         load_questions(TASKS["mgsm"], tmp_path / "mgsm_en.tsv")
     with pytest.raises(ValueError, match="is left"):
         load_questions(TASKS["xcsqa"], path, without=["1"])
+    path.write_text("".join(json.dumps({**good, "id": f"question-{i}", "answerKey": "B"}) + "\n" for i in range(9)))
+    assert len(load_questions(TASKS["xcsqa"], path, without=["question-1"])["en"]) == 8
+    with pytest.raises(
+        ValueError, match=r"without: X-CSQA has no question 'qestion-7' here; .* e\.g\. question-7, .{,50}$"
+    ):
+        load_questions(TASKS["xcsqa"], path, without=["question-1", "qestion-7"])
 
 
 def test_questions_of_the_public_files():

@@ -73,6 +73,19 @@ def test_unknown_words_are_said_by_language(measure):
     assert len(caught) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.* has only .* passages", "ignore:The languages have unequal")
+def test_unknown_words_of_folds_are_said_once_of_all():
+    model = spelled("llama")
+    texts = {language: [each, f"{each} a", f"b {each}", each[::-1]] for language, (each, *_) in TEXTS.items()}
+    neurons = some_neurons(model)
+    for _ in range(2):  # the next call speaks for itself
+        with pytest.warns(UserWarning, match="does not know") as caught:
+            mw.folded_effects(model, texts, lambda detection: {"en": neurons}, progress=False)
+        said = [str(each.message) for each in caught if "does not know" in str(each.message)]
+        assert len(said) == 1
+        assert "en 61.5%, ru 22.2%" in said[0]
+
+
 @pytest.mark.parametrize(
     ("measure", "listed"),
     [
