@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *argu
 def piece_name(name: str) -> str:
     """A name of the user's as the name of one file on any system: ``a/b`` is not in a folder ``a``.
 
-    Two names are two files, unless they differ in case only on a system for which that is the same name.
+    Two names are two files; those that differ in case only are one on some systems (see :func:`folded`).
     """
     if not name or _NOT_PORTABLE.search(name):
         name = quote(name, safe="", errors="surrogatepass").replace(".", "%2E") or "%"
@@ -54,6 +55,11 @@ def piece_name(name: str) -> str:
     if len(encoded := os.fsencode(name)) > LONGEST_NAME:
         name = f"{encoded[:100].decode(errors='ignore')}%{hashlib.sha256(encoded).hexdigest()[:16]}"
     return name
+
+
+def folded(name: str) -> str:
+    """What names have in common that some file systems take for one: they ignore case, or how accents are written."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def require_resumable(path: str | Path) -> Path:
@@ -65,10 +71,13 @@ def require_resumable(path: str | Path) -> Path:
 
 
 def load_detections(paths: Sequence[Path]) -> dict[str, Detection]:
-    """Saved detections by the name of their directory; ValueError for two of the same name."""
+    """Saved detections by the name of their directory; ValueError for two of the same name, in whatever case."""
     names = [path.name if path.name != "detection" else path.resolve().parent.name for path in paths]
-    if len(set(names)) < len(names):
-        raise ValueError(f"Two detections are called {max(names, key=names.count)!r}: rename a directory.")
+    alike = [*map(folded, names)]
+    if len(set(alike)) < len(names):
+        twice = max(alike, key=alike.count)
+        both = " and ".join(dict.fromkeys(repr(name) for name in names if folded(name) == twice))
+        raise ValueError(f"Two detections are called {both}: rename a directory.")
     return {name: Detection.load(path) for name, path in zip(names, paths, strict=True)}
 
 
@@ -108,18 +117,26 @@ class ResultsFolder:
                 frame = frame.set_axis([" / ".join(filter(None, column)) for column in frame.columns], axis=1)
             flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
             records = [{str(column): value for column, value in row.items()} for row in flat.to_dict("records")]
-            self.written.append(self.path / f"{piece_name(name)}.csv")
+            self.written.append(self._file(name, ".csv"))
             write_text(self.written[-1], frame.to_csv())
             self.document(name, records)
-        self.written.extend(write_figures({self.path / piece_name(name): figure for name, figure in figures.items()}))
+        self.written.extend(write_figures({self._file(name, ".html"): figure for name, figure in figures.items()}))
 
     def document(self, name: str, content: Any) -> None:
         """Write ``NAME.json``; ValueError for the name of the run's own settings."""
-        file = self.path / f"{piece_name(name)}.json"
+        file = self._file(name, ".json")
         if file.name == SETTINGS:
             raise ValueError(f"{name!r} is the name of the settings of {self.path}: choose another one.")
         self.written.append(file)
         _write_json(self.written[-1], content)
+
+    def _file(self, name: str, suffix: str) -> Path:
+        """The file of a table or figure; ValueError where another one of this run has its name on some systems."""
+        file = self.path / f"{piece_name(name)}{suffix}"
+        for other in self.written:
+            if other != file and folded(str(other)) == folded(str(file)):
+                raise ValueError(f"{file} and {other.name} are one file on some systems: choose another name.")
+        return file
 
     def section(self, title: str, name: str, content: pd.DataFrame | go.Figure) -> Section:
         """Write a table or a figure, and show it on the page."""

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mwork_lens.experiments.folder import ResultsFolder
+from mwork_lens.experiments.folder import ResultsFolder, load_detections
 from mwork_lens.report.page import Section
 
 SETTINGS = {"model": "tiny", "arms": ("random", "specific"), "stages": {"understanding": 2}}
@@ -23,6 +23,23 @@ def test_a_folder_is_begun_once_and_resumed_with_the_same_settings(tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(FileExistsError, match="mine"):
         ResultsFolder.open(tmp_path / "mine", "reasoning", SETTINGS)
+
+
+def test_names_that_some_systems_take_for_one_are_refused(tmp_path):
+    folder = ResultsFolder.open(tmp_path / "run", "name", {"a": 1})
+    table = pd.DataFrame({"a": [1]})
+    for name in ("French", "été", "b"):
+        folder.write({name: table})
+        folder.write({name: table})
+    for name in ("french", "FRENCH", "été", "B"):
+        with pytest.raises(ValueError, match="are one file on some systems: choose another name"):
+            folder.write({name: table})
+        with pytest.raises(ValueError, match="are one file on some systems"):
+            folder.document(name, [])
+    assert len([path for path in folder.path.iterdir() if path.suffix == ".csv"]) == 3
+    for one, other in (("Run", "run"), ("x/detection", "X/detection")):
+        with pytest.raises(ValueError, match=r"Two detections are called '[Rx].*' and '[rX].*': rename a directory"):
+            load_detections([tmp_path / one, tmp_path / other])
 
 
 def test_numbers_that_are_not_finite_resume_and_settings_are_not_overwritten(tmp_path):
