@@ -11,6 +11,8 @@ from pathlib import Path
 
 _LONGEST = 200
 """Bytes of a name to which something can be added; file systems allow 255."""
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.ENOENT)
+"""Errors of a rename where another process has been at the same place."""
 _held: dict[tuple[int, int, int], int] = {}
 """Directories that this process writes in: process, device and number of each, and how many blocks need it."""
 
@@ -75,25 +77,35 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False, first_wins: b
     if os.path.ismount(path):
         raise FileExistsError(f"{path} is a mounted file system, which cannot be replaced: choose a path within it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    building, old = _beside(path, secrets.token_hex(4)), previous(path)
+    building = _beside(path, secrets.token_hex(4))
     building.mkdir()
     try:
         yield building
-        if overwrite and path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(path, old)
         try:
-            os.replace(building, path)
+            _take_place(building, path, overwrite)
         except OSError as error:
-            if not os.path.lexists(path) or error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            if not building.exists() or error.errno not in _TAKEN:
                 raise
             if not first_wins:
                 raise FileExistsError(f"{path} was written by another process in the meantime.") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-        if old.exists() and not path.exists():
-            os.replace(old, path)
+        if path.exists():
+            shutil.rmtree(previous(path), ignore_errors=True)
+
+
+def _take_place(building: Path, path: Path, overwrite: bool) -> None:
+    """Rename; what is there before goes aside, and comes back if that fails."""
+    old = previous(path)
+    if overwrite and path.exists():
         shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
+    try:
+        os.replace(building, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.replace(old, path)
+        raise
 
 
 @contextlib.contextmanager

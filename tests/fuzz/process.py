@@ -86,7 +86,8 @@ def _end(action: Callable[[], Any], around: Path, writer: int) -> None:
         if ran:
             outcome = Outcome("ran code", f"{ran[:3]} before {outcome}")
     finally:
-        os.write(writer, json.dumps([outcome.kind, outcome.text[-30000:]]).encode())
+        text = outcome.text if len(outcome.text) < 30000 else f"{outcome.text[:5000]} … {outcome.text[-25000:]}"
+        os.write(writer, json.dumps([outcome.kind, text]).encode())  # a pipe holds 64 kB
         os._exit(0)
 
 

@@ -108,6 +108,30 @@ def test_other_errors_are_not_another_process(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_that_replace_one_directory_lose_nothing(tmp_path):
+    """Each time one of them succeeds or gets one clear error, and something whole is there in the end."""
+
+    def replace_often(writer):
+        for _ in range(60):
+            with contextlib.suppress(FileExistsError), atomic_directory(tmp_path / "a", overwrite=True) as building:
+                (building / "x").write_text(writer * 2)
+
+    children = []
+    for writer in "1234":
+        if not (child := os.fork()):
+            status = 1
+            try:
+                replace_often(writer)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert (tmp_path / "a" / "x").read_text() in {"11", "22", "33", "44"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_of_two_processes_the_first_wins(tmp_path):
     with pytest.raises(FileExistsError, match="a was written by another process"), atomic_directory(tmp_path / "a"):
         write_text(_made(tmp_path / "a") / "x", "theirs")
