@@ -122,7 +122,7 @@ def changed_by_user(model: Any) -> Iterator[None]:
 def settled(model: Any) -> Iterator[None]:
     """A call: waits for those of other threads; training flags, buffers and cached tensors are as before on any exit.
 
-    Within it nothing is random and no autocast changes the precision, whatever the caller has set.
+    Within it nothing is random, and neither autocast nor what a process prefers changes the precision.
     """
     with _alone(model, "calls") as use:
         if use.calls > 1:
@@ -150,24 +150,33 @@ _NOTHING = contextlib.nullcontext()
 _backends: Any = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
 _PRODUCTS = [each for each in _backends if hasattr(each, "fp32_precision")]
 """Torch before 2.9 has no such setting for each backend."""
-_preferred: list[tuple[str, ...]] = []
-"""What the process prefers for products in float32, once for each call that is open."""
+_preferred: list[tuple[torch.dtype, list[str]]] = []
+"""What numbers made of integers are, and products in float32, as the process prefers it; once for each open call."""
+
+
+def _prefer(dtype: torch.dtype, products: Iterable[str]) -> None:
+    torch.set_default_dtype(dtype)
+    for each, precision in zip(_PRODUCTS, products, strict=True):
+        each.fp32_precision = precision
 
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    """Products in float32 are not rounded to TF32 or bfloat16; the last of several calls restores what was set."""
+    """Single precision where a model leaves it open; the last of several calls restores what was set.
+
+    Products in float32 are not rounded to TF32 or bfloat16, and what a model computes from positions is float32.
+    """
     with _adding:
-        _preferred.append(_preferred[0] if _preferred else tuple(each.fp32_precision for each in _PRODUCTS))
-        for each in _PRODUCTS:
-            each.fp32_precision = "ieee"
+        before = torch.get_default_dtype(), [each.fp32_precision for each in _PRODUCTS]
+        _preferred.append(_preferred[0] if _preferred else before)
+        _prefer(torch.float32, ["ieee"] * len(_PRODUCTS))
     try:
         yield
     finally:
         with _adding:
             before = _preferred.pop()
-            for each, precision in zip(_PRODUCTS, before, strict=True) if not _preferred else ():
-                each.fp32_precision = precision
+            if not _preferred:
+                _prefer(*before)
 
 
 def _has_tensor(*values: Any) -> bool:
