@@ -39,7 +39,7 @@ def test_nestings_leave_the_model_as_it_was(row):
     """What is open decides what the model computes, and not in what order it was opened or what was left since."""
     model, ids, draw, known = decoder_model(row), document(row, 6)[None], random.Random(0), {}
     possible, weights = interventions(model), {name: p.clone() for name, p in model.named_parameters()}
-    untouched = model(ids)
+    untouched, hooks = model(ids), installed(model)
 
     def reference(names):
         if names not in known:
@@ -63,6 +63,6 @@ def test_nestings_leave_the_model_as_it_was(row):
         for name in draw.sample([*opened], len(opened)):
             opened[name].__exit__(None, None, None)
         assert torch.equal(now, reference(tuple(sorted(opened))))
-    assert installed(model) == {}
+    assert installed(model) == hooks
     assert torch.equal(model(ids), untouched)
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
