@@ -47,7 +47,7 @@ BLOCKS = {
 @rows(("LlamaForCausalLM",))
 def test_a_block_that_another_thread_has_opened_is_told(row, block):
     model, ids = decoder_model(row), document(row)
-    neurons = some_neurons(model).restrict(sites="qkv")  # ModernBert's feed-forward weights are fused
+    neurons = some_neurons(model).restrict(sites=["q", "k", "v"])  # ModernBert's feed-forward weights are fused
     delta = mw.tune(model, neurons, [ids], steps=1, learning_rate=1e-2, **QUIET).delta
     delta.revert(model)
     calls = {
@@ -79,7 +79,7 @@ def test_a_call_waits_for_one_that_ablates(row):
         def ask(step):
             asked.append(pool.submit(lambda: mw.language_losses(model, corpus).nats_per_token.item()))
 
-        neurons = some_neurons(model).restrict(sites="qkv")
+        neurons = some_neurons(model).restrict(sites=["q", "k", "v"])
         tuned = mw.tune(model, neurons, corpus["a"], steps=1, learning_rate=1e-2, callbacks=[ask], **QUIET)
         tuned.delta.revert(model)
         tuned_or_not = asked[0].result()
