@@ -16,7 +16,7 @@ FALSE_DISCOVERIES = 0.05
 
 Benjamini and Hochberg then promise at most 5 % of false ones among them, as far as p values are right. Measured, in per
 cent of tables of twelve cells without any effect that have a star, on 6, 12 and 40 documents: normal ones 4, 3, 4; t₃
-2, 2, 3; gamma(2) 12, 10, 5; lognormal 36, 29, 14 (``python -m tests.benchmarks.coverage``).
+2, 2, 3; gamma(2) 12, 9, 5; lognormal 36, 29, 14 (``python -m tests.benchmarks.coverage``).
 """
 FEWEST = 6
 """Documents below which nothing is tested: even if all fewer agree in sign, that refutes zero at 2 / 2⁵ > 5 % only."""

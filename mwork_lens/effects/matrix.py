@@ -71,7 +71,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         corpus: Any = self.settings.get("corpus")
         if BASELINE not in self.nats or set(self.rows) != set(self.languages):
             raise ValueError(
-                f"The rows {self.rows} have the languages {dict(self.languages)} and losses to compare with."
+                f"The rows {self.rows} are not those of the languages {dict(self.languages)}, or have no {BASELINE!r}."
             )
         if not fits(sets, Mapping[str, Sequence[Mapping[str, Any]]]) or not {*self.rows} <= sets.keys():
             raise ValueError("The settings do not say what each row is made of.")
