@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from html import escape
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 from jaxtyping import Bool, Float, Int
@@ -14,9 +14,23 @@ from torch import Tensor, full_like
 
 from ..model import SITES, ExactSum
 from ..neurons import NeuronSet, NeuronSpace
-from ..store import Result
+from ..store import Result, require_record
 from ..text import SeenDocuments, check_arguments
 from ..text.choices import listed
+
+
+class _Read(TypedDict):
+    """What the corpus says of itself."""
+
+    hash: str
+    documents: NotRequired[Mapping[str, int]]
+
+
+class _Settings(TypedDict):
+    """What results are computed from, of all that the settings hold."""
+
+    corpus: _Read
+    layers: NotRequired[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,9 @@ class Detection(Result, kind="detection"):
                     raise ValueError(f"{name} of {language}: not of {self.space.described_sizes}.")
                 if by_site.keys() != next(iter(self.counts.values())).keys():
                     raise ValueError(f"{name} of {language}: of {list(by_site)} only.")
+        require_record(self.settings, _Settings, "the settings")
+        if beyond := [layer for layer in self.layers if not 0 <= layer < self.space.n_layers]:
+            raise ValueError(f"There is no layer {beyond[0]} of {self.space.n_layers}.")
 
     @property
     def layers(self) -> list[int]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..model import ModelRecord
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
-from ..store import Result, fits
+from ..store import Result, require_record
 from ..text import Status, check_arguments
 from ..text.choices import listed
 from ..text.languages import share_a_script
@@ -31,6 +32,29 @@ _VERDICTS = {
 Among = Literal["others", "same_script", "other_script"]
 BY_PASSAGE = ("tokens", "utf8_bytes", "documents", "folds", "documents_of", "seen")
 """Fields with an entry for each passage, by language."""
+
+
+class _MadeOf(TypedDict):
+    """A row's neurons in one draw."""
+
+    neurons: int
+    origin: Mapping[str, Any]
+
+
+class _Read(TypedDict):
+    """What the corpus says of itself."""
+
+    passages: Mapping[str, int]
+    parallel: bool
+    hash: str | Sequence[str]
+
+
+class _Settings(ModelRecord):
+    """What results are computed from, of all that the settings hold."""
+
+    sets: Mapping[str, Sequence[_MadeOf]]
+    corpus: _Read
+    seen_by: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -67,23 +91,15 @@ class EffectMatrix(Result, kind="effect_matrix"):
         for name, values in {**by_passage, **rows}.items():
             if {language: len(value) for language, value in values.items()} != passages:
                 raise ValueError(f"{name}: not one for each of the passages, {passages}.")
-        sets: Any = self.settings.get("sets")
-        corpus: Any = self.settings.get("corpus")
         if BASELINE not in self.nats or set(self.rows) != set(self.languages):
             raise ValueError(
                 f"The rows {self.rows} are not those of the languages {dict(self.languages)}, or have no {BASELINE!r}."
             )
-        if not fits(sets, Mapping[str, Sequence[Mapping[str, Any]]]) or not {*self.rows} <= sets.keys():
-            raise ValueError("The settings do not say what each row is made of.")
-        if not all(
-            made_of and all(isinstance(each.get("origin"), Mapping) for each in made_of) for made_of in sets.values()
-        ):
-            raise ValueError("The settings do not say where each set comes from.")
-        if not (
-            isinstance(corpus, Mapping) and fits(corpus.get("passages"), Mapping[str, int]) and "parallel" in corpus
-        ):
-            raise ValueError("The settings do not describe the corpus.")
-        if lacking := passages.keys() - corpus["passages"].keys():
+        require_record(self.settings, _Settings, "the settings")
+        sets, known = self.settings["sets"], self.settings["corpus"]["passages"]
+        if unsaid := [row for row in self.rows if not sets.get(row)]:
+            raise ValueError(f"The settings do not say what each row is made of: {unsaid[0]!r} is missing.")
+        if lacking := passages.keys() - known.keys():
             raise ValueError(f"The settings do not know the passages of {sorted(lacking)}.")
 
     @property

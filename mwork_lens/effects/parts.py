@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from ..detection import cut_to_size
 from ..model import HookedModel, shown_model
 from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
 from ..statistics import FEWEST, Estimate, benjamini_hochberg, interval_words, not_measurable
-from ..store import Result
+from ..store import Result, require_record
 from ..text import Document, check_arguments
 from ..text.choices import listed, require_choice
 from .joining import concat_passages
@@ -49,6 +49,12 @@ def _checked(sets: Mapping[str, NeuronSet], corpus: Mapping[str, Sequence[Docume
     return {name: NeuronSet(of.space, of.masks, of.origin | {"language": name}) for name, of in sets.items()}
 
 
+class _OfLayers(TypedDict):
+    """Where the neurons of a row come from."""
+
+    layers: NotRequired[Sequence[int] | None]
+
+
 @dataclass(frozen=True)
 class LayerSweep(PartEffects, kind="layer_sweep"):
     """Selectivity of the part of each language's set that lies in the first, or the last, n layers.
@@ -56,6 +62,13 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
     ``effects`` has one row per language, side and number of layers, e.g. ``fr first 4``, and one of as many of the
     set's neurons, drawn from all layers, ``fr first 4 (equal)``; that of all layers is the whole set.
     """
+
+    def _require_whole(self) -> None:
+        for row, made_of in self.effects.settings["sets"].items():
+            require_record(made_of[0]["origin"], _OfLayers, f"the origin of {row!r}")
+        needed = [row_name(language, f"first {self.n_layers}") for language in self.languages]
+        if lacking := [row for row in needed if row not in self.effects.rows]:
+            raise ValueError(f"The row {lacking[0]!r} is missing.")
 
     @property
     def languages(self) -> list[str]:
@@ -233,6 +246,19 @@ def layer_sweep(
     return LayerSweep(effect_matrix(model, rows, corpus, **options))
 
 
+class _Divided(TypedDict):
+    """Whose sets a grid divides, and the first layer of each stage with the one after its last."""
+
+    languages: Sequence[str]
+    understanding: Sequence[int]
+    task_solving: Sequence[int]
+    generation: Sequence[int]
+
+
+class _GridSettings(TypedDict):
+    stages: _Divided
+
+
 @dataclass(frozen=True)
 class StageGrid(PartEffects, kind="stage_grid"):
     """What each part of each language's set does to that language's loss and to the others'.
@@ -240,6 +266,12 @@ class StageGrid(PartEffects, kind="stage_grid"):
     ``effects`` has one row per language and part, e.g. ``fr understanding``, and the same cut to equal count,
     ``… (equal)``. A part without neurons has no row. The stages' layers are in its settings.
     """
+
+    def _require_whole(self) -> None:
+        require_record(self.effects.settings, _GridSettings, "the settings")
+        for stage in STAGES:
+            if len(limits := self.effects.settings["stages"][stage]) != 2:
+                raise ValueError(f"The layers of {stage} cannot be {limits!r:.60}.")
 
     @property
     def languages(self) -> list[str]:

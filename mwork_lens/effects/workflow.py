@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from ..lens import LanguageRatio
-from ..model import of_one_model, shown_model
+from ..model import ModelRecord, of_one_model, shown_model
+from ..neurons import STAGES
 from ..settings import ENGLISH
 from ..statistics import adjusted_verdict, benjamini_hochberg
-from ..store import Result, storable
+from ..store import Result, require_record, storable
 from ..text import check_arguments
 from ..text.choices import require_choice
 from .parts import StageGrid
@@ -65,6 +66,11 @@ class Workflow(Result, kind="workflow"):
     """First and last layer of each stage."""
     settings: Mapping[str, Any]
     """Everything that decided the result."""
+
+    def _require_whole(self) -> None:
+        require_record(self.settings, ModelRecord, "the settings")
+        if lacking := [stage for stage in STAGES if stage not in self.layers]:
+            raise ValueError(f"The layers of {lacking[0]} are missing.")
 
     def of(self, stage: str) -> list[Evidence]:
         """The evidence about one stage."""

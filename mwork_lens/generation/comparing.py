@@ -11,10 +11,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ..effects import BASELINE, passage_nats
-from ..model import ForwardHook, HookedModel, encode, hooked, model_record, settled
+from ..model import ForwardHook, HookedModel, ModelRecord, encode, hooked, model_record, settled
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
-from ..store import Result, storable
+from ..store import Result, require_record, storable
 from ..text import ONE_TOKEN, Identifier, as_corpus, as_names, check_arguments, identifier, warn_of_unknown
 from ..text.choices import require_choice
 from .completions import generate
@@ -48,6 +48,12 @@ class Generation:
         return 1 - len(set(grams)) / len(grams) if grams else np.nan
 
 
+class _Settings(ModelRecord):
+    """What results are computed from and say, of all that the settings hold."""
+
+    languages: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Generations(Result, kind="generations"):
     """Every prompt completed under every intervention."""
@@ -55,6 +61,11 @@ class Generations(Result, kind="generations"):
     rows: tuple[Generation, ...]
     settings: Mapping[str, Any]
     """Everything that decided the result."""
+
+    def _require_whole(self) -> None:
+        require_record(self.settings, _Settings, "the settings")
+        if not self.rows:
+            raise ValueError("There is no completion.")
 
     @property
     def conditions(self) -> list[str]:

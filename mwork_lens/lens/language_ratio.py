@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from itertools import product
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..model import shown_model
+from ..model import ModelRecord, shown_model
 from ..statistics import Estimate, Jackknife, Values, adjusted_verdict, benjamini_hochberg, counted, not_measurable
-from ..store import Result
+from ..store import Result, require_record
 from ..text import OTHER, SHARED, check_arguments
 from ..text.choices import listed
 
 NOT_MEASURABLE = "not measurable"
+
+
+class _Read(TypedDict):
+    """What the prompts say of themselves."""
+
+    parallel: bool
+
+
+class _Settings(ModelRecord):
+    """What results are computed from and say, of all that the settings hold."""
+
+    n_layers: int
+    top_k: int
+    by: str
+    normalize: bool
+    identifier: NotRequired[str]
+    corpus: _Read
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +72,9 @@ class LanguageRatio(Result, kind="language_ratio"):
             or not {*self.languages} <= {*self.names}
         ):
             raise ValueError(f"Labels {self.names}, of which {self.languages} are reported, do not fit the shares.")
+        if self.names[-2:] != (SHARED, OTHER):
+            raise ValueError(f"Labels {self.names} do not end with {SHARED!r} and {OTHER!r}.")
+        require_record(self.settings, _Settings, "the settings")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -222,7 +242,7 @@ class LanguageRatio(Result, kind="language_ratio"):
 
     def __repr__(self) -> str:
         prompts = ", ".join(f"{label} {len(counts)}" for label, counts in self.counts.items())
-        options = {key: self.settings[key] for key in ("top_k", "by", "normalize", "identifier")}
+        options = {key: self.settings.get(key) for key in ("top_k", "by", "normalize", "identifier")}
         return f"LanguageRatio({shown_model(self.settings)}: prompts {prompts}; layers {list(self.layers)}; {options})"
 
     def _repr_html_(self) -> str:

@@ -2,17 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import HookedModel, encode, log_normalizer, model_record, settled, shown_model, stream_states, top_tokens
-from ..store import Result
+from ..model import (
+    HookedModel,
+    ModelRecord,
+    encode,
+    log_normalizer,
+    model_record,
+    settled,
+    shown_model,
+    stream_states,
+    top_tokens,
+)
+from ..store import Result, require_record
 from ..text import ONE_TOKEN, Document, Identifier, check_arguments, warn_of_unknown
 from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
+
+
+class _Settings(ModelRecord):
+    """What results say, of all that the settings hold."""
+
+    identifier: NotRequired[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +47,16 @@ class LensGrid(Result, kind="lens_grid"):
     vocabulary: Mapping[str, float]
     """Share of the whole vocabulary under each of these: what chance alone favours."""
     settings: dict[str, Any]
+
+    def _require_whole(self) -> None:
+        require_record(self.settings, _Settings, "the settings")
+        shapes = tuple(self.ids.shape), tuple(self.probabilities.shape)
+        if shapes[0] != shapes[1] or shapes[0][1] != len(self.tokens):
+            raise ValueError(f"The decoded tokens have shapes {shapes}, for {len(self.tokens)} tokens.")
+        if lacking := {*self.ids.flatten().tolist()} - self.decoded.keys():
+            raise ValueError(f"The text of the decoded token {min(lacking)} is missing.")
+        if lacking := {language for _, language in self.decoded.values()} - self.vocabulary.keys():
+            raise ValueError(f"The share of {min(lacking)!r} in the vocabulary is missing.")
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer, position and rank: the token there, what it decodes to, language and probability."""

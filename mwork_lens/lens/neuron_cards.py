@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import SITES, shown_model
+from ..model import SITES, ModelRecord, shown_model
 from ..statistics import Estimate
-from ..store import Result
+from ..store import Result, fits, require_record
 from ..text.choices import listed
 
 Neuron = tuple[int, str, int]
 NEURONS_SHOWN = 12
+
+
+class _Context(TypedDict):
+    """A passage where a neuron is strong."""
+
+    language: str
+    before: str
+    token: str
+    after: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +56,22 @@ class NeuronCards(Result, kind="neuron_cards"):
     languages: tuple[str, ...]
     """Of the corpus."""
     settings: Mapping[str, Any]
+
+    def _require_whole(self) -> None:
+        require_record(self.settings, ModelRecord, "the settings")
+        if not fits(self.contexts, tuple[tuple[_Context, ...], ...]):
+            raise ValueError(f"The contexts need the texts {', '.join(_Context.__annotations__)}.")
+        if unknown := {site for _, site, _ in self.neurons} - SITES.keys():
+            raise ValueError(f"There is no site {min(unknown)!r}; there are {', '.join(SITES)}.")
+        rates = {tuple(each.shape) for each in (self.firing_rate, self.mean, self.magnitude)}
+        rows = {len(each) for each in (self.contexts, self.strongest, self.promoted, self.suppressed)}
+        if rates != {(len(self), len(self.languages))} or rows != {len(self)}:
+            raise ValueError(f"The cards are not of {len(self)} neurons and the languages {self.languages}.")
+        ids = {*self.promoted.flatten().tolist(), *self.suppressed.flatten().tolist()}
+        if lacking := {i for i in ids if i >= 0} - self.tokens.keys():
+            raise ValueError(f"The text of the token {min(lacking)} is missing.")
+        if lacking := {language for _, language in self.tokens.values()} - self.vocabulary.keys():
+            raise ValueError(f"The share of {min(lacking)!r} in the vocabulary is missing.")
 
     @property
     def sign(self) -> Int[Tensor, " neuron"]:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..model import (
     HookedModel,
+    ModelRecord,
     all_logits,
     at_least_float32,
     encode,
@@ -30,7 +31,7 @@ from ..model import (
 )
 from ..neurons import weight_processing
 from ..statistics import Estimate, interval_words
-from ..store import Result
+from ..store import Result, require_record
 from ..text import ONE_TOKEN, as_names, check_arguments, fold_case, read_rows, require_language, warn_of_unknown
 from ..text.choices import listed
 from .language_ratio import by_layer
@@ -85,6 +86,14 @@ class LatentLanguages(Result, kind="latent_languages"):
     languages: tuple[str, ...]
     prompts: tuple[str, ...]
     settings: Mapping[str, Any]
+
+    def _require_whole(self) -> None:
+        require_record(self.settings, ModelRecord, "the settings")
+        probes, layers = self.entropy.shape
+        sizes = {(probes, layers, len(self.languages)), tuple(self.probability.shape), tuple(self.rank.shape)}
+        if len(sizes) > 1 or probes != len(self.prompts) or not self.languages:
+            named = f"{len(self.prompts)} prompts and {len(self.languages)} languages"
+            raise ValueError(f"The answers have shapes {sorted(sizes)}, for {named}.")
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer and language.

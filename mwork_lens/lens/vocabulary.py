@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 import regex
@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..model import MAX_TOKENS, Encoded, HookedModel
-from ..store import Result, cache_directory
+from ..store import Result, cache_directory, require_record
 from ..text import (
     OTHER,
     SHARED,
@@ -54,6 +54,10 @@ class TokenLanguages(Result, kind="token_languages"):
     """The languages that tokens were identified over, then ``shared`` and ``other``."""
     settings: Mapping[str, Any]
     """Identifier and its version, candidates, hash of the tokenizer."""
+
+    def _require_whole(self) -> None:
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.names):
+            raise ValueError(f"Some labels are none of {self.names}.")
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -219,6 +223,12 @@ LEAST_COUNT, LEAST_SHARE = 2, 0.9
 """A token is one language's if it occurs so often, and in such a share in this language's text."""
 
 
+class _Settings(TypedDict):
+    """What results say, of all that the settings hold."""
+
+    identifier: str
+
+
 @dataclass(frozen=True, eq=False)
 class IdentifierAccuracy(Result, kind="identifier_accuracy"):
     """What an identifier calls tokens of each language."""
@@ -229,6 +239,12 @@ class IdentifierAccuracy(Result, kind="identifier_accuracy"):
     names: tuple[str, ...]
     """The labels: ``languages``, then ``shared`` and ``other``."""
     settings: Mapping[str, Any]
+
+    def _require_whole(self) -> None:
+        require_record(self.settings, _Settings, "the settings")
+        if tuple(self.confusion.shape) != (len(self.languages), len(self.names)):
+            shape = tuple(self.confusion.shape)
+            raise ValueError(f"Counts of shape {shape} are not of {len(self.languages)} languages by {self.names}.")
 
     @property
     def accuracy(self) -> float:

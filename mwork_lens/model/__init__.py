@@ -21,6 +21,7 @@ from .comparing import HALF_TOLERANCE, logit_distance
 from .conversion import bridge_on
 from .fingerprint import (
     Fingerprint,
+    ModelRecord,
     model_record,
     of_model,
     of_one_model,

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -71,6 +71,12 @@ def _shortened(sums: tuple[int, ...]) -> str:
 
 
 _NAMES = tuple(part.name for part in fields(Fingerprint))
+
+
+class ModelRecord(TypedDict):
+    """The part of a result's settings without which it cannot say what it is of."""
+
+    model: str
 
 
 def model_record(model: HookedModel) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _detail(ratio: LanguageRatio) -> str:
     documents = ratio.documents.values()
     number = counted(map(len, documents), (len(set(names)) for names in documents), "prompts")
     norm = "" if settings["normalize"] else "; without the final norm"
-    return f"{settings['model']}; {read} by {settings['identifier']}; {number} per language{norm}"
+    return f"{settings['model']}; {read} by {settings.get('identifier')}; {number} per language{norm}"
 
 
 def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: Any) -> go.Figure:
@@ -192,7 +192,7 @@ def lens_grid(grid: LensGrid, *, layers: Sequence[int] | None = None, **layout: 
     figure = go.Figure(cells).update_yaxes(tickvals=[*range(len(rows))], ticktext=[*map(str, rows)], **bare)
     figure.update_xaxes(side="bottom", tickangle=-45, tickvals=[*range(len(tokens))], ticktext=tokens, **bare)
     look = {"x": "token read", "y": LAYERS, "height": 220 + 24 * len(rows), "width": max(520, 190 + 88 * len(tokens))}
-    detail = f"{grid.settings['model']}; languages by {grid.settings['identifier']}; · is a space"
+    detail = f"{grid.settings['model']}; languages by {grid.settings.get('identifier')}; · is a space"
     return finish(figure, "What each layer decodes to", detail, layout, **look)
 
 
@@ -261,7 +261,7 @@ def promoted_language(cards: NeuronCards | Mapping[str, NeuronCards], language: 
     first = next(iter(by_name.values()))
     figure.add_hline(y=first.vocabulary[language], line={"dash": "dot", "color": "#666666"})
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    read = f"top {first.promoted.shape[1]} tokens of each v and mlp neuron by {first.settings['identifier']}"
+    read = f"top {first.promoted.shape[1]} tokens of each v and mlp neuron by {first.settings.get('identifier')}"
     models = ", ".join(dict.fromkeys(str(cards.settings["model"]) for cards in by_name.values()))
     detail = f"{models}; {read}; dotted: share of the vocabulary"
     axes = {"x": "layer of the neurons (0: the first block)", "y": f"promoted tokens in {language}"}

@@ -3,10 +3,12 @@
 import unicodedata
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 
 import langcodes
 import regex
+
+from .magnitudes import factor, words_beside
 
 
 def _codes(text: str) -> frozenset[str]:
@@ -40,8 +42,6 @@ _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _RAISED = rf"(?:\^-?\d{{1,2}}|⁻?[{_SUPERSCRIPTS}]{{1,2}})(?![\d^])"
 _POWER = rf"(?:[eE][+-]?\d{{1,3}}(?!\w)|{_RAISED}| ?[×x·*] ?10{_RAISED})"
 """1e5, 10^5, 10², 2 × 10^5."""
-_OF_PARTS = regex.compile(r"(\d+)(?:分之|分の|분의) ?(\d+)")
-"""Two parts of three, where the parts are said first."""
 _DIGITS = {**{character: value for value, character in enumerate("〇一二三四五六七八九")}, "零": 0, "两": 2, "兩": 2}
 _SMALL = {"十": 10, "십": 10, "百": 100, "백": 100, "千": 1000, "천": 1000}
 _LARGE = {**dict.fromkeys("万萬만", 10**4), **dict.fromkeys("亿億억", 10**8), **dict.fromkeys("兆조", 10**12)}
@@ -49,9 +49,14 @@ _UNITS = "".join([*_SMALL, *_LARGE])
 _UNIT = rf"(?:(?!千[克米瓦卡帕赫吨])[{_UNITS}])"
 """千克 and 千米 are kilograms and kilometres."""
 _ONES = "".join(_DIGITS)
-_AFTER_UNIT = regex.compile(r"(?<=\d[만억조]) (?=\d)")
-"""Korean has a space there: 1만 2000."""
-_WRITTEN = regex.compile(rf"[{_ONES}{_UNITS}]+(?:[点點][{_ONES}]+(?![{_UNITS}]))?")
+_SPACED_UNIT = regex.compile(rf"(?<=\d) (?=(?![十십]){_UNIT})|(?<=\d[만억조]) (?=\d)")
+"""Some write 3 万; Korean has a space in 1만 2000."""
+_PARTS = "(?:分之|分の|분의) ?"
+_OF_PARTS = regex.compile(rf"(\d+){_PARTS}(\d+)"), regex.compile(rf"([{_ONES}{_UNITS}]+){_PARTS}([{_ONES}{_UNITS}]+)")
+"""Two parts of three, where the parts are said first, in digits and in characters."""
+_NO_NUMBER = "0:0"
+"""Is found as a time of day is."""
+_WRITTEN = regex.compile(rf"{_OF_PARTS[1].pattern}|[{_ONES}{_UNITS}]+(?:[点點][{_ONES}]+(?![{_UNITS}]))?")
 
 
 def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | None:
@@ -60,11 +65,9 @@ def final_number(text: str, language: str, *, cut: bool = False) -> Decimal | No
     With ``cut`` the token limit ended the text: a number that touches its end may lack digits and does not count.
     """
     before, marked, after = text.rpartition("####")
-    part = _OF_PARTS.sub(r"\2/\1", _western(after if marked else before + after))
-    if _base(language) == "ko":
-        part = _AFTER_UNIT.sub("", part)
+    part = _in_digits(after if marked else before + after, _base(language))
     matches = [*_finder(_base(language)).finditer(part)]
-    matches = [match for match in matches if not cut or part[match.end() :].strip("/^")]
+    matches = [match for match in matches if not cut or part[match.end() :].strip("/^ ")]
     if not matches:
         in_words = _in_words(part, language, cut)
         return in_words if in_words is not None or not marked else final_number(before, language)
@@ -81,7 +84,9 @@ def as_number(text: str, language: str) -> Decimal | None:
     Groups of exactly three digits after a comma are thousands in every language; after a point they are where the
     language writes decimals with a comma. No thousands begin with 0.
     """
-    plain = _OF_PARTS.sub(r"\2/\1", _western(text.strip()))
+    plain = _in_digits(text.strip(), _base(language))
+    if parts := _OF_PARTS[1].fullmatch(plain):  # per cent are left as they are: 50 % is 50
+        plain = parts[2] if parts[1] == "百" else f"{parts[2]}/{parts[1]}"
     sign, plain = (-1, plain[1:]) if plain.startswith("-") else (1, plain)
     try:
         value = _value(plain, _base(language))
@@ -131,16 +136,53 @@ def _base(language: str) -> str:
 
 def _western(text: str) -> str:
     """Digits of every script as 0 to 9, one sign each for minus, thousands and decimals; no marks of direction."""
+    text = unicodedata.normalize("NFC", text)
     digits = (str(unicodedata.decimal(c)) if c.isdecimal() else _SIGNS.get(c, c) for c in text)
     return "".join(c for c in digits if unicodedata.category(c) != "Cf")
 
 
+def _in_digits(text: str, base: str) -> str:
+    """What words and characters around numbers say, as digits: 4分の3 is 3/4, and 2 million 2000000."""
+    text = _OF_PARTS[0].sub(r"\2/\1", _western(text))
+    if base in EAST_ASIAN:
+        text = _SPACED_UNIT.sub("", text)
+    one = _number(base)
+    for pattern in words_beside(base, rf"(?:{one} ?/ ?{one}|\d+ \d+/\d+|{one})"):
+        text = pattern.sub(partial(_multiplied, base=base), text)
+    return text
+
+
+def _multiplied(match: regex.Match[str], base: str) -> str:
+    """The sum of what each number is with its words, where each is below the one before; else not a number."""
+    factors = [Decimal(factor(match.string, span, base)) for span in match.spans("words")]
+    parts = [
+        *zip(match.captures("number"), factors, strict=True),
+        *((rest, Decimal(1)) for rest in match.captures("rest")),
+    ]
+    total, least = Decimal(0), Decimal("inf")
+    try:
+        for number, times in parts:
+            value = _value(number, base)
+            if value is None or not value * times < least:
+                return _NO_NUMBER
+            total, least = total + value * times, times
+    except ArithmeticError:  # a factor that is none, or beyond what decimals hold
+        return _NO_NUMBER
+    return "{}/{}".format(*total.as_integer_ratio()).removesuffix("/1")
+
+
 @cache
-def _finder(base: str) -> regex.Pattern[str]:
+def _number(base: str) -> str:
+    """A pattern of one number."""
     spaced = r"(?<!\d)\d{1,3}(?: \d{3})+(?!\d)(?:[.,]\d+)?|" if base in SPACES else ""
     units = rf"(?:{_UNIT}+(?:\d[\d.,]*\d|\d)?)*" if base in EAST_ASIAN else ""
-    one = rf"(?:(?:{spaced}\d(?:[\d.,'\u202f]*\d)?{units}|(?<![\w.])\.\d+)(?: ?[{_VULGAR}]|{_POWER})?|[{_VULGAR}])"
-    # dates and times are found, and are no numbers
+    return rf"(?:(?:{spaced}\d(?:[\d.,'\u202f]*\d)?{units}|(?<![\w.])\.\d+)(?: ?[{_VULGAR}]|{_POWER})?|[{_VULGAR}])"
+
+
+@cache
+def _finder(base: str) -> regex.Pattern[str]:
+    """Also of dates and times, which are no numbers."""
+    one = _number(base)
     return regex.compile(rf"-?(?:{one} ?/ ?{one}(?:/\d+)*|\d+ \d+/\d+(?!/?\d)|\d+(?::\d+)+|{one})")
 
 

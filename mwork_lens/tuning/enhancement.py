@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 import pandas as pd
 import torch
@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..effects import BASELINE, TUNED, EffectMatrix
+from ..model import ModelRecord
 from ..statistics import adjusted_verdict, benjamini_hochberg, counted, interval_words
-from ..store import Result, storable
+from ..store import Result, require_record, storable
 from ..text import check_arguments
 from ..text.choices import listed
 
@@ -56,6 +57,18 @@ class Run:
         return f"{self.language}_{self.arm}_{self.documents}_{self.rate:g}_seed{self.seed}"
 
 
+class _Measured(TypedDict):
+    """Of a run."""
+
+    neurons: int | None
+    trained: int
+    changed: float | None
+    steps: int
+    tokens: int
+    tuning_seconds: float
+    measuring_seconds: float
+
+
 @dataclass(frozen=True)
 class RunResult(Result, kind="enhancement_run"):
     """The loss of every passage after a run."""
@@ -66,6 +79,10 @@ class RunResult(Result, kind="enhancement_run"):
     """By domain and language: negative log-likelihood of each passage."""
     metadata: Mapping[str, Any]
     """Neurons, trained and changed weights, steps, the loss of each step's texts, seconds."""
+
+    def _require_whole(self) -> None:
+        if self.run is not None:
+            require_record(self.metadata, _Measured, f"the run {self.run.name}")
 
 
 @storable
@@ -86,6 +103,31 @@ class Passages:
             raise ValueError(f"tokens: not one for each of the passages, {passages}.")
 
 
+class _Design(TypedDict):
+    languages: Sequence[str]
+    documents: Sequence[int]
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    rates: Sequence[float]
+    paper_rate: float | None
+
+
+class _Trial(TypedDict):
+    language: str
+    arm: str
+    rate: float
+
+
+class _Settings(ModelRecord):
+    """What results are computed from and say, of all that the settings hold."""
+
+    design: _Design
+    own_rates: Mapping[str, Mapping[str, float]]
+    trials: Sequence[_Trial]
+    corpora: NotRequired[Mapping[str, Mapping[str, Any]]]
+    seen: NotRequired[Mapping[str, Mapping[str, Sequence[str]]]]
+
+
 @dataclass(frozen=True)
 class Enhancement(Result, kind="enhancement"):
     """Losses of every passage, of the original model and after each run."""
@@ -96,6 +138,26 @@ class Enhancement(Result, kind="enhancement"):
     """By domain."""
     settings: Mapping[str, Any]
     """The design, the corpora, every arm's own rate (by language and arm) and the trials that chose it."""
+
+    def _require_whole(self) -> None:
+        require_record(self.settings, _Settings, "the settings")
+        passages = {domain: {read: len(each) for read, each in of.tokens.items()} for domain, of in self.read.items()}
+        for result in (self.original, *self.results):
+            nats = {domain: {read: len(each) for read, each in by.items()} for domain, by in result.nats.items()}
+            if passages != {domain: nats.get(domain) for domain in passages}:
+                name = result.run.name if result.run else ORIGINAL
+                raise ValueError(f"The losses of {name} are not one for each of the passages, {passages}.")
+        read, own = passages.get(HELD_OUT, {}), self.settings["own_rates"]
+        for result in self.results:
+            run = result.run
+            if run is None or run.language not in read or run.arm not in self.design["arms"]:
+                raise ValueError(f"There is no such run in the design: {run}.")
+        runs = [vars(result.run) for result in self.results]
+        places = [(each["language"], each["arm"]) for each in (*runs, *self.settings["trials"])]
+        if lacking := [place for place in places if place[1] not in own.get(place[0], {})]:
+            raise ValueError(f"The rate of {' '.join(lacking[0])} is missing.")
+        if lacking := [name for name in self.design["languages"] if name not in own or name not in read]:
+            raise ValueError(f"Rates or losses of {lacking[0]!r} are missing.")
 
     @property
     def design(self) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..effects import TUNED, EffectMatrix, Intervention, losses_with
-from ..model import MAX_TOKENS, HookedModel, require_same_model, to_the_end
-from ..store import Result, storable
+from ..model import MAX_TOKENS, HookedModel, ModelRecord, require_same_model, to_the_end
+from ..store import Result, require_record, storable
 from ..text import Document, check_arguments
 from .delta import NeuronDelta
 from .masked import MaskedParameter
@@ -37,6 +37,21 @@ class Step:
     """Of the selected entries, before clipping."""
 
 
+class _Recipe(TypedDict):
+    learning_rate: float
+    batch_size: int
+
+
+class _Settings(ModelRecord):
+    """What results are computed from and say, of all that the settings hold."""
+
+    recipe: _Recipe
+    trained_entries: int
+    kept_step: int
+    language: NotRequired[str | None]
+    held_out_texts: NotRequired[Mapping[str, int]]
+
+
 @dataclass(frozen=True)
 class Tuned(Result, kind="tuned"):
     """Losses, how many stored weights changed, and the delta."""
@@ -50,6 +65,9 @@ class Tuned(Result, kind="tuned"):
     """Everything that decided the result; ``kept_step`` says after how many steps the weights are (early stopping)."""
     others: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     """Held-out loss of other languages, by language and by the number of steps taken before it: none, and all."""
+
+    def _require_whole(self) -> None:
+        require_record(self.settings, _Settings, "the settings")
 
     @property
     def changed(self) -> float:

@@ -28,7 +28,7 @@ from mwork_lens.tasks.run import Condition, run_task
 from mwork_lens.tuning.result import Checkpoint
 
 from ..made_up import made_up_detection
-from ..saved.kinds import FOLDER, KINDS
+from ..saved.kinds import FOLDER, KINDS, facts
 from ..tasks.test_run import TASK, prompt
 from ..tiny import small_model, spelled, tiny, tokens, words
 from .changes import EDITS, ODD, PLACES, edited, replaced
@@ -128,7 +128,15 @@ def test_results_with_other_content_and_right_hashes(around, saved, kind, share,
         cfg["fields"] = replaced(cfg["fields"], share, value, remove)
         cfg["sha256"] = _hashes(cfg, path / "tensors.safetensors")
     (path / "cfg.json").write_text(json.dumps(cfg), encoding="utf-8")
-    require_clear(run_case(lambda: type(KINDS[kind][0].load(path)), around), str(path))
+    require_clear(run_case(lambda: load_and_use(path, kind), around), str(path))
+
+
+def load_and_use(path, kind):
+    """What a result that loads is asked for is there too, or refused."""
+    result = KINDS[kind][0].load(path)
+    with contextlib.suppress(ValueError):
+        facts(kind, result)
+    return type(result)
 
 
 @fuzz(10)

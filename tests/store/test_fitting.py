@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pytest
@@ -11,10 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mwork_lens.store import fits
+from mwork_lens.store import fits, require_record
 from mwork_lens.store.result import _hashes
 
 from ..saved.kinds import FOLDER, KINDS
+
+
+class Entry(TypedDict):
+    a: int
+    b: NotRequired[str]
 
 
 @pytest.mark.parametrize(
@@ -31,11 +36,20 @@ from ..saved.kinds import FOLDER, KINDS
         (dict[str, Any], [{"a": object()}], [{1: 1}, []]),
         (Float[Tensor, "a b"], [torch.ones(2, 3)], [torch.ones(2), torch.ones(2, 3).int(), np.ones((2, 3)), [[1.0]]]),
         (Int[np.ndarray, "*any"], [np.ones((2, 3), int), np.ones((), int)], [np.ones(2), torch.ones(2).int()]),
+        (Sequence[Entry], [[{"a": 1}], [{"a": 1, "b": "x", "c": None}], []], [[{}], [{"a": 1, "b": 2}], {"a": 1}, [1]]),
     ],
 )
 def test_what_fits_an_annotation(annotation, right, wrong):
     assert all(fits(value, annotation) for value in right)
     assert not any(fits(value, annotation) for value in wrong)
+
+
+def test_what_a_record_lacks_is_named():
+    require_record({"a": 1, "more": []}, Entry, "the settings")
+    with pytest.raises(ValueError, match="'a' of the settings is missing"):
+        require_record({"b": "x"}, Entry, "the settings")
+    with pytest.raises(ValueError, match="'b' of the settings cannot be 3"):
+        require_record({"a": 1, "b": 3}, Entry, "the settings")
 
 
 REMOVED = object()
@@ -66,6 +80,43 @@ FORGED = [
     ("neuron_delta", "old/blocks.3.mlp.b_in", [1.0]),
     ("tuned", "steps", [0]),
     ("workflow", "evidence/of/0", True),
+    ("detection", "settings/corpus/hash", REMOVED),
+    ("detection", "settings/layers", [99]),
+    ("effect_matrix", "settings/model", None),
+    ("effect_matrix", "settings/sets/fr/0/neurons", "x"),
+    ("effect_matrix", "settings/sets/fr", []),
+    ("enhancement", "results/0/of/run/of/language", "xx"),
+    ("enhancement", "results/0/of/run/of/arm", "xx"),
+    ("enhancement", "results/0/of/run", None),
+    ("enhancement", "results/0/of/metadata/neurons", REMOVED),
+    ("enhancement", "results/1/of/nats/held-out/ru", REMOVED),
+    ("enhancement", "settings/design/rates", None),
+    ("enhancement", "settings/own_rates/fr", {}),
+    ("enhancement", "settings/trials", [{"language": "fr", "rate": 0.1}]),
+    ("generations", "settings/languages", REMOVED),
+    ("steering", "generations/of/settings/languages", 3),
+    ("identifier_accuracy", "settings", {"x": 1}),
+    ("identifier_accuracy", "languages/of/0", REMOVED),
+    ("language_ratio", "settings/n_layers", "5"),
+    ("language_ratio", "settings/corpus/parallel", REMOVED),
+    ("language_ratio", "settings/by", REMOVED),
+    ("latent_languages", "settings", {"x": 1}),
+    ("latent_languages", "languages/of/0", REMOVED),
+    ("layer_sweep", "effects/of/settings/sets/fr last 2/0/origin/layers", 7),
+    ("lens_grid", "decoded/of/0", REMOVED),
+    ("lens_grid", "vocabulary", {}),
+    ("lens_grid", "tokens/of/0", REMOVED),
+    ("neuron_cards", "contexts/of/0/of/1", {"x": 1}),
+    ("neuron_cards", "contexts/of/1/of/0/language", 3),
+    ("neuron_cards", "neurons/of/0/of/1", "nowhere"),
+    ("neuron_cards", "tokens", {}),
+    ("neuron_cards", "vocabulary", {}),
+    ("stage_grid", "effects/of/settings/stages", REMOVED),
+    ("stage_grid", "effects/of/settings/stages/languages", 3),
+    ("stage_grid", "effects/of/settings/stages/generation", [0, 1, 2, 3]),
+    ("tuned", "settings/kept_step", REMOVED),
+    ("tuned", "settings/recipe/learning_rate", "x"),
+    ("workflow", "layers/task_solving", REMOVED),
 ]
 
 
@@ -77,7 +128,7 @@ def test_other_content_with_right_hashes_is_refused(tmp_path, kind, place, value
     node, steps = cfg["fields"], [int(step) if step.isdecimal() else step for step in place.split("/")]
     for step in steps[:-1]:
         node = node[step]
-    assert node[steps[-1]] != value
+    assert isinstance(node, list) or node.get(steps[-1]) != value
     if value is REMOVED:
         del node[steps[-1]]
     else:
