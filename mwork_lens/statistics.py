@@ -113,7 +113,20 @@ class Estimate:
     @staticmethod
     def mean(estimates: Sequence["Estimate"]) -> "Estimate":
         """Their mean, each weighing the same."""
-        return estimates[0].map(lambda *parts: np.mean(np.broadcast_arrays(*parts), axis=0), *estimates[1:])
+        value = np.mean(np.broadcast_arrays(*(each.value for each in estimates)), axis=0)
+        holders: dict[str, list[Estimate]] = {}
+        for each in estimates:
+            for group in each.leave_one_out:
+                holders.setdefault(group, []).append(each)
+
+        def without(group: str) -> Values:
+            parts = [each.leave_one_out[group] for each in holders[group]]
+            if len(parts) == len(estimates):
+                return np.mean(np.broadcast_arrays(*parts), axis=0)
+            changes = (part - each.value for part, each in zip(parts, holders[group], strict=True))
+            return value + sum(changes) / len(estimates)
+
+        return Estimate(value, {group: np.asarray(without(group)) for group in holders}, *_fewest(estimates))
 
     def map(self, function: Callable[..., Values], *others: "Estimate | Values") -> "Estimate":
         """A function of this and other statistics, which may have an axis of units in front."""
@@ -124,8 +137,7 @@ class Estimate:
             return function(*(each._without(group) if isinstance(each, Estimate) else each for each in every))
 
         groups = dict.fromkeys(group for each in estimates for group in each.leave_one_out)
-        counts = (min(getattr(each, name) for each in estimates) for name in ("documents", "effective", "passages"))
-        return Estimate(of(None), {group: np.asarray(of(group)) for group in groups}, *counts)
+        return Estimate(of(None), {group: np.asarray(of(group)) for group in groups}, *_fewest(estimates))
 
     def _without(self, group: str | None) -> Values:
         return self.value if group is None else self.leave_one_out.get(group, self.value)
@@ -249,6 +261,13 @@ class Estimate:
         hall = ((1 + skew * statistic / 3) ** 3 - 1) / skew + skew / 6
         p = 2 * t.sf(np.minimum(np.abs(statistic), np.abs(hall)), self.freedom)
         return np.where(error > 0, p, np.where(np.isnan(error), np.nan, value == 0))
+
+
+def _fewest(estimates: Sequence[Estimate]) -> tuple[int, float, int]:
+    """Documents, effective number and passages that all of several estimates have."""
+    counts = [(each.documents, each.effective, each.passages) for each in estimates]
+    documents, effective, passages = zip(*counts, strict=True)
+    return min(documents), min(effective), min(passages)
 
 
 @dataclass(frozen=True, eq=False)

@@ -260,6 +260,20 @@ def test_draws_count_with_their_full_variance(number):
     assert same.error == pytest.approx(0, abs=1e-15)
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_mean_is_that_of_every_document_left_out(paired):
+    """Over languages that share their documents, and over those that have their own."""
+    names = {language: [f"{language if not paired else ''}{i // 2}" for i in range(8)] for language in "xyz"}
+    jackknife, random = Jackknife.of(names, paired=paired), np.random.default_rng(0)
+    each = [jackknife.mean(language, random.standard_normal(8)) for language in "xyz"]
+    mean, by_map = Estimate.mean(each), each[0].map(lambda *parts: sum(parts) / 3, *each[1:])
+    assert mean.value == pytest.approx(by_map.value)
+    assert mean.leave_one_out.keys() == by_map.leave_one_out.keys()
+    for group, values in mean.leave_one_out.items():
+        np.testing.assert_allclose(values, by_map.leave_one_out[group], rtol=1e-12)
+    assert (mean.documents, mean.effective, mean.passages) == (by_map.documents, by_map.effective, by_map.passages)
+
+
 def test_scipy_stays_out_of_the_import():
     code = "import sys, mwork_lens; assert 'scipy.stats' not in sys.modules, 'scipy.stats'"
     subprocess.run([sys.executable, "-c", code], check=True)

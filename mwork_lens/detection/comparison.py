@@ -1,15 +1,15 @@
 """What two detections, or two languages of one, have in common, compared with chance."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ..model import SITES, Structure
-from ..neurons import NeuronSet
 from ..text import check_arguments
 from .detection import Detection, text_of
 
@@ -142,14 +142,14 @@ def overlap(
     structures = get_args(Structure) if structure is None else [structure]
     rows = []
     for name, detection in _by_name(detections).items():
-        active = {language: detection.active(language, quorum=quorum) for language in detection.languages}
+        active = {language: detection.active(language, quorum=quorum).masks for language in detection.languages}
+        texts = {language: text_of(detection, language) for language in detection.languages}
         for part in structures:
             sites = [site for site in detection.space.widths if SITES[site].structure == part]
             if not sites:
                 raise ValueError(f"{name} has no neurons in {part!r}.")
-            sets = {language: neurons.restrict(sites=sites) for language, neurons in active.items()}
             key = {"detection": name, "model": detection.space.model, "structure": part}
-            rows += [{**key, **_pair(sets, a, b), **text_of(detection, a)} for a, b in permutations(sets, 2)]
+            rows += [{**key, **pair, **texts[pair["language"]]} for pair in _pairs(active, sites)]
     return pd.DataFrame(rows)
 
 
@@ -160,17 +160,25 @@ def _by_name(detections: Detection | Mapping[str, Detection]) -> dict[str, Detec
     return by_name
 
 
-def _pair(sets: Mapping[str, NeuronSet], a: str, b: str) -> dict[str, Any]:
-    first, second = sets[a], sets[b]
-    common, sizes = len(first & second), (len(first), len(second))
-    by_chance = sum(
-        float((mask.sum(-1) * second.masks[site].sum(-1)).double().sum() / mask.shape[1])
-        for site, mask in first.masks.items()
-    )
+def _pairs(active: Mapping[str, Mapping[str, Tensor]], sites: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What each two languages' neurons have in common, and would by chance."""
+    common, by_chance, sizes = (torch.zeros(len(active), len(active), dtype=torch.float64) for _ in range(3))
+    for site in sites:
+        by_layer = torch.stack([masks[site] for masks in active.values()], 1)
+        for layer in by_layer:
+            common += layer.float() @ layer.float().T
+        number = by_layer.sum(-1).double()
+        by_chance += number.T @ number / by_layer.shape[-1]
+        sizes += number.sum(0)
+    both, chance, numbers = common.tolist(), by_chance.tolist(), sizes[0].tolist()
+    for (i, a), (j, b) in permutations(enumerate(active), 2):
+        yield _pair(a, b, int(numbers[i]), int(numbers[j]), int(both[i][j]), chance[i][j])
 
+
+def _pair(language: str, other: str, size: int, other_size: int, common: int, by_chance: float) -> dict[str, Any]:
     def share(whole: int, part: float = common) -> float:
         return part / whole if whole else float("nan")
 
-    counts = {"language": a, "other": b, "neurons": sizes[0], "other_neurons": sizes[1], "common": common}
-    alike = {"jaccard": share(sum(sizes) - common), "overlap_coefficient": share(min(sizes))}
-    return {**counts, **alike, "share": share(sizes[0]), "expected_share": share(sizes[0], by_chance)}
+    counts = {"language": language, "other": other, "neurons": size, "other_neurons": other_size, "common": common}
+    alike = {"jaccard": share(size + other_size - common), "overlap_coefficient": share(min(size, other_size))}
+    return {**counts, **alike, "share": share(size), "expected_share": share(size, by_chance)}

@@ -2,8 +2,6 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
-from operator import and_
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from torch import Tensor
 from ..neurons import NeuronSet, seen_by_both
 from ..text import check_arguments
 from ..text.choices import listed
-from .detection import Detection, require_language
+from .detection import Detection, languages_active, require_language
 
 NEAREST = 4
 """Free neurons among which a matched one is drawn."""
@@ -56,9 +54,7 @@ def matched_control(
     """
     check_arguments(matched_control, locals())
     language = _language(neurons, detection, language)
-    specific, generator = NeuronSet.empty(neurons.space), np.random.default_rng(seed)
-    for other in detection.languages if len(detection.languages) > 1 else ():
-        specific = specific | _specific(neurons, detection, other)
+    specific, generator = _specific_to_any(neurons, detection), np.random.default_rng(seed)
     masks, gaps = {site: torch.zeros_like(mask) for site, mask in neurons.masks.items()}, []
     for site, layer, row in _layers(neurons):
         free = ~row & ~specific.masks[site][layer]
@@ -89,7 +85,8 @@ def shared_control(neurons: NeuronSet, detection: Detection, *, seed: int = 0) -
     check_arguments(shared_control, locals())
     neurons.space.require_compatible(detection.space)
     quorum = neurons.origin.quorum or 0.9
-    pool = reduce(and_, (detection.active(language, quorum=quorum) for language in detection.languages))
+    everywhere = {site: n == len(detection.languages) for site, n in languages_active(detection, quorum).items()}
+    pool = NeuronSet(detection.space, everywhere, {"seen": detection.seen})
     return _draw_from(pool - neurons, neurons, seed, "shared")
 
 
@@ -242,6 +239,15 @@ def _specific(neurons: NeuronSet, detection: Detection, language: str) -> Neuron
     """A language's specific neurons at the quorums that a set was made with."""
     origin = neurons.origin
     return detection.specific(language, quorum=origin.quorum or 0.9, against_quorum=origin.against_quorum)
+
+
+def _specific_to_any(neurons: NeuronSet, detection: Detection) -> NeuronSet:
+    """All languages' specific neurons at these quorums: active in one, and in no other."""
+    if len(detection.languages) < 2:
+        return NeuronSet.empty(neurons.space)
+    quorum, against = neurons.origin.quorum or 0.9, neurons.origin.against_quorum
+    active, theirs = (languages_active(detection, each) for each in (quorum, quorum if against is None else against))
+    return NeuronSet(neurons.space, {site: (number >= 1) & (theirs[site] <= 1) for site, number in active.items()})
 
 
 def _origin(neurons: NeuronSet, seed: int, kind: str) -> dict[str, Any]:

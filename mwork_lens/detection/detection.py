@@ -4,13 +4,14 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from html import escape
+from itertools import product
 from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, full_like
+from torch import Tensor
 
 from ..model import SITES, ExactSum
 from ..neurons import NeuronSet, NeuronSpace
@@ -113,12 +114,8 @@ class Detection(Result, kind="detection"):
         check_arguments(Detection.specific, locals())
         against_quorum = quorum if against_quorum is None else against_quorum
         others = self._against(language, against)
-        active = [self._active_masks(other, against_quorum) for other in others]
-        combine = operator.and_ if against == "shared" else operator.or_
-        masks = {
-            site: mask & ~reduce(combine, [other[site] for other in active], full_like(mask, against == "shared"))
-            for site, mask in self._active_masks(language, quorum).items()
-        }
+        theirs = self._active_masks_of(against, others, language, against_quorum)
+        masks = {site: mask & ~theirs[site] for site, mask in self._active_masks(language, quorum).items()}
         origin = {
             "language": language,
             "kind": "specific",
@@ -147,6 +144,22 @@ class Detection(Result, kind="detection"):
             choices = listed(["others", "shared", *self.languages], unknown[0])
             raise ValueError(f"against={unknown[0]!r}: nothing was detected for it; there are {choices}.")
         return others
+
+    def _active_masks_of(
+        self, against: str | Iterable[str], others: Sequence[str], language: str, quorum: float
+    ) -> dict[str, Bool[Tensor, "layer _"]]:
+        """Neurons that count as those of other languages."""
+        if against == "shared":
+            return {site: numbers == len(self.languages) for site, numbers in languages_active(self, quorum).items()}
+        if against == "others":
+            own = self._active_masks(language, quorum)
+            return {site: numbers > own[site] for site, numbers in languages_active(self, quorum).items()}
+        masks = [self._active_masks(other, quorum) for other in others]
+        return {site: reduce(operator.or_, [mask[site] for mask in masks]) for site in masks[0]}
+
+    @cached_property
+    def _numbers(self) -> dict[float, dict[str, Int[Tensor, "layer _"]]]:
+        return {}
 
     def _active_masks(self, language: str, quorum: float) -> dict[str, Bool[Tensor, "layer _"]]:
         require_language(self, language)
@@ -195,6 +208,17 @@ class Detection(Result, kind="detection"):
         table = (sums["active"] / sums["width"]).unstack().reindex(self.languages)  # pyright: ignore
         caption = "Share of neurons that are active on at least nine in ten documents, by language and site"
         return f"<p>{escape(repr(self))}</p><p>{caption}:</p>{table.to_html(float_format='{:.1%}'.format)}"
+
+
+def languages_active(detection: Detection, quorum: float) -> dict[str, Int[Tensor, "layer _"]]:
+    """By site: in how many languages each neuron is active; counted once per quorum."""
+    numbers = detection._numbers
+    if quorum not in numbers:
+        first, *others = (detection._active_masks(language, quorum) for language in detection.languages)
+        numbers[quorum] = {site: mask.short() for site, mask in first.items()}
+        for (site, number), masks in product(numbers[quorum].items(), others):
+            number += masks[site]
+    return numbers[quorum]
 
 
 def text_of(detection: Detection, language: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..model import ModelRecord
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result, require_record
 from ..text import Status, check_arguments
-from ..text.choices import listed
+from ..text.choices import listed, named
 from ..text.languages import share_a_script
 from .overlap import DETECTION, TUNING, documents_read, overlap_words
 
@@ -228,6 +228,15 @@ class EffectMatrix(Result, kind="effect_matrix"):
             ValueError: for another ``among``.
         """
         check_arguments(EffectMatrix.selectivity, locals())
+        if among not in self._selectivities:
+            self._selectivities[among] = self._selectivity_table(among)
+        return self._selectivities[among].copy()
+
+    @cached_property
+    def _selectivities(self) -> dict[Among, pd.DataFrame]:
+        return {}
+
+    def _selectivity_table(self, among: Among) -> pd.DataFrame:
         rows = [self._selectivity(off, own, among) for off, own in self.languages.items() if own in self.tokens]
         if not rows:
             return pd.DataFrame()
@@ -263,7 +272,7 @@ class EffectMatrix(Result, kind="effect_matrix"):
         sentence = f"{off} {done} ({row['neurons']:,.0f} neurons): the loss of {own} changes by {row['own']:{shown}}"
         if not others:
             return f"{sentence} {unit}."
-        sentence += f", that of {', '.join(others)} by {row['others']:{shown}} {unit} on average"
+        sentence += f", that of {named(others, 'others')} by {row['others']:{shown}} {unit} on average"
         sentence += f": a difference of {row['difference']:{shown}}"
         side = adjusted_verdict(row["difference"], row["p_adjusted"])
         if side == "not measurable":

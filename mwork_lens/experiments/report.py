@@ -23,6 +23,7 @@ from ..settings import ReportConfig
 from ..statistics import FALSE_DISCOVERIES, adjusted_verdict, counted, not_measurable
 from ..store import versions, write_text
 from ..text import Corpus, Identifier, identifier
+from ..text.choices import named
 from .effects import effects_settings, require_languages, run_effects, stages_of
 from .folder import ResultsFolder, load_or_run, piece_name
 from .sets import most_specific, specific_sets
@@ -271,13 +272,12 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     shown = not_measurable(documents, passages=min(read))
     if "not measurable" not in sides.values():
         clear = [row for row, side in sides.items() if side == "above"]
-        listed = f"{len(clear)} ({', '.join(clear) or 'none'})"
-        shown = f"clear for {listed} at q ≤ {FALSE_DISCOVERIES:g} on {counted(read, [documents])}"
+        shown = f"clear for {len(clear)} ({_named(clear)}) at q ≤ {FALSE_DISCOVERIES:g} on {counted(read, [documents])}"
     ends = dict.fromkeys(f"{end(selectivity.loc[own, 'neurons']):,.0f}" for end in (min, max))
     off = f"Switching off a language's own neurons ({' to '.join(ends)} neurons)"
     text = [
         f"{off} raises that language's loss the most for {len(most)} of {len(own)} languages "
-        f"({', '.join(most) or 'none'}). That the rise is above the mean rise of the others is {shown}."
+        f"({_named(most)}). That the rise is above the mean rise of the others is {shown}."
     ]
     if "not measurable" in sides.values():
         text = [f"{off}: whose loss rises the most, and by how much more than the others', is {shown}."]
@@ -286,6 +286,10 @@ def findings(effects: EffectMatrix, ratio: LanguageRatio | None = None) -> list[
     text += [seen_finding(effects.documents_read)]
     text += [effects.finding(name) for row in matched for name in (str(effects.languages[row]), row)]
     return [*text, *ratio_finding(ratio)]
+
+
+def _named(rows: Sequence[str]) -> str:
+    return named(rows, "rows, in the table") or "none"
 
 
 def ratio_finding(ratio: LanguageRatio | None) -> list[str]:

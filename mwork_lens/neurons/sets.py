@@ -20,6 +20,7 @@ from ..model.sites import SITES, require_sites
 from ..model.state import changed_by_user
 from ..store import Result, storable
 from ..text import SeenDocuments, check_arguments
+from ..text.choices import named
 from .space import NeuronSpace
 
 Operation = Literal["and", "or", "xor", "minus", "not"]
@@ -82,7 +83,7 @@ class Origin(Mapping[str, Any]):
         """A short name for a set of this origin."""
         if self.language is not None:
             name = f"{self.language} {self.kind or ''}".strip()
-            return f"{name} (against {', '.join(self.against)})" if self.against else name
+            return f"{name} (against {named(self.against, 'languages')})" if self.against else name
         if self.operation is None:
             return self.kind or "neurons"
         names = self[self.operation]

@@ -1,6 +1,6 @@
 """Figures of detections: where the neurons are, what detections and languages have in common, what detecting costs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 
 from ..bench import Benchmark
 from ..statistics import counted as in_words
-from ..text.choices import require_choice
-from .style import SEQUENTIAL, colour, finish, groups, heat, line, panels, table_axes
+from ..text.choices import named, require_choice
+from .similarity import TREE_HEIGHT, Order, draw_above, tree_of
+from .style import DENSE, SEQUENTIAL, SMALL, colour, finish, groups, heat, line, panels, table_axes
 
 STRUCTURES = {"attention": "attention (q, k, v)", "feed_forward": "feed-forward (mlp)"}
 MEMORY = "megabytes_above_forward"
@@ -37,7 +38,7 @@ def neuron_counts(counted: pd.DataFrame, *, title: str = "Neurons by layer", **l
             figure.add_trace(trace, **cell)
     figure.update_xaxes(rangemode="tozero", tickformat=".1%")
     figure.update_yaxes(dtick=max(1, counted["layer"].nunique() // 10))
-    models, languages = (", ".join(counted[name].unique()) for name in ("model", "language"))
+    models, languages = ", ".join(counted["model"].unique()), named(counted["language"].unique(), "in all")
     detail = f"{models}; languages: {languages}; {_read(counted)}thin: each language"
     return finish(figure, title, detail, layout, x="share of the structure's neurons", y="layer", height=560)
 
@@ -78,40 +79,63 @@ def agreement(compared: pd.DataFrame, *, title: str = "Agreement of two detectio
             figure.add_trace(line(by_layer[value], by_layer.index, site, colour(i), **look), **cell)
     figure.add_vline(x=float(compared["expected"].mean()), line={"dash": "dash", "color": "#999999"}, col=2)  # pyright: ignore[reportArgumentType]
     figure.update_xaxes(range=[0, 1.02])
-    models, languages = (", ".join(compared[name].unique()) for name in ("model", "language"))
+    models, languages = ", ".join(compared["model"].unique()), named(compared["language"].unique(), "languages")
     detail = f"{models}; mean over {languages}; {_read(compared)}dashed: overlap by chance"
     return finish(figure, title, detail, layout, y="layer", height=520)
 
 
-def overlap(compared: pd.DataFrame, *, value: str = "share", **layout: Any) -> go.Figure:
+def overlap(compared: pd.DataFrame, *, value: str = "share", order: Order | None = None, **layout: Any) -> go.Figure:
     """Heat maps of what each two languages have in common, attention and feed-forward apart, one row per detection.
 
     Args:
         compared: what :func:`mwork_lens.overlap` gave.
         value: which column to colour: ``share``, ``jaccard`` or ``overlap_coefficient``.
+        order: of languages, ``"given"`` or by ``"similarity"`` (the mean ``jaccard`` of all panels; average linkage,
+            drawn above); by default so with more than 24 languages. Cells then have no numbers but over them.
 
     Raises:
         ValueError: for a column that does not exist.
     """
     require_choice("value", value, ("share", "jaccard", "overlap_coefficient"))
     titles = compared["detection"] + ": " + compared["structure"].str.replace("_", "-")
-    parts = groups(compared.assign(panel=titles), "panel")
-    figure, cells = panels(list(parts), len(groups(compared, "structure")), shared_yaxes=True)
+    parts, names = groups(compared.assign(panel=titles), "panel"), list(compared["language"].unique())
+    columns = len(groups(compared, "structure")) if len(names) <= DENSE else 1
+    figure, cells = panels(list(parts), columns, shared_yaxes=True, vertical_spacing=0.08 / len(parts))
+    alike = compared.pivot_table(index="language", columns="other", values="jaccard").reindex(
+        index=names, columns=names
+    )
+    tree = tree_of(1 - alike, order)
+    names = list(tree.languages) if tree else names
     for cell, rows in zip(cells, parts.values(), strict=True):
-        languages = list(rows["language"].unique())
-        table, chance = (
-            rows.pivot(index="language", columns="other", values=column).reindex(index=languages, columns=languages)
-            for column in (value, "expected_share")
-        )
-        text = table.map(lambda share: "" if share != share else f"{share:.2f}").to_numpy()
-        hover = "%{y} in %{x}: %{z:.3f}<br>share by chance %{customdata:.3f}"
-        figure.add_trace(heat(table, text=text, hover=hover, customdata=chance, coloraxis="coloraxis"), **cell)
-    table_axes(figure)
+        figure.add_trace(_common(rows, value, names), **cell)
+    table_axes(figure, len(names))
     axis = {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": value}}}
-    height = 180 + compared["detection"].nunique() * max(320, 44 * compared["language"].nunique())
+    rows = cells[-1]["row"]
+    look: dict[str, Any] = {"height": rows * max(320, 44 * len(names))}
+    if len(names) > DENSE:
+        look = {"height": rows * (SMALL * len(names) + 60), "width": 300 + SMALL * len(names)}
     models, chance = ", ".join(compared["model"].unique()), compared["expected_share"].mean()
     detail = f"{models}; {_read(compared)}rows in columns; mean share by chance {chance:.2f}"
-    return finish(figure, "Active neurons in common", detail, layout, height=height, coloraxis=axis)
+    if tree:
+        draw_above(figure, tree, columns, look["height"])
+        look["height"] += TREE_HEIGHT
+        detail += "; order: mean jaccard"
+    look["height"] += 180
+    return finish(figure, "Active neurons in common", detail, layout, coloraxis=axis, **look)
+
+
+def _common(rows: pd.DataFrame, value: str, names: Sequence[str]) -> go.Heatmap:
+    """One panel, its languages in this order; numbers in its cells if there is room."""
+    table, chance = (
+        rows.pivot(index="language", columns="other", values=column).reindex(index=names, columns=names)
+        for column in (value, "expected_share")
+    )
+    hover = "%{y} in %{x}: %{z:.3f}<br>share by chance %{customdata:.3f}"
+    look = {"hover": hover, "customdata": chance.to_numpy(dtype="float32"), "coloraxis": "coloraxis"}
+    if len(names) > DENSE:
+        return heat(table, xgap=0, ygap=0, **look)
+    text = table.map(lambda share: "" if share != share else f"{share:.2f}").to_numpy()
+    return heat(table, text=text, **look)
 
 
 def benchmark(found: Benchmark, **layout: Any) -> go.Figure:

@@ -9,48 +9,72 @@ import plotly.graph_objects as go
 
 from ..effects import UNITS, Among, EffectMatrix
 from ..statistics import FALSE_DISCOVERIES, counted, not_measurable
-from .style import colour, error_bars, finish, groups, heat, hovering, table_axes
+from .similarity import TREE_HEIGHT, Order, draw_above, tree_of
+from .style import DENSE, SMALL, colour, error_bars, finish, groups, heat, hovering, table_axes
 
 UNLABELLED = ("random", "shared", "top ", "specific ")
 """How the kinds of control begin that do not show their ratio, so that the others can be read."""
 
 
-def effect_matrix(effects: EffectMatrix, **layout: Any) -> go.Figure:
+def effect_matrix(effects: EffectMatrix, *, order: Order | None = None, **layout: Any) -> go.Figure:
     """Change of loss as a heat map, what is off (or was tuned) by what is read.
 
     A frame marks each row's own language, a star what differs from no rise (q: Benjamini-Hochberg over all cells).
     Colours end at the largest rise under a language's own set, since some controls break everything.
+
+    Args:
+        effects: an effect matrix.
+        order: of languages, ``"given"`` or by ``"similarity"`` (the correlation of their columns; average linkage,
+            drawn above); by default so with more than 24 languages. Cells then have no numbers but over them.
     """
-    frame, unit = effects.to_frame(), UNITS[effects.unit]
-    cells = [_cell(cell, unit, effects.decimals) for cell in effects.intervals.to_dict("records")]
-    text, hover = (np.array(words, dtype=object).reshape(frame.shape) for words in zip(*cells, strict=True))
-    language_rows = [row for row in frame.index if row in frame.columns]
-    bound = float(np.abs(frame.loc[language_rows or frame.index].to_numpy()).max()) or 1.0
-    figure = go.Figure(heat(frame, text=text, hover=hover, bound=bound, colorbar={"title": {"text": unit}}))
+    frame = effects.to_frame()
+    tree = tree_of(1 - frame.corr(), order) if len(frame) > 2 else None
+    if tree:
+        first = [language for language in tree.languages if language in frame.index]
+        frame = frame.loc[[*first, *frame.index.difference(first, sort=False)], list(tree.languages)]
+    dense = max(frame.shape) > DENSE
+    figure = go.Figure(_cells(effects, frame, dense))
     for y, row in enumerate(frame.index):
         if (language := effects.languages.get(str(row))) in frame.columns:
             x = list(frame.columns).index(str(language))
             box = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.48, "y1": y + 0.48}
-            figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 2})
-    table_axes(figure)
-    detail = (
-        f"{effects.settings['model']}; {effects.text_read}; frame: own language; *: not zero, q ≤ {FALSE_DISCOVERIES:g}"
-    )
+            figure.add_shape(type="rect", **box, line={"color": "#222222", "width": 1 if dense else 2})
+    table_axes(figure, max(frame.shape))
+    look: dict[str, Any] = {"height": max(23 * len(frame), 46 * min(len(frame), 12))}
+    if dense:
+        look = {"height": max(SMALL * len(frame), 160), "width": 300 + SMALL * len(frame.columns)}
+    detail = f"{effects.settings['model']}; {effects.text_read}; frame: own language"
+    detail += "" if dense else f"; *: not zero, q ≤ {FALSE_DISCOVERIES:g}"
+    if tree:
+        draw_above(figure, tree, 1, look["height"])
+        look["height"] += TREE_HEIGHT
+        detail += "; order: correlation of columns"
     title = "Change of loss when neurons are tuned" if effects.tuned else "Rise of loss when neurons are switched off"
-    rows, height = f"neurons {'tuned' if effects.tuned else 'off'}", max(23 * len(frame), 46 * min(len(frame), 12))
-    return finish(figure, title, detail, layout, x="language read", y=rows, height=180 + height)
+    look |= {
+        "x": "language read",
+        "y": f"neurons {'tuned' if effects.tuned else 'off'}",
+        "height": 180 + look["height"],
+    }
+    return finish(figure, title, detail, layout, **look)
+
+
+def _cells(effects: EffectMatrix, frame: pd.DataFrame, dense: bool) -> go.Heatmap:
+    """The rises in the order of a table, with what was tested over them and, if there is room, numbers in them."""
+    unit, shape = UNITS[effects.unit], frame.shape
+    places = pd.MultiIndex.from_product([frame.index, frame.columns], names=["off", "read"])
+    cells = effects.intervals.set_index(["off", "read"]).loc[places].to_dict("records")
+    text = np.array([f"{cell['rise']:.{effects.decimals}f}{star(cell)}" for cell in cells], dtype=object).reshape(shape)
+    over = np.array([*map(tested, cells)], dtype=object).reshape(shape)
+    language_rows = [row for row in frame.index if row in frame.columns]
+    look: dict[str, Any] = {"bound": float(np.abs(frame.loc[language_rows or frame.index].to_numpy()).max()) or 1.0}
+    look |= {"xgap": 0, "ygap": 0} if dense else {"text": text}
+    hover = f"off: %{{y}}<br>read: %{{x}}<br>rise %{{z:+.3f}} {unit}<br>%{{hovertext}}"
+    return heat(frame, hover=hover, hovertext=over, colorbar={"title": {"text": unit}}, **look)
 
 
 def star(cell: Mapping[Any, Any]) -> str:
     """What marks a cell that differs from zero."""
     return "*" if cell["p_adjusted"] <= FALSE_DISCOVERIES else ""
-
-
-def _cell(cell: Mapping[Any, Any], unit: str, decimals: int) -> tuple[str, str]:
-    """What is written in a cell, and shown over it."""
-    return f"{cell['rise']:.{decimals}f}{star(cell)}", (
-        f"off: {cell['off']}<br>read: {cell['read']}<br>rise {cell['rise']:+.3f} {unit}<br>{tested(cell)}"
-    )
 
 
 def tested(cell: Mapping[Any, Any]) -> str:
@@ -81,17 +105,21 @@ def selectivity(effects: EffectMatrix, *, among: Among = "others", **layout: Any
     ]
     bars, done = groups(table, "bar"), "tuned" if effects.tuned else "off"
     figure = go.Figure([_bars(rows, name, i) for i, (name, rows) in enumerate(bars.items())])
-    figure.add_traces([_ratios(rows, name) for name, rows in bars.items()])
+    number = len(groups(table, "language"))
+    dense = number > DENSE
+    figure.add_traces([] if dense else [_ratios(rows, name) for name, rows in bars.items()])
     others = {"others": "others", "same_script": "others of its script", "other_script": "others of other scripts"}
     # room for the first label
-    figure.update_xaxes(type="category", range=[-0.7, table["language"].nunique() - 0.4])
+    figure.update_xaxes(type="category", range=[-0.7, number - 0.4])
     look = {"barmode": "group", "scattermode": "group", "legend": {"title": {"text": f"what is {done}"}}, "height": 520}
     look["x"] = f"language whose neurons are {done}"
     look["y"] = f"own rise − mean rise of {others[among]}, {UNITS[effects.unit]}"
     compared = f"{effects.settings['model']}; {effects.text_read}"
-    detail = (
-        f"{compared}; labels: own : others (of controls, matched only), where q ≤ {FALSE_DISCOVERIES:g}; bars: 95 %"
-    )
+    ratios = f"; labels: own : others (of controls, matched only), where q ≤ {FALSE_DISCOVERIES:g}"
+    detail = f"{compared}{'' if dense else ratios}; bars: 95 %"
+    if dense:
+        figure.update_xaxes(dtick=1, tickfont={"size": 8})
+        look["width"] = 320 + max(SMALL, 6 * len(bars)) * number
     detail += "".join(f"<br>of another size: {', '.join(sizes)}" for sizes in [_other_sizes(table)] if sizes)
     return finish(figure, "Selectivity of a language's neurons and of its controls", detail, layout, **look)
 

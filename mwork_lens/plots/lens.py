@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from ..lens import LanguageRatio, LatentLanguages, LensGrid, NeuronCards
 from ..statistics import counted, interval_words
 from ..text import OTHER, SHARED
 from ..text.choices import require_choice
-from .style import COLOURS, DIVERGING, SEQUENTIAL, banded_line, colour, finish, groups, heat, line, panels
+from .style import COLOURS, DENSE, DIVERGING, SEQUENTIAL, SMALL, banded_line, colour, finish, groups, heat, line, panels
 
 OWN, REST = "the prompts' own", "other languages"
 GREYS = {SHARED: "#999999", OTHER: "#666666"}
 MOST_LINES = 4
 """Languages of a panel that are drawn one by one."""
+MOST_PANELS = 24
+"""Prompt languages that are drawn; ``LanguageRatio.only`` selects others."""
 TOKEN_LENGTH, HOVER_LENGTH = 11, 60
 """Characters of a token in a cell, and over it."""
 GRID_COLOURS = COLOURS[:7]
@@ -32,7 +35,8 @@ _RIGHT_TO_LEFT = regex.compile(r"[\p{Bidi_Class=R}\p{Bidi_Class=AL}]")
 def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3, **layout: Any) -> go.Figure:
     """Share of decoded tokens by layer, one panel per prompt language, with 95 % bands; dotted: random directions.
 
-    With more than four languages, a panel shows the prompts' own, the pivot, and all others together.
+    With more than four languages, a panel shows the prompts' own, the pivot, and all others together. Of more than 24
+    prompt languages the first 24 are drawn; ``ratio.only("sw")`` is another one's.
 
     Args:
         ratio: what :func:`mwork_lens.language_ratio` gave, or its ``two_way()`` form.
@@ -44,7 +48,7 @@ def language_ratio(ratio: LanguageRatio, *, pivot: str = "en", columns: int = 3,
     """
     if pivot != "en":  # which need not be among the languages
         require_choice("pivot", pivot, (*ratio.languages, *ratio.names[:-2]))
-    by_prompt = {prompt: _panel(ratio, prompt, pivot) for prompt in ratio.counts}
+    by_prompt = {prompt: _panel(ratio, prompt, pivot) for prompt in [*ratio.counts][:MOST_PANELS]}
     figure, cells = _layer_panels([f"prompts in {escape(prompt)}" for prompt in by_prompt], columns, 0.24, 0.05)
     colours = _colours([name for panel in by_prompt.values() for name in panel], pivot)
     for cell, (prompt, panel) in zip(cells, by_prompt.items(), strict=True):
@@ -106,7 +110,7 @@ def _lines(prompt: str, name: str, rows: pd.DataFrame, stroke: str) -> list[go.S
 
 
 def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int = 3, **layout: Any) -> go.Figure:
-    """Language by layer as heat maps, one panel per prompt language.
+    """Language by layer as heat maps, one panel per prompt language (of the first 24).
 
     Args:
         ratio: what :func:`mwork_lens.language_ratio` gave.
@@ -125,19 +129,21 @@ def language_heatmap(ratio: LanguageRatio, *, value: str = "share", columns: int
         hover = f"%{{y}}, layer %{{x}}: %{{z:.1f}} {unit}"
         figure.add_trace(heat(table, hover=hover, coloraxis="coloraxis"), **cell)
     figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    dense = len(ratio.labels) > DENSE
+    small = {"dtick": 1, "tickfont": {"size": 8}} if dense else {}
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, **small)
     largest = max(float(np.nanmax(np.abs(table.to_numpy()))) for table in tables.values())
     scale, lowest = (SEQUENTIAL, 0) if value == "share" else (DIVERGING, -largest)
     bar = {"title": {"text": f"{value}, {unit}"}, "lenmode": "pixels", "len": 260, "y": 1, "yanchor": "top"}
     axis = {"colorscale": scale, "cmin": lowest, "cmax": largest, "colorbar": bar}
     title = "Which language each layer speaks" + (", above and below random directions" if value == "lift" else "")
-    height = 170 + cells[-1]["row"] * (70 + 20 * len(ratio.labels))
+    height = 170 + cells[-1]["row"] * (70 + (SMALL if dense else 20) * len(ratio.labels))
     return finish(figure, title, _detail(ratio), layout, height=height, coloraxis=axis)
 
 
 def _tables(ratio: LanguageRatio, value: str) -> dict[str, pd.DataFrame]:
     """Language by layer for each panel, in per cent; shares are followed by what random directions give."""
-    by_prompt = groups(ratio.to_frame(), "prompt_language")
+    by_prompt = dict(islice(groups(ratio.to_frame(), "prompt_language").items(), MOST_PANELS))
     sources = {f"prompts in {escape(prompt)}": (rows, value) for prompt, rows in by_prompt.items()}
     if value == "share" and ratio.chance.shape[1]:
         sources["random directions"] = next(iter(by_prompt.values())), "chance"
@@ -153,6 +159,7 @@ def _detail(ratio: LanguageRatio) -> str:
     documents = ratio.documents.values()
     number = counted(map(len, documents), (len(set(names)) for names in documents), "prompts")
     norm = "" if settings["normalize"] else "; without the final norm"
+    norm += f"; {MOST_PANELS} of {len(documents)} prompt languages" if len(documents) > MOST_PANELS else ""
     return f"{settings['model']}; {read} by {settings.get('identifier')}; {number} per language{norm}"
 
 

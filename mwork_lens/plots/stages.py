@@ -12,7 +12,7 @@ from ..effects import MEAN, SIDES, Evidence, LayerSweep, StageGrid, Workflow
 from ..neurons import MWORK_PARTS, STAGES
 from ..statistics import FALSE_DISCOVERIES, counted, not_measurable
 from .effects import star, tested
-from .style import COLOURS, DASHES, banded_line, colour, finish, groups, heat, line, panels, table_axes
+from .style import COLOURS, DASHES, DENSE, banded_line, colour, finish, groups, heat, line, panels, table_axes
 
 MARKS = {
     "supported": ("✓", "#009E73"),
@@ -45,7 +45,7 @@ def stage_grid(grid: StageGrid, **layout: Any) -> go.Figure:
         f"{grid.effects.settings['model']}; {grid.effects.text_read}; layers: {layers}; nats per token (neurons off)"
     )
     title = "What each stage’s neurons do for their own language: own rise − others’"
-    wide = max(950, 250 + 160 * len(grid.languages))
+    wide = max(950, 250 + (160 if len(grid.languages) <= DENSE else 110) * len(grid.languages))
     return finish(figure, title, detail, layout, x="language whose neurons are off", height=430, width=wide)
 
 

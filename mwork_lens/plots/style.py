@@ -13,6 +13,10 @@ from plotly.subplots import make_subplots
 # Okabe and Ito's palette, grey last
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot")
+DENSE = 24
+"""Rows or columns up to which the cells of a table are large, with their numbers in them."""
+SMALL = 11
+"""The side of a small cell, in pixels: its label in letters of 8 can be read."""
 DIVERGING, SEQUENTIAL = "RdBu_r", "Viridis"
 
 _AXIS = {"gridcolor": "#e5e5e5", "zerolinecolor": "#bbbbbb", "automargin": True, "title": {"standoff": 10}}
@@ -116,7 +120,8 @@ def heat(
     return go.Heatmap(**{**cells, "xgap": 1, "ygap": 1, **written, **hovering(hover), **scale, **options})
 
 
-def table_axes(figure: go.Figure) -> None:
-    """Labels on both axes, the first row on top."""
-    figure.update_xaxes(type="category", showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+def table_axes(figure: go.Figure, size: int = 0, **cell: Any) -> None:
+    """Labels on both axes, the first row on top; all of them, in small letters, where cells are small."""
+    small = {"dtick": 1, "tickfont": {"size": 8}} if size > DENSE else {}
+    figure.update_xaxes(type="category", showgrid=False, **small, **cell)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, **small, **cell)

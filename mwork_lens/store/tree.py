@@ -54,6 +54,8 @@ def made(name: str, values: Mapping[str, Any]) -> Any:
 
 
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+_WHOLE = (torch.uint8, torch.int16, torch.int32, torch.int64)
+_NARROWER = {dtype: _WHOLE[:i] for i, dtype in enumerate(_WHOLE) if i}
 _FORMS: Mapping[str, tuple[type, Any, Any]] = {
     "float": (float, str, float),
     "texts": (np.ndarray, lambda value: value.tolist(), lambda texts: np.array(texts, dtype=np.str_)),
@@ -91,12 +93,22 @@ def _tagged(value: Any, arrays: dict[str, Tensor]) -> tuple[str, Any]:
         in_numpy = isinstance(value, np.ndarray)
         if in_numpy:
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
-        arrays[key := str(len(arrays))] = value.detach().cpu().contiguous()
-        return "array" if in_numpy else "tensor", key
+        arrays[key := str(len(arrays))] = stored = _narrowed(value.detach().cpu().contiguous())
+        read_as = key if stored.dtype == value.dtype else {"key": key, "dtype": value.dtype}
+        return "array" if in_numpy else "tensor", read_as
     for tag, (kind, simplified, _) in _FORMS.items():
         if isinstance(value, kind):
             return tag, simplified(value)
     raise TypeError(f"a {name} has no stored form ({value!r:.60}).")
+
+
+def _narrowed(value: Tensor) -> Tensor:
+    """Whole numbers in as few bytes as hold them."""
+    if value.dtype not in _NARROWER or not value.numel():
+        return value
+    low, high = (int(end) for end in value.aminmax())
+    bounds = ((dtype, torch.iinfo(dtype)) for dtype in _NARROWER[value.dtype])
+    return value.to(next((dtype for dtype, of in bounds if of.min <= low and high <= of.max), value.dtype))
 
 
 def _holds_text(value: Tensor | np.ndarray) -> bool:
@@ -113,7 +125,9 @@ def decode(node: Any, arrays: Mapping[str, Tensor]) -> Any:
         return {key: decode(part, arrays) for key, part in node.items()}
     tag, simpler = node[TAG], decode(node[OF], arrays)
     if tag in ("tensor", "array"):
-        return arrays[simpler] if tag == "tensor" else arrays[simpler].numpy()
+        narrow = isinstance(simpler, dict)
+        array = arrays[simpler["key"]].to(simpler["dtype"]) if narrow else arrays[simpler]
+        return array if tag == "tensor" else array.numpy()
     if tag not in _FORMS:
         return made(tag, simpler)
     if tag in ("tuple", "set", "frozenset") and not isinstance(simpler, list):

@@ -371,3 +371,13 @@ def test_cutting_a_set_leaves_its_history():
     for cut in (mw.cut_to_size(both, 1), mw.cut_to_equal({"fr": both, "other": french})["fr"]):
         assert cut.origin.operands[0] == french.origin
         assert cut.origin.operands[0].quorum == 0.9
+
+
+def test_whole_numbers_take_as_few_bytes_as_hold_them(tmp_path):
+    numbers = {bound: torch.arange(bound - 255, bound + 1) for bound in (255, 2**15 - 1, 2**31 - 1, 2**62)}
+    for bound, size in zip(numbers, (1, 2, 4, 8), strict=True):
+        Box(numbers[bound]).save(tmp_path / str(size))
+        loaded = Box.load(tmp_path / str(size)).content
+        assert same(loaded, numbers[bound])
+        header = 8 + int.from_bytes((tmp_path / str(size) / "tensors.safetensors").read_bytes()[:8], "little")
+        assert (tmp_path / str(size) / "tensors.safetensors").stat().st_size - header == 256 * size
