@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import plotly.graph_objects as go
 from ..detection import Detection
 from ..model.fingerprint import UNKNOWN, require_same_model
 from ..report import Section, write_figures, write_page
-from ..store import Result, only_writer, require_free, user_path, versions, write_text
+from ..store import Result, folded, only_writer, require_free, user_path, versions, write_text
 
 SETTINGS = "settings.json"
 NEWER = ("documents", "limit", "held_out", "held_out_part", "fingerprint")
@@ -46,7 +45,7 @@ def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *argu
 def piece_name(name: str) -> str:
     """A name of the user's as the name of one file on any system: ``a/b`` is not in a folder ``a``.
 
-    Two names are two files; those that differ in case only are one on some systems (see :func:`folded`).
+    Two names are two files; those that differ in case only are one on some systems (see ``store.folded``).
     """
     if not name or _NOT_PORTABLE.search(name):
         name = quote(name, safe="", errors="surrogatepass").replace(".", "%2E") or "%"
@@ -55,11 +54,6 @@ def piece_name(name: str) -> str:
     if len(encoded := os.fsencode(name)) > LONGEST_NAME:
         name = f"{encoded[:100].decode(errors='ignore')}%{hashlib.sha256(encoded).hexdigest()[:16]}"
     return name
-
-
-def folded(name: str) -> str:
-    """What names have in common that some file systems take for one: they ignore case, or how accents are written."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def require_resumable(path: str | Path) -> Path:

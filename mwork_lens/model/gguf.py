@@ -3,14 +3,13 @@
 import hashlib
 import logging
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..store import atomic_directory, cache_directory, user_path
+from ..store import atomic_directory, cache_directory, temporary_directory, user_path
 from .checkpoints import quiet_transformers, read_model, read_tokenizer
 
 logger = logging.getLogger("mwork_lens")
@@ -54,8 +53,8 @@ def _from_gguf(stem: str, sha256: str, assemble: Callable[[Path], Path]) -> Path
     except ImportError as error:
         raise ImportError("Reading GGUF files needs the package gguf: pip install 'mwork_lens[demo]'.") from error
     logger.warning("Converting %s.gguf once into %s (one to two minutes) ...", stem, target)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = assemble(Path(folder))
+    with temporary_directory(target) as folder:
+        path = assemble(folder)
         tokenizer = read_tokenizer(path.parent, gguf_file=path.name)
         # as HookedTransformer wants it; otherwise it would read the whole vocabulary a second time
         tokenizer.init_kwargs["add_bos_token"] = tokenizer.bos_token is not None

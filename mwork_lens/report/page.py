@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from ..store import user_path, write_text
+from ..store import folded, user_path, write_text
 from .pictures import write_pictures
 
 # whatever a text or a figure holds, the page may neither fetch nor send anything
@@ -77,9 +78,16 @@ def write_figure(path: str | Path, figure: go.Figure) -> list[Path]:
 
 
 def write_figures(figures: Mapping[Any, go.Figure]) -> list[Path]:
-    """As :func:`write_figure`, by path; one browser draws all of them."""
+    """As :func:`write_figure`, by path; one browser draws all of them.
+
+    Raises:
+        ValueError: for two that are one file on some systems, before anything is written.
+    """
     by_path = {user_path(path): figure for path, figure in figures.items()}
     pages = {_with_suffix(path, ".html"): figure for path, figure in by_path.items()}
+    for one, other in combinations(figures, 2):
+        if len({folded(str(_with_suffix(user_path(path), ".html"))) for path in (one, other)}) < 2:
+            raise ValueError(f"The figures {one} and {other} are one file on some systems: choose another name.")
     for path, figure in pages.items():
         write_text(path, figure.to_html(include_plotlyjs=True, include_mathjax=False))
     pictures = write_pictures({_with_suffix(path, ".png"): figure for path, figure in by_path.items()})

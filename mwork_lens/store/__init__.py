@@ -1,5 +1,14 @@
 """Results as directories that are written whole or not at all, and checked when they are read."""
 
-from .files import atomic_directory, atomic_file, only_writer, output_directory, user_path, write_text
+from .files import (
+    atomic_directory,
+    atomic_file,
+    folded,
+    only_writer,
+    output_directory,
+    temporary_directory,
+    user_path,
+    write_text,
+)
 from .fitting import fits, require_record
 from .result import Result, cache_directory, require_free, storable, versions

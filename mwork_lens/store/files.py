@@ -4,8 +4,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import tempfile
+import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,8 @@ _LONGEST = 200
 """Bytes of a name to which something can be added; file systems allow 255."""
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.ENOENT)
 """Errors of a rename where another process has been at the same place."""
+_JUST_MADE = 2
+"""Seconds in which a process may not have locked yet what it has made; none that begins after a kill is so fast."""
 _held: dict[tuple[int, int, int], int] = {}
 """Directories that this process writes in: process, device and number of each, and how many blocks need it."""
 
@@ -48,16 +54,69 @@ def previous(path: Path) -> Path:
     return _beside(Path(os.path.realpath(path)), "previous")
 
 
+def folded(name: str) -> str:
+    """What names have in common that some file systems take for one: they ignore case, or how accents are written."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, suffix: str) -> Iterator[Path]:
+    """A free hidden name beside ``path``; nothing has it when the block ends, nor what killed processes left there."""
+    place = _beside(path, "writing-")
+    name = re.compile(rf"{re.escape(place.name)}[0-9a-f]{{8}}{re.escape(suffix)}")
+    for left in filter(lambda entry: name.fullmatch(entry.name), path.parent.iterdir()):
+        with contextlib.suppress(OSError):  # it has gone in the meantime
+            if time.time() - left.lstat().st_mtime > _JUST_MADE:
+                with _locked(left) as alone:
+                    _remove(left if alone else None)
+    temporary = place.with_name(f"{place.name}{secrets.token_hex(4)}{suffix}")
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+def _remove(place: Path | None) -> None:
+    if place is not None and place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    elif place is not None:
+        place.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[bool]:
+    """Whether no other such block is in this place, as far as the system says; it forgets those of ended processes."""
+    descriptor, alone = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), False
+    try:
+        with contextlib.suppress(ImportError, OSError):  # no locks on this system, or file system
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """A temporary file next to ``path`` that takes its place only when the block ends without an error."""
     path = user_path(path)
-    building = _beside(path, secrets.token_hex(4)).with_suffix(path.suffix)
-    try:
-        yield building
+    with _temporary(path, path.suffix) as building:
+        building.touch(exist_ok=False)
+        with _locked(building):
+            yield building
         os.replace(building, path)
-    finally:
-        building.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_directory(path: Path) -> Iterator[Path]:
+    """A hidden directory next to ``path``, gone when the block ends, as is what killed processes left of theirs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path, "") as folder:
+        folder.mkdir()
+        with _locked(folder):
+            yield folder
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -76,20 +135,17 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False, first_wins: b
     path = Path(os.path.realpath(user_path(path)))
     if os.path.ismount(path):
         raise FileExistsError(f"{path} is a mounted file system, which cannot be replaced: choose a path within it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = _beside(path, secrets.token_hex(4))
-    building.mkdir()
     try:
-        yield building
-        try:
-            _take_place(building, path, overwrite)
-        except OSError as error:
-            if not building.exists() or error.errno not in _TAKEN:
-                raise
-            if not first_wins:
-                raise FileExistsError(f"{path} was written by another process in the meantime.") from error
+        with temporary_directory(path) as building:
+            yield building
+            try:
+                _take_place(building, path, overwrite)
+            except OSError as error:
+                if not building.exists() or error.errno not in _TAKEN:
+                    raise
+                if not first_wins:
+                    raise FileExistsError(f"{path} was written by another process in the meantime.") from error
     finally:
-        shutil.rmtree(building, ignore_errors=True)
         if path.exists():
             shutil.rmtree(previous(path), ignore_errors=True)
 
@@ -152,17 +208,10 @@ def output_directory(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     try:
         path.mkdir(parents=True, exist_ok=not new)
         with only_writer(path):
-            _try_to_write(path)
+            with tempfile.TemporaryFile(dir=path) as tried:
+                tried.write(b"tried")
             yield path
     finally:
         for directory in made:
             with contextlib.suppress(OSError):  # not empty
                 directory.rmdir()
-
-
-def _try_to_write(directory: Path) -> None:
-    tried = directory / f".tried.{secrets.token_hex(4)}"
-    try:
-        tried.write_bytes(b"tried")
-    finally:
-        tried.unlink(missing_ok=True)

@@ -2,9 +2,11 @@ import json
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from mwork_lens.experiments.folder import ResultsFolder, load_detections
+from mwork_lens.report import write_figures
 from mwork_lens.report.page import Section
 
 SETTINGS = {"model": "tiny", "arms": ("random", "specific"), "stages": {"understanding": 2}}
@@ -37,6 +39,14 @@ def test_names_that_some_systems_take_for_one_are_refused(tmp_path):
         with pytest.raises(ValueError, match="are one file on some systems"):
             folder.document(name, [])
     assert len([path for path in folder.path.iterdir() if path.suffix == ".csv"]) == 3
+    for names in (["A", "a"], ["été", "e\u0301te\u0301"]):
+        with pytest.raises(ValueError, match=rf"{names[0]}\.html and .*{names[1]}\.html are one file on some systems"):
+            folder.write(figures=dict.fromkeys(names, go.Figure()))
+        with pytest.raises(ValueError, match="are one file on some systems"):
+            write_figures({tmp_path / name: go.Figure() for name in names})
+    with pytest.raises(ValueError, match=r"figures .*a and .*a\.html are one file"):
+        write_figures({tmp_path / name: go.Figure() for name in ("a", "a.html")})
+    assert not [path for path in (*folder.path.iterdir(), *tmp_path.iterdir()) if path.suffix == ".html"]
     for one, other in (("Run", "run"), ("x/detection", "X/detection")):
         with pytest.raises(ValueError, match=r"Two detections are called '[Rx].*' and '[rX].*': rename a directory"):
             load_detections([tmp_path / one, tmp_path / other])

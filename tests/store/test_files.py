@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import resource
+import signal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -117,19 +118,63 @@ def test_processes_that_replace_one_directory_lose_nothing(tmp_path):
             with contextlib.suppress(FileExistsError), atomic_directory(tmp_path / "a", overwrite=True) as building:
                 (building / "x").write_text(writer * 2)
 
-    children = []
-    for writer in "1234":
-        if not (child := os.fork()):
-            status = 1
-            try:
-                replace_often(writer)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
+    children = [_child(lambda writer=writer: replace_often(writer)) for writer in "1234"]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     assert (tmp_path / "a" / "x").read_text() in {"11", "22", "33", "44"}
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_that_write_one_file_are_not_in_each_others_way(tmp_path):
+    def write_often(writer):
+        for _ in range(100):
+            write_text(tmp_path / "a.txt", writer * 4000)
+
+    children = [_child(lambda writer=writer: write_often(writer)) for writer in "1234"]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert (tmp_path / "a.txt").read_text() in {writer * 4000 for writer in "1234"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("writing", [atomic_directory, atomic_file])
+def test_what_a_killed_process_left_goes_with_the_next_write_of_the_same(tmp_path, writing):
+    def stop_in_it():
+        with writing(tmp_path / "a.txt"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    children = [_child(stop_in_it), _child(stop_in_it)]
+    for child in children:
+        os.waitpid(child, os.WUNTRACED)
+    left = [*tmp_path.iterdir()]
+    for path in left:
+        os.utime(path, (1e9, 1e9))
+    os.kill(children[0], signal.SIGKILL)
+    os.waitpid(children[0], 0)
+    (tmp_path / ".a.txt.writing-12").touch()  # a user's
+    try:
+        with writing(tmp_path / "a.txt") as building, contextlib.suppress(IsADirectoryError):
+            building.write_text("x")
+    finally:
+        os.kill(children[1], signal.SIGKILL)
+        os.waitpid(children[1], 0)
+    assert len(left) == 2
+    assert len({path.name for path in tmp_path.iterdir()} - {"a.txt", ".a.txt.writing-12"}) == 1, "one still writes"
+    with writing(tmp_path / "b.txt"):  # of another name, nothing goes
+        pass
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def _child(action):
+    """A process of its own that ends with 0 after the action."""
+    if child := os.fork():
+        return child
+    status = 1
+    try:
+        action()
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def test_of_two_processes_the_first_wins(tmp_path):
