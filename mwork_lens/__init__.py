@@ -4,6 +4,8 @@ What ``import mwork_lens as mw`` offers is listed in :mod:`mwork_lens.public`; i
 name, so that the command line answers at once.
 """
 
+import os
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,12 @@ __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
     from .public import *  # noqa: F403
+
+if os.environ.get("MWORK_LENS_BACKEND") == "triton" and "triton" not in sys.modules:
+    import torch
+
+    if not torch.cuda.is_available():  # before anything imports Triton, which asks only then
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def __getattr__(name: str) -> Any:

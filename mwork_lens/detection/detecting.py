@@ -8,14 +8,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, Where, score_hooks
-from ..model.architecture import HookedModel, at_least_float32, dtype_of, wide_dtype
-from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
+from ..measures.plnd.backend import backend_of
+from ..measures.plnd.queries_keys import require_told
+from ..model.architecture import HookedModel, at_least_float32, device_of, dtype_of, wide_dtype
+from ..model.forward import (
+    MAX_TOKENS,
+    Encoded,
+    Plan,
+    Progress,
+    Running,
+    TokenBatch,
+    batches,
+    encode,
+    require_finite,
+    stream,
+)
 from ..model.post_norms import stream_before
-from ..model.reducers import ExactSum, Reducer
+from ..model.reducers import ExactSum, Reducer, fixed_point, on_cpu
 from ..model.sites import SITES
 from ..neurons import NeuronSpace
 from ..text import Corpus, Document, SeenDocuments, check_arguments, warn_of_unknown
@@ -66,9 +79,9 @@ class DetectionCounts(Reducer, kind="detection_counts"):
 
 
 class BatchCounts:
-    """Counts of the running batch by layer and site; scores are dropped once they are counted.
+    """Counts of the running batch by layer and site, taken after its last layer; the scores are dropped then.
 
-    With scope ``model`` that is after the last layer, where the cut of a document is known, and every score is exact.
+    With scope ``model`` the cut of a document is known only there, and every score is exact.
     """
 
     def __init__(self, selection: Selection, scope: Scope = "layer", *, screen: bool = False) -> None:
@@ -78,8 +91,8 @@ class BatchCounts:
             )
         self.selection, self.scope, self.running = selection, scope, Running()
         self.screen = selection if screen and scope == "layer" and selection.top != 1 else None
-        self.layers: dict[tuple[str, int], LayerCounts] = {}
         self.scores: dict[str, dict[int, Float[Tensor, "batch _"]]] = {}
+        self.exact: dict[str, dict[int, Bool[Tensor, "batch _"]]] = {}
         self.rms: dict[str, dict[int, Float[Tensor, " batch"]]] = {}
 
     def over(
@@ -96,10 +109,11 @@ class BatchCounts:
         hooks = score_hooks(bound_to(model, measure, layers), self.running, self._receive, self.screen)
         for site, layer in product(RELATIVE if self.scope == "model" else (), layers):
             hooks.append((stream_before(model, layer, SITES[site].structure), partial(self._read, site, layer)))
-        for batch, _ in stream(model, batches, hooks, self.running, progress=progress):
-            self._count_over_model()
-            yield batch, self.layers
-            self.layers, self.scores = {}, {}
+        for batch, states in stream(model, batches, hooks, self.running, progress=progress, checked=False):
+            finite, counts = self._counts(torch.isfinite(states).all())
+            require_finite(model, finite, states.dtype)
+            self.scores, self.exact, self.rms = {}, {}, {}
+            yield batch, counts
 
     def _read(self, site: str, layer: int, activation: Tensor, hook: object = None) -> Tensor:
         content = self.running.batch.content
@@ -109,24 +123,38 @@ class BatchCounts:
 
     def _receive(self, layer: int, scores: SiteScores, exact: SiteMasks | None) -> None:
         for site, values in scores.items():
-            if self.scope == "model":
-                self.scores.setdefault(site, {})[layer] = values
-            else:
-                self._count(site, layer, values, self.selection.active(values), exact[site] if exact else None)
+            self.scores.setdefault(site, {})[layer] = values
+            self.exact.setdefault(site, {})[layer] = exact[site] if exact else torch.ones_like(values, dtype=torch.bool)
 
-    def _count(self, site: str, layer: int, scores: Tensor, active: Tensor, exact: Tensor | None = None) -> None:
-        counts = active.sum(0).to("cpu", torch.int32)
-        screened = torch.zeros_like(counts) if exact is None else (~exact).sum(0).to("cpu", torch.int32)
-        self.layers[site, layer] = counts, screened, ExactSum.of(scores)
+    def _counts(self, finite: Bool[Tensor, ""]) -> tuple[bool, dict[tuple[str, int], LayerCounts]]:
+        """In one transfer from the device, with whether the residual stream is finite."""
+        parts = {site: self._of_site(site) for site in self.scores}
+        told, *rest = on_cpu([finite, *(part for of_site in parts.values() for part in of_site)])
+        numbers, counts = iter(rest), {}
+        for site in parts if told else ():
+            active, screened, *sums = (next(numbers) for _ in parts[site])
+            require_told(site, sums[-1].view(torch.float64))
+            exact = ExactSum.checked(*sums)
+            for i, layer in enumerate(self.scores[site]):
+                counts[site, layer] = active[i].int(), screened[i].int(), ExactSum(exact.high[i], exact.low[i])
+        return bool(told), counts
 
-    def _count_over_model(self) -> None:
-        for site, by_layer in self.scores.items():
-            comparable = scores = torch.stack(list(by_layer.values()), 1)
-            if site in RELATIVE:
-                comparable = scores / torch.stack([self.rms[site][layer] for layer in by_layer], 1)[..., None]
-            active = self.selection.active(comparable.flatten(1)).view_as(scores)
-            for i, layer in enumerate(by_layer):
-                self._count(site, layer, scores[:, i], active[:, i])
+    def _of_site(self, site: str) -> tuple[Tensor, ...]:
+        scores, exact = (_stacked_layers(of[site]) for of in (self.scores, self.exact))
+        comparable = scores
+        if self.scope == "model" and site in RELATIVE:
+            comparable = (
+                scores / _stacked_layers({layer: self.rms[site][layer] for layer in self.scores[site]})[..., None]
+            )
+        rows = comparable.flatten(1) if self.scope == "model" else comparable.flatten(0, 1)
+        active = self.selection.active(rows).view_as(scores)
+        return active.sum(0), (~exact).sum(0), *fixed_point(scores)
+
+
+def _stacked_layers(by_layer: Mapping[int, Tensor]) -> Tensor:
+    """[batch, layer, …], on the device of the first."""
+    parts = list(by_layer.values())
+    return torch.stack([part.to(parts[0].device) for part in parts], 1)
 
 
 def detect(
@@ -191,6 +219,8 @@ def detect(
             model, measure, batch_counts.screen, scored, max(len(ids) for each in encoded.values() for ids in each)
         )
     given = {"layers": layers and scored, "verify": None if verify else False, "max_tokens": max_tokens}
+    if batch_size is None and encoded.budget.memory is not None:
+        given["batches"] = asdict(encoded.budget)
     settings = _settings(model, encoded.corpus, batch_counts, formulation, measure, given)
     counts = {language: DetectionCounts.empty(space, plan, language, f"{space} {settings}") for language in encoded}
     description = "detecting" if progress else None
@@ -226,12 +256,13 @@ def _settings(
         {key: value for key, value in options.items() if value is not None}
         for options in (asdict(counts.selection), given)
     )
+    numbers = torch.empty(0, dtype=wide_dtype(dtype_of(model)), device=device_of(model))
     return {
         **selection,
         "scope": counts.scope,
         "scores": "screened" if counts.screen else "exact",
         "formulation": formulation if isinstance(formulation, str) else getattr(formulation, "__name__", "custom"),
-        **({"measure": measure} if formulation in ("exact", "paper") else {}),
+        **({"measure": measure, "backend": backend_of(numbers)} if formulation in ("exact", "paper") else {}),
         **given,
         "dtype": str(dtype_of(model)),
         "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
@@ -277,7 +308,7 @@ def importance(
 
     def receive(layer: int, scores: SiteScores, _: SiteMasks | None) -> None:
         for site, values in scores.items():
-            by_site[site][layer] = values[0].cpu()
+            by_site[site][layer] = values[0]
 
     hooks = score_hooks(bound_to(model, detector, scored), running, receive)
     for _ in stream(model, batches(model, encoded), hooks, running):
@@ -285,13 +316,19 @@ def importance(
     for site, scores in by_site.items():
         if scores and (missing := set(scored) - scores.keys()):
             raise ValueError(f"The measure gives no score of {site} in layer {min(missing)}, but in others.")
-    return {site: _stacked(scores, space.n_layers) for site, scores in by_site.items() if scores}
+    return {site: _stacked(site, scores, space.n_layers) for site, scores in by_site.items() if scores}
 
 
-def _stacked(by_layer: Mapping[int, Float[Tensor, " neuron"]], n_layers: int) -> Float[Tensor, "layer neuron"]:
-    """All layers, with NaN for those that are not there."""
-    unscored = torch.full_like(next(iter(by_layer.values())), torch.nan)
-    return torch.stack([by_layer.get(layer, unscored) for layer in range(n_layers)])
+def _stacked(
+    site: str, by_layer: Mapping[int, Float[Tensor, " neuron"]], n_layers: int
+) -> Float[Tensor, "layer neuron"]:
+    """All layers on the CPU, with NaN for those that are not there."""
+    first = next(iter(by_layer.values()))
+    scored = torch.stack([scores.to(first.device) for scores in by_layer.values()]).cpu()
+    require_told(site, scored)
+    stacked = scored.new_full((n_layers, len(first)), torch.nan)
+    stacked[list(by_layer)] = scored
+    return stacked
 
 
 def _detector(formulation: str | Measure, measure: Where) -> Measure:

@@ -151,5 +151,4 @@ def score_hooks(
 
 def root_mean(squares: Float[Tensor, "batch neuron"], batch: TokenBatch) -> Float[Tensor, "batch neuron"]:
     """The score from squared changes summed over content positions: their root mean over those positions."""
-    positions = batch.content.sum(-1, keepdim=True)
-    return (squares.clamp(min=0) / positions).sqrt()
+    return (squares.clamp(min=0) / batch.scored).sqrt()

@@ -28,13 +28,13 @@ from .architecture import (
     wrapped_model,
 )
 from .blocks import require_attention
+from .budget import Budget
 from .hooks import ForwardHook, hooked
 from .state import settled
 from .unembedding import require_same_readout
 
 MAX_TOKENS = 512
 """Where documents are cut by default."""
-TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,20 @@ class TokenBatch:
     number: int = 0
     """The place of the batch in its plan."""
 
+    @cached_property
+    def ends(self) -> Int[Tensor, " batch"]:
+        """The lengths, beside the tokens."""
+        return torch.tensor(self.lengths, dtype=torch.int32).to(self.content.device, non_blocking=True)
+
+    @cached_property
+    def scored(self) -> Int[Tensor, "batch 1"]:
+        """Positions of each document that are scored."""
+        return self.content.sum(-1, keepdim=True)
+
     def to(self, device: torch.device) -> "TokenBatch":
-        """The same batch on a device."""
-        return replace(self, tokens=self.tokens.to(device), content=self.content.to(device))
+        """The same batch on a device, which nothing waits for."""
+        tokens, content = (each.to(device, non_blocking=True) for each in (self.tokens, self.content))
+        return replace(self, tokens=tokens, content=content)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +77,8 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
     """On the CPU, cut at the limit."""
     special: Int[Tensor, " id"]
     """Token ids that are never scored."""
-    device: torch.device
-    """Where the model is, which decides how many tokens fill a batch."""
+    budget: Budget
+    """What fills a batch, decided by where the model is."""
     apart: tuple[int, ...] = ()
     """Documents up to and above these lengths are in no batch together: a model rotates the ones otherwise."""
 
@@ -83,7 +94,7 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
         for language, documents in corpus.items():
             ids[language] = encode(model, documents, corpus.ids[language], max_tokens)
         warn_of_unknown(model.tokenizer, ids)
-        return cls(corpus, ids, special_ids(model), device_of(model), rope_boundaries(model))
+        return cls(corpus, ids, special_ids(model), Budget.of(model), rope_boundaries(model))
 
     def __getitem__(self, language: str) -> Sequence[Int[Tensor, " _"]]:
         return self.ids[language]
@@ -108,12 +119,12 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
         }
 
     def plan(self, batch_size: int | None = None) -> "Plan":
-        """Batches of documents of like length: ``batch_size`` documents, or as many as fit a token budget.
+        """Batches of documents of like length: ``batch_size`` documents, or as many as fit the budget.
 
         Raises:
             ValueError: for a batch size below 1.
         """
-        groups = {language: _groups(ids, self.device, batch_size, self.apart) for language, ids in self.items()}
+        groups = {language: _groups(ids, self.budget, batch_size, self.apart) for language, ids in self.items()}
         return Plan(self, tuple((language, rows) for language, group in groups.items() for rows in group))
 
 
@@ -223,19 +234,19 @@ def batches(
 ) -> Iterator[TokenBatch]:
     """Batches, on the model's device, of documents that belong to no corpus; divided as by :meth:`Encoded.plan`."""
     special, device = special_ids(model), device_of(model)
-    for rows in _groups(encoded, device, batch_size, rope_boundaries(model)):
+    for rows in _groups(encoded, Budget.of(model), batch_size, rope_boundaries(model)):
         yield _batch(encoded, rows, special).to(device)
 
 
 def _groups(
-    encoded: Sequence[Tensor], device: torch.device, batch_size: int | None, apart: Sequence[int] = ()
+    encoded: Sequence[Tensor], budget: Budget, batch_size: int | None, apart: Sequence[int] = ()
 ) -> list[tuple[int, ...]]:
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    groups, budget = [], TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
+    groups = []
     for row in sorted(range(len(encoded)), key=lambda row: len(encoded[row])):
         size = len(groups[-1]) if groups else 0
-        full = size == batch_size if batch_size else (size + 1) * len(encoded[row]) > budget
+        full = size == batch_size if batch_size else not budget.holds(size + 1, len(encoded[row]))
         ends = size and any(len(encoded[groups[-1][0]]) <= length < len(encoded[row]) for length in apart)
         if not size or full or ends:
             groups.append([])
@@ -266,11 +277,13 @@ def stream(
     running: Running | None = None,
     *,
     progress: Progress = None,
+    checked: bool = True,
 ) -> Iterator[tuple[TokenBatch, Float[Tensor, "batch pos d_model"]]]:
     """One forward pass over batches, through the blocks alone: each batch, and the stream after the last block.
 
     The model is settled until the last batch is taken. The hooks are in place only while one runs, so that nothing
-    remains of them whatever happens between two. They read the batch from ``running``.
+    remains of them whatever happens between two. They read the batch from ``running``. Who takes the batches has the
+    device say with other numbers whether the stream is finite (:func:`require_finite`) if it is not ``checked`` here.
     """
     device, running = device_of(model), running or Running()
     if wrapped_model(model) is not None:  # a HookedTransformer has no other readout than ours
@@ -286,7 +299,7 @@ def stream(
             with torch.inference_mode():
                 try:
                     with hooked(model, hooks):
-                        states = run_blocks(model, batch.tokens)
+                        states = run_blocks(model, batch.tokens, checked=checked)
                 except (ValueError, OverflowError) as error:
                     traceback.clear_frames(error.__traceback__)  # which hold what the pass has computed
                     run_blocks(model, batch.tokens)  # says it better where a hook met a stream that is not finite
@@ -295,11 +308,13 @@ def stream(
             bar.update(len(batch.rows))
 
 
-def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+def run_blocks(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], *, checked: bool = True
+) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream after the last block, for right-padded tokens.
 
     Raises:
-        ValueError: if it is not finite, or there are more tokens than the model's context.
+        ValueError: if it is not finite (where that is ``checked``), or there are more tokens than the model's context.
     """
     if tokens.shape[1] > model.cfg.n_ctx:
         raise ValueError(
@@ -316,12 +331,18 @@ def run_blocks(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Te
         states.append(model(tokens, stop_at_layer=model.cfg.n_layers, padding_side="right"))
     if not states:
         raise ValueError(f"{model.cfg.model_name} does not show its last layer's residual stream ({last} never runs).")
-    if not torch.isfinite(states[-1]).all():
+    if checked:
+        require_finite(model, bool(torch.isfinite(states[-1]).all()), states[-1].dtype)
+    return states[-1]
+
+
+def require_finite(model: HookedModel, finite: bool, dtype: torch.dtype) -> None:
+    """Refuse a model whose residual stream, in this dtype, is not finite."""
+    if not finite:
         raise ValueError(
             f"The residual stream of {model.cfg.model_name} is not finite: its weights hold NaN or infinite values, "
-            f"or {states[-1].dtype} overflows."
+            f"or {dtype} overflows."
         )
-    return states[-1]
 
 
 def renew_tables(model: HookedModel) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import EllipsisType
 from typing import Any
@@ -43,15 +43,13 @@ class ExactSum:
     @classmethod
     def of(cls, addends: Float[Tensor, "row *shape"]) -> "ExactSum":
         """The sums over the first axis; ValueError for what is not finite, OverflowError from 2³⁷ (1.4e11) on."""
-        sums = cls.zeros(*addends.shape[1:])
-        for rows in addends.split(ROWS_AT_ONCE):
-            _require_in_range(rows)
-            scaled = rows.double() * 2.0**UNIT
-            whole = scaled.trunc()
-            fraction = scaled.sub_(whole).mul_(2.0**FRACTION).round_()
-            high, low = whole.to(torch.int64).sum(0), fraction.to(torch.int64).sum(0)
-            sums.add(cls(high.cpu(), low.cpu()))
-        return sums
+        return cls.checked(*on_cpu(fixed_point(addends)))
+
+    @classmethod
+    def checked(cls, high: Tensor, low: Tensor, extremes: Tensor) -> "ExactSum":
+        """What :func:`fixed_point` gave, or the errors of :meth:`of`."""
+        _require_in_range(*extremes.view(torch.float64).tolist())
+        return cls(high, low)
 
     def add(self, other: "ExactSum", at: int | EllipsisType = ...) -> None:
         """Add other sums to these, or to those of one index; at 2⁴⁶ (7e13) OverflowError, and nothing is added."""
@@ -68,12 +66,31 @@ class ExactSum:
         return (self.high + carry).double() / 2.0**UNIT + low.double() / 2.0 ** (UNIT + FRACTION)
 
 
-def _require_in_range(addends: Tensor) -> None:
-    low, high = map(float, addends.aminmax()) if addends.numel() else (0.0, 0.0)
+def fixed_point(addends: Float[Tensor, "row *shape"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Both words of the sums over the first axis, and the bits of the least and the largest addend, on their device."""
+    high = low = torch.zeros(addends.shape[1:], dtype=torch.int64, device=addends.device)
+    for rows in addends.split(ROWS_AT_ONCE):
+        scaled = rows.double() * 2.0**UNIT
+        whole = scaled.trunc()
+        fraction = scaled.sub_(whole).mul_(2.0**FRACTION).round_()
+        low = low + fraction.to(torch.int64).sum(0)
+        high = high + whole.to(torch.int64).sum(0) + (low >> FRACTION)
+        low = low & (2**FRACTION - 1)
+    extremes = torch.stack(addends.aminmax()).double() if addends.numel() else high.new_zeros(2).double()
+    return high, low, extremes.view(torch.int64)
+
+
+def on_cpu(tensors: Sequence[Int[Tensor, "..."]]) -> list[Int[Tensor, "..."]]:
+    """Tensors of one device, in one transfer."""
+    flat = torch.cat([tensor.flatten().long() for tensor in tensors]).cpu()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _require_in_range(low: float, high: float) -> None:
     if not math.isfinite(low) or not math.isfinite(high):
         raise ValueError(
-            "What the model computes is not finite: "
-            f"its weights hold NaN or infinite values, or {addends.dtype} overflows."
+            "What the model computes is not finite: its weights hold NaN or infinite values, or its dtype overflows."
         )
     if not -LARGEST < low <= high < LARGEST:
         raise OverflowError(f"Addends from {low:.1e} to {high:.1e} are too large to be summed exactly.")

@@ -62,7 +62,7 @@ class Rotary:
 
     def __init__(self, model: HookedModel, layer: int) -> None:
         self._apply = _rotation(model, layer)
-        self._boundaries = rope_boundaries(model)
+        self._boundaries, self._context = rope_boundaries(model), model.cfg.n_ctx
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         # rotate every basis vector at position 1 and see where it goes
         basis = torch.eye(model.cfg.d_head, device=device_of(model), dtype=wide_dtype(dtype_of(model)))
@@ -77,13 +77,23 @@ class Rotary:
         self, positions: Int[Tensor, " pos"], like: Tensor, length: int
     ) -> tuple[Float[Tensor, "pos d_head"], Float[Tensor, "pos d_head"]]:
         """c and s of every coordinate at these positions of a text with so many tokens."""
+        cosine, sine = self.of_text(length, like)
+        first, needed = int(positions[0]), int(positions[-1]) + 1
+        rows = slice(first, needed) if needed - first == len(positions) else positions
+        return cosine[rows], sine[rows]
+
+    def of_text(self, length: int, like: Tensor) -> tuple[Float[Tensor, "pos d_head"], Float[Tensor, "pos d_head"]]:
+        """c and s of every coordinate at all positions of a text with so many tokens."""
         side = bisect_left(self._boundaries, length)
         table = self._tables.get(side)
         if table is None or len(table[0]) < length:
-            table = self._tables[side] = self._measure(length, like)
-        first, needed = int(positions[0]), int(positions[-1]) + 1
-        rows = slice(first, needed) if needed - first == len(positions) else positions
-        return table[0][rows], table[1][rows]
+            table = self._tables[side] = self._measure(self._ahead(side, length, like.device), like)
+        return table[0][:length], table[1][:length]
+
+    def _ahead(self, side: int, length: int, device: torch.device) -> int:
+        """Positions to measure at once: on a GPU, where operations are dear, up to twice as many as are needed."""
+        last = [*self._boundaries, self._context][side]
+        return length if device.type == "cpu" else max(length, min(2 ** (length - 1).bit_length(), last))
 
     def _measure(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
         itself = torch.arange(len(self.pair), device=like.device)

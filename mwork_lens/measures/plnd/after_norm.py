@@ -1,7 +1,7 @@
 """A post-norm's output without a part of its input: what the part changes, without cancellation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,9 +9,10 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from ...model import at_least_float32
+from ...model import TokenBatch, at_least_float32
 from ...model.post_norms import PostNorm
 from ..measure import Activations
+from .backend import backend_of
 from .compiled import threads
 
 Pair = tuple[Tensor, ...]
@@ -39,12 +40,6 @@ class Normed:
         root = (output.square().mean(-1, keepdim=True) + norm.eps).sqrt()
         return cls(root, output / root, norm.gain)
 
-    def of_document(self, row: int, length: int) -> "Normed":
-        """One document of the batch, without its padding."""
-        return replace(
-            self, scale=self.scale[row : row + 1, :length], normalized=self.normalized[row : row + 1, :length]
-        )
-
     @property
     def directions(self) -> Float[Tensor, "which batch pos d_model"]:
         """What gives ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩ for a contribution w."""
@@ -67,6 +62,24 @@ def change_after_norm(
     size = einsum(gained.square(), "batch pos d_model -> batch pos")[..., None]
     change = squares[1].div_(new_scale).addcmul_(e_r, along[1], value=2).div_(new_scale)
     return change.addcmul_(e_r.square_(), size).sum(1)
+
+
+def sums_of_changes(
+    squares: Float[Tensor, "which *position neuron"],
+    along: Float[Tensor, "which batch pos neuron"],
+    output: Normed,
+    batch: TokenBatch,
+    hidden: Float[Tensor, "batch pos neuron"] | None = None,
+) -> Float[Tensor, "batch neuron"]:
+    """:func:`change_after_norm`, whose arguments are those of h = 1 where ``hidden`` is given; overwrites ``along``."""
+    if backend_of(along) == "triton":
+        from .batched import sums_after_norm
+
+        return sums_after_norm(squares, along, output, batch, hidden)
+    if hidden is not None:
+        hidden = hidden * batch.content[..., None]
+        along, squares = along.mul_(hidden), hidden.square_() * squares[:, None, None]
+    return change_after_norm(tuple(squares), along, output)
 
 
 def compiled_sums(

@@ -130,6 +130,12 @@ class Attention:
         return slice(0, self.keys.shape[-1] if self.positions is None else int(self.positions[rows][-1]) + 1)
 
 
+def wide_pattern(pattern: Float[Tensor, "*head query key"], *, sinks: bool) -> Float[Tensor, "*head query key"]:
+    """In float32 at least; rows of half precision add up to 1 only roughly, and here do so again."""
+    wide = at_least_float32(pattern)
+    return wide if wide.dtype == pattern.dtype or sinks else wide / wide.sum(-1, keepdim=True)
+
+
 def least_log(kept: torch.dtype) -> float:
     """The logarithm of the smallest weight of a softmax that such numbers keep: some flush what is not normal."""
     of = torch.finfo(kept)
@@ -211,12 +217,9 @@ class Geometry:
         keys, key_neurons = self.key.turned(at_least_float32(k), positions, len(content))
         by_group = rearrange(queries, "(group head) d query -> group head query d", group=len(keys))
         scores = by_group @ (keys / self.scale)[:, None]
-        wide = at_least_float32(pattern[:, rows])
-        if wide.dtype != pattern.dtype and not self.sinks:
-            wide = wide / wide.sum(-1, keepdim=True)  # rows of half precision add up to 1 only roughly
         attention = Attention(
             geometry=self,
-            pattern=wide,
+            pattern=wide_pattern(pattern[:, rows], sinks=self.sinks),
             scores=rearrange(scores, "group head query key -> (group head) query key"),
             queries=queries,
             keys=keys,

@@ -14,8 +14,9 @@ from ...model.architecture import inner_gain, output_factor
 from ...model.heads import head_norm
 from ...model.post_norms import PostNorm, post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
-from .after_norm import Normed, change_after_norm, compiled_sums
-from .compiled import is_cpu_float32, sums_after_norm, sums_of_values
+from .after_norm import Normed, compiled_sums, sums_of_changes
+from .backend import backend_of
+from .compiled import sums_after_norm, sums_of_values
 from .inner_norm import normed_value_change
 from .value_norm import values_normed_change
 
@@ -61,27 +62,33 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
         products = (by_neuron @ by_neuron.mT)[..., first, second] * torch.where(first == second, 1, 2)
         return rearrange(products, "group k pair -> group pair k").contiguous()
 
-    grams = gram(w_o), gram(w_o if norm is None else w_o * norm.gain)
+    def mixed(seen: Activations, batch: TokenBatch) -> Float[Tensor, "batch pos group head d_head"]:
+        z = at_least_float32(seen[MIXED]) * batch.content[..., None, None]
+        return rearrange(z, "batch pos (group head) k -> batch pos group head k", group=groups)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        z = at_least_float32(seen[MIXED]) * batch.content[..., None, None]
-        mixed = rearrange(z, "batch pos (group head) k -> batch pos group head k", group=groups)
-        if norm is None:
-            z = rearrange(mixed, "batch pos group head k -> batch group k head pos").contiguous()
-            moments = rearrange((z @ z.mT)[..., first, second], "batch group k pair -> batch group pair k")
-            squares = einsum(moments, grams[0], "batch group pair k, group pair k -> batch group k")
-            return {"v": root_mean(squares.flatten(1), batch)}
-        output = Normed.of(norm, seen)
-        along = linear(output.directions, w_o.flatten(0, 2)).unflatten(-1, mixed.shape[2:])
-        if is_cpu_float32(mixed):
-            squares = compiled_sums(sums_of_values, (mixed, batch.content, *along), grams, output)
-        else:
-            products = mixed.index_select(-2, first) * mixed.index_select(-2, second)
-            both = tuple((products * gram).sum(-2).flatten(-2) for gram in grams)
-            squares = change_after_norm(both, along.mul_(mixed).sum(-2).flatten(-2), output)
+        z = rearrange(mixed(seen, batch), "batch pos group head k -> batch group k head pos").contiguous()
+        moments = rearrange((z @ z.mT)[..., first, second], "batch group k pair -> batch group pair k")
+        squares = einsum(moments, grams[0], "batch group pair k, group pair k -> batch group k")
         return {"v": root_mean(squares.flatten(1), batch)}
 
-    return LayerMeasure((MIXED, *(norm.reads if norm else ())), score)
+    if norm is None:
+        grams = (gram(w_o),)
+        return LayerMeasure((MIXED,), score)
+    grams, weights = (gram(w_o), gram(w_o * norm.gain)), w_o.flatten(0, 2)
+
+    def score_after_norm(seen: Activations, batch: TokenBatch) -> SiteScores:
+        z, output = mixed(seen, batch), Normed.of(norm, seen)
+        along = linear(output.directions, weights).unflatten(-1, z.shape[2:])
+        if backend_of(z) == "compiled":
+            squares = compiled_sums(sums_of_values, (z, batch.content, *along), grams, output)
+        else:
+            products = z.index_select(-2, first) * z.index_select(-2, second)
+            both = torch.stack([(products * pairs).sum(-2).flatten(-2) for pairs in grams])
+            squares = sums_of_changes(both, along.mul_(z).sum(-2).flatten(-2), output, batch)
+        return {"v": root_mean(squares.flatten(1), batch)}
+
+    return LayerMeasure((MIXED, *norm.reads), score_after_norm)
 
 
 def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
@@ -89,24 +96,25 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     norm = post_norm(model, layer, "feed_forward") if where == "stream" else None
     w_out = _seen_by(norm, at_least_float32(weight(model, layer, "mlp.W_out").detach()))
     row_squares = w_out.square().sum(-1)
-    both_squares = row_squares, row_squares if norm is None else w_out.square() @ norm.gain.square()
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
-        hidden, content = at_least_float32(seen[HIDDEN]), batch.content
-        if norm is None:
-            squares = (hidden * content[..., None]).square_().sum(1) * row_squares
-            return {"mlp": root_mean(squares, batch)}
-        output = Normed.of(norm, seen)
-        along = linear(output.directions, w_out)  # of h = 1
-        if is_cpu_float32(hidden):
-            squares = compiled_sums(sums_after_norm, (hidden, content, *along), both_squares, output)
+        hidden = at_least_float32(seen[HIDDEN]) * batch.content[..., None]
+        return {"mlp": root_mean(hidden.square_().sum(1) * row_squares, batch)}
+
+    if norm is None:
+        return LayerMeasure((HIDDEN,), score)
+    weights, both_squares = w_out, torch.stack([row_squares, w_out.square() @ norm.gain.square()])
+
+    def score_after_norm(seen: Activations, batch: TokenBatch) -> SiteScores:
+        hidden, output = at_least_float32(seen[HIDDEN]), Normed.of(norm, seen)
+        along = linear(output.directions, weights)  # of h = 1
+        if backend_of(hidden) == "compiled":
+            squares = compiled_sums(sums_after_norm, (hidden, batch.content, *along), tuple(both_squares), output)
         else:
-            hidden = hidden * content[..., None]
-            along, hidden = along.mul_(hidden), hidden.square_()
-            squares = change_after_norm((hidden * both_squares[0], hidden.mul_(both_squares[1])), along, output)
+            squares = sums_of_changes(both_squares, along, output, batch, hidden)
         return {"mlp": root_mean(squares, batch)}
 
-    return LayerMeasure((HIDDEN, *(norm.reads if norm else ())), score)
+    return LayerMeasure((HIDDEN, *norm.reads), score_after_norm)
 
 
 def _seen_by(norm: PostNorm | None, rows: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:

@@ -118,7 +118,7 @@ def changed_rows(
     mean = (change * pattern).sum(-1)
     x = change.sub_(mean[..., None])
     sink = (1 - pattern.sum(-1)).clamp(min=0) if sinks else None
-    limit = min(0.45 * math.log(torch.finfo(x.dtype).max), -least_log(kept) - negligible(kept))
+    limit = farthest(x.dtype, kept)
     far = (x.amax(-1) if sink is None else torch.maximum(x.amax(-1), -mean)) > limit
     turned = None
     if far.any():
@@ -152,6 +152,11 @@ def _turned_rows(
         weight, its_change = sink
         scores = torch.cat([scores, (weight.log() + its_change)[:, None]], -1)
     return (scores.softmax(-1)[:, : pattern.shape[-1]] - pattern).square().sum(-1)
+
+
+def farthest(dtype: torch.dtype, kept: torch.dtype) -> float:
+    """Rows where a score grows by more are taken from their new scores: squares could overflow, weights come back."""
+    return min(0.45 * math.log(torch.finfo(dtype).max), -least_log(kept) - negligible(kept))
 
 
 def negligible(kept: torch.dtype) -> float:

@@ -17,7 +17,8 @@ from torch.nn.functional import pad
 from ...model import HookedModel, TokenBatch
 from ..measure import Activations, LayerMeasure, Selection, SiteMasks, SiteScores, refine, root_mean
 from .attention import READS, Attention, Geometry
-from .compiled import is_cpu_float32, threads
+from .backend import backend_of
+from .compiled import threads
 from .compiled_rows import KEYS_AT_ONCE, sums_of_rows, weights_of_rows
 from .qk_dense import LOST, PatternSite, exact_squares
 from .qk_screen import screen
@@ -29,7 +30,8 @@ SITES: tuple[PatternSite, ...] = ("q", "k")
 def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> LayerMeasure:
     """The change of the attention pattern, exactly, for every query and key neuron of one layer.
 
-    On a CPU, except in double precision, compiled loops take every neuron's exact score. Elsewhere, and for soft caps,
+    On a GPU Triton kernels take every neuron's exact score, for a whole batch (``batched``). On a CPU, except in double
+    precision, compiled loops do. Elsewhere, and for soft caps,
     sinks or norms across heads, tensor operations do (``qk_dense``), which cost more: there the screen gives the same
     active neurons from a second-order estimate of all (``qk_screen``) and the exact change of those near the cut.
 
@@ -39,15 +41,28 @@ def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = Fa
     geometry = Geometry.of(model, layer, rotated_neurons=rotated_neurons)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        if backend_of(seen[READS[0]]) == "triton":
+            from .batched import pattern_squares
+
+            return {site: root_mean(squares, batch) for site, squares in pattern_squares(geometry, seen, batch).items()}
         squares = [_dense(attention) for attention in geometry.documents(seen, batch)]
         return {site: root_mean(torch.stack([by_site[site] for by_site in squares]), batch) for site in SITES}
 
     def screened(seen: Activations, batch: TokenBatch, selection: Selection) -> tuple[SiteScores, SiteMasks]:
+        if backend_of(seen[READS[0]]) == "triton":
+            scores = score(seen, batch)
+            return scores, {site: torch.ones_like(values).bool() for site, values in scores.items()}
         pairs = [_screened(attention, selection) for attention in geometry.documents(seen, batch)]
         scores, exact = ({site: torch.stack([pair[site][i] for pair in pairs]) for site in SITES} for i in range(2))
         return scores, exact
 
     return LayerMeasure(READS, score, None if geometry.dense_only and not rotated_neurons else screened)
+
+
+def require_told(site: str, scores: Float[Tensor, "*shape"]) -> None:
+    """Refuse query and key scores where the kernels could not tell which weights the softmax lost."""
+    if site in SITES and scores.isnan().any():
+        raise ValueError(LOST)
 
 
 def _dense(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:
@@ -79,7 +94,7 @@ def supports(attention: Attention) -> bool:
     """Whether this form applies: a CPU, not double precision, a plain softmax, RMS norms within each head."""
     geometry = attention.geometry
     plain = not (geometry.cap or geometry.sinks or geometry.dense_only or attention.doubtful)
-    return is_cpu_float32(attention.pattern) and plain
+    return backend_of(attention.pattern) == "compiled" and plain
 
 
 def compiled_squares(attention: Attention) -> dict[PatternSite, Float[Tensor, " neuron"]]:

@@ -14,7 +14,8 @@ from ...model import HookedModel
 from ...model.architecture import attention_scale
 from ...model.heads import Growth, HeadNorm, clip_limit, head_norm, query_growth
 from ...model.rotary import Rotary
-from .compiled import is_cpu_float32, normalise_and_rotate, threads
+from .backend import backend_of
+from .compiled import normalise_and_rotate, threads
 
 ByPosition = Float[Tensor, "head d_head pos"]
 
@@ -88,11 +89,20 @@ class Side:
         return (x * sine).index_select(1, self.rotary.pair).addcmul_(x, cosine)
 
     def _rotation(self, positions: Int[Tensor, " pos"], like: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """What rotation makes of each coordinate and its partner: [pos, d_head], or [head, pos, d_head]."""
+        """What rotation makes of each coordinate and its partner: [pos, d_head]."""
         assert self.rotary
-        cosine, sine = self.rotary.coefficients(positions, like, length)
-        if self.growth:
-            growth = self.growth(positions).to(like.dtype)[:, None]
+        return self._grown(*self.rotary.coefficients(positions, like, length), positions)
+
+    def of_text(self, length: int, like: Tensor) -> tuple[Float[Tensor, "pos d_head"], Float[Tensor, "pos d_head"]]:
+        """The same at every position of a text."""
+        assert self.rotary
+        positions = torch.arange(length, device=like.device) if self.growth else None
+        return self._grown(*self.rotary.of_text(length, like), positions)
+
+    def _grown(self, cosine: Tensor, sine: Tensor, positions: Int[Tensor, " pos"] | None) -> tuple[Tensor, Tensor]:
+        assert self.rotary
+        if self.growth and positions is not None:
+            growth = self.growth(positions).to(cosine.dtype)[:, None]
             cosine, sine = cosine * growth, sine * growth
         if self.norm and self.norm.after_rotation:  # whose mean square is that of before
             gain = self.norm.gain[0]
@@ -101,7 +111,7 @@ class Side:
 
     def _is_compiled(self, x: Tensor) -> bool:
         plain = self.norm is None or not (self.norm.across_heads or self.norm.centred or len(self.norm.gain) > 1)
-        return is_cpu_float32(x) and bool(self.rotary) and plain and not self.clip
+        return backend_of(x) == "compiled" and bool(self.rotary) and plain and not self.clip
 
     def _compiled(
         self, x: Float[Tensor, "pos head d_head"], positions: Int[Tensor, " pos"], length: int

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from ...model import HookedModel, TokenBatch, at_least_float32, key_value_heads,
 from ...model.heads import HeadNorm
 from ...model.post_norms import post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
-from .after_norm import Normed, change_after_norm
+from .after_norm import Normed, sums_of_changes
 
 VALUES, PATTERN = "attn.hook_v", "attn.hook_pattern"
 NUMBERS_AT_ONCE = 2**23
@@ -31,51 +31,53 @@ def values_normed_change(model: HookedModel, layer: int, norm: HeadNorm, where: 
         w_o = w_o - w_o.mean(-1, keepdim=True)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        v, pattern = at_least_float32(seen[VALUES]), at_least_float32(seen[PATTERN])
+        inside = torch.arange(v.shape[1], device=v.device) < batch.ends[:, None]
         output, squares = Normed.of(after, seen) if after else None, []
-        for i, length in enumerate(batch.lengths):
-            changes = _changes(
-                at_least_float32(seen[VALUES][i, :length]),
-                at_least_float32(seen[PATTERN][i, :, :length, :length]),
-                w_o,
-                norm,
-            )
-            content = batch.content[i, :length, None, None]
-            by_part = (_squares(part * content, output and output.of_document(i, length)) for part in changes)
-            squares.append(torch.cat([*by_part]))
-        return {"v": root_mean(torch.stack(squares), batch)}
+        for added in _changes(v * inside[..., None, None], pattern, w_o, norm):
+            squares.append(_squares(added * batch.content[..., None, None, None], output, batch))
+        return {"v": root_mean(torch.cat(squares, -1).flatten(1), batch)}
 
     return LayerMeasure((VALUES, PATTERN, *(after.reads if after else ())), score)
 
 
 def _changes(
-    v: Float[Tensor, "pos group k"],
-    pattern: Float[Tensor, "head pos pos"],
+    v: Float[Tensor, "batch pos group k"],
+    pattern: Float[Tensor, "batch head pos pos"],
     w_o: Float[Tensor, "group of_group k d_model"],
     norm: HeadNorm,
-) -> Iterator[Float[Tensor, "pos some d_model"]]:
-    """What neurons add to the output, some neurons of a group at a time, in order."""
+) -> Iterator[Float[Tensor, "batch pos group some d_model"]]:
+    """What neurons add to the output, some neurons of every group at a time, in order."""
     root_square = v.square().mean(-1, keepdim=True) + norm.eps
     normed = v * root_square.rsqrt() * norm.gain
     share = v.square() / (v.shape[-1] * root_square)
     root = (1 - share).clamp(min=0).sqrt()
     grown = share / (root * (1 + root))  # ρ − 1, without cancellation for small shares
-    by_group = rearrange(pattern, "(group head) query key -> group head query key", group=len(w_o))
-    size = max(1, NUMBERS_AT_ONCE // (len(v) * max(w_o.shape[-1], w_o.shape[1] * w_o.shape[2])))
-    for group, (of_heads, weights) in enumerate(zip(by_group, w_o, strict=True)):
-        for neurons in torch.arange(v.shape[-1], device=v.device).split(size):
-            more = grown[:, group, neurons, None] * normed[:, group, None]  # of the head's values
-            lost = (1 + grown[:, group, neurons]) * normed[:, group, neurons]
-            more[:, torch.arange(len(neurons)), neurons] -= lost
-            mixed = rearrange(
-                of_heads @ more.flatten(1), "head query (some k) -> query some (head k)", some=len(neurons)
-            )
-            yield -(mixed @ weights.flatten(0, 1))
+    by_group = rearrange(pattern, "batch (group head) query key -> batch group (head query) key", group=len(w_o))
+    itself, weights = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device), w_o.flatten(1, 2)
+    size = max(1, NUMBERS_AT_ONCE // (v[..., 0].numel() * max(w_o.shape[-1], w_o.shape[1] * w_o.shape[2])))
+    for start in range(0, v.shape[-1], size):
+        some = slice(start, start + size)
+        # of the head's values: [batch, pos, group, some, k]
+        more = grown[..., some, None] * normed[..., None, :]
+        more = more - ((1 + grown[..., some]) * normed[..., some])[..., None] * itself[some]
+        columns = rearrange(more, "batch key group some k -> batch group key (some k)")
+        mixed = rearrange(
+            by_group @ columns,
+            "batch group (head query) (some k) -> batch query group some (head k)",
+            query=v.shape[1],
+            k=v.shape[-1],
+        )
+        yield -torch.einsum("bqgsx,gxd->bqgsd", mixed, weights)
 
 
-def _squares(added: Float[Tensor, "pos some d_model"], output: Normed | None) -> Float[Tensor, " some"]:
+def _squares(
+    added: Float[Tensor, "batch pos group some d_model"], output: Normed | None, batch: TokenBatch
+) -> Float[Tensor, "batch group some"]:
     """Of the change of the stream, over all positions."""
     if output is None:
-        return added.square().sum((0, 2))
-    squares = added.square().sum(-1)[None], (added * output.gain).square().sum(-1)[None]
-    along = einsum(added, output.directions, "pos some d, which batch pos d -> which batch pos some")
-    return change_after_norm(squares, along, output)[0]
+        return added.square().sum((1, -1))
+    by_neuron = added.flatten(2, 3)
+    squares = torch.stack([by_neuron.square().sum(-1), (by_neuron * output.gain).square().sum(-1)])
+    along = torch.einsum("bpnd,wbpd->wbpn", by_neuron, output.directions)
+    return sums_of_changes(squares, along, output, batch).unflatten(-1, added.shape[2:4])
