@@ -7,15 +7,13 @@ import pytest
 import torch
 
 from mwork_lens.measures.plnd.attention import READS, Geometry
-from mwork_lens.measures.plnd.precision import kept
 from mwork_lens.measures.plnd.qk_dense import exact_squares
-from mwork_lens.measures.plnd.queries_keys import compiled_squares
 from mwork_lens.model import TokenBatch
 
 from ..tiny import tiny, tokens
 
 LENGTH = 24
-BACKENDS = ["plain", "compiled", "triton"]
+BACKENDS = ["plain", "triton"]
 
 
 def loud(family, factor, dtype):
@@ -42,8 +40,6 @@ def squares(backend, geometry, seen):
 
         return {site: each[0] for site, each in pattern_squares(geometry, seen, batch).items()}
     (attention,) = geometry.documents(seen, batch)
-    if backend == "compiled":
-        return compiled_squares(attention)
     return {site: exact_squares(attention, site) for site in ("q", "k")}
 
 
@@ -52,13 +48,12 @@ def squares(backend, geometry, seen):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_that_half_precision_lost_come_back(backend, dtype, factor):
     geometry, seen, truth = loud("llama", factor, dtype)
-    limits = kept(dtype)
     if dtype == torch.float16 and factor > 1:
         assert (truth.pattern[truth.pattern > 0] < torch.finfo(dtype).tiny).any()
     for site, ours in squares(backend, geometry, seen).items():
         score, wanted = ours.double().sqrt(), exact_squares(truth, site).sqrt()
         error = (score - wanted).abs() / wanted.clamp(min=1e-3 * wanted.max())
-        assert error.max() < 8 * torch.finfo(dtype).eps, (site, limits)
+        assert error.max() < 8 * torch.finfo(dtype).eps, site
 
 
 @pytest.mark.parametrize("backend", ["plain", "triton"])
