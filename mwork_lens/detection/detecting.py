@@ -130,7 +130,8 @@ class BatchCounts:
         """In one transfer from the device, with whether the residual stream is finite."""
         parts = {site: self._of_site(site) for site in self.scores}
         told, *rest = on_cpu([finite, *(part for of_site in parts.values() for part in of_site)])
-        numbers, counts = iter(rest), {}
+        numbers = iter(rest)
+        counts: dict[tuple[str, int], LayerCounts] = {}
         for site in parts if told else ():
             active, screened, *sums = (next(numbers) for _ in parts[site])
             require_told(site, sums[-1].view(torch.float64))

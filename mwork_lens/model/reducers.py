@@ -81,8 +81,9 @@ def fixed_point(addends: Float[Tensor, "row *shape"]) -> tuple[Tensor, Tensor, T
 
 
 def on_cpu(tensors: Sequence[Int[Tensor, "..."]]) -> list[Int[Tensor, "..."]]:
-    """Tensors of one device, in one transfer."""
-    flat = torch.cat([tensor.flatten().long() for tensor in tensors]).cpu()
+    """Tensors in one transfer, from the device of the last."""
+    device = tensors[-1].device
+    flat = torch.cat([tensor.flatten().long().to(device) for tensor in tensors]).cpu()
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 

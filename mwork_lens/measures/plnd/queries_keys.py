@@ -30,10 +30,10 @@ SITES: tuple[PatternSite, ...] = ("q", "k")
 def pattern_change(model: HookedModel, layer: int, *, rotated_neurons: bool = False) -> LayerMeasure:
     """The change of the attention pattern, exactly, for every query and key neuron of one layer.
 
-    On a GPU Triton kernels take every neuron's exact score, for a whole batch (``batched``). On a CPU, except in double
-    precision, compiled loops do. Elsewhere, and for soft caps,
-    sinks or norms across heads, tensor operations do (``qk_dense``), which cost more: there the screen gives the same
-    active neurons from a second-order estimate of all (``qk_screen``) and the exact change of those near the cut.
+    On a GPU Triton kernels take every neuron's exact score, for a whole batch (``batched``); on a CPU, except in double
+    precision, compiled loops do, document by document. Elsewhere, and there for soft caps, sinks or norms across heads,
+    tensor operations do (``qk_dense``), which cost more: there the screen gives the same active neurons from a
+    second-order estimate of all (``qk_screen``) and the exact change of those near the cut.
 
     With ``rotated_neurons`` the coordinates of q and k after normalisation and rotation are neurons, as in the paper:
     one off takes q̃_id k̃_jd / m off the scores. Deactivating a column of W_Q or W_K acts before these.
