@@ -109,9 +109,11 @@ def main() -> None:
     """Compile and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
-    as_json = parser.parse_args().json
-    for kernel, options in variants():
-        for capability in CAPABILITIES:
+    parser.add_argument("--half", action="store_true", help="each variant for one capability, by turns")
+    args = parser.parse_args()
+    as_json = args.json
+    for number, (kernel, options) in enumerate(variants()):
+        for capability in CAPABILITIES[number % 2 :: 2] if args.half else CAPABILITIES:
             row = compiled(kernel, options, capability)
             print(json.dumps(row) if as_json else "  ".join(f"{value!s:>6}" for value in row.values()), flush=True)
 
