@@ -80,7 +80,7 @@ def fixed_point(addends: Float[Tensor, "row *shape"]) -> tuple[Tensor, Tensor, T
     return high, low, extremes.view(torch.int64)
 
 
-def on_cpu(tensors: Sequence[Int[Tensor, "..."]]) -> list[Int[Tensor, "..."]]:
+def on_cpu(tensors: Sequence[Int[Tensor, "..."] | Bool[Tensor, "..."]]) -> list[Int[Tensor, "..."]]:
     """Tensors in one transfer, from the device of the last."""
     device = tensors[-1].device
     flat = torch.cat([tensor.flatten().long().to(device) for tensor in tensors]).cpu()

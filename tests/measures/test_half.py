@@ -32,7 +32,9 @@ def loud(family, factor, dtype):
 
 
 def squares(backend, geometry, seen):
-    batch = TokenBatch(torch.zeros(1, LENGTH), torch.ones(1, LENGTH, dtype=torch.bool), (LENGTH,), (0,))
+    batch = TokenBatch(
+        torch.zeros(1, LENGTH, dtype=torch.int64), torch.ones(1, LENGTH, dtype=torch.bool), (LENGTH,), (0,)
+    )
     if backend == "triton":
         if os.environ.get("TRITON_INTERPRET") != "1":
             pytest.skip("Triton compiles on this machine")

@@ -11,6 +11,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,8 +52,8 @@ def variants() -> Iterator[tuple]:
     seen = set()
     for geometry in geometries():
         for of_queries, side in ((True, geometry.query), (False, geometry.key)):
-            rows = options_of_rows(geometry, side, HEADS, of_queries=of_queries)
-            each = [(kernels_rows.squares_of_rows, {**rows, "FAR_ROWS": far}) for far in (False, True)]
+            rows = partial(options_of_rows, geometry, side, HEADS, of_queries=of_queries)
+            each = [(kernels_rows.squares_of_rows, rows(far_rows=far)) for far in (False, True)]
             each.append((kernels.turn, options_of_turn(geometry, side, WIDTH)))
             for kernel, options in each:
                 key = (kernel.fn.__name__, tuple(options.items()))

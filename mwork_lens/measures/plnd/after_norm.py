@@ -1,7 +1,6 @@
 """A post-norm's output without a part of its input: what the part changes, without cancellation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,41 +8,13 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from ...model import TokenBatch, at_least_float32
-from ...model.post_norms import PostNorm
-from ..measure import Activations
+from ...model import TokenBatch
 from .backend import backend_of
 from .compiled import threads
+from .normed import Normed
 
 Pair = tuple[Tensor, ...]
 """Two: without and with the norm's gain g."""
-
-
-@dataclass(frozen=True)
-class Normed:
-    """A structure's output y, as its post-norm saw it in one batch."""
-
-    scale: Float[Tensor, "batch pos 1"]
-    """r = sqrt(‖y‖²/D + eps)."""
-    normalized: Float[Tensor, "batch pos d_model"]
-    """y / r."""
-    gain: Float[Tensor, " d_model"]
-    """g."""
-
-    @classmethod
-    def of(cls, norm: PostNorm, activations: Activations) -> "Normed":
-        """Read from the norm's hook points."""
-        *scale, output = (at_least_float32(activations[name]) for name in norm.reads)
-        if scale:
-            return cls(scale[0], output, norm.gain)
-        output = output - output.mean(-1, keepdim=True) if norm.centred else output
-        root = (output.square().mean(-1, keepdim=True) + norm.eps).sqrt()
-        return cls(root, output / root, norm.gain)
-
-    @property
-    def directions(self) -> Float[Tensor, "which batch pos d_model"]:
-        """What gives ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩ for a contribution w."""
-        return torch.stack([self.normalized, self.normalized * self.gain.square()])
 
 
 def change_after_norm(
@@ -73,7 +44,7 @@ def sums_of_changes(
 ) -> Float[Tensor, "batch neuron"]:
     """:func:`change_after_norm`, whose arguments are those of h = 1 where ``hidden`` is given; overwrites ``along``."""
     if backend_of(along) == "triton":
-        from .batched import sums_after_norm
+        from .batched import sums_after_norm  # which needs Triton
 
         return sums_after_norm(squares, along, output, batch, hidden)
     if hidden is not None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from ...model import TokenBatch
 from ..measure import Activations
 from . import kernels, kernels_rows
-from .after_norm import Normed
 from .attention import READS, Geometry, least_log, wide_pattern
+from .normed import Normed
 from .qk_dense import PatternSite, farthest, negligible
 from .sides import Side
 
@@ -135,13 +135,14 @@ def _squares(
     geometry, pattern, kept = common.geometry, common.pattern, common.kept
     documents, heads, length, _ = pattern.shape
     groups, width = min(own.heads, met.heads), own.tables.shape[-1]
-    options = options_of_rows(geometry, side, own.heads, of_queries=of_queries)
+    forms = [options_of_rows(geometry, side, own.heads, of_queries=of_queries, far_rows=far) for far in (False, True)]
+    options = forms[0]
     owners, parts = options["OWNERS"], triton.cdiv(width, options["NEURONS"])
     blocks, units = triton.cdiv(length, options["ROWS"]), documents * heads * owners
     partial = pattern.new_empty(documents, heads, owners, blocks, width)
     levels = _levels(common, side, own, met, of_queries=of_queries)
     marks = torch.empty(units * blocks * parts, dtype=torch.int8, device=pattern.device)
-    for far_rows in (False, True):
+    for form in forms:
         kernels_rows.squares_of_rows[(units, blocks, parts)](
             partial,
             marks,
@@ -164,8 +165,7 @@ def _squares(
             math.log(torch.finfo(kept).tiny),
             least_log(kept),
             negligible(kept),
-            **options,
-            FAR_ROWS=far_rows,
+            **form,
             num_warps=kernels_rows.WARPS,
         )
     if owners > 1:
@@ -174,11 +174,11 @@ def _squares(
     return by_head.sum(2).flatten(1)
 
 
-def options_of_rows(geometry: Geometry, side: Side, heads: int, *, of_queries: bool) -> dict[str, Any]:
+def options_of_rows(geometry: Geometry, side: Side, heads: int, *, of_queries: bool, far_rows: bool) -> dict[str, Any]:
     """What ``kernels_rows.squares_of_rows`` is compiled for, where a side has so many heads."""
     plain, norm = geometry.rotated_neurons, side.norm
     return {
-        **kernels_rows.TILES,
+        **kernels_rows.tiles(cap=geometry.cap is not None, far_rows=far_rows),
         "OF_QUERIES": of_queries,
         "OWNERS": heads if geometry.across_heads and not plain else 1,
         "PAIRED": geometry.rotary is not None and not plain,
@@ -187,6 +187,7 @@ def options_of_rows(geometry: Geometry, side: Side, heads: int, *, of_queries: b
         "CAP": geometry.cap is not None,
         "SINKS": geometry.sinks,
         "CAUSAL": geometry.causal,
+        "FAR_ROWS": far_rows,
     }
 
 

@@ -14,12 +14,17 @@ from .kernels import INTERPRETED
 from .kernels_far import turned_rows
 from .kernels_tiles import change_tile, expm1, pattern_tile, rows_tile, shift_of_rows
 
-TILES = {"ROWS": 32, "KEYS": 32, "NEURONS": 64} if INTERPRETED else {"ROWS": 8, "KEYS": 8, "NEURONS": 32}
-"""For a program; the last is what the threads of a program divide among them."""
 WARPS = 1
 
 _GATHERED = tl.constexpr(-0.5)
 """Below this E, 1 + E loses digits."""
+
+
+def tiles(*, cap: bool, far_rows: bool) -> dict[str, int]:
+    """Of a program: as large as its sums fit registers; the last is what the threads of a program divide among them."""
+    if INTERPRETED:
+        return {"ROWS": 32, "KEYS": 32, "NEURONS": 64}
+    return {"ROWS": 4 if cap else 8, "KEYS": 8 if cap and far_rows else 4, "NEURONS": 32}
 
 
 @triton.jit

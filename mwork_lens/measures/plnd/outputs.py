@@ -14,10 +14,11 @@ from ...model.architecture import inner_gain, output_factor
 from ...model.heads import head_norm
 from ...model.post_norms import PostNorm, post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
-from .after_norm import Normed, compiled_sums, sums_of_changes
+from .after_norm import compiled_sums, sums_of_changes
 from .backend import backend_of
 from .compiled import sums_after_norm, sums_of_values
 from .inner_norm import normed_value_change
+from .normed import Normed
 from .value_norm import values_normed_change
 
 MIXED, HIDDEN = "attn.hook_z", "mlp.hook_post"

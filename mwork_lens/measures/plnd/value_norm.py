@@ -11,7 +11,8 @@ from ...model import HookedModel, TokenBatch, at_least_float32, key_value_heads,
 from ...model.heads import HeadNorm
 from ...model.post_norms import post_norm
 from ..measure import Activations, LayerMeasure, SiteScores, root_mean
-from .after_norm import Normed, sums_of_changes
+from .after_norm import sums_of_changes
+from .normed import Normed
 
 VALUES, PATTERN = "attn.hook_v", "attn.hook_pattern"
 NUMBERS_AT_ONCE = 2**23
