@@ -54,7 +54,7 @@ FAMILIES = {
     "neox": {**PLAIN, "rotary_dim": 4, "parallel_attn_mlp": True},
     "phi": {**PLAIN, "rotary_dim": 4, "parallel_attn_mlp": True},
     "bloom": {**PLAIN, "positional_embedding_type": "alibi", "rotary_dim": None, "post_embedding_ln": True},
-    "olmo2": {"original_architecture": "Olmo2ForCausalLM", "d_model": 32},
+    "olmo2": {"original_architecture": "Olmo2ForCausalLM"},
     "sinks": {"use_attention_sinks": True, "n_key_value_heads": 2},
     "clipped": {"clip_qkv": 0.8},
 }
@@ -68,6 +68,8 @@ def tiny(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, n_layer
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     given = {**COMMON, **FAMILIES[family], "n_layers": n_layers, "d_head": d_head}
+    if family == "olmo2":
+        given["d_model"] = given["n_heads"] * d_head  # the width of its norms across heads
     options = {key: value for key, value in given.items() if value is not None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -79,7 +79,7 @@ def batch_of(*lengths):
 @pytest.mark.parametrize("family", ["gptj", "olmo2", "qwen3"])
 def test_no_shape_needs_to_fill_tiles(family):
     """Three blocks of rows, two of neurons, padding, and positions that do not count."""
-    model, batch = tiny(family, torch.float32, d_head=72, d_model=288), batch_of(37, 5)
+    model, batch = tiny(family, torch.float32, d_head=72), batch_of(37, 5)
     batch = replace(batch, content=batch.content & (torch.arange(37) % 7 > 0))
     geometry, seen, squares = scored(model, 1, batch)
     for site, ours in squares.items():
