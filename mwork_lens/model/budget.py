@@ -24,6 +24,8 @@ class Budget:
     """Bytes that a token takes in one layer."""
     by_pair: int = 0
     """Bytes that a pair of positions takes there, over all heads."""
+    by_document: int = 0
+    """Bytes that the scores of a document take, of all layers, and their sums."""
 
     @classmethod
     def of(cls, model: HookedModel) -> "Budget":
@@ -32,13 +34,15 @@ class Budget:
         tokens = TOKENS.get(device.type, TOKENS["cuda"])
         if device.type != "cuda":
             return cls(tokens)
-        sides = 6 * (cfg.n_heads + key_value_heads(cfg)) * cfg.d_head  # tables of queries and keys
-        numbers = sides + 6 * (getattr(cfg, "d_mlp", None) or 0) + 8 * cfg.d_model
+        heads, d_mlp = cfg.n_heads + key_value_heads(cfg), getattr(cfg, "d_mlp", None) or 0
+        numbers = 6 * heads * cfg.d_head + 6 * d_mlp + 8 * cfg.d_model  # tables of queries and keys, hidden, stream
+        neurons = (heads + key_value_heads(cfg)) * cfg.d_head + d_mlp
+        scores = cfg.n_layers * (5 * neurons + 24 * max(d_mlp, cfg.n_heads * cfg.d_head))  # a site at a time in doubles
         total = torch.cuda.get_device_properties(device).total_memory
-        return cls(tokens, int(SHARE * total), 4 * numbers, 24 * cfg.n_heads)
+        return cls(tokens, int(SHARE * total), 4 * numbers, 24 * cfg.n_heads, scores)
 
     def holds(self, documents: int, length: int) -> bool:
         """Whether so many documents of so many tokens fit."""
         tokens = documents * length
-        needed = tokens * (self.by_token + length * self.by_pair)
+        needed = tokens * (self.by_token + length * self.by_pair) + documents * self.by_document
         return tokens <= self.tokens and (self.memory is None or needed <= self.memory)

@@ -177,6 +177,8 @@ def test_a_gpu_fills_batches_by_its_memory():
     budget = Budget(tokens=16384, memory=2**30, by_token=2**18, by_pair=2**10)
     assert [budget.holds(documents, 64) for documents in (51, 52)] == [True, False]
     assert [budget.holds(documents, 256) for documents in (8, 9)] == [True, False]
+    short = replace(budget, by_document=2**27)
+    assert [short.holds(documents, 1) for documents in (7, 8)] == [True, False]
     assert Budget(1024).holds(8, 128)
     assert not Budget(1024).holds(9, 128)
 
