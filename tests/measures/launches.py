@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mwork_lens.measures.plnd import kernels, kernels_rows
 
@@ -43,7 +43,7 @@ class _Counting(TorchDispatchMode):
 
 
 class _Kernel:
-    """A kernel whose launch counts as one, and nothing that Triton's interpreter does for it."""
+    """A kernel whose launch counts as one and is left out: what it would write decides nothing that is launched."""
 
     def __init__(self, kernel, names):
         self.kernel, self.names = kernel, names
@@ -51,8 +51,6 @@ class _Kernel:
     def __getitem__(self, grid):
         def launch(*args, **kwargs):
             self.names[self.kernel.fn.__name__] += 1
-            with _disable_current_modes(), torch._C.DisableTorchFunction():
-                self.kernel[grid](*args, **kwargs)
 
         return launch
 

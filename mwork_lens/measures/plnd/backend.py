@@ -6,7 +6,7 @@ The plain ones are the reference, and serve every device. ``MWORK_LENS_BACKEND``
 import importlib.util
 import os
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 
@@ -34,7 +34,7 @@ def forced() -> Backend | None:
         )
     if name == "triton" and not has_triton():
         raise ValueError(f"{VARIABLE}='triton', but Triton is not installed: pip install triton.")
-    return name
+    return cast(Backend, name)
 
 
 @cache

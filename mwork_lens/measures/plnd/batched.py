@@ -166,7 +166,7 @@ def _squares(
             least_log(kept),
             negligible(kept),
             **form,
-            num_warps=kernels_rows.WARPS,
+            num_warps=kernels_rows.WARPS,  # pyright: ignore[reportCallIssue]  # Triton's own option
         )
     if owners > 1:
         return partial.sum((1, 3)).flatten(1)
