@@ -36,6 +36,7 @@ def squares(backend, geometry, seen):
         torch.zeros(1, LENGTH, dtype=torch.int64), torch.ones(1, LENGTH, dtype=torch.bool), (LENGTH,), (0,)
     )
     if backend == "triton":
+        pytest.importorskip("triton")
         if os.environ.get("TRITON_INTERPRET") != "1":
             pytest.skip("Triton compiles on this machine")
         from mwork_lens.measures.plnd.batched import pattern_squares
