@@ -524,7 +524,7 @@ def test_yes_piped_into_the_command_line_runs_nothing(tmp_path):
     folder = with_code(tmp_path / "model", tmp_path / "ran", architectures=["MineForCausalLM"], model_type="mine")
     (tmp_path / "en.txt").write_text("a b c\n" * 4)
     command = [sys.executable, "-m", "mwork_lens", "detect", "--model", str(folder), "--corpus", str(tmp_path)]
-    done = subprocess.run(command, input="y\ny\ny\n", capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    done = subprocess.run(command, input="y\ny\ny\n", capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode
     assert "custom code" in done.stderr
     assert "Traceback" not in done.stderr
