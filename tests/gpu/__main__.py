@@ -14,16 +14,22 @@ import pandas as pd
 import plotly.express as px
 import torch
 
-from mwork_lens.bench import Clock, measured
+import mwork_lens as mw
+from mwork_lens.bench import Clock, measured, tuning_cost
+from mwork_lens.detection import cut_to_size
 from mwork_lens.detection.detecting import BatchCounts
+from mwork_lens.lens.vocabulary import TokenLanguages
 from mwork_lens.measures import Selection, exact
 from mwork_lens.measures.plnd.published import parallel
 from mwork_lens.model.budget import Budget
-from mwork_lens.model.forward import TokenBatch, stream
+from mwork_lens.model.forward import Encoded, TokenBatch, stream
+from mwork_lens.neurons import NeuronSet, NeuronSpace
 
 from .shapes import SHAPES, VOCABULARY, Shape, hooked, of_transformers
 
 LENGTHS, LAYERS, ROUNDS, PARALLEL_UP_TO = (128, 256, 512, 1024, 2048, 4096), 2, 5, 512
+DOCUMENTS, FRACTION = 64, 0.005
+"""Of each of two languages, and of the neurons that are switched off or tuned, beside the scores."""
 
 
 def a_batch(documents: int, length: int, device: str) -> TokenBatch:
@@ -84,6 +90,51 @@ def rows(shape: Shape, lengths, layers: int, device: str, dtype: torch.dtype) ->
     return found
 
 
+def other_analyses(shape: Shape, length: int, layers: int, device: str, dtype: torch.dtype) -> list[dict]:
+    """What is read twice with neurons off, through the lens and for means, over the same text's bare forward pass."""
+    model = hooked(shape, layers, dtype, device)
+    ids = torch.randint(1, VOCABULARY, (2, DOCUMENTS, length), generator=torch.Generator().manual_seed(length))
+    corpus = {language: list(each) for language, each in zip(("en", "fr"), ids, strict=True)}
+    everything = ~NeuronSet.empty(NeuronSpace.of(model))
+    some = cut_to_size(everything, round(FRACTION * len(everything)), seed=0)
+    names = ("en", "fr", "shared", "other")
+    labels = TokenLanguages(torch.arange(VOCABULARY) % len(names), names, {"identifier": "by number"})
+    quiet = {"progress": False}
+
+    def forward() -> None:
+        for _ in stream(model, Encoded.of(model, corpus).plan()):
+            pass
+
+    works = {
+        "forward": forward,
+        "effect_matrix, one row": lambda: mw.effect_matrix(model, {"fr": some}, corpus, **quiet),
+        "language_ratio": lambda: mw.language_ratio(model, corpus, token_languages=labels, **quiet),
+        "collect_means": lambda: mw.collect_means(model, corpus, **quiet),
+    }
+
+    def timed(work, _: int, clock: Clock) -> None:
+        clock.tick()
+        work()
+        clock.tick()
+
+    costs = measured({name: partial(timed, work) for name, work in works.items()}, torch.device(device), ROUNDS)
+    about = {"shape": shape.name, "tokens": length, "documents": 2 * DOCUMENTS, "layers": layers}
+    found = [
+        {**about, "method": name, "seconds": cost.seconds, "over_forward": cost.seconds / costs["forward"].seconds}
+        for name, cost in costs.items()
+    ]
+    print(pd.DataFrame(found).to_string(index=False), flush=True)
+    return found
+
+
+def tuning(shape: Shape, length: int, layers: int, device: str, dtype: torch.dtype) -> list[dict]:
+    """Steps on some neurons, and on all parameters."""
+    cost = tuning_cost(hooked(shape, layers, dtype, device), torch.arange(1, length + 1), fraction=FRACTION)
+    frame = cost.to_frame().reset_index().assign(shape=shape.name, tokens=length, layers=layers)
+    print(frame.to_string(index=False), flush=True)
+    return frame.to_dict("records")
+
+
 def main() -> None:
     """Measure, print, and write one JSON and one PNG."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -97,11 +148,15 @@ def main() -> None:
     if args.tiny:
         shapes, lengths, dtype = (Shape("tiny", 4, 2, 8, 24, 20, 2),), (8, 16), torch.float32
     found = [row for shape in shapes for row in rows(shape, lengths, LAYERS, args.device, dtype)]
+    others = [row for shape in shapes for row in other_analyses(shape, lengths[0], LAYERS, args.device, dtype)]
+    tuned = [row for shape in shapes for row in tuning(shape, lengths[0], LAYERS, args.device, dtype)]
     args.output.mkdir(parents=True, exist_ok=True)
     cuda = args.device == "cuda"
     device = torch.cuda.get_device_name() if cuda else args.device
     about = {"device": device, "torch": torch.__version__, "dtype": str(dtype), "layers": LAYERS, "rounds": ROUNDS}
-    (args.output / "gpu.json").write_text(json.dumps({"about": about, "rows": found}, indent=1))
+    (args.output / "gpu.json").write_text(
+        json.dumps({"about": about, "rows": found, "other analyses": others, "tuning": tuned}, indent=1)
+    )
     frame = pd.DataFrame(found)
     frame["batch"] = frame.documents.map(lambda documents: "one document" if documents == 1 else "a full batch")
     figure = px.line(
