@@ -168,6 +168,7 @@ def main() -> None:
         facet_row="batch",
         log_x=True,
         log_y=True,
+        labels={"over_forward": "time / bare forward pass"},
     )
     figure.update_layout(title=f"Time over the bare forward pass ({device})")
     try:
