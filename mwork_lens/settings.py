@@ -7,7 +7,7 @@ docstring. This module is quick to import.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -398,3 +398,59 @@ class EnhancementConfig(DetectionSettings):
         if absent := [language for language in needed if language not in corpus]:
             raise ValueError(f"The corpus has no {absent[0]!r}; it has {listed(corpus, absent[0])}.")
         return corpus.divide({**self.part_sizes, "tuning": max(self.documents)}, seed=self.seed)
+
+
+# --- plans ---
+
+PLANNED_DTYPES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Bytes of a weight."""
+
+
+@dataclass(frozen=True)
+class PlanConfig(Checked):
+    """What is to be run, on how many devices."""
+
+    shape: str = "8B"
+    """8B, 70B, or a config.json of transformers or the folder that holds it."""
+    languages: Positive = 32
+    """How many."""
+    tokens: Positive = 10_000_000
+    """Per language."""
+    tokens_per_document: Positive = DetectionSettings.max_tokens
+    """On average; the cost of query and key scores grows with it."""
+    passages: Positive = 64
+    """Per language, for an effect matrix of as many documents that switches off each language's neurons in turn."""
+    devices: Positive = 1
+    """GPUs in all."""
+    dtype: str = "bfloat16"
+    """bfloat16, float16 or float32."""
+
+    def __post_init__(self) -> None:
+        from .text.choices import require_choice  # takes long to import
+
+        super().__post_init__()
+        require_choice("dtype", self.dtype, PLANNED_DTYPES)
+
+
+@dataclass(frozen=True)
+class Rates(Checked):
+    """What one device does, by default an H100; all but the memory per second."""
+
+    flops: float | None = None
+    """Operations of matrix products; by default 600e12, in float32 40e12."""
+    bandwidth: float = 3e12
+    """Bytes read or written."""
+    exponentials: float = 3.6e12
+    """Exponential functions."""
+    lanes: float = 28e12
+    """Other operations in float32."""
+    memory: float = 80e9
+    """Bytes of memory."""
+    batch_tokens: Positive = 16384
+    """Tokens of a batch at most, fewer where memory is short."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in asdict(self).items():
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value!r}: it must be above 0.")

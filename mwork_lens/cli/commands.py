@@ -12,6 +12,8 @@ from ..settings import (
     IDENTIFIERS,
     DetectionSettings,
     EffectsConfig,
+    PlanConfig,
+    Rates,
     RecipeSettings,
     ReportConfig,
     SavedSets,
@@ -299,3 +301,13 @@ def bench(
         print(f"\n{title}\n\n{table.to_string(float_format=f'{{:.{digits}f}}'.format, na_rep='–')}")
     mw.store.write_text(folder / "settings.json", json.dumps(dict(costs.settings), indent=2, ensure_ascii=False))
     return [*written, folder / "settings.json"]
+
+
+def plan(config: PlanConfig, rates: Rates) -> Paths:
+    """What a long run will take, before it: hours, memory and the size of the result, and the rates that say so."""
+    from ..experiments import planning
+
+    planned = planning.plan(config, rates)
+    print(planned, "", planned.to_frame().to_string(float_format="{:,.4g}".format), "", sep="\n")
+    print(planned.rates_used().to_string(float_format="{:.3g}".format), "", planning.NOT_MEASURED, sep="\n")
+    return []

@@ -71,7 +71,8 @@ def _flat(function: Callable[..., Paths]) -> Callable[..., None]:
         with contextlib.ExitStack() as outputs:
             before = _outputs.set(outputs)
             try:
-                print("Written: " + ", ".join(map(str, function(**settings))))
+                if written := function(**settings):
+                    print("Written: " + ", ".join(map(str, written)))
             finally:
                 _outputs.reset(before)
 

@@ -27,6 +27,7 @@ from ..model.forward import (
     require_finite,
     stream,
 )
+from ..model.memory import readable
 from ..model.post_norms import stream_before
 from ..model.reducers import ExactSum, Reducer, fixed_point, on_cpu
 from ..model.sites import SITES
@@ -34,7 +35,7 @@ from ..neurons import NeuronSpace
 from ..text import Corpus, Document, SeenDocuments, check_arguments, warn_of_unknown
 from ..text.choices import listed
 from .checking import bound_to, require_exact, require_layers
-from .detection import Detection
+from .detection import Detection, result_bytes
 
 Scope = Literal["layer", "model"]
 Scores = Literal["screened", "exact"]
@@ -224,7 +225,8 @@ def detect(
         given["batches"] = asdict(encoded.budget)
     settings = _settings(model, encoded.corpus, batch_counts, formulation, measure, given)
     counts = {language: DetectionCounts.empty(space, plan, language, f"{space} {settings}") for language in encoded}
-    description = "detecting" if progress else None
+    size = result_bytes(space.total, len(encoded))
+    description = f"detecting ({readable(size)} of results)" if progress else None
     for batch, by_layer in batch_counts.over(model, detector, plan, layers=scored, progress=description):
         counts[batch.language].update(batch, by_layer)
     means = {language: part.means(documents[language], wide_dtype(dtype)) for language, part in counts.items()}

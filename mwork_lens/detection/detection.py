@@ -221,6 +221,11 @@ def languages_active(detection: Detection, quorum: float) -> dict[str, Int[Tenso
     return numbers[quorum]
 
 
+def result_bytes(neurons: int, languages: int) -> int:
+    """How large the file of a detection becomes: counts, estimated scores, sums in two words and means of each."""
+    return (2 + 1 + 16 + 4) * neurons * languages
+
+
 def text_of(detection: Detection, language: str) -> dict[str, Any]:
     """How much was read of a language, for tables: ``passages`` and ``documents``, NA in files of older versions."""
     documents = detection.settings["corpus"].get("documents", {}).get(language, pd.NA)

@@ -30,6 +30,7 @@ from .architecture import (
 from .blocks import require_attention
 from .budget import Budget
 from .hooks import ForwardHook, hooked
+from .memory import peak_memory, readable
 from .state import settled
 from .unembedding import require_same_readout
 
@@ -305,6 +306,7 @@ def stream(
                     run_blocks(model, batch.tokens)  # says it better where a hook met a stream that is not finite
                     raise
             yield batch, states
+            bar.set_postfix_str(f"peak memory {readable(peak_memory(device))}", refresh=False)
             bar.update(len(batch.rows))
 
 
