@@ -412,13 +412,13 @@ class PlanConfig(Checked):
 
     shape: str = "8B"
     """8B, 70B, or a config.json of transformers or the folder that holds it."""
-    languages: Positive = 32
+    n_languages: Positive = 32
     """How many."""
     tokens: Positive = 10_000_000
     """Per language."""
     tokens_per_document: Positive = DetectionSettings.max_tokens
     """On average; the cost of query and key scores grows with it."""
-    passages: Positive = 64
+    effect_passages: Positive = 64
     """Per language, for an effect matrix of as many documents that switches off each language's neurons in turn."""
     devices: Positive = 1
     """GPUs in all."""

@@ -201,15 +201,15 @@ class RunPlan:
         """
         config, shape = self.config, self.shape
         unembedding = 2 * shape.width * shape.vocabulary / self.flops
-        passage = config.languages * config.passages
-        measured = (config.languages + 1) * passage * config.tokens_per_document
-        cells, read = config.languages * shape.neurons, config.languages * config.tokens
+        passage = config.n_languages * config.effect_passages
+        measured = (config.n_languages + 1) * passage * config.tokens_per_document
+        cells, read = config.n_languages * shape.neurons, config.n_languages * config.tokens
         detect = self._row(read, self.forward_seconds, self.score_seconds)
         detect |= {"process_gb": (read * TEXT_BYTES + cells * COUNTED) / 1e9}
-        detect |= {"result_gb": result_bytes(shape.neurons, config.languages) / 1e9}
+        detect |= {"result_gb": result_bytes(shape.neurons, config.n_languages) / 1e9}
         effects = self._row(measured, self.forward_seconds + unembedding, 0.0)
         effects |= {"process_gb": passage * config.tokens_per_document * TEXT_BYTES / 1e9}
-        effects |= {"result_gb": (config.languages + 1) * passage * 8 / 1e9}
+        effects |= {"result_gb": (config.n_languages + 1) * passage * 8 / 1e9}
         return pd.DataFrame({"detect": detect, "effects": effects}).T.rename_axis("step")
 
     def _row(self, tokens: int, forward: float, scores: float) -> dict[str, Any]:
@@ -236,8 +236,8 @@ class RunPlan:
         return (
             f"{shape.name}: {shape.layers} layers, {shape.width} wide, {shape.parameters / 1e9:.1f} billion parameters "
             f"({self.weight_bytes / 1e9:.0f} GB in {config.dtype}), {shape.neurons:,} neurons\n"
-            f"{config.languages} languages of {config.tokens:,} tokens, in documents of {config.tokens_per_document}; "
-            f"effects on {config.passages} of them each\n"
+            f"{config.n_languages} languages of {config.tokens:,} tokens, in documents of {config.tokens_per_document}; "
+            f"effects on {config.effect_passages} of them each\n"
             f"{config.devices} devices: {parts} (which take turns){f', {idle} idle' if idle else ''}; "
             f"batches of {self.batch_tokens:,} tokens"
         )
