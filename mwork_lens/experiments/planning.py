@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from ..detection.detection import result_bytes
+from ..model.budget import SHARE, Budget
 from ..settings import PLANNED_DTYPES, PlanConfig, Rates
 from ..store import user_path
 
 SHAPES = Path(__file__).parents[1] / "data" / "shapes"
-HEADROOM = 0.75
+HEADROOM = 1 - SHARE
 """Share of a device's memory that weights may take; the rest holds what a layer's scores need."""
 LANES = 10
 """Multiply-adds, about three before and four after each exponential, and the shift."""
@@ -94,13 +95,11 @@ class Shape:
         """Of one token: one for each query and each key neuron of every head, for each of half the positions."""
         return self.layers * self.heads * self.head_width * length
 
-    def score_bytes(self) -> int:
-        """Of one token in one layer: tables of queries and keys, feed-forward activations, the stream, in float32."""
-        return 4 * (6 * (self.heads + self.key_value_heads) * self.head_width + 6 * self.mlp_width + 8 * self.width)
-
-    def batch_bytes(self, length: int) -> int:
-        """Of one token in a batch of documents of this length, while a layer is scored."""
-        return self.score_bytes() + 24 * self.heads * length
+    def budget(self, memory: float) -> Budget:
+        """What a batch holds on a device of so many bytes."""
+        heads = self.heads, self.key_value_heads
+        sizes = {"n_layers": self.layers, "d_model": self.width, "d_head": self.head_width, "d_mlp": self.mlp_width}
+        return Budget.of_gpu(memory, heads=heads, **sizes)
 
 
 def _config(source: str) -> Any:
@@ -167,12 +166,22 @@ class RunPlan:
         """That share the work, each with a model of its own."""
         return self.config.devices // self.devices_per_process
 
+    @cached_property
+    def budget(self) -> Budget:
+        """Of a batch, beside the weights."""
+        return replace(self.shape.budget(self.rates.memory), tokens=self.rates.batch_tokens)
+
+    @property
+    def batch_documents(self) -> int:
+        """As many as the budget holds, at least one."""
+        length = self.config.tokens_per_document
+        most = max(self.rates.batch_tokens // length, 1)
+        return next((number for number in range(most, 0, -1) if self.budget.holds(number, length)), 1)
+
     @property
     def batch_tokens(self) -> int:
-        """Of a batch, as memory allows beside the weights; at least one document."""
-        length, free = self.config.tokens_per_document, (1 - HEADROOM) * self.rates.memory
-        fitting = min(self.rates.batch_tokens, int(free / self.shape.batch_bytes(length)))
-        return max(length, fitting // length * length)
+        """Of these documents."""
+        return self.batch_documents * self.config.tokens_per_document
 
     @property
     def flops(self) -> float:
@@ -191,7 +200,7 @@ class RunPlan:
     def score_seconds(self) -> float:
         """Of one token on one device: exponentials or the arithmetic around them, if that takes longer, and memory."""
         number = self.shape.exponentials(self.config.tokens_per_document)
-        moved = self.shape.layers * self.shape.score_bytes() / self.rates.bandwidth
+        moved = self.shape.layers * self.budget.by_token / self.rates.bandwidth
         return max(number / self.rates.exponentials, LANES * number / self.rates.lanes) + moved
 
     def to_frame(self) -> pd.DataFrame:
@@ -215,7 +224,9 @@ class RunPlan:
     def _row(self, tokens: int, forward: float, scores: float) -> dict[str, Any]:
         hours = {"forward_hours": tokens * forward, "score_hours": tokens * scores}
         hours = {name: seconds / self.processes / 3600 for name, seconds in hours.items()}
-        working = self.batch_tokens * self.shape.batch_bytes(self.config.tokens_per_document)
+        length, budget = self.config.tokens_per_document, self.budget
+        working = self.batch_tokens * (budget.by_token + length * budget.by_pair)
+        working += self.batch_documents * budget.by_document
         device = (self.weight_bytes / self.devices_per_process + working) / 1e9
         return {"tokens": tokens, **hours, "hours": sum(hours.values()), "device_gb": device}
 
@@ -233,12 +244,13 @@ class RunPlan:
         shape, config = self.shape, self.config
         idle = config.devices - self.processes * self.devices_per_process
         parts = f"{self.processes} process{'es' if self.processes > 1 else ''} of {self.devices_per_process}"
+        parts += " (which take turns)" if self.devices_per_process > 1 else ""
         return (
             f"{shape.name}: {shape.layers} layers, {shape.width} wide, {shape.parameters / 1e9:.1f} billion parameters "
             f"({self.weight_bytes / 1e9:.0f} GB in {config.dtype}), {shape.neurons:,} neurons\n"
-            f"{config.n_languages} languages of {config.tokens:,} tokens, in documents of {config.tokens_per_document}; "
-            f"effects on {config.effect_passages} of them each\n"
-            f"{config.devices} devices: {parts} (which take turns){f', {idle} idle' if idle else ''}; "
+            f"{config.n_languages} languages of {config.tokens:,} tokens, in documents of "
+            f"{config.tokens_per_document}; effects on {config.effect_passages} of them each\n"
+            f"{config.devices} device{'s' if config.devices > 1 else ''}: {parts}{f', {idle} idle' if idle else ''}; "
             f"batches of {self.batch_tokens:,} tokens"
         )
 

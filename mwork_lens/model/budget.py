@@ -34,12 +34,26 @@ class Budget:
         tokens = TOKENS.get(device.type, TOKENS["cuda"])
         if device.type != "cuda":
             return cls(tokens)
-        heads, d_mlp = cfg.n_heads + key_value_heads(cfg), getattr(cfg, "d_mlp", None) or 0
-        numbers = 6 * heads * cfg.d_head + 6 * d_mlp + 8 * cfg.d_model  # tables of queries and keys, hidden, stream
-        neurons = (heads + key_value_heads(cfg)) * cfg.d_head + d_mlp
-        scores = cfg.n_layers * (5 * neurons + 24 * max(d_mlp, cfg.n_heads * cfg.d_head))  # a site at a time in doubles
         total = torch.cuda.get_device_properties(device).total_memory
-        return cls(tokens, int(SHARE * total), 4 * numbers, 24 * cfg.n_heads, scores)
+        return cls.of_gpu(
+            total,
+            n_layers=cfg.n_layers,
+            d_model=cfg.d_model,
+            heads=(cfg.n_heads, key_value_heads(cfg)),
+            d_head=cfg.d_head,
+            d_mlp=getattr(cfg, "d_mlp", None) or 0,
+        )
+
+    @classmethod
+    def of_gpu(
+        cls, memory: float, *, n_layers: int, d_model: int, heads: tuple[int, int], d_head: int, d_mlp: int
+    ) -> "Budget":
+        """That of a GPU with so many bytes, for a model of these sizes; heads of queries, and of keys and values."""
+        both = sum(heads)
+        numbers = 6 * both * d_head + 6 * d_mlp + 8 * d_model  # tables of queries and keys, hidden, stream
+        neurons = (both + heads[1]) * d_head + d_mlp
+        scores = n_layers * (5 * neurons + 24 * max(d_mlp, heads[0] * d_head))  # a site at a time in doubles
+        return cls(TOKENS["cuda"], int(SHARE * memory), 4 * numbers, 24 * heads[0], scores)
 
     def holds(self, documents: int, length: int) -> bool:
         """Whether so many documents of so many tokens fit."""
