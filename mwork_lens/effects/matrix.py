@@ -46,7 +46,7 @@ class _Read(TypedDict):
 
     passages: Mapping[str, int]
     parallel: bool
-    hash: str | Sequence[str]
+    hash: object
 
 
 class _Settings(ModelRecord):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import repeat
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pandas as pd
 import torch
@@ -14,10 +14,16 @@ from torch import Tensor
 
 from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled, to_the_end
 from ..neurons import Entries, NeuronSpace, entries_of, seen_by_both
-from ..store import Result
+from ..store import Result, require_record
 from ..text import SeenDocuments, check_arguments
 
 Collide = Literal["refuse", "add"]
+
+
+class _Origin(TypedDict):
+    """What is read of where a delta comes from."""
+
+    set: NotRequired[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +133,8 @@ class NeuronDelta(Result, kind="neuron_delta"):
         return [entries_of(model, layer, piece, neurons) for (layer, _, piece), neurons in places]
 
     def _require_whole(self) -> None:
-        """Refuse what cannot be written into a model."""
+        """Refuse what cannot be written into a model, or does not say what it is of."""
+        require_record(self.origin, _Origin, "the origin")
         for name in {**self.neurons, **self.old, **self.new}:
             parts = [values.get(name) for values in (self.neurons, self.old, self.new)]
             if not all(isinstance(part, Tensor) and part.ndim for part in parts):

@@ -81,7 +81,7 @@ class RunResult(Result, kind="enhancement_run"):
     """Neurons, trained and changed weights, steps, the loss of each step's texts, seconds."""
 
     def _require_whole(self) -> None:
-        if self.run is not None:
+        if self.run is not None and self.nats:  # none where it diverged
             require_record(self.metadata, _Measured, f"the run {self.run.name}")
 
 
@@ -122,7 +122,7 @@ class _Settings(ModelRecord):
     """What results are computed from and say, of all that the settings hold."""
 
     design: _Design
-    own_rates: Mapping[str, Mapping[str, float]]
+    own_rates: Mapping[str, Mapping[str, float | None]]
     trials: Sequence[_Trial]
     corpora: NotRequired[Mapping[str, Mapping[str, Any]]]
     seen: NotRequired[Mapping[str, Mapping[str, Sequence[str]]]]

@@ -50,6 +50,8 @@ def test_grids_are_saved_pooled_and_drawn(model, grid, tmp_path):
     assert loaded.layers == grid.layers
     both = pool_grids([grid, grid]).to_frame()
     np.testing.assert_allclose(both["difference"], grid.to_frame()["difference"])
+    pool_grids([pool_grids([grid, grid]), grid]).save(tmp_path / "pooled again")
+    assert mw.StageGrid.load(tmp_path / "pooled again").layers == grid.layers
     figure = mw.plots.stage_grid(grid)
     table = grid.to_frame().pivot(index="part", columns="language", values="difference").loc[list(MWORK_PARTS)]
     np.testing.assert_allclose(np.array(figure.data[0].z, dtype=float), table)

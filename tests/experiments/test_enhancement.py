@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mwork_lens.experiments.enhancement import enhancement, formatted_table
 from mwork_lens.plots import enhancement_by_documents, enhancement_by_language, enhancement_matrix
 from mwork_lens.settings import TUNED_ARMS, EnhancementConfig
 from mwork_lens.tuning import Enhancement, RunResult
+from mwork_lens.tuning.enhancement import Run
 
 from ..tiny import tiny
 
@@ -63,6 +65,16 @@ def found(tmp_path_factory):
     kept = tiny("llama", torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), kept.parameters(), strict=True))
     return folder, result
+
+
+def test_a_trial_that_diverged_and_a_run_without_trials_are_kept(tmp_path, found):
+    run = Run("sw", "specific", 8, 1e3, 0)
+    RunResult(run, {}, {"diverged": "after step 1"}).save(tmp_path / "trial")
+    assert RunResult.load(tmp_path / "trial").metadata == {"diverged": "after step 1"}
+    _, result = found
+    own = {"sw": dict.fromkeys(result.settings["own_rates"]["sw"])}
+    replace(result, settings={**result.settings, "own_rates": own, "trials": []}).save(tmp_path / "whole")
+    assert Enhancement.load(tmp_path / "whole").settings["own_rates"] == own
 
 
 def test_every_arm_is_tuned_and_measured(found):

@@ -76,6 +76,7 @@ FORGED = [
     ("layer_sweep", "effects/of/languages/fr first 3", RANGE),
     ("lens_grid", "decoded/of/3/1", {"$": "float", "of": "nan"}),
     ("neuron_cards", "neurons/of/0", False),
+    ("neuron_delta", "origin/set", "x"),
     ("neuron_delta", "new/blocks.3.mlp.b_in", REMOVED),
     ("neuron_delta", "old/blocks.3.mlp.b_in", [1.0]),
     ("tuned", "steps", [0]),
