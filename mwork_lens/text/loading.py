@@ -1,6 +1,7 @@
 """Corpora from the demo text, files, a hub data set or the user's own dict."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -142,10 +143,12 @@ def _require_documents(texts: Iterable[Any], language: str) -> None:
 
 def _standard(rows: Mapping[str, Passages], labels: Labels) -> dict[str, Passages]:
     """By language tags in their standard form; refused where two of them are the same language."""
-    standard = {require_language(language, labels): passages for language, passages in rows.items()}
-    if len(standard) < len(rows):
-        raise ValueError(f"Of {', '.join(rows)}, several are the same language: {', '.join(standard)} remain.")
-    return standard
+    tags = {language: require_language(language, labels) for language in rows}
+    for tag, number in Counter(tags.values()).items():
+        if number > 1:
+            same = " and ".join(repr(language) for language in tags if tags[language] == tag)
+            raise ValueError(f"{same} are the same language ({tag}): put their texts together, or leave one out.")
+    return {tags[language]: passages for language, passages in rows.items()}
 
 
 def _assemble(
