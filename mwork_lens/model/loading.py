@@ -135,9 +135,8 @@ def _device(device: str | torch.device | None) -> torch.device:
         place = torch.device(get_device() if device is None else device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"There is no device {device!s} here: {first_line(error)}. Use e.g. 'cpu' or 'cuda'."
-        ) from error
+        there = "'cpu' or 'cuda'" if torch.cuda.is_available() else "'cpu'"
+        raise ValueError(f"There is no device {device!s} here: {first_line(error)}. Use e.g. {there}.") from error
     if place.type == "meta":
         raise ValueError("The device 'meta' holds no numbers: a model there cannot be run.")
     return place
