@@ -6,6 +6,7 @@ docstring. This module is quick to import.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,8 +88,20 @@ def _detection(_: str, path: Path) -> Path:
     return path / "detection" if (path / "detection").is_dir() else path
 
 
+def _shard(option: str, text: str | None) -> tuple[int, int] | None:
+    """``0/8`` to ``7/8`` as numbers."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError(f"{option} {text}: give a part and the number of parts, from 0/8 to 7/8.")
+    return int(found[1]), int(found[2])
+
+
 COMMAS = Reader(str, lambda _, text: split_commas(text), join_commas)
 DETECTION = Reader(Path, _detection)
+SHARD = Reader(str, _shard)
+"""Which part of how many."""
 DETECTIONS = Reader(list[Path], lambda option, paths: [_detection(option, path) for path in paths])
 
 Names = Annotated[Sequence[str], COMMAS]

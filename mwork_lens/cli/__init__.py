@@ -1,4 +1,4 @@
-"""The command line: ``mwork-lens demo | detect | effects | ratio | tune | experiment | report | bench | plan``."""
+"""The command line: ``mwork-lens demo | detect | merge | effects | ratio | tune | experiment | report ...``."""
 
 import io
 import logging
@@ -14,6 +14,7 @@ from .. import __version__
 from ..settings import TASK_EXPERIMENTS
 from .commands import bench, demo, detect, effects, plan, ratio, report, tune
 from .experiments import corpus, enhancement, language_ratio, layer_sweep, neuron_counts, overlap, task_command
+from .merging import merge
 from .options import add_command
 
 TRACEBACK = "MWORK_LENS_TRACEBACK"
@@ -24,7 +25,7 @@ experiment = typer.Typer(help="The paper's items, one named experiment each.", n
 app.add_typer(experiment, name="experiment")
 
 _TASKS = [task_command(name, each.item) for name, each in TASK_EXPERIMENTS.items()]
-for _command in (demo, detect, effects, ratio, tune, report, bench, plan):
+for _command in (demo, detect, merge, effects, ratio, tune, report, bench, plan):
     add_command(app, _command)
 for _command in (language_ratio, layer_sweep, *_TASKS, corpus, overlap, neuron_counts, enhancement):
     add_command(experiment, _command)

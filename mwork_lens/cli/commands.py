@@ -1,6 +1,7 @@
 """Commands for any model and text: neurons, their effects, the layers' languages, tuning, costs, all on one page."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import mwork_lens as mw
 
 from ..settings import (
     IDENTIFIERS,
+    SHARD,
     DetectionSettings,
     EffectsConfig,
     PlanConfig,
@@ -21,6 +23,9 @@ from ..settings import (
     numbers,
 )
 from .options import DEMO_LANGUAGES, Paths, Resumable, Run, write
+
+DETECT = "detect"
+"""What the settings of a folder call the command that wrote it."""
 
 
 @dataclass(frozen=True)
@@ -35,30 +40,48 @@ class DetectConfig:
     """Top fraction of each layer, or of the whole model."""
     held_out: float | None = None
     """Share of the documents to keep aside: effects --detection then measures on these."""
+    shard: Annotated[tuple[int, int] | None, SHARD] = None
+    """Only this part of the corpus, 0/8 to 7/8; mwork-lens merge makes a whole of all."""
 
     def __post_init__(self) -> None:
         mw.text.choices.require_choice("formulation", self.formulation, mw.measures.FORMULATIONS)
         mw.text.choices.require_choice("scope", self.scope, get_args(mw.detection.detecting.Scope))
 
 
-def detect(run: Run, selection: DetectionSettings, config: DetectConfig) -> Paths:
-    """Find each language's neurons; writes the detection, each language's specific set and their counts by layer."""
-    folder, corpus = run.new_folder("detection"), run.load_text()
-    limits = {"top": selection.top, "max_tokens": selection.max_tokens}
+def detect(run: Resumable, selection: DetectionSettings, config: DetectConfig) -> Paths:
+    """Find each language's neurons; writes the detection, each language's specific set and their counts by layer.
+
+    The same --output and options resume a run that was stopped, to the same bits.
+    """
+    from ..experiments.folder import ResultsFolder, load_or_run
+
+    path, corpus = run.folder("detection"), run.load_text()
     if config.held_out is not None:
         corpus, _ = corpus.split(config.held_out)
-    scoring = {name: value for name, value in asdict(config).items() if name != "held_out"}
-    detection = mw.detect(run.load_model(), corpus, **limits, **scoring)
-    detection.save(folder / "detection")
+    scoring = {name: value for name, value in asdict(config).items() if name not in ("held_out", "shard")}
+    options = {"top": selection.top, "max_tokens": selection.max_tokens, **scoring}
+    hooked, shard = run.load_model(), {} if config.shard is None else {"shard": list(config.shard)}
+    record = {**mw.model.model_record(hooked), **options, "quorum": selection.quorum, "corpus": corpus.describe()}
+    folder = ResultsFolder.open(path, DETECT, {**record, **shard})
+    place = path / "detection"
+    detection = load_or_run(place, mw.Detection, mw.detect, hooked, corpus, shard=config.shard, **options)
+    if shard:
+        print(detection)
+        return [*folder.written, place]
+    return [*folder.written, *write_detection(path, detection, selection.quorum)]
+
+
+def write_detection(path: Path, detection: Any, quorum: float) -> Paths:
+    """Each language's set and their counts by layer, beside the detection; prints all."""
     kind = "specific" if len(detection.languages) > 1 else "active"
-    counts = mw.neuron_counts(detection, kind=kind, quorum=selection.quorum)
-    sets = {name: getattr(detection, kind)(name, quorum=selection.quorum) for name in detection.languages}
-    written = write(folder, sets, {"counts": counts}, {"counts": lambda: mw.plots.neuron_counts(counts)})
+    counts = mw.neuron_counts(detection, kind=kind, quorum=quorum)
+    sets = {name: getattr(detection, kind)(name, quorum=quorum) for name in detection.languages}
+    written = write(path, sets, {"counts": counts}, {"counts": lambda: mw.plots.neuron_counts(counts)})
     print(detection, *sets.values(), sep="\n")
-    return [folder / "detection", *written]
+    return [path / "detection", *written]
 
 
-def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
+def effects(run: Resumable, config: EffectsConfig, source: SavedSets) -> Paths:
     """Switch neurons off and measure every language's loss: saved sets, those of a detection, or detected here.
 
     With --detection of a run with --held-out, it measures on the documents that detection has not read; with any
@@ -76,9 +99,9 @@ def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
 
     if source.neurons and (source.detection or config.controls or config.stages):
         raise ValueError("--neurons goes without --detection, --controls and --stages.")
-    path = run.new_folder("effects") if source.neurons else run.folder("effects")
+    path = run.folder("effects")
     detection = None if source.detection is None else mw.Detection.load(source.detection)
-    sets = {name: mw.NeuronSet.load(file) for name, file in _by_name(source.neurons or ()).items()}
+    sets = {name: mw.NeuronSet.load(file) for name, file in by_name(source.neurons or (), "--neurons").items()}
     corpus = run.load_text()
     corpus = corpus if detection is None else held_out_text(corpus, detection)
     require_languages(config, corpus, detection)
@@ -94,10 +117,10 @@ def effects(run: Run, config: EffectsConfig, source: SavedSets) -> Paths:
     return folder.written
 
 
-def _by_name(files: Sequence[Path]) -> dict[str, Path]:
-    """By the last part of each path; where several have the same, by the whole path."""
+def by_name(files: Sequence[Path], option: str) -> dict[str, Path]:
+    """What an option names, by the last part of each path; where several have the same, by the whole path."""
     if twice := [file for i, file in enumerate(files) if file in files[:i]]:
-        raise ValueError(f"--neurons {twice[0]} is given twice.")
+        raise ValueError(f"{option} {twice[0]} is given twice.")
     names = [file.name for file in files]
     return {str(file) if names.count(file.name) > 1 else file.name: file for file in files}
 
@@ -127,24 +150,33 @@ class RatioConfig:
         mw.text.choices.require_choice("by", self.by, get_args(mw.lens.reading.By))
 
 
-def ratio(run: Annotated[Run, {"limit": 5}], config: RatioConfig) -> Paths:
-    """Which language each layer speaks: decoded tokens by language and layer, compared with chance."""
-    folder = run.new_folder("ratio")
+def ratio(run: Annotated[Resumable, {"limit": 5}], config: RatioConfig) -> Paths:
+    """Which language each layer speaks: decoded tokens by language and layer, compared with chance.
+
+    The same --output and options resume a run that was stopped.
+    """
     if config.validate:
+        folder = run.new_folder("ratio")
         texts = replace(run, limit=None).load_prompts(config.identifier, pivot=())
         accuracy = mw.identifier_accuracy(run.load_model(), texts, name=config.identifier)
         print(accuracy)
         return write(folder, tables={"identifier": accuracy.to_frame()})
-    return measure_ratio(folder, run, config)
+    return measure_ratio("ratio", run, config)
 
 
-def measure_ratio(folder: Path, run: Run, config: RatioConfig) -> Paths:
+def measure_ratio(name: str, run: Run, config: RatioConfig) -> Paths:
     """The result, its table and its figures, and a grid of one text; prints the verdict."""
+    from ..experiments.folder import ResultsFolder, load_or_run
+
+    path = run.folder(name)
     prompts, hooked = run.load_prompts(config.identifier), run.load_model()
     reading: dict[str, Any] = {"normalize": not config.raw, "identifier": config.identifier}
     positions = None if config.every == 1 else slice(config.every // 2, None, config.every)
     counting: dict[str, Any] = {"by": config.by, "positions": positions, "new_tokens": config.new_tokens}
-    measured = mw.language_ratio(hooked, prompts, top_k=config.top_k, **counting, **reading)
+    record = {**mw.model.model_record(hooked), **asdict(config), "corpus": prompts.describe()}
+    folder = ResultsFolder.open(path, name, record)
+    options = {"top_k": config.top_k, **counting, **reading}
+    measured = load_or_run(path / "ratio", mw.LanguageRatio, mw.language_ratio, hooked, prompts, **options)
     frame = measured.to_frame()
     figures = {
         "ratio": lambda: mw.plots.language_ratio(measured),
@@ -152,13 +184,13 @@ def measure_ratio(folder: Path, run: Run, config: RatioConfig) -> Paths:
         "lift": lambda: mw.plots.language_heatmap(measured, value="lift"),
         "english": lambda: mw.plots.language_ratio(measured.two_way("en")),
     }
-    written = [*write(folder, {"ratio": measured}, {"ratio": frame}, figures), folder / "ratio.json"]
+    written = [*folder.written, path / "ratio", *write(path, {}, {"ratio": frame}, figures), path / "ratio.json"]
     mw.store.write_text(written[-1], frame.to_json(orient="records", indent=1, force_ascii=False))
     if set(measured.counts) - {"en"}:
         print(measured.finding("en"))
     if config.grid is not None:
         grid = mw.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
-        written += write(folder, {}, {"grid": grid.to_frame()}, {"grid": lambda: mw.plots.lens_grid(grid)})
+        written += write(path, {}, {"grid": grid.to_frame()}, {"grid": lambda: mw.plots.lens_grid(grid)})
     return written
 
 
@@ -183,46 +215,69 @@ class TuneConfig:
 
 
 def tune(
-    run: Run, selection: Annotated[DetectionSettings, "max_tokens"], config: TuneConfig, recipe: RecipeSettings
+    run: Resumable, selection: Annotated[DetectionSettings, "max_tokens"], config: TuneConfig, recipe: RecipeSettings
 ) -> Paths:
-    """Tune only a language's neurons; writes what changed, the losses and, on request, the tuned model."""
+    """Tune only a language's neurons; writes what changed, the losses and, on request, the tuned model.
+
+    The same --output and options resume a run that was stopped.
+    """
     from ..effects.overlap import check_overlap, statuses_of
+    from ..experiments.folder import ResultsFolder, load_or_run
+    from ..tuning.result import Tuned
 
     language, settings = config.language, asdict(recipe)
     mw.tuning.Recipe(**settings)
-    folder = run.new_folder("tuned")
-    train, held_out = run.load_text().split(config.held_out)
+    path, corpus = run.folder("tuned"), run.load_text()
+    train, held_out = corpus.split(config.held_out)
     texts, measured = train[language], held_out[language]
     hooked = run.load_model()
-    if config.neurons is not None:
-        neurons, measuring = mw.NeuronSet.load(config.neurons), held_out.select({language: range(len(measured))})
+    neurons = None if config.neurons is None else mw.NeuronSet.load(config.neurons)
+    if neurons is not None:
+        measuring = held_out.select({language: range(len(measured))})
         check_overlap(measuring, statuses_of(measuring, [neurons.origin.seen]), "warn", stacklevel=2)
     elif len(train) < 2:
         raise ValueError(
             f"{language!r} alone has no specific neurons: give --languages to compare it with, or --neurons."
         )
-    else:
-        detection = mw.detect(hooked, train, top=selection.top, max_tokens=recipe.max_tokens)
+    asked = {name: value for name, value in asdict(config).items() if name not in ("checkpoint", "export")}
+    asked |= {"top": selection.top, "quorum": selection.quorum, "neurons": neurons and mw.store.digest(neurons)}
+    record = {**mw.model.model_record(hooked), **asked, **settings, "corpus": corpus.describe()}
+    folder = ResultsFolder.open(path, "tune", record)
+    if neurons is None:
+        limits = {"top": selection.top, "max_tokens": recipe.max_tokens}
+        detection = load_or_run(path / "detection", mw.Detection, mw.detect, hooked, train, **limits)
         neurons = detection.specific(language, quorum=selection.quorum)
     print(neurons)
-    stopping = {name: getattr(config, name) for name in ("evaluate_every", "patience", "checkpoint")}
+    stopping: dict[str, Any] = {"evaluate_every": config.evaluate_every, "patience": config.patience}
     others = {name: rows for name, rows in held_out.items() if name != language}
-    tuned = mw.tune(hooked, neurons, texts, held_out=measured, others=others, **settings, **stopping)
+    checkpoint = config.checkpoint or path / "tuned.checkpoint"
+    if (path / "tuned").exists():
+        tuned = Tuned.load(path / "tuned")
+        assert tuned.delta is not None  # of a set there always is one
+        tuned.delta.apply(hooked)
+    else:
+        reading = {"held_out": measured, "others": others}
+        tuned = mw.tune(hooked, neurons, texts, checkpoint=checkpoint, **reading, **settings, **stopping)
+        assert tuned.delta is not None
     print(tuned.summary())
-    assert tuned.delta is not None  # of a set there always is one
     results = {"neurons": neurons, "tuned": tuned, "delta": tuned.delta}
     tables = {"steps": tuned.to_frame(), "losses": tuned.losses, "changes": tuned.changes}
-    written = write(folder, results, tables, {"losses": lambda: mw.plots.tuning(tuned)})
-    if config.export:
-        written.append(mw.export_tuned(hooked, tuned.delta, folder / "model", source=run.model))
+    written = [*folder.written, *write(path, results, tables, {"losses": lambda: mw.plots.tuning(tuned)})]
+    if config.export and not (path / "model").exists():
+        written.append(mw.export_tuned(hooked, tuned.delta, path / "model", source=run.model))
+    if config.checkpoint is None:
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return written
 
 
-def demo(run: Annotated[Run, {"limit": 40}], selection: Annotated[DetectionSettings, "max_tokens"]) -> Paths:
-    """The whole story: find each language's neurons, switch them off, measure every language, write a page."""
+def demo(run: Annotated[Resumable, {"limit": 40}], selection: Annotated[DetectionSettings, "max_tokens"]) -> Paths:
+    """The whole story: find each language's neurons, switch them off, measure every language, write a page.
+
+    The same --output and options resume a run that was stopped.
+    """
     from ..experiments.report import run_demo
 
-    folder, corpus = run.new_folder("demo"), run.load_text(DEMO_LANGUAGES)
+    folder, corpus = run.folder("demo"), run.load_text(DEMO_LANGUAGES)
     config = ReportConfig(top=selection.top, quorum=selection.quorum, held_out=0.2)
     result = run_demo(run.load_model(), corpus, folder, config)
     written = result.write()

@@ -13,11 +13,14 @@ from .options import Paths, Resumable, Run, write
 
 
 def language_ratio(
-    run: Annotated[Run, {"limit": 20}],
+    run: Annotated[Resumable, {"limit": 20}],
     config: Annotated[RatioConfig, "by", "new_tokens", "raw", "grid", "validate", {"every": 4}],
 ) -> Paths:
-    """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, compared with chance."""
-    return measure_ratio(run.new_folder("language-ratio"), run, config)
+    """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, compared with chance.
+
+    The same --output and options resume a run that was stopped.
+    """
+    return measure_ratio("language-ratio", run, config)
 
 
 @dataclass(frozen=True)
@@ -29,31 +32,36 @@ class SweepConfig(SavedSets):
     """Numbers of layers to try, with commas."""
 
 
-def layer_sweep(run: Run, selection: DetectionSettings, config: Annotated[SweepConfig, "neurons"]) -> Paths:
+def layer_sweep(run: Resumable, selection: DetectionSettings, config: Annotated[SweepConfig, "neurons"]) -> Paths:
     """The paper's appendix: N1 and N2 from each language's neurons off in the first, and in the last, n layers.
 
     With --detection the corpus must be development text (of a run with --held-out, what it has not read is taken);
-    without it, detection runs on three quarters.
+    without it, detection runs on three quarters. The same --output and options resume a run that was stopped.
     """
     from ..experiments.effects import held_out_text
+    from ..experiments.folder import ResultsFolder, load_or_run
     from ..experiments.sets import specific_sets
 
-    folder = run.new_folder("layer-sweep")
+    path = run.folder("layer-sweep")
     detection = None if config.detection is None else mw.Detection.load(config.detection)
     corpus = run.load_text()
     corpus = corpus if detection is None else held_out_text(corpus, detection)
-    hooked = run.load_model()
+    hooked, limit = run.load_model(), {"max_tokens": selection.max_tokens}
+    asked = {**asdict(selection), **asdict(config), "corpus": corpus.describe()}
+    saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
+    record = {**mw.model.model_record(hooked), **asked, "detection": saved}
+    folder = ResultsFolder.open(path, "layer-sweep", record)
     if detection is None:
         train, corpus = corpus.split()
-        detection = mw.detect(hooked, train, top=selection.top, max_tokens=selection.max_tokens)
-        detection.save(folder / "detection")
+        detection = load_or_run(path / "detection", mw.Detection, mw.detect, hooked, train, top=selection.top, **limit)
     read = corpus if config.passages is None else corpus.limit(config.passages)
     own = specific_sets(detection, quorum=selection.quorum)
     sets = {language: neurons for language, neurons in own.items() if language in read and language != "en"}
-    sweep = mw.layer_sweep(hooked, sets, read, depths=config.depths, max_tokens=selection.max_tokens)
+    options = {"depths": config.depths, **limit}
+    sweep = load_or_run(path / "sweep", mw.LayerSweep, mw.layer_sweep, hooked, sets, read, **options)
     print(sweep.finding())
     figures = {"sweep-figure": lambda: mw.plots.layer_sweep(sweep)}
-    return write(folder, {"sweep": sweep}, {"sweep": sweep.to_frame()}, figures)
+    return [*folder.written, path / "sweep", *write(path, {}, {"sweep": sweep.to_frame()}, figures)]
 
 
 def task_command(name: str, item: str) -> Callable[..., Paths]:

@@ -102,7 +102,8 @@ def _option(option: str, reader: Reader, default: Any, text: str) -> tuple[inspe
     shown = inspect.Parameter.empty if default is MISSING else reader.show(default)
     kind = reader.kind | None if shown is None else reader.kind
     names = f"{option}/--no-{option.removeprefix('--')}" if kind == bool | None else option
-    annotation = Annotated[kind, typer.Option(names, help=text)]
+    shown_as = typer.Option(names, help=text) if option.startswith("--") else typer.Argument(metavar=option, help=text)
+    annotation = Annotated[kind, shown_as]
     key = option.removeprefix("--").replace("-", "_")
     parameter = inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
     return parameter, lambda value: default if value is None or value == shown else reader.read(option, value)
@@ -200,9 +201,12 @@ def write(
     tables: Mapping[str, Any] = {},
     figures: Mapping[str, Callable[[], Any]] = {},
 ) -> list[Path]:
-    """Save results, tables as CSV (with an index that has names) and last the figures; returns the paths."""
+    """Save results, tables as CSV (with an index that has names) and last the figures; returns the paths.
+
+    What a run that was stopped has written of them is written again.
+    """
     for name, result in results.items():
-        result.save(folder / name)
+        result.save(folder / name, overwrite=True)
     for name, table in tables.items():
         mw.store.write_text(folder / f"{name}.csv", table.to_csv(index=table.index.name is not None))
     drawn = mw.report.write_figures({folder / name: figure() for name, figure in figures.items()})

@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -17,6 +18,7 @@ from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenB
 from ..model.hooks import Mode
 from ..model.reducers import ExactSum, Reducer
 from ..model.sites import SITES
+from ..model.tally import pass_record, tallied
 from ..neurons import NeuronSpace
 from ..store import Result
 from ..text import Document, as_corpus, check_arguments
@@ -97,6 +99,7 @@ def collect_means(
     *,
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Activations:
     """Mean activation of every neuron over the ordinary tokens of each language, in one streaming pass.
@@ -106,20 +109,23 @@ def collect_means(
         corpus: documents by language.
         batch_size: documents at a time; None fills a token budget.
         max_tokens: longer documents are cut there, with a warning.
+        checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for empty documents or weights that are not finite.
+        ValueError: for empty documents, weights that are not finite, or a checkpoint of something else.
     """
     check_arguments(collect_means, locals())
     encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model, fingerprint=True)
     plan = encoded.plan(batch_size)
     sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
-    for batch, of_batch in layer_sums(model, space, plan, progress="means of" if progress else None):
-        sums[batch.language].update(batch, of_batch)
+    settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
+    asked = {**asdict(space), "dtype": str(dtype_of(model)), "settings": settings, "batch_size": batch_size}
+    with tallied(sums, checkpoint, lambda: pass_record("means", model, plan, asked)) as tally:
+        for batch, of_batch in layer_sums(model, space, tally.left(plan), progress="means of" if progress else None):
+            tally.add(batch.language, batch, of_batch)
     tokens = {language: int(part.tokens) for language, part in sums.items()}
     means = {language: part.sums.value() / tokens[language] for language, part in sums.items()}
-    settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
     values, streams = _by_site(model, space, means)
     return Activations(space, values, streams, tokens, "mean", settings, encoded.hashes)
 

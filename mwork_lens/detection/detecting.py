@@ -30,12 +30,15 @@ from ..model.forward import (
 from ..model.memory import readable
 from ..model.post_norms import stream_before
 from ..model.reducers import ExactSum, Reducer, fixed_point, on_cpu
+from ..model.shards import part_of
 from ..model.sites import SITES
+from ..model.tally import pass_record, tallied
 from ..neurons import NeuronSpace
 from ..text import Corpus, Document, SeenDocuments, check_arguments, warn_of_unknown
 from ..text.choices import listed
 from .checking import bound_to, require_exact, require_layers
 from .detection import Detection, result_bytes
+from .merging import mean_scores
 
 Scope = Literal["layer", "model"]
 Scores = Literal["screened", "exact"]
@@ -73,10 +76,6 @@ class DetectionCounts(Reducer, kind="detection_counts"):
             self.counts[site][layer] += counts
             self.screened[site][layer] += screened
             self.sums[site].add(sums, layer)
-
-    def means(self, documents: int, dtype: torch.dtype) -> dict[str, Float[Tensor, "layer _"]]:
-        """Mean scores."""
-        return {site: (total.value() / documents).to(dtype) for site, total in self.sums.items()}
 
 
 class BatchCounts:
@@ -173,6 +172,8 @@ def detect(
     verify: bool = True,
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
+    shard: tuple[int, int] | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Detection:
     """On how many documents of each language each neuron is active, and its mean score.
@@ -198,11 +199,15 @@ def detect(
             setting: a few neurons in every kind of layer, as :func:`check_scores` does. The result records False.
         batch_size: documents at a time; None fills a token budget. Results do not depend on it.
         max_tokens: longer documents are cut there, with a warning.
+        shard: one of several parts of the corpus, ``(0, 8)`` to ``(7, 8)``, for processes that know nothing of each
+            other; :meth:`Detection.merge` makes one detection of all parts, to the bits of detecting at once.
+        checkpoint: a folder; after a kill, Ctrl-C or SIGTERM the same call goes on from what was written there, to the
+            same bits (at least every ``MWORK_LENS_CHECKPOINT_SECONDS``, 30 by default). It stays, for you to remove.
         progress: whether to show a bar.
 
     Raises:
         ValueError: for options out of range, empty documents or closed forms that differ from ablation, before the
-            work; for weights that are not finite.
+            work; for weights that are not finite; for a checkpoint of another model, corpus or setting, naming it.
 
     Example:
         >>> detection = mw.detect(model, train, max_tokens=32, progress=False)
@@ -214,35 +219,37 @@ def detect(
     batch_counts = BatchCounts(selection, scope, screen=scores == "screened")
     space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)
     encoded = Encoded.of(model, corpus, max_tokens)
-    plan, documents, dtype = encoded.plan(batch_size), encoded.documents, dtype_of(model)
-    scored = require_layers(model, layers)
-    if verify and formulation == "exact":
-        require_exact(
-            model, measure, batch_counts.screen, scored, max(len(ids) for each in encoded.values() for ids in each)
-        )
+    whole, scored = encoded.plan(batch_size), require_layers(model, layers)
     given = {"layers": layers and scored, "verify": None if verify else False, "max_tokens": max_tokens}
     if batch_size is None and encoded.budget.memory is not None:
         given["batches"] = asdict(encoded.budget)
     settings = _settings(model, encoded.corpus, batch_counts, formulation, measure, given)
-    counts = {language: DetectionCounts.empty(space, plan, language, f"{space} {settings}") for language in encoded}
-    size = result_bytes(space.total, len(encoded))
-    description = f"detecting ({readable(size)} of results)" if progress else None
-    for batch, by_layer in batch_counts.over(model, detector, plan, layers=scored, progress=description):
-        counts[batch.language].update(batch, by_layer)
-    means = {language: part.means(documents[language], wide_dtype(dtype)) for language, part in counts.items()}
-    unscored = [layer for layer in range(space.n_layers) if layer not in scored]
-    for values in (values for by_site in means.values() for values in by_site.values()):
-        values[unscored] = torch.nan
+    counts = {language: DetectionCounts.empty(space, whole, language, f"{space} {settings}") for language in encoded}
+    plan, rows = whole, {language: range(number) for language, number in encoded.documents.items()}
+    if shard is not None:
+        plan, part = part_of(whole, shard)
+        rows, settings = part["rows"], {**settings, "part": part}
+    asked = {**asdict(space), "settings": settings, "batch_size": batch_size}
+    with tallied(counts, checkpoint, lambda: pass_record("detection", model, whole, asked)) as tally:
+        size = readable(result_bytes(space.total, len(encoded)))
+        left, description = tally.left(plan), f"detecting ({size} of results)" if progress else None
+        if verify and formulation == "exact":
+            longest = max(len(ids) for each in encoded.values() for ids in each)
+            require_exact(model, measure, batch_counts.screen, scored, longest)
+        for batch, by_layer in batch_counts.over(model, detector, left, layers=scored, progress=description):
+            tally.add(batch.language, batch, by_layer)
+    dtype = wide_dtype(dtype_of(model))
+    means = {language: mean_scores(counts[language].sums, len(rows[language]), scored, dtype) for language in rows}
     return Detection(
         space=space,
-        counts={language: part.counts for language, part in counts.items()},
+        counts={language: counts[language].counts for language in rows},
         mean_scores=means,
-        screened={language: part.screened for language, part in counts.items()},
-        documents=documents,
+        screened={language: counts[language].screened for language in rows},
+        documents={language: len(places) for language, places in rows.items()},
         settings=settings,
-        documents_of=encoded.hashes,
-        sums={language: part.sums for language, part in counts.items()},
-        seen=SeenDocuments.of(encoded.corpus.identities),
+        documents_of={language: tuple(encoded.hashes[language][i] for i in rows[language]) for language in rows},
+        sums={language: counts[language].sums for language in rows},
+        seen=SeenDocuments.of({tag: [encoded.corpus.identities[tag][i] for i in rows[tag]] for tag in rows}),
     )
 
 

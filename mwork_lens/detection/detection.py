@@ -14,10 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..model import SITES, ExactSum
+from ..model.shards import Part
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import Result, require_record
 from ..text import SeenDocuments, check_arguments
 from ..text.choices import listed
+from .merging import merged_fields
 
 
 class _Read(TypedDict):
@@ -32,6 +34,7 @@ class _Settings(TypedDict):
 
     corpus: _Read
     layers: NotRequired[Sequence[int]]
+    part: NotRequired[Part]
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,24 @@ class Detection(Result, kind="detection"):
     def languages(self) -> list[str]:
         """The languages, in the order of the corpus."""
         return list(self.documents)
+
+    @classmethod
+    def merge(cls, parts: Iterable["Detection"]) -> "Detection":
+        """One detection out of several, the same to the last bit in whatever order they are given.
+
+        Parts of one corpus (``detect(..., shard=(0, 2))`` and ``(1, 2)``) make what detecting it at once makes. Others
+        make a detection of all their documents, which must be different ones.
+
+        Raises:
+            ValueError: for parts of other models or settings, or from versions that did not record sums; for parts of
+                one corpus that are missing, there twice or of another plan; for a document that is in two parts.
+
+        Example:
+            >>> parts = [mw.detect(model, train, max_tokens=32, shard=(i, 2), progress=False) for i in (1, 0)]
+            >>> mw.Detection.merge(parts).documents == {language: len(texts) for language, texts in train.items()}
+            True
+        """
+        return cls(**merged_fields({f"detection {number}": part for number, part in enumerate(parts)}))
 
     def active(self, language: str, *, quorum: float = 1.0) -> NeuronSet:
         """Neurons active on at least this share of the language's documents (the paper: on all of them)."""

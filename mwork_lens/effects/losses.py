@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,20 +21,27 @@ from ..model import (
     Mode,
     Plan,
     Reducer,
+    Tally,
     TokenBatch,
     batches,
     model_record,
+    pass_record,
     settled,
     stream,
+    tallied,
     token_losses,
 )
+from ..model.shards import part_of
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..settings import Overlap
+from ..store import digest, user_path
 from ..text import Document, SeenDocuments, as_corpus, check_arguments, standard_tag, unknown_words_said
 from .joining import concat_passages
 from .matrix import BASELINE, TUNED, EffectMatrix
 from .overlap import DETECTION, TUNING, check_overlap, statuses_of
 
+PIECES = "detection", "effects"
+"""Of a fold, each with a checkpoint of its own."""
 Sets = Mapping[str, NeuronSet | Sequence[NeuronSet]]
 """What to switch off, by name: a set, or several draws of a control whose mean effect counts."""
 
@@ -155,6 +163,8 @@ def effect_matrix(
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
     overlap: Overlap = "warn",
+    shard: tuple[int, int] | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
     **options: Any,
 ) -> EffectMatrix:
@@ -171,12 +181,15 @@ def effect_matrix(
         max_tokens: longer documents are cut there, with a warning.
         overlap: what to do where documents, or translations of them, were read when the sets were found: their share
             is said in a warning, or in an error before the work. ``EffectMatrix.documents_read`` has the numbers.
+        shard: one of several parts of the corpus, ``(0, 8)`` to ``(7, 8)``, for processes that know nothing of each
+            other; :meth:`EffectMatrix.merge` makes one matrix of all parts, to the bits of measuring at once.
+        checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
         progress: whether to show a bar.
         options: those of :meth:`NeuronSet.hooks` for the mode, e.g. ``values=``.
 
     Raises:
-        ValueError: for no sets, a set of a model with other sizes, or empty documents, before the work.
-            A set of another model (its name, or the fingerprint of its weights) warns.
+        ValueError: for no sets, a set of a model with other sizes, empty documents, or a checkpoint of something else,
+            before the work. A set of another model (its name, or the fingerprint of its weights) warns.
 
     Example:
         >>> effects = mw.effect_matrix(model, {"fr": french}, held_out, max_tokens=32, progress=False)
@@ -204,7 +217,12 @@ def effect_matrix(
     seen = [one.origin.seen for one in chain(*rows.values())]
     warn_of_other_weights(model, chain(*rows.values()))
     reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
-    return losses_with(model, interventions, corpus, mode=mode, seen=seen, overlap=overlap, **reading)
+
+    def identity() -> dict[str, Any]:
+        return {"sets": {name: [*map(digest, draws)] for name, draws in rows.items()}, "options": digest(options)}
+
+    kept = {"shard": shard, "checkpoint": checkpoint, "identity": identity}
+    return losses_with(model, interventions, corpus, mode=mode, seen=seen, overlap=overlap, **reading, **kept)
 
 
 def losses_with(
@@ -218,30 +236,35 @@ def losses_with(
     batch_size: int | None,
     max_tokens: int,
     progress: bool,
+    shard: tuple[int, int] | None = None,
+    checkpoint: str | Path | None = None,
+    identity: Callable[[], Mapping[str, Any]] = dict,
 ) -> EffectMatrix:
-    """Loss of every language without an intervention and with each; several of one name are its draws."""
+    """Loss of every language without an intervention and with each; several of one name are its draws.
+
+    ``identity`` is what tells these interventions from others, for a checkpoint or a part.
+    """
     encoded = _counted(model, corpus, max_tokens)
     plan, corpus = encoded.plan(batch_size), encoded.corpus
+    part = None
+    if shard is not None:
+        plan, part = part_of(plan, shard)
+        part["made_of"] = digest(identity())
     statuses = statuses_of(corpus, seen)
     check_overlap(corpus, statuses, overlap, stacklevel=4, by=TUNING if mode == TUNED else DETECTION)
     rows = {BASELINE: [(nullcontext(), {})], **interventions}
     settings = {**model_record(model), "mode": mode, "max_tokens": max_tokens}
-    total = sum(map(len, rows.values())) * sum(encoded.documents.values())
-    with settled(model), tqdm(total=total, unit="doc", disable=not progress) as bar:
-
-        def measure(name: str, context: AbstractContextManager[Any]) -> PassageLosses:
-            bar.set_description(f"{mode}: {name}")
-            with context:
-                return PassageLosses.of(model, plan, progress=bar)
-
-        losses = {name: [measure(name, context) for context, _ in draws] for name, draws in rows.items()}
+    asked = {**settings, "corpus": corpus.describe(), "batch_size": batch_size, "shard": shard}
+    losses = {name: [PassageLosses.empty(plan) for _ in draws] for name, draws in rows.items()}
+    reducers = {f"{i} {name}": each for name, draws in losses.items() for i, each in enumerate(draws)}
+    with tallied(reducers, checkpoint, lambda: pass_record("effects", model, plan, {**asked, **identity()})) as tally:
+        _add_losses(model, plan, rows, tally, mode, progress)
     sets = {name: [dict(record) for _, record in draws] for name, draws in interventions.items()}
-    nats = {
-        name: {read: torch.stack([each.nats[read] for each in draws]) for read in corpus}
-        for name, draws in losses.items()
-    }
-    return EffectMatrix(
-        nats=nats,
+    matrix = EffectMatrix(
+        nats={
+            name: {read: torch.stack([each.nats[read] for each in draws]) for read in corpus}
+            for name, draws in losses.items()
+        },
         tokens=losses[BASELINE][0].tokens,
         utf8_bytes={read: _utf8_bytes(model, corpus[read], encoded[read], max_tokens) for read in corpus},
         documents=corpus.documents,
@@ -254,6 +277,28 @@ def losses_with(
         },
         settings={**settings, "corpus": corpus.describe(), "sets": sets},
     )
+    return matrix if part is None else matrix.only_part(part)
+
+
+def _add_losses(
+    model: HookedModel,
+    plan: Plan,
+    rows: Mapping[str, Sequence[Intervention]],
+    tally: Tally[PassageLosses],
+    mode: str,
+    progress: bool,
+) -> None:
+    """Read what is left of the plan for every row and draw, of which the tally has a reducer each."""
+    total = sum(map(len, rows.values())) * plan.documents
+    with settled(model), tqdm(total=total, unit="doc", disable=not progress) as bar:
+        for name, draws in rows.items():
+            bar.set_description(f"{mode}: {name}")
+            for i, (context, _) in enumerate(draws):
+                left = tally.left(plan, reducer := f"{i} {name}")
+                bar.update(left.documents_done)
+                with context if left.documents_done < left.documents else nullcontext():
+                    for batch, states in stream(model, left, progress=bar):
+                        tally.add(reducer, model, batch, states)
 
 
 def _utf8_bytes(
@@ -276,6 +321,7 @@ def folded_effects(
     folds: int = 2,
     passages: int | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     detection: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> EffectMatrix:
@@ -291,6 +337,7 @@ def folded_effects(
         folds: how many, at least two.
         passages: at most this many held-out passages per language in each fold; all if None.
         seed: of the division.
+        checkpoint: a folder in which a stopped call goes on, with a folder for each fold.
         detection: options for :func:`detect`.
         options: passed on to :func:`effect_matrix`.
 
@@ -304,8 +351,11 @@ def folded_effects(
     parts = corpus.folds(folds, seed=seed)
     Encoded.of(model, corpus, options.get("max_tokens", MAX_TOKENS))  # says what the tokenizer does not know
     with unknown_words_said():
-        for train, held_out in parts:
-            sets = build(detect(model, train, **detecting))
+        for number, (train, held_out) in enumerate(parts):
+            places = [
+                None if checkpoint is None else user_path(checkpoint) / f"fold-{number}" / name for name in PIECES
+            ]
+            sets = build(detect(model, train, checkpoint=places[0], **detecting))
             evaluated = held_out if passages is None else held_out.limit(passages)
-            matrices.append(effect_matrix(model, sets, evaluated, **options))
+            matrices.append(effect_matrix(model, sets, evaluated, checkpoint=places[1], **options))
     return concat_passages(matrices)

@@ -1,6 +1,6 @@
 """The effect matrix: loss with sets of neurons off, and what follows from it: rises, intervals, selectivity."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NotRequired, TypedDict
@@ -12,11 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model import ModelRecord
+from ..model.shards import Part
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result, require_record
 from ..text import Status, check_arguments
 from ..text.choices import listed, named
 from ..text.languages import share_a_script
+from .merging import merged_fields
 from .overlap import DETECTION, TUNING, documents_read, overlap_words
 
 BASELINE, TUNED = "baseline", "tuned"
@@ -55,6 +57,7 @@ class _Settings(ModelRecord):
     sets: Mapping[str, Sequence[_MadeOf]]
     corpus: _Read
     seen_by: NotRequired[str]
+    part: NotRequired[Part]
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,16 @@ class EffectMatrix(Result, kind="effect_matrix"):
             raise ValueError(f"The settings do not say what each row is made of: {unsaid[0]!r} is missing.")
         if lacking := passages.keys() - known.keys():
             raise ValueError(f"The settings do not know the passages of {sorted(lacking)}.")
+
+    @classmethod
+    def merge(cls, parts: Iterable["EffectMatrix"]) -> "EffectMatrix":
+        """The matrix of a corpus out of those of all its parts, in any order, to the last bit.
+
+        Raises:
+            ValueError: for parts of other models, settings or sets; that are missing, there twice or of another plan;
+                and for what is not a part of ``effect_matrix(..., shard=)``.
+        """
+        return cls(**merged_fields({f"matrix {number}": part for number, part in enumerate(parts)}, BY_PASSAGE))
 
     @property
     def rows(self) -> list[str]:
@@ -182,6 +195,10 @@ class EffectMatrix(Result, kind="effect_matrix"):
             languages={name: self.languages[name] for name in rows},
             settings={**self.settings, "corpus": corpus, "sets": sets},
         )
+
+    def only_part(self, part: Part) -> "EffectMatrix":
+        """The passages of one part of the corpus, with what the part says of itself."""
+        return replace(self._part(self.rows, part["rows"]), settings={**self.settings, "part": part})
 
     def to_frame(self) -> pd.DataFrame:
         """Rise of each language's loss (columns) when a set is off (rows), in nats per ``unit``."""

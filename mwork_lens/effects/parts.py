@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import pandas as pd
@@ -207,6 +208,7 @@ def layer_sweep(
     depths: Sequence[int] | None = None,
     equal: bool = True,
     draws: int = 1,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> LayerSweep:
     """Switch off the part of each set in the first n layers, then in the last n, for growing n.
@@ -223,6 +225,7 @@ def layer_sweep(
         depths: the numbers of layers to try; 1 to all but two by default.
         equal: whether to measure as many neurons of all layers beside each part.
         draws: how many times they are drawn, with other seeds.
+        checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
         options: passed on to :func:`effect_matrix`.
 
     Raises:
@@ -243,7 +246,7 @@ def layer_sweep(
                 drawn = [cut_to_size(neurons, len(part), seed=seed) for seed in range(draws)]
                 rows[row_name(language, f"{side} {depth}", True)] = drawn
         rows[row_name(language, f"first {n_layers}")] = neurons
-    return LayerSweep(effect_matrix(model, rows, corpus, **options))
+    return LayerSweep(effect_matrix(model, rows, corpus, checkpoint=checkpoint, **options))
 
 
 class _Divided(TypedDict):
@@ -345,6 +348,7 @@ def stage_grid(
     *,
     equal: bool = True,
     draws: int = 1,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> StageGrid:
     """Switch off the four parts of each language's set, one at a time, and measure every language's loss.
@@ -359,6 +363,7 @@ def stage_grid(
         stages: the layers of each stage.
         equal: whether to measure the parts cut to equal count as well.
         draws: how many times they are cut, with other seeds.
+        checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
         options: passed on to :func:`effect_matrix`.
 
     Raises:
@@ -373,7 +378,7 @@ def stage_grid(
             least = min(map(len, parts.values()))
             for name, part in parts.items():
                 rows[row_name(language, name, True)] = [cut_to_size(part, least, seed=seed) for seed in range(draws)]
-    effects = effect_matrix(model, rows, corpus, **options)
+    effects = effect_matrix(model, rows, corpus, checkpoint=checkpoint, **options)
     limits = {stage: [layers.start, layers.stop] for stage, layers in stages}
     settings = {**effects.settings, "stages": {"languages": list(sets), **limits}}
     return StageGrid(replace(effects, settings=settings))

@@ -19,6 +19,7 @@ from ..effects.workflow import workflow
 from ..model import HookedModel, model_record
 from ..neurons import Stages
 from ..settings import EffectsConfig
+from ..store import digest
 from ..text import Corpus
 from ..text.choices import listed
 from .folder import ResultsFolder, load_or_run, piece_name
@@ -116,10 +117,12 @@ def effects_of_sets(
     model: HookedModel, sets: Sets, corpus: Corpus, path: Path, config: EffectsConfig
 ) -> tuple[EffectMatrix, None, ResultsFolder]:
     """The effects of saved sets, saved at ``path``, and the folder for their tables."""
-    effects = effect_matrix(model, sets, corpus, max_tokens=config.max_tokens, overlap=config.overlap)
-    folder = ResultsFolder.open(path, "effects of sets", effects.settings)
-    effects.save(folder.path / "effects")
-    return effects, None, folder
+    options = {"max_tokens": config.max_tokens, "overlap": config.overlap}
+    settings = {"max_tokens": config.max_tokens, "corpus": corpus.describe()}
+    settings["sets"] = {name: digest(neurons) for name, neurons in sets.items()}
+    folder = ResultsFolder.open(path, "effects of sets", {**model_record(model), **settings})
+    place = folder.path / "effects"
+    return load_or_run(place, EffectMatrix, effect_matrix, model, sets, corpus, **options), None, folder
 
 
 def write_effects(folder: ResultsFolder, effects: EffectMatrix, grid: StageGrid | None = None) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +14,13 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from ..detection import Detection
 from ..model.fingerprint import UNKNOWN, require_same_model
 from ..report import Section, write_figures, write_page
-from ..store import Result, folded, only_writer, require_free, user_path, versions, write_text
+from ..store import Result, as_json, folded, only_writer, require_free, require_same, user_path, versions, write_text
 
 SETTINGS = "settings.json"
 NEWER = ("documents", "limit", "held_out", "held_out_part", "fingerprint")
@@ -34,11 +35,18 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *arguments: Any, **options: Any) -> Piece:
-    """The result at ``path``, made and saved there first if it is not there: so that a run resumes piece by piece."""
+    """The result at ``path``, made and saved there first if it is not there: so that a run resumes piece by piece.
+
+    What has a ``checkpoint`` also resumes within a piece; that is in a folder next to it, until the piece is saved.
+    """
+    checkpoint = path.with_name(f"{path.name}.checkpoint")
     if not path.exists():
+        if "checkpoint" in inspect.signature(make).parameters:
+            options["checkpoint"] = checkpoint
         piece = make(*arguments, **options)
         with contextlib.suppress(FileExistsError):  # another process with these settings has made it in the meantime
             piece.save(path)
+    shutil.rmtree(checkpoint, ignore_errors=True)
     return kind.load(path)
 
 
@@ -59,7 +67,7 @@ def piece_name(name: str) -> str:
 def require_resumable(path: str | Path) -> Path:
     """``path``, if nothing is there or the settings of a run; a FileExistsError or a ValueError otherwise."""
     path = user_path(path)
-    if _saved_settings(path) is None:
+    if _read_settings(path) is None:
         require_free(path)
     return path
 
@@ -93,11 +101,10 @@ class ResultsFolder:
         both models where their weights or dtypes do.
         """
         path = require_resumable(path)
-        text = json.dumps({"experiment": name, **settings}, default=_plain)
-        record = json.loads(text, parse_constant=lambda not_finite: None)  # as the file has it
+        record = as_json({"experiment": name, **settings})
         path.mkdir(parents=True, exist_ok=True)
         with only_writer(path):
-            if (saved := _saved_settings(path)) is not None:
+            if (saved := _read_settings(path)) is not None:
                 record |= _require_resumed(saved, record, path)
             else:
                 require_free(path)
@@ -149,14 +156,22 @@ class ResultsFolder:
 def _require_resumed(saved: Mapping[str, Any], record: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Refuse another model, whatever its name, and other settings; returns what older folders do not say."""
     first, ours = ({key: each.get(key) for key in ("experiment", "model")} for each in (saved, record))
-    _require_same(first, ours, path)
+    require_same(first, ours, path)
     require_same_model(saved, record, path, stacklevel=4)
     absent = {key for key in ("dtype", "fingerprint") if key not in saved}
-    _require_same(saved, {key: value for key, value in record.items() if key not in absent}, path)
+    require_same(saved, {key: value for key, value in record.items() if key not in absent}, path, newer=NEWER)
     return {} if "fingerprint" in saved or "fingerprint" not in record else {"fingerprint": UNKNOWN}
 
 
-def _saved_settings(path: Path) -> Any:
+def saved_settings(path: Path, name: str) -> dict[str, Any]:
+    """Those of a finished or unfinished run of one kind; a ValueError for a folder of something else."""
+    settings = _read_settings(user_path(path))
+    if settings is None or settings["experiment"] != name:
+        raise ValueError(f"{path} is not a folder that mwork-lens {name} has written.")
+    return settings
+
+
+def _read_settings(path: Path) -> Any:
     """Those of the run in a folder, None if it holds none; a ValueError if they cannot be read."""
     file = path / SETTINGS
     if not os.path.isfile(file):
@@ -167,11 +182,6 @@ def _saved_settings(path: Path) -> Any:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} does not hold the settings of a run: {type(error).__name__}: {error}.") from error
     return settings
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy's as itself, anything else that JSON lacks as text."""
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -186,17 +196,3 @@ def _finite(content: Any) -> Any:
         return [_finite(value) for value in content]
     number = content.item() if hasattr(content, "item") else content
     return None if isinstance(number, float) and not abs(number) < float("inf") else number
-
-
-def _require_same(saved: Any, settings: Any, path: Path, name: str = "") -> None:
-    if isinstance(saved, dict) and isinstance(settings, dict):
-        for key in dict.fromkeys([*saved, *settings]):
-            if key in saved or key not in NEWER:
-                _require_same(saved.get(key), settings.get(key), path, f"{name}.{key}" if name else key)
-    elif saved != settings:
-        texts = [json.dumps(value, ensure_ascii=False) for value in (saved, settings)]
-        before, after = (text if len(text) <= 80 else f"{text[:77]}..." for text in texts)
-        raise ValueError(
-            f"{path} holds a run with {name} = {before}, not {after}: give the same settings to resume it, or another "
-            "directory."
-        )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,18 +16,22 @@ from ..model import (
     ExactSum,
     HookedModel,
     Reducer,
+    Tally,
     device_of,
     end_ids,
     label_masses,
     model_record,
+    pass_record,
     settled,
     stream_hook,
+    tallied,
     top_tokens,
 )
 from ..model.architecture import at_least_float32, require_hooked, wide_dtype
 from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
 from ..neurons import weight_processing
+from ..store import digest
 from ..text import Corpus, Document, Identifier, check_arguments, require_language
 from ..text.choices import listed
 from .language_ratio import LanguageRatio
@@ -60,6 +65,7 @@ def language_ratio(
     seed: int = 0,
     max_tokens: int | None = None,
     batch_size: int | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> LanguageRatio:
     """Decode every layer's hidden states into tokens and count the tokens' languages (logit lens; the paper's Fig. 1).
@@ -86,11 +92,12 @@ def language_ratio(
         seed: of the random directions.
         max_tokens: longer prompts are cut there, with a warning; by default one longer than the context is refused.
         batch_size: prompts at a time; None fills a token budget.
+        checkpoint: a folder in which a stopped call goes on, as in :func:`detect`; ``new_tokens`` are generated again.
         progress: whether to show a bar.
 
     Raises:
         ValueError: for an empty or too long prompt, ``top_k`` above the vocabulary, an unknown language, layer or
-            option, before the work.
+            option, or a checkpoint of something else, before the work.
 
     Example:
         >>> ratio = mw.language_ratio(model, {"fr": ["Bonjour le monde"]}, languages=["en", "fr"], progress=False)
@@ -112,11 +119,19 @@ def language_ratio(
     if directions and sum(states.values()) < 2:
         raise ValueError("One position has no covariance to draw random directions from: give directions=0.")
     lens, plan = Lens(model, labels, tuple(layers), top_k, by, normalize), encoded.plan(batch_size)
-    counts, chance = _read(lens, plan, masks, Draws(plan, masks, len(layers), directions, seed), progress)
     read = {"positions": "all" if positions is None else str(positions), "new_tokens": new_tokens, "states": states}
     settings = {**lens.settings(), **read, "directions": directions, "seed": seed}
+    draws = Draws(plan, masks, len(layers), directions, seed)
+    reading = Reading.empty(plan, draws, len(labels.names), model.cfg.d_model)
+    asked = {"corpus": encoded.corpus.describe(), **settings, "layers": lens.layers, "batch_size": batch_size}
+
+    def record() -> dict[str, Any]:
+        return pass_record("ratio", model, plan, {**asked, "labels": digest([labels.names, labels.labels])})
+
+    with tallied({"reading": reading}, checkpoint, record) as tally:
+        chance = _read(lens, tally, plan, masks, draws, progress)
     return LanguageRatio(
-        counts=counts,
+        counts=reading.counts,
         chance=chance,
         vocabulary=torch.tensor(list(labels.shares().values()), dtype=torch.float64),
         layers=lens.layers,
@@ -128,10 +143,9 @@ def language_ratio(
 
 
 def _read(
-    lens: "Lens", plan: Plan, masks: Masks, draws: "Draws", progress: bool
-) -> tuple[dict[str, Float[Tensor, "prompt layer label"]], Float[Tensor, "layer direction label"]]:
-    """The labels that the prompts' states, by prompt language, and random directions decode to."""
-    reading = Reading.empty(plan, draws, len(lens.labels.names), lens.model.cfg.d_model)
+    lens: "Lens", tally: Tally["Reading"], plan: Plan, masks: Masks, draws: "Draws", progress: bool
+) -> Float[Tensor, "layer direction label"]:
+    """Add what the states of the batches that are left decode to; returns what random directions decode to."""
     running, layers = Running(), []  # of the running batch
 
     def read(layer: int, activation: Tensor, hook: Any = None) -> Tensor:
@@ -147,16 +161,18 @@ def _read(
         return replace(batch, content=pad_sequence(of_rows, batch_first=True))
 
     hooks = [(stream_hook(layer), partial(read, i)) for i, layer in enumerate(lens.layers)]
-    new_bar = tqdm(total=sum(map(len, masks.values())), unit="prompt", disable=not progress)
+    [(name, reading)], left = tally.parts.items(), tally.left(plan)
+    total, done = sum(map(len, masks.values())), left.documents_done
+    new_bar = tqdm(total=total, initial=done, unit="prompt", disable=not progress)
     with settled(lens.model), new_bar as bar:
-        for batch, _ in stream(lens.model, map(with_masks, plan), hooks, running, progress=bar):
+        for batch, _ in stream(lens.model, map(with_masks, left), hooks, running, progress=bar):
             bar.set_description(f"reading {batch.language}")
-            reading.update(batch, layers)
+            tally.add(name, batch, layers)
             layers.clear()
         bar.set_description("reading random directions")
         with torch.inference_mode():
             rows = (rows.to(lens.model.unembed.W_U) for rows in reading.directions(lens.layers))
-            return reading.counts, torch.stack([lens(each).double().cpu() for each in rows])
+            return torch.stack([lens(each).double().cpu() for each in rows])
 
 
 @dataclass(frozen=True)

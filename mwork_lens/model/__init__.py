@@ -36,6 +36,7 @@ from .loading import load_model, load_tokenizer
 from .reducers import ExactSum, Reducer
 from .sites import GATE, SITES, Site, Slices, add_site, remove_site
 from .state import changed_by_user, settled, to_the_end
+from .tally import Tally, pass_record, tallied
 from .unembedding import (
     all_logits,
     differentiable_logits,

@@ -136,12 +136,31 @@ class Plan:
     encoded: Encoded
     groups: Sequence[tuple[str, Sequence[int]]]
     """Language and documents of each batch."""
+    done: frozenset[int] = frozenset()
+    """Numbers of batches that ran before, and are not to run again."""
+    elsewhere: frozenset[int] = frozenset()
+    """Numbers of batches that run in other processes."""
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __iter__(self) -> Iterator[TokenBatch]:
-        return map(self.batch, range(len(self)))
+        others = self.done | self.elsewhere
+        return (self.batch(number) for number in range(len(self)) if number not in others)
+
+    def without(self, numbers: Iterable[int]) -> "Plan":
+        """The same plan, of which these batches ran before."""
+        return replace(self, done=self.done | frozenset(numbers))
+
+    @property
+    def documents(self) -> int:
+        """How many documents are in the batches of this process."""
+        return sum(len(rows) for number, (_, rows) in enumerate(self.groups) if number not in self.elsewhere)
+
+    @property
+    def documents_done(self) -> int:
+        """How many of them are in batches that ran before."""
+        return sum(len(self.groups[number][1]) for number in self.done - self.elsewhere)
 
     def batch(self, number: int) -> TokenBatch:
         """One of the batches, on the CPU."""
@@ -289,9 +308,9 @@ def stream(
     device, running = device_of(model), running or Running()
     if wrapped_model(model) is not None:  # a HookedTransformer has no other readout than ours
         require_same_readout(model)
-    total = sum(batches.encoded.documents.values()) if isinstance(batches, Plan) else None
+    total, done = (batches.documents, batches.documents_done) if isinstance(batches, Plan) else (None, 0)
     description = progress if isinstance(progress, str) else None
-    new_bar = tqdm(total=total, unit="doc", desc=description, disable=description is None)
+    new_bar = tqdm(total=total, initial=done, unit="doc", desc=description, disable=description is None)
     with settled(model), nullcontext(progress) if isinstance(progress, tqdm) else new_bar as bar:
         for batch in batches:
             running.batch = batch = batch.to(device)

@@ -1,10 +1,12 @@
 import io
+import itertools
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,7 +16,9 @@ from transformers import AutoModelForCausalLM
 
 import mwork_lens as mw
 from mwork_lens.cli import _interrupted, main
+from mwork_lens.model import forward
 from mwork_lens.neurons import NeuronSet, NeuronSpace
+from mwork_lens.store import digest
 from mwork_lens.tuning.result import Tuned
 
 from ..tiny import small_model, tiny, words
@@ -241,6 +245,83 @@ def test_directories_named_after_the_command_are_numbered(tmp_path, monkeypatch,
         main(["detect", "--model", "/nowhere/model", "--corpus", text])
     names = {path.name for path in tmp_path.glob("mwork-lens-*")}
     assert names == {f"mwork-lens-detection{number}" for number in ("", "-2", "-3")}
+
+
+def test_a_stopped_detection_goes_on_in_its_folder(capsys, tmp_path, monkeypatch, model_and_text):
+    model, text = map(str, model_and_text)
+    options = ["detect", "--model", model, "--corpus", text, "--output"]
+    real, batches = forward.run_blocks, itertools.count(1)
+
+    def stop(model, tokens, **settings):
+        if len(tokens) == 24 and next(batches) == 2:  # all texts of the second language
+            raise ValueError("stopped")
+        return real(model, tokens, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(forward, "run_blocks", stop)
+        assert run(capsys, *options, str(tmp_path / "run"))[0] == 2
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} == {"settings.json", "detection.checkpoint"}
+    code, error = run(capsys, *options, str(tmp_path / "run"), "--quorum", "0.5")
+    assert (code, error.splitlines()[-1].endswith("another directory.")) == (2, True)
+    assert "quorum = 0.9, not 0.5" in error
+    for name in ("run", "whole"):
+        assert run(capsys, *options, str(tmp_path / name))[0] == 0
+    files = [{path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*")} for name in ("run", "whole")]
+    assert files[0] == files[1]
+    detections = [digest(mw.Detection.load(tmp_path / name / "detection")) for name in ("run", "whole")]
+    assert detections[0] == detections[1]
+
+
+def test_parts_are_merged_to_the_folder_of_the_whole(capsys, tmp_path, monkeypatch, model_and_text):
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/browser")
+    model, text = map(str, model_and_text)
+    options = ["detect", "--model", model, "--corpus", text, "--quorum", "0.5", "--output"]
+    places = {name: str(tmp_path / name) for name in ("whole", "0", "1", "merged", "other")}
+    for name, more in {"whole": [], "0": ["--shard", "0/2"], "1": ["--shard", "1/2"]}.items():
+        assert run(capsys, *options, places[name], *more)[0] == 0
+    assert sorted(entry.name for entry in (tmp_path / "0").iterdir()) == ["detection", "settings.json"]
+    for wrong, message in [
+        ([places["0"]], "Of 2 parts 1/2 is missing."),
+        ([places["0"], places["whole"]], "whole is not a part of --shard, as 0 is."),
+        ([text], "text is not a folder that mwork-lens detect has written."),
+    ]:
+        code, error = run(capsys, "merge", *wrong, "--output", places["other"])
+        assert (code, error.endswith(message)) == (2, True)
+    assert not (tmp_path / "other").exists()
+    code, error = run(capsys, "detect", "--shard", "2/2")
+    assert (code, error) == (2, "mwork-lens: --shard 2/2: give a part and the number of parts, from 0/8 to 7/8.")
+    assert run(capsys, "merge", places["1"], places["0"], "--output", places["merged"])[0] == 0
+    files = {name: {path.relative_to(place): path for path in Path(place).rglob("*")} for name, place in places.items()}
+    assert files["merged"].keys() == files["whole"].keys()
+    for name, path in files["whole"].items():
+        if path.is_file() and path.suffix != ".html":
+            assert path.read_bytes() == files["merged"][name].read_bytes(), name
+
+
+@pytest.mark.filterwarnings("ignore:Of these documents detection has seen")
+def test_finished_commands_compute_nothing_again(capsys, tmp_path, monkeypatch, model_and_text):
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/browser")
+    model, text = map(str, model_and_text)
+    source = ["--model", model, "--corpus", text]
+    assert run(capsys, "detect", *source, "--quorum", "0.5", "--output", str(tmp_path / "run"))[0] == 0
+    neurons = ["--neurons", str(tmp_path / "run" / "sw")]
+    commands = {
+        "effects": ["effects", *source, *neurons],
+        "ratio": ["ratio", *source, "--limit", "2"],
+        "tuned": ["tune", *source, *neurons, "--language", "sw", "--batch-size", "8", "--export"],
+    }
+    for name, arguments in commands.items():
+        folder, seen = tmp_path / name, []
+        for _ in range(2):
+            code, error = run(capsys, *arguments, "--output", str(folder))
+            assert code == 0, error
+            files = {path.relative_to(folder) for path in folder.rglob("*")}
+            seen.append(
+                (files, (folder / name / "tensors.safetensors").read_bytes(), (folder / name).stat().st_ctime_ns)
+            )
+        assert seen[0][:2] == seen[1][:2]
+        assert name == "tuned" or seen[0] == seen[1]  # the same directory
+        assert not [path for path in seen[0][0] if "checkpoint" in path.name]
 
 
 def test_effects_are_measured_on_what_detection_has_kept_aside(capsys, tmp_path, model_and_text):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import mwork_lens as mw
 from mwork_lens.detection.activations import ActivationSums, layer_sums
 from mwork_lens.detection.detecting import BatchCounts, DetectionCounts
+from mwork_lens.detection.merging import mean_scores
 from mwork_lens.measures import Selection, exact
 from mwork_lens.model import Encoded
 from mwork_lens.neurons import NeuronSpace
@@ -128,7 +129,8 @@ def test_a_detection_is_what_its_reducers_hold(in_order, scope):
         assert same(dict(detection.counts[language]), counts.counts)
         assert same(dict(detection.screened[language]), counts.screened)
         assert same(dict(detection.sums[language]), counts.sums)
-        assert same(dict(detection.mean_scores[language]), counts.means(len(CORPUS[language]), torch.float32))
+        means = mean_scores(counts.sums, len(CORPUS[language]), detection.layers, torch.float32)
+        assert same(dict(detection.mean_scores[language]), means)
 
 
 def test_means_are_exact(in_order):

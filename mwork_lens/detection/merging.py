@@ -1,0 +1,105 @@
+"""Several detections as one: parts of one corpus in its order, or of different documents."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..model.reducers import ExactSum
+from ..model.shards import in_order
+from ..store import digest
+
+BySite = Mapping[str, Any]
+
+
+def merged_fields(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the detection that these are parts of, by names for messages; see :meth:`Detection.merge`."""
+    names = in_order(
+        {name: part.settings for name, part in parts.items()},
+        {name: part.documents_of for name, part in parts.items()},
+    )
+    ordered = [parts[name] for name in names]
+    for name, part in zip(names, ordered, strict=True):
+        if part.space != ordered[0].space or part.space.fingerprint != ordered[0].space.fingerprint:
+            raise ValueError(f"{names[0]} is of {ordered[0].space.shown}, {name} of {part.space.shown}.")
+        if part.sums.keys() != part.documents.keys():
+            raise ValueError(f"{name} was made by a version that did not record sums of scores: detect again.")
+    first, languages = ordered[0], _languages(ordered)
+
+    def added(name: str) -> dict[str, BySite]:
+        return {tag: _sum([getattr(part, name)[tag] for part in ordered if tag in part.documents]) for tag in languages}
+
+    documents = {tag: sum(part.documents.get(tag, 0) for part in ordered) for tag in languages}
+    sums, seen = added("sums"), [part.seen for part in ordered]
+    dtype = next(iter(next(iter(first.mean_scores.values())).values())).dtype
+    return {
+        "space": first.space,
+        "counts": added("counts"),
+        "screened": added("screened"),
+        "sums": sums,
+        "documents": documents,
+        "mean_scores": {tag: mean_scores(sums[tag], documents[tag], first.layers, dtype) for tag in languages},
+        "settings": {**first.settings, "corpus": _corpus(ordered)} if "part" not in first.settings else _whole(first),
+        "documents_of": {tag: _documents_of(ordered, tag) for tag in languages},
+        "seen": None if None in seen else reduce(operator.or_, seen),
+    }
+
+
+def mean_scores(
+    sums: Mapping[str, ExactSum], documents: int, layers: Sequence[int], dtype: torch.dtype
+) -> dict[str, Float[Tensor, "layer _"]]:
+    """Mean scores by site; NaN in other layers than these, which were not scored."""
+    means = {site: (total.value() / documents).to(dtype) for site, total in sums.items()}
+    for values in means.values():
+        values[[layer for layer in range(len(values)) if layer not in layers]] = torch.nan
+    return means
+
+
+def _sum(values: Sequence[BySite]) -> dict[str, Any]:
+    """By site, the sums of tensors or of exact sums, as new ones."""
+    if isinstance(next(iter(values[0].values())), Tensor):
+        return {site: reduce(operator.add, (each[site] for each in values)) for site in values[0]}
+    totals = {site: ExactSum.zeros(*total.high.shape) for site, total in values[0].items()}
+    for each in values:
+        for site, total in totals.items():
+            total.add(each[site])
+    return totals
+
+
+def _languages(parts: Sequence[Any]) -> list[str]:
+    """In the order of the corpus, or that of all parts if they have the same, or else of the alphabet."""
+    orders = {tuple(part.languages) for part in parts}
+    if "part" in parts[0].settings:
+        return list(parts[0].settings["corpus"]["passages"])
+    return list(orders.pop()) if len(orders) == 1 else sorted(set().union(*orders))
+
+
+def _documents_of(parts: Sequence[Any], language: str) -> tuple[str, ...]:
+    """Hashes of a language's documents; of parts of one corpus, each in its place there."""
+    of = [part for part in parts if language in part.documents_of]
+    hashes = [each for part in of for each in part.documents_of[language]]
+    if "part" in parts[0].settings:
+        rows = [row for part in of for row in part.settings["part"]["rows"][language]]
+        hashes = [each for _, each in sorted(zip(rows, hashes, strict=True))]
+    return tuple(hashes)
+
+
+def _whole(part: Any) -> dict[str, Any]:
+    return {name: value for name, value in part.settings.items() if name != "part"}
+
+
+def _corpus(parts: Sequence[Any]) -> dict[str, Any]:
+    """What the detection of several corpora says of them all."""
+    records = [part.settings["corpus"] for part in parts]
+    if len(records) == 1:
+        return records[0]
+    counts = {
+        name: {tag: sum(record[name].get(tag, 0) for record in records) for tag in _languages(parts)}
+        for name in ("passages", "documents")
+        if all(name in record for record in records)
+    }
+    return {"source": "several", "hash": digest([record["hash"] for record in records]), **counts, "merged": records}
