@@ -8,17 +8,14 @@ import re
 import secrets
 import shutil
 import tempfile
-import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _LONGEST = 200
 """Bytes of a name to which something can be added; file systems allow 255."""
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.ENOENT)
 """Errors of a rename where another process has been at the same place."""
-_JUST_MADE = 2
-"""Seconds in which a process may not have locked yet what it has made; none that begins after a kill is so fast."""
 _held: dict[tuple[int, int, int], int] = {}
 """Directories that this process writes in: process, device and number of each, and how many blocks need it."""
 
@@ -60,20 +57,22 @@ def folded(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, suffix: str) -> Iterator[Path]:
-    """A free hidden name beside ``path``; nothing has it when the block ends, nor what killed processes left there."""
+def _temporary(path: Path, suffix: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Something hidden beside ``path``, gone when the block ends, as is what killed processes left there of theirs."""
     place = _beside(path, "writing-")
     name = re.compile(rf"{re.escape(place.name)}[0-9a-f]{{8}}{re.escape(suffix)}")
     for left in filter(lambda entry: name.fullmatch(entry.name), path.parent.iterdir()):
-        with contextlib.suppress(OSError):  # it has gone in the meantime
-            if time.time() - left.lstat().st_mtime > _JUST_MADE:
-                with _locked(left) as alone:
-                    _remove(left if alone else None)
-    temporary = place.with_name(f"{place.name}{secrets.token_hex(4)}{suffix}")
-    try:
+        with contextlib.suppress(OSError), _locked(left) as alone:
+            _remove(left if alone else None)
+    with contextlib.ExitStack() as at_the_end:
+        while True:
+            temporary = place.with_name(f"{place.name}{secrets.token_hex(4)}{suffix}")
+            at_the_end.callback(_remove, temporary)
+            make(temporary)
+            with contextlib.suppress(FileNotFoundError):  # another process has just taken it for one that was left
+                if at_the_end.enter_context(_locked(temporary)) is not False and temporary.exists():
+                    break
         yield temporary
-    finally:
-        _remove(temporary)
 
 
 def _remove(place: Path | None) -> None:
@@ -84,15 +83,21 @@ def _remove(place: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _locked(place: Path) -> Iterator[bool]:
-    """Whether no other such block is in this place, as far as the system says; it forgets those of ended processes."""
-    descriptor, alone = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), False
+def _locked(place: Path) -> Iterator[bool | None]:
+    """Whether no other such block is in this place; None where the system cannot say. It forgets ended processes."""
     try:
-        with contextlib.suppress(ImportError, OSError):  # no locks on this system, or file system
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
+        import fcntl
+    except ImportError:  # not on this system
+        yield None
+        return
+    descriptor, alone = os.open(place, os.O_RDONLY | os.O_NOFOLLOW), None
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+            except BlockingIOError:
+                alone = False
         yield alone
     finally:
         os.close(descriptor)
@@ -102,27 +107,23 @@ def _locked(place: Path) -> Iterator[bool]:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """A temporary file next to ``path`` that takes its place only when the block ends without an error."""
     path = user_path(path)
-    with _temporary(path, path.suffix) as building:
-        building.touch(exist_ok=False)
-        with _locked(building):
-            yield building
+    with _temporary(path, path.suffix, Path.touch) as building:
+        yield building
         os.replace(building, path)
-
-
-@contextlib.contextmanager
-def temporary_directory(path: Path) -> Iterator[Path]:
-    """A hidden directory next to ``path``, gone when the block ends, as is what killed processes left of theirs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path, "") as folder:
-        folder.mkdir()
-        with _locked(folder):
-            yield folder
 
 
 def write_text(path: str | Path, text: str) -> None:
     """In UTF-8, whole or not at all; what UTF-8 lacks (bytes of a path in no encoding) as JSON and Python escape it."""
     with atomic_file(path) as building:
         building.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def temporary_directory(path: Path) -> Iterator[Path]:
+    """A hidden directory next to ``path``, gone when the block ends, as is what killed processes left of theirs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path, "", Path.mkdir) as folder:
+        yield folder
 
 
 @contextlib.contextmanager
