@@ -116,7 +116,7 @@ class BatchCounts:
             yield batch, counts
 
     def _read(self, site: str, layer: int, activation: Tensor, hook: object = None) -> Tensor:
-        content = self.running.batch.content
+        content = self.running.beside(activation).content
         squares = at_least_float32(activation).square().mean(-1) * content
         self.rms.setdefault(site, {})[layer] = (squares.sum(-1) / content.sum(-1)).sqrt()
         return activation

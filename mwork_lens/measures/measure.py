@@ -136,10 +136,11 @@ def score_hooks(
         def read(name: str, activation: Tensor, hook: object = None) -> Tensor:
             seen[name] = activation
             if name == part.reads[-1]:
+                batch = running.beside(activation)
                 if part.screen is None or selection is None:
-                    scores, exact = part.score(seen, running.batch), None
+                    scores, exact = part.score(seen, batch), None
                 else:
-                    scores, exact = part.screen(seen, running.batch, selection)
+                    scores, exact = part.screen(seen, batch, selection)
                 seen.clear()
                 receive(layer, scores, exact)
             return activation

@@ -285,6 +285,12 @@ class Running:
 
     batch: TokenBatch
 
+    def beside(self, activation: Tensor) -> TokenBatch:
+        """The batch on the device of a layer, to which it goes on where a model lies over several."""
+        if self.batch.content.device != activation.device:
+            self.batch = self.batch.to(activation.device)
+        return self.batch
+
 
 Progress = tqdm | str | None
 """A bar to move on, or what a new one says of the pass; None shows nothing."""

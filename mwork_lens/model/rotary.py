@@ -13,7 +13,6 @@ from torch import Tensor
 from .architecture import (
     HookedModel,
     at_least_float32,
-    device_of,
     dtype_of,
     original,
     rope_boundaries,
@@ -65,7 +64,9 @@ class Rotary:
         self._boundaries, self._context = rope_boundaries(model), model.cfg.n_ctx
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         # rotate every basis vector at position 1 and see where it goes
-        basis = torch.eye(model.cfg.d_head, device=device_of(model), dtype=wide_dtype(dtype_of(model)))
+        # beside the layer, as a model may lie over several cards
+        device = next(model.blocks[layer].parameters()).device
+        basis = torch.eye(model.cfg.d_head, device=device, dtype=wide_dtype(dtype_of(model)))
         images = self._rotate(torch.stack([basis, basis]))[1].fill_diagonal_(0).abs()
         itself = torch.arange(len(basis), device=basis.device)
         self.pair: Int[Tensor, " d_head"] = torch.where(images.amax(-1) > 0, images.argmax(-1), itself)

@@ -46,14 +46,18 @@ def test_float32_is_that_of_double_precision(family):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kernels_and_tensor_operations_agree(family, dtype, monkeypatch):
-    """On the same activations of this device."""
+    """On the same activations of this device; where a window hides keys that float16 lost, both say so."""
     parts, seen, batch = parts_and_seen(on_device(family, dtype), (41, 7, 19))
     for part in parts:
         ours = part.score(seen, batch)
-        monkeypatch.setenv(backend.VARIABLE, "plain")
-        theirs = part.score(seen, batch)
-        monkeypatch.delenv(backend.VARIABLE)
-        assert all(relative(ours[site], theirs[site].double()) < 1e-4 for site in ours)
+        with monkeypatch.context() as forcing:
+            forcing.setenv(backend.VARIABLE, "plain")
+            if dtype == torch.float16 and any(each.isnan().any() for each in ours.values()):
+                with pytest.raises(ValueError, match="Which keys these are cannot be told"):
+                    part.score(seen, batch)
+            else:
+                theirs = part.score(seen, batch)
+                assert all(relative(ours[site], theirs[site].double()) < 1e-4 for site in ours)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -124,6 +124,18 @@ def test_outputs_are_written_whole():
     assert all(torch.equal(first[site], again[site]) for site in first)
 
 
+@pytest.mark.parametrize("family", ["gemma2", "olmo2"])
+def test_numbers_may_lie_in_any_order(family, triton):
+    """Of memory, as a view has them."""
+    model, batch = tiny(family, torch.float32), batch_of(20, 3)
+    parts, (_, cache) = exact()(model, 1), model.run_with_cache(batch.tokens)
+    for part in parts:
+        seen = {name: cache[f"blocks.1.{name}"] for name in part.reads}
+        turned = {name: each.transpose(1, -1).contiguous().transpose(1, -1) for name, each in seen.items()}
+        ours, theirs = part.score(seen, batch), part.score(turned, batch)
+        assert all(relative(theirs[site], ours[site].double()) < 1e-5 for site in ours)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_layer_takes_few_operations_and_waits_for_none(family, triton, monkeypatch):
     """Whatever the number of documents and their lengths; what is done once per model does not count."""
@@ -193,6 +205,11 @@ def test_a_detection_says_what_computed_its_scores(name, monkeypatch):
 def test_compiled_loops_beside_a_gpu_are_refused(monkeypatch):
     monkeypatch.setenv(backend.VARIABLE, "compiled")
     with pytest.raises(ValueError, match="compiled loops need a model on a CPU, and this one is on meta"):
+        backend.backend_of(torch.empty(1, device="meta"))
+
+
+def test_programs_for_a_gpu_are_refused_elsewhere(triton):
+    with pytest.raises(ValueError, match="its programs need a model on a GPU, and this one is on meta"):
         backend.backend_of(torch.empty(1, device="meta"))
 
 

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields, replace
+from inspect import unwrap
 from operator import attrgetter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from mwork_lens.detection import importance
-from mwork_lens.measures.plnd import queries_keys
+from mwork_lens.measures.plnd import exact, queries_keys
 from mwork_lens.measures.plnd.attention import READS, Attention, Geometry
 from mwork_lens.measures.plnd.compiled import is_cpu_float32
 from mwork_lens.measures.plnd.published import parallel
@@ -36,6 +37,17 @@ def test_closed_forms_equal_ablation(family, where):
             for neuron in range(0, width, 3):
                 truth = sequential(model, ids, layer, site, neuron, where)
                 assert scores[site][layer, neuron].item() == pytest.approx(truth, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "olmo2"])
+def test_a_bound_measure_keeps_no_wide_copy_of_weights(family):
+    """Which would be of all layers at once."""
+    model = tiny(family, torch.bfloat16)
+    cells = [cell.cell_contents for part in exact()(model, 1) for cell in unwrap(part.score).__closure__ or ()]
+    kept = [each for held in cells for each in (held if isinstance(held, tuple) else (held,))]
+    wide = [each for each in kept if isinstance(each, torch.Tensor) and each.dtype == torch.float32]
+    assert wide
+    assert max(each.numel() for each in wide) < model.cfg.d_mlp * model.cfg.d_model
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gptj", "neox"])

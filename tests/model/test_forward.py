@@ -181,6 +181,16 @@ def test_a_stream_gives_each_batch_with_what_the_blocks_made_of_it():
     assert [number for number, _ in seen] == list(range(len(plan)))
 
 
+def test_the_running_batch_goes_on_with_the_layers():
+    """To the next device, where a model lies over several."""
+    running, batch = Running(), Encoded.of(tiny("llama"), CORPUS).plan(2).batch(0)
+    running.batch = batch
+    assert running.beside(torch.empty(1)) is batch
+    there = running.beside(torch.empty(1, device="meta"))
+    assert {each.device.type for each in (there.tokens, there.content, there.ends, there.scored)} == {"meta"}
+    assert running.beside(torch.empty(2, device="meta")) is there
+
+
 def test_an_unknown_hook_point_is_refused():
     with pytest.raises(ValueError, match=r"tiny-llama has no hook point 'blocks.9.hook_q'"):
         next(stream(tiny("llama"), batches(tiny("llama"), [tokens(4)]), [("blocks.9.hook_q", lambda a, hook: a)]))

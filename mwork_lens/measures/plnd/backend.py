@@ -47,11 +47,16 @@ def backend_of(tensor: torch.Tensor) -> Backend:
     """What computes scores from such numbers; in double precision always plain tensor operations.
 
     Raises:
-        ValueError: where compiled loops are asked for beside a GPU's numbers.
+        ValueError: where compiled loops are asked for beside a GPU's numbers, or Triton's programs elsewhere.
     """
     wanted, device = forced(), tensor.device.type
     if tensor.dtype == torch.float64 or wanted == "plain":
         return "plain"
+    if wanted == "triton" and device != "cuda" and not (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        raise ValueError(
+            f"{VARIABLE}='triton': its programs need a model on a GPU, and this one is on {device}; on a CPU Triton's "
+            "interpreter runs them, if TRITON_INTERPRET=1 is set before anything imports Triton."
+        )
     if wanted == "triton" or (device == "cuda" and wanted is None and has_triton()):
         return "triton"
     if wanted == "compiled" and device != "cpu":

@@ -70,6 +70,7 @@ def _turned(
     side: Side, x: Float[Tensor, "batch pos head d_head"], pair: Int[Tensor, " d_head"], geometry: Geometry
 ) -> _Turned:
     documents, length, heads, width = x.shape
+    x = x if x.stride(-1) == 1 else x.contiguous()
     norm, rotary = side.norm, side.rotary
     number = 2 if geometry.rotated_neurons else 6 if norm and norm.centred else 4 if norm else 3
     tables = torch.empty(number, documents, heads, length, width, dtype=torch.float32, device=x.device)
@@ -77,12 +78,12 @@ def _turned(
     if norm:
         gain = norm.gain_before_rotation.contiguous()
         if norm.across_heads:
-            totals = x.float().square().sum((2, 3))
+            totals = x.float().square().sum((2, 3)).contiguous()
     if rotary:
-        cosine, sine = side.of_text(length, tables)
+        cosine, sine = (each.contiguous() for each in side.of_text(length, tables))
     kernels.turn[(triton.cdiv(length, kernels.TURNED["POSITIONS"]), heads, documents)](
         tables,
-        x if x.stride(-1) == 1 else x.contiguous(),
+        x,
         totals,
         gain,
         cosine,
@@ -211,8 +212,9 @@ def sums_after_norm(
     _, documents, length, width = along.shape
     squares, along = squares.contiguous(), along.contiguous()
     blocks, one = triton.cdiv(length, kernels.SUMMED["POSITIONS"]), along if hidden is None else hidden
+    one = one if one.stride(-1) == 1 else one.contiguous()
     partial = torch.empty(documents, blocks, width, dtype=torch.float32, device=along.device)
-    size = (output.normalized * output.gain).square().sum(-1)
+    size = (output.normalized * output.gain).square().sum(-1).contiguous()
     with torch.cuda.device_of(along):
         kernels.sums_after_norm[(blocks, triton.cdiv(width, kernels.SUMMED["NEURONS"]), documents)](
             partial,

@@ -19,7 +19,7 @@ SUMMED = {"POSITIONS": 16, "NEURONS": 64}
 """Behind a norm, for a program."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])  # which has no other code, and would be compiled for lengths of three kinds
 @no_type_check
 def turn(
     out,  # [table, batch, head, pos, d]: x̃, direct, paired, then shrink (with a norm), centre and level (if centred)
@@ -97,19 +97,24 @@ def turn(
     turned = hat * c + other_hat * other_s
     to = out + ((document * heads + head) * length + pos) * width + d
     tl.store(to, turned, mask=mask)
+    to += table  # step by step, as several tables need not fit 32 bits where one does
     if ROTATED:
-        tl.store(to + table, turned / scale, mask=mask)
+        tl.store(to, turned / scale, mask=mask)
     else:
-        tl.store(to + table, grown * c / scale, mask=mask)
-        tl.store(to + 2 * table, grown * s / scale, mask=mask)
+        tl.store(to, grown * c / scale, mask=mask)
+        to += table
+        tl.store(to, grown * s / scale, mask=mask)
         if NORM:
-            tl.store(to + 3 * table, shrink, mask=mask)
+            to += table
+            tl.store(to, shrink, mask=mask)
         if CENTRED:
-            tl.store(to + 4 * table, centre, mask=mask)
-            tl.store(to + 5 * table, (own_gain * c + other_gain * other_s) / scale, mask=mask)
+            to += table
+            tl.store(to, centre, mask=mask)
+            to += table
+            tl.store(to, (own_gain * c + other_gain * other_s) / scale, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "blocks"])
 @no_type_check
 def sums_after_norm(
     out,  # [batch, block, neuron]

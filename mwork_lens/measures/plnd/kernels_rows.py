@@ -27,7 +27,7 @@ def tiles(*, cap: bool, far_rows: bool) -> dict[str, int]:
     return {"ROWS": 4 if cap else 8, "KEYS": 8 if cap and far_rows else 4, "NEURONS": 32}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 @no_type_check
 def squares_of_rows(
     out,  # [batch, head, owner, row block, d]

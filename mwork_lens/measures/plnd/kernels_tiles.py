@@ -39,9 +39,9 @@ def rows_tile(
             left1 = -itself * tl.load(other + i[:, None] * width + partner[None, :], mask=mask, other=0.0)
     if OF_QUERIES:
         if SHRINK:
-            left2 = -tl.load(mine + 2 * table + here, mask=mask, other=0.0)
+            left2 = -tl.load(mine + table + table + here, mask=mask, other=0.0)
         if CENTRED:
-            left3 = tl.load(mine + 3 * table + here, mask=mask, other=0.0)
+            left3 = tl.load(mine + table + table + table + here, mask=mask, other=0.0)
     return left0, left1, left2, left3
 
 
@@ -90,9 +90,9 @@ def keys_tile(
             right1 = tl.load(mine + table + here, mask=mask, other=0.0)
     if not OF_QUERIES:
         if SHRINK:
-            right2 = tl.load(mine + 2 * table + here, mask=mask, other=0.0)
+            right2 = tl.load(mine + table + table + here, mask=mask, other=0.0)
         if CENTRED:
-            right3 = tl.load(mine + 3 * table + here, mask=mask, other=0.0)
+            right3 = tl.load(mine + table + table + table + here, mask=mask, other=0.0)
     return right0, right1, right2, right3
 
 

@@ -54,8 +54,9 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     norm² = Σ_t z_tᵀ G_k z_t with G_k[a, b] = W_O[a, k] · W_O[b, k]. A pair of two heads stands for both of its orders.
     """
     norm, groups = post_norm(model, layer, "attention") if where == "stream" else None, key_value_heads(model.cfg)
-    by_head = at_least_float32(weight(model, layer, "attn.W_O").detach())
-    w_o = rearrange(_seen_by(norm, by_head), "(group head) d_head d_model -> group head d_head d_model", group=groups)
+    stored = weight(model, layer, "attn.W_O").detach()
+    by_head = _seen_by(norm, at_least_float32(stored))
+    w_o = rearrange(by_head, "(group head) d_head d_model -> group head d_head d_model", group=groups)
     first, second = torch.triu_indices(w_o.shape[1], w_o.shape[1], device=w_o.device)
 
     def gram(weights: Float[Tensor, "group head d_head d_model"]) -> Float[Tensor, "group pair d_head"]:
@@ -76,10 +77,11 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     if norm is None:
         grams = (gram(w_o),)
         return LayerMeasure((MIXED,), score)
-    grams, weights = (gram(w_o), gram(w_o * norm.gain)), w_o.flatten(0, 2)
+    grams = (gram(w_o), gram(w_o * norm.gain))
 
     def score_after_norm(seen: Activations, batch: TokenBatch) -> SiteScores:
         z, output = mixed(seen, batch), Normed.of(norm, seen)
+        weights = _seen_by(norm, at_least_float32(stored)).flatten(0, 1)  # not kept: of all layers, in float32
         along = linear(output.directions, weights).unflatten(-1, z.shape[2:])
         if backend_of(z) == "compiled":
             squares = compiled_sums(sums_of_values, (z, batch.content, *along), grams, output)
@@ -95,7 +97,8 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
 def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     """Feed-forward neuron k adds h[:, k] ⊗ W_down[k], of norm ‖h[:, k]‖ · ‖W_down[k]‖."""
     norm = post_norm(model, layer, "feed_forward") if where == "stream" else None
-    w_out = _seen_by(norm, at_least_float32(weight(model, layer, "mlp.W_out").detach()))
+    stored = weight(model, layer, "mlp.W_out").detach()
+    w_out = _seen_by(norm, at_least_float32(stored))
     row_squares = w_out.square().sum(-1)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
@@ -104,11 +107,11 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
 
     if norm is None:
         return LayerMeasure((HIDDEN,), score)
-    weights, both_squares = w_out, torch.stack([row_squares, w_out.square() @ norm.gain.square()])
+    both_squares = torch.stack([row_squares, w_out.square() @ norm.gain.square()])
 
     def score_after_norm(seen: Activations, batch: TokenBatch) -> SiteScores:
         hidden, output = at_least_float32(seen[HIDDEN]), Normed.of(norm, seen)
-        along = linear(output.directions, weights)  # of h = 1
+        along = linear(output.directions, _seen_by(norm, at_least_float32(stored)))  # of h = 1
         if backend_of(hidden) == "compiled":
             squares = compiled_sums(sums_after_norm, (hidden, batch.content, *along), tuple(both_squares), output)
         else:
