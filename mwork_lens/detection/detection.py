@@ -222,7 +222,8 @@ class Detection(Result, kind="detection"):
             f"{language} {n}{'' if documents is pd.NA else f' of {documents}'}" for language, n, documents in read
         )
         rule = ", ".join(f"{key}={value!r}" for key, value in self._rule().items() if key not in ("corpus", "seen"))
-        return f"Detection({self.space.shown}: passages of documents: {texts}; {rule})"
+        part = "part {}/{}; ".format(*self.settings["part"]["shard"]) if "part" in self.settings else ""
+        return f"Detection({self.space.shown}: {part}passages of documents: {texts}; {rule})"
 
     def _repr_html_(self) -> str:
         sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()
@@ -248,8 +249,9 @@ def result_bytes(neurons: int, languages: int) -> int:
 
 
 def text_of(detection: Detection, language: str) -> dict[str, Any]:
-    """How much was read of a language, for tables: ``passages`` and ``documents``, NA in files of older versions."""
-    documents = detection.settings["corpus"].get("documents", {}).get(language, pd.NA)
+    """How much was read of a language, for tables: ``passages`` and ``documents``, NA in parts and in older files."""
+    whole = {} if "part" in detection.settings else detection.settings["corpus"]
+    documents = whole.get("documents", {}).get(language, pd.NA)
     return {"passages": detection.documents[language], "documents": documents}
 
 

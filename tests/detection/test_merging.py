@@ -40,6 +40,8 @@ def test_a_part_says_which_it_is_and_is_a_detection_of_its_documents(tmp_path):
     for language, rows in part.settings["part"]["rows"].items():
         assert list(part.documents_of[language]) == [whole.documents_of[language][row] for row in rows]
         assert part.documents[language] == len(rows)
+    assert ": part 1/4; passages" in repr(part)
+    assert part.to_frame()["documents"].isna().all()
     part.save(tmp_path / "part")
     parts = [detected((number, 4)) for number in (3, 2, 0)]
     merged = mw.Detection.merge([mw.Detection.load(tmp_path / "part"), *parts])
