@@ -175,7 +175,7 @@ def layer_sums(
 
     def read(name: str, activation: Tensor, hook: object = None) -> Tensor:
         wide = at_least_float32(activation.flatten(2).flatten(0, 1))
-        sums[name] = running.batch.content.flatten().to(wide) @ wide
+        sums[name] = running.beside(activation).content.flatten().to(wide) @ wide
         return activation
 
     apart, stream_point = layers_apart(model), "blocks.{}.hook_resid_post".format
@@ -186,7 +186,13 @@ def layer_sums(
     for batch, states in stream(model, batches, hooks, running, progress=progress):
         none = {name: states.new_zeros(places[name], dtype=wide_dtype(states.dtype)) for name in absent}
         by_place = {**sums, **none}
-        yield batch, torch.cat([by_place[name] for name in places]).unflatten(0, (space.n_layers, -1)).double().cpu()
+        yield (
+            batch,
+            torch.cat([by_place[name].to(states.device) for name in places])
+            .unflatten(0, (space.n_layers, -1))
+            .double()
+            .cpu(),
+        )
 
 
 @dataclass(frozen=True)

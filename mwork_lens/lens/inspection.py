@@ -194,7 +194,9 @@ def _follow(model: HookedModel, places: Places, plan: Plan, contexts: int, progr
     seen = {place: {"fired": torch.zeros(len(neurons))} for place, neurons in places.items()}
 
     def values(place: Place, activation: Tensor) -> Float[Tensor, "neuron row"]:
-        return activation.flatten(2)[running.batch.content][:, places[place].to(activation.device)].t().cpu()
+        return (
+            activation.flatten(2)[running.beside(activation).content][:, places[place].to(activation.device)].t().cpu()
+        )
 
     def count(place: Place, activation: Tensor, hook: Any = None) -> Tensor:
         seen[place]["fired"] = (values(place, activation) > 0).double().sum(1)

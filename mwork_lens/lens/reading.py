@@ -149,7 +149,7 @@ def _read(
     running, layers = Running(), []  # of the running batch
 
     def read(layer: int, activation: Tensor, hook: Any = None) -> Tensor:
-        batch = running.batch
+        batch = running.beside(activation)
         states, prompts = activation[batch.content], batch.content.nonzero()[:, 0].cpu()
         labels = lens(states).double().cpu()
         by_prompt = labels.new_zeros(len(batch.rows), labels.shape[1]).index_add_(0, prompts, labels)

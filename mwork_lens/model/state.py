@@ -148,8 +148,21 @@ def settled(model: Any) -> Iterator[None]:
 
 _NOTHING = contextlib.nullcontext()
 _backends: Any = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
-_PRODUCTS = [each for each in _backends if hasattr(each, "fp32_precision")]
-"""Torch before 2.9 has no such setting for each backend."""
+
+
+class _AllProducts:
+    """Torch before 2.9 has one setting for all backends."""
+
+    @property
+    def fp32_precision(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @fp32_precision.setter
+    def fp32_precision(self, precision: str) -> None:
+        torch.set_float32_matmul_precision("highest" if precision == "ieee" else precision)
+
+
+_PRODUCTS: list[Any] = [each for each in _backends if hasattr(each, "fp32_precision")] or [_AllProducts()]
 _preferred: list[tuple[torch.dtype, list[str]]] = []
 """What numbers made of integers are, and products in float32, as the process prefers it; once for each open call."""
 

@@ -113,6 +113,22 @@ def test_rows_that_turn_around(family, loud):
         assert relative(ours.sqrt(), truth_of(geometry, seen, batch, site).sqrt()) < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in which the interpreter computes
+@pytest.mark.parametrize("family", ["llama", "gemma2", "sinks"])
+def test_what_is_not_finite_gives_no_number(family):
+    model, batch = tiny(family, torch.float32), batch_of(20, 3)
+
+    def broken(seen):
+        queries = seen[READS[0]].clone()
+        queries[1, 7, 1, 2] = torch.inf
+        return {**seen, READS[0]: queries}
+
+    _, _, squares = scored(model, 0, batch, broken)
+    width = model.cfg.d_head
+    assert squares["q"][1, width + 2].isnan()
+    assert squares["q"][0].isfinite().all()
+
+
 def test_outputs_are_written_whole():
     model, batch = tiny("qwen3", torch.float32), batch_of(20, 3)
     first = scored(model, 0, batch)[-1]

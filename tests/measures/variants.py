@@ -30,6 +30,8 @@ HEADS, WIDTH = 32, 128
 NUMBERS = {"scale", "eps", "clip", "cap", "far", "smallest", "least_log", "least_log_of_zero", "negligible"}
 POINTERS = {"marks": "i8", "content": "i1", "lengths": "i32", "pair": "i64"}
 TENSORS = {"out", "pattern", "scores", "levels", "neurons", "others", "totals", "gain", "cosine", "sine"}
+SIZES = ("width", "table", "heads")
+"""Multiples of 16 in the models that matter, for which a launch compiles other code."""
 TENSORS |= {"hidden", "along", "squares", "size", "x"}
 
 
@@ -77,6 +79,7 @@ def compiled(kernel, options: dict, capability: int) -> dict:
     if kernel is kernels.sums_after_norm:
         arguments["scale"] = "*fp32"
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in arguments.items() if kind[0] == "*"}
+    aligned |= {(names.index(name),): [["tt.divisibility", 16]] for name in SIZES if name in arguments}
     signature = {name: arguments.get(name, "constexpr") for name in names}
     source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in options.items()}, aligned)
     rows = kernel is kernels_rows.squares_of_rows

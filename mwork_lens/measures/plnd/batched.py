@@ -179,7 +179,7 @@ def options_of_rows(geometry: Geometry, side: Side, heads: int, *, of_queries: b
     """What ``kernels_rows.squares_of_rows`` is compiled for, where a side has so many heads."""
     plain, norm = geometry.rotated_neurons, side.norm
     return {
-        **kernels_rows.tiles(cap=geometry.cap is not None, far_rows=far_rows),
+        **kernels_rows.tiles(few_rows=geometry.cap is not None or norm is not None, far_rows=far_rows),
         "OF_QUERIES": of_queries,
         "OWNERS": heads if geometry.across_heads and not plain else 1,
         "PAIRED": geometry.rotary is not None and not plain,

@@ -20,11 +20,11 @@ _GATHERED = tl.constexpr(-0.5)
 """Below this E, 1 + E loses digits."""
 
 
-def tiles(*, cap: bool, far_rows: bool) -> dict[str, int]:
+def tiles(*, few_rows: bool, far_rows: bool) -> dict[str, int]:
     """Of a program: as large as its sums fit registers; the last is what the threads of a program divide among them."""
     if INTERPRETED:
         return {"ROWS": 32, "KEYS": 32, "NEURONS": 64}
-    return {"ROWS": 4 if cap else 8, "KEYS": 8 if cap and far_rows else 4, "NEURONS": 32}
+    return {"ROWS": 4 if few_rows else 8, "KEYS": 8 if few_rows and far_rows else 4, "NEURONS": 32}
 
 
 @triton.jit(do_not_specialize=["length"])
@@ -83,8 +83,9 @@ def squares_of_rows(
     owner = own if OWNERS == 1 else slot
     until = tl.load(lengths + document)
     end = tl.where(block * ROWS < until, tl.minimum(until, (block + 1) * ROWS) if CAUSAL else until, 0)
-    if FAR_ROWS:
-        end = tl.where(tl.load(mark) != 0, end, 0)
+    if FAR_ROWS:  # nothing is read where nothing is marked
+        until = tl.where(tl.load(mark) != 0, until, 0)
+        end = tl.minimum(end, until)
     i, d = block * ROWS + tl.arange(0, ROWS), some * NEURONS + tl.arange(0, NEURONS)
     rows, real = i < until, d < width
     scored = rows & (tl.load(content + document * length + i, mask=rows, other=0) != 0)
@@ -105,18 +106,18 @@ def squares_of_rows(
     sink = tl.maximum(1.0 - total, 0.0) if SINKS else total * 0.0
     if SINKS:
         largest = -shift
-        growth = sink[:, None] * expm1(tl.minimum(-shift, far))
+        growth = sink[:, None] * expm1(tl.minimum(-shift, far, propagate_nan=tl.PropagateNan.ALL))
     for start in range(0, end, KEYS):
         p, r, m, _ = pattern_tile(at_rows, start, until, KEYS, SHRINK or CAP, CENTRED, CAUSAL)
         x = change_tile(start, left, right, r, m, shift, KEYS, OF_QUERIES, PAIRED, SHRINK, CENTRED, CAP)
         largest = tl.maximum(largest, tl.max(x, 1))  # of keys too that the row does not see
-        w = p[:, :, None] * expm1(tl.minimum(x, far))
+        w = p[:, :, None] * expm1(tl.minimum(x, far, propagate_nan=tl.PropagateNan.ALL))
         growth += tl.sum(w, 1)
         first += tl.sum(w * p[:, :, None], 1)
         second += tl.sum(w * w, 1)
     changed = second - 2.0 * growth * first + growth * growth * squares[:, None]
     # rounding may leave a little less than nothing
-    changed = tl.maximum(changed, 0.0) / ((1.0 + growth) * (1.0 + growth))
+    changed = tl.where(changed < 0, 0.0, changed) / ((1.0 + growth) * (1.0 + growth))
     turns = ((largest > far) | (growth < _GATHERED)) & scored[:, None] & real[None, :]
     if FAR_ROWS:
         turned, reach = turned_rows(

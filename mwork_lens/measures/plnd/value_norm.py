@@ -15,8 +15,8 @@ from .after_norm import sums_of_changes
 from .normed import Normed
 
 VALUES, PATTERN = "attn.hook_v", "attn.hook_pattern"
-NUMBERS_AT_ONCE = {"cpu": 2**23, "cuda": 2**28}
-"""Of what neurons add to the output, by device: on a GPU few large operations."""
+NUMBERS_AT_ONCE = 2**23
+"""Of what neurons add to the output, where memory is not a GPU's; there a 64th of it, for few large operations."""
 """Of the changes of some neurons' outputs."""
 
 
@@ -57,7 +57,8 @@ def _changes(
     grown = share / (root * (1 + root))  # ρ − 1, without cancellation for small shares
     by_group = rearrange(pattern, "batch (group head) query key -> batch group (head query) key", group=len(w_o))
     itself, weights = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device), w_o.flatten(1, 2)
-    at_once = NUMBERS_AT_ONCE.get(v.device.type, NUMBERS_AT_ONCE["cuda"])
+    cuda = v.device.type == "cuda"
+    at_once = torch.cuda.get_device_properties(v.device).total_memory // 256 if cuda else NUMBERS_AT_ONCE
     size = max(1, at_once // (v[..., 0].numel() * max(w_o.shape[-1], w_o.shape[1] * w_o.shape[2])))
     for start in range(0, v.shape[-1], size):
         some = slice(start, start + size)
