@@ -1,4 +1,5 @@
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,8 @@ with suppress(ImportError):  # tests/gpu does without
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any machine")  # what takes long on a busy one is right nevertheless
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: a worker has one core
 if not Path("/dev/nvidia0").exists():
