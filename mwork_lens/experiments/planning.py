@@ -18,16 +18,16 @@ from ..store import user_path
 SHAPES = Path(__file__).parents[1] / "data" / "shapes"
 HEADROOM = 1 - SHARE
 """Share of a device's memory that weights may take; the rest holds what a layer's scores need."""
-LANES = 10
-"""Multiply-adds, about three before and four after each exponential, and the shift."""
+LANES = 20
+"""Operations beside each exponential, counted from the kernels (``tests/gpu/cost.py`` says which)."""
 COUNTED = 28
 """Bytes per neuron and language in memory: counts, estimated scores, sums in two words, means."""
 TEXT_BYTES = 12
 """Of a token in memory: its id, and about four letters of the text that it came from."""
 NOT_MEASURED = (
     "Not measured on a GPU: counted is the arithmetic and the memory that it moves; launches, hooks, padding, reading "
-    "and tokenising come on top. On two CPU cores, measured with Gemma 3 270M in float32, detection takes 2.05 forward "
-    "passes at 128 tokens and 2.8 at 512. The progress bar of a run says from its first batches on how long it takes."
+    "and tokenising come on top. mwork-lens bench measures what detection costs beside the forward pass, and the "
+    "progress bar of a run says from its first batches on how long it takes."
 )
 
 

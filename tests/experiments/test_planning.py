@@ -24,7 +24,7 @@ def eight():
 
 @pytest.mark.parametrize(
     ("length", "exponentials", "lanes", "forward"),
-    [(128, 0.02, 0.02, 0.09), (256, 0.07, 0.10, 0.19), (512, 0.30, 0.38, 0.37), (1024, 1.2, 1.5, 0.75)],
+    [(128, 0.02, 0.05, 0.09), (256, 0.07, 0.20, 0.19), (512, 0.30, 0.78, 0.37), (1024, 1.2, 3.1, 0.75)],
 )
 def test_one_layer_of_8b(eight, length, exponentials, lanes, forward):
     """Milliseconds of a document in one layer, by hand: 218 M weights, H · D · l² / 2 exponentials per site."""

@@ -3,6 +3,8 @@
 Rates as GPU.md's: 28e12 lane operations and 3.6e12 exponentials a second, 600e12 in bfloat16 products, 3e12 bytes.
 """
 
+from mwork_lens.experiments.planning import LANES as EACH
+
 LANES, EXPONENTIALS, PRODUCTS, BYTES = 28e12, 3.6e12, 600e12, 3e12
 HEADS, GROUPS, D_HEAD, D_MODEL, D_MLP = 32, 8, 128, 4096, 14336
 FIRST_PASS = 2
@@ -18,6 +20,7 @@ def main() -> None:
     """Print a table."""
     names = ("tokens", "exponentials", "their ms", "lane operations", "their ms", "MB", "their ms", "forward ms")
     print(*(f"{name:>15}" for name in names))
+    assert EACH == FIRST_PASS + SECOND_PASS  # what a plan counts
     weights = 2 * D_MODEL * D_HEAD * (HEADS + GROUPS) + 3 * D_MODEL * D_MLP
     for length in (128, 256, 512, 1024, 2048):
         elements = HEADS * D_HEAD * length * (length + KEYS)  # half of all pairs, and two sites
