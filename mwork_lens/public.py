@@ -6,6 +6,7 @@ from .detection.activations import Activations, collect_means, collect_samples
 from .detection.checking import check_scores
 from .detection.comparison import agreement, neuron_counts, overlap
 from .detection.controls import all_controls, cut_to_equal, cut_to_size, shared_control, top_control
+from .detection.firing import Firing, HistogramOptions, collect_firing
 from .effects import EffectMatrix, effect_matrix, folded_effects, language_losses
 from .effects.parts import LayerSweep, StageGrid, layer_sweep, stage_grid
 from .effects.workflow import Workflow, workflow
@@ -24,6 +25,7 @@ from .tuning import NeuronDelta, Tuned, export_edited, export_tuned, tune, tunin
 __all__ = ["ContentPositions", "Corpus", "describe_corpus", "load_corpus", "load_model", "plots"]
 __all__ += ["LayerMeasure", "Measure", "NeuronSet", "NeuronSpace", "Stages", "load_lape", "load_released"]
 __all__ += ["Activations", "Detection", "check_scores", "collect_means", "collect_samples", "detect", "importance"]
+__all__ += ["Firing", "HistogramOptions", "collect_firing"]
 __all__ += ["all_controls", "matched_control", "other_control", "random_control", "shared_control", "top_control"]
 __all__ += ["agreement", "cut_to_equal", "cut_to_size", "neuron_counts", "overlap", "with_controls"]
 __all__ += ["LanguageRatio", "language_ratio", "latent_languages", "lens_grid", "translation_probes"]

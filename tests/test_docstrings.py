@@ -14,6 +14,8 @@ CALLS = {
     "Detection.specific": mw.Detection.specific,
     "NeuronSet.hooks": mw.NeuronSet.hooks,
     "ablate": mw.ablate,
+    "collect_firing": mw.collect_firing,
+    "Firing.lape": mw.Firing.lape,
     "effect_matrix": mw.effect_matrix,
     "language_ratio": mw.language_ratio,
     "inspect": mw.inspect,

@@ -18,33 +18,57 @@ BySite = Mapping[str, Any]
 
 def merged_fields(parts: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the detection that these are parts of, by names for messages; see :meth:`Detection.merge`."""
-    names = in_order(
-        {name: part.settings for name, part in parts.items()},
-        {name: part.documents_of for name, part in parts.items()},
-    )
-    ordered = [parts[name] for name in names]
-    for name, part in zip(names, ordered, strict=True):
-        if part.space != ordered[0].space or part.space.fingerprint != ordered[0].space.fingerprint:
-            raise ValueError(f"{names[0]} is of {ordered[0].space.shown}, {name} of {part.space.shown}.")
+    named = ordered(parts)
+    for name, part in named.items():
         if part.sums.keys() != part.documents.keys():
             raise ValueError(f"{name} was made by a version that did not record sums of scores: detect again.")
-    first, languages = ordered[0], _languages(ordered)
+    parts_in_order = list(named.values())
+    first, languages = parts_in_order[0], languages_of(parts_in_order)
 
     def added(name: str) -> dict[str, BySite]:
-        return {tag: _sum([getattr(part, name)[tag] for part in ordered if tag in part.documents]) for tag in languages}
+        return {
+            tag: _sum([getattr(part, name)[tag] for part in parts_in_order if tag in part.documents])
+            for tag in languages
+        }
 
-    documents = {tag: sum(part.documents.get(tag, 0) for part in ordered) for tag in languages}
-    sums, seen = added("sums"), [part.seen for part in ordered]
+    documents = {tag: sum(part.documents.get(tag, 0) for part in parts_in_order) for tag in languages}
+    sums = added("sums")
     dtype = next(iter(next(iter(first.mean_scores.values())).values())).dtype
     return {
-        "space": first.space,
         "counts": added("counts"),
         "screened": added("screened"),
         "sums": sums,
         "documents": documents,
         "mean_scores": {tag: mean_scores(sums[tag], documents[tag], first.layers, dtype) for tag in languages},
-        "settings": {**first.settings, "corpus": _corpus(ordered)} if "part" not in first.settings else _whole(first),
-        "documents_of": {tag: _documents_of(ordered, tag) for tag in languages},
+        **merged_record(parts_in_order),
+    }
+
+
+def ordered(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Results that make one whole, by name, in an order that does not depend on how they were given.
+
+    Raises:
+        ValueError: where :func:`in_order` refuses them, or for those of other models.
+    """
+    names = in_order(
+        {name: part.settings for name, part in parts.items()},
+        {name: part.documents_of for name, part in parts.items()},
+    )
+    first = parts[names[0]].space
+    for name in names:
+        space = parts[name].space
+        if space != first or space.fingerprint != first.fingerprint:
+            raise ValueError(f"{names[0]} is of {first.shown}, {name} of {space.shown}.")
+    return {name: parts[name] for name in names}
+
+
+def merged_record(parts: Sequence[Any]) -> dict[str, Any]:
+    """What the whole says of model, settings and documents, of parts in order."""
+    first, seen = parts[0], [part.seen for part in parts]
+    return {
+        "space": first.space,
+        "settings": {**first.settings, "corpus": _corpus(parts)} if "part" not in first.settings else _whole(first),
+        "documents_of": {tag: in_corpus_order(parts, tag, "documents_of") for tag in languages_of(parts)},
         "seen": None if None in seen else reduce(operator.or_, seen),
     }
 
@@ -70,22 +94,22 @@ def _sum(values: Sequence[BySite]) -> dict[str, Any]:
     return totals
 
 
-def _languages(parts: Sequence[Any]) -> list[str]:
+def languages_of(parts: Sequence[Any]) -> list[str]:
     """In the order of the corpus, or that of all parts if they have the same, or else of the alphabet."""
-    orders = {tuple(part.languages) for part in parts}
+    orders = {tuple(part.documents_of) for part in parts}
     if "part" in parts[0].settings:
         return list(parts[0].settings["corpus"]["passages"])
     return list(orders.pop()) if len(orders) == 1 else sorted(set().union(*orders))
 
 
-def _documents_of(parts: Sequence[Any], language: str) -> tuple[str, ...]:
-    """Hashes of a language's documents; of parts of one corpus, each in its place there."""
+def in_corpus_order(parts: Sequence[Any], language: str, name: str) -> tuple[Any, ...]:
+    """What parts hold of each document of a language; of parts of one corpus, each in its place there."""
     of = [part for part in parts if language in part.documents_of]
-    hashes = [each for part in of for each in part.documents_of[language]]
+    values = [each for part in of for each in getattr(part, name)[language]]
     if "part" in parts[0].settings:
         rows = [row for part in of for row in part.settings["part"]["rows"][language]]
-        hashes = [each for _, each in sorted(zip(rows, hashes, strict=True))]
-    return tuple(hashes)
+        values = [values[i] for i in sorted(range(len(rows)), key=rows.__getitem__)]
+    return tuple(values)
 
 
 def _whole(part: Any) -> dict[str, Any]:
@@ -98,7 +122,7 @@ def _corpus(parts: Sequence[Any]) -> dict[str, Any]:
     if len(records) == 1:
         return records[0]
     counts = {
-        name: {tag: sum(record[name].get(tag, 0) for record in records) for tag in _languages(parts)}
+        name: {tag: sum(record[name].get(tag, 0) for record in records) for tag in languages_of(parts)}
         for name in ("passages", "documents")
         if all(name in record for record in records)
     }

@@ -43,8 +43,13 @@ def language_ratio(model=MODEL, corpus=CORPUS, **options):
     return mw.language_ratio(model, corpus, languages=["en", "fr"], **options)
 
 
+def collect_firing(model=MODEL, corpus=CORPUS, **options):
+    options = {"document_means": True, "histograms": mw.HistogramOptions(bins=5), **OPTIONS, **options}
+    return mw.collect_firing(model, corpus, **options)
+
+
 SETS = {"fr": some_neurons(MODEL), "control": [some_neurons(MODEL, 0.2, seed) for seed in (1, 2)]}
-PASSES = {call.__name__: call for call in (detect, collect_means, effect_matrix, language_ratio)}
+PASSES = {call.__name__: call for call in (detect, collect_means, effect_matrix, language_ratio, collect_firing)}
 every_pass = pytest.mark.parametrize("call", PASSES.values(), ids=PASSES)
 
 

@@ -92,6 +92,7 @@ class Lab:
             "NeuronSpace.of": lambda: mw.NeuronSpace.of(model, fingerprint=True),
             "Stages": lambda: mw.Stages(model),
             "check_scores": lambda: mw.check_scores(model, layers=[0]),
+            "collect_firing": lambda: mw.collect_firing(model, texts, **QUIET),
             "collect_means": lambda: mw.collect_means(model, texts, **QUIET),
             "collect_samples": lambda: mw.collect_samples(model, texts),
             "detect": lambda: mw.detect(model, texts, **QUIET),
