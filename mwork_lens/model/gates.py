@@ -72,7 +72,7 @@ def _tried(model: HookedModel) -> list[Gate]:
 def _gate(model: HookedModel, layer: int, places: dict[str, str], seen: dict[str, Tensor]) -> Gate:
     pre, linear, post = (seen.get(places[each]) for each in (PRE, LINEAR, POST))
     module: Any = original(model.blocks[layer].mlp)
-    functions = [function for name in FUNCTIONS if callable(function := getattr(module, name, None))]
+    functions: list[Any] = [each for name in FUNCTIONS if callable(each := getattr(module, name, None))]
     if pre is not None and post is not None and pre.shape == post.shape and functions:
         products = functions[0](pre)
         if linear is not None:

@@ -92,7 +92,8 @@ def collect_firing(
     if histograms:
         _require_histograms(histograms, space, encoded, batch_size, shard)
     settings = {"max_tokens": max_tokens, "dtype": str(dtype_of(model)), "corpus": encoded.corpus.describe()}
-    run = _Run(model, space, settings, batch_size, shard, checkpoint and user_path(checkpoint), progress)
+    folder = None if checkpoint is None else user_path(checkpoint)
+    run = _Run(model, space, settings, batch_size, shard, folder, progress)
     firing = run.counted(encoded, document_means)
     return run.with_histograms(firing, _first(encoded, histograms.tokens), histograms) if histograms else firing
 
