@@ -17,13 +17,15 @@ from .lens import LanguageRatio, NeuronCards, inspect, language_ratio, latent_la
 from .lens.vocabulary import identifier_accuracy, label_vocabulary
 from .measures import LayerMeasure, Measure
 from .model import ContentPositions, load_model
-from .neurons import NeuronSet, NeuronSpace, Stages, ablate, edit_weights, load_lape, load_released
+from .neurons import NeuronSet, NeuronSpace, Stages, ablate, edit_weights
+from .neurons.interop import load_lape, load_neurons, load_released, save_neurons
 from .tasks import TaskResult, load_questions
 from .text import Corpus, load_corpus
 from .tuning import NeuronDelta, Tuned, export_edited, export_tuned, tune, tuning_effects
 
 __all__ = ["ContentPositions", "Corpus", "describe_corpus", "load_corpus", "load_model", "plots"]
-__all__ += ["LayerMeasure", "Measure", "NeuronSet", "NeuronSpace", "Stages", "load_lape", "load_released"]
+__all__ += ["LayerMeasure", "Measure", "NeuronSet", "NeuronSpace", "Stages"]
+__all__ += ["load_lape", "load_neurons", "load_released", "save_neurons"]
 __all__ += ["Activations", "Detection", "check_scores", "collect_means", "collect_samples", "detect", "importance"]
 __all__ += ["Firing", "HistogramOptions", "collect_firing"]
 __all__ += ["all_controls", "matched_control", "other_control", "random_control", "shared_control", "top_control"]

@@ -185,7 +185,8 @@ def detect(
             (at least one).
         threshold: instead of ``top``: active if the score is at least this (the paper's ε).
         formulation: ``"exact"``, ``"paper"`` (query and key neurons after rotation), ``"released"`` (what the authors'
-            code computes; ``measure`` does not matter) or a :class:`Measure`.
+            code computes, but for the root of a sum of squares, the BOS, which they count, and sets of ``k`` and ``v``,
+            which they cut by query heads; ``measure`` does not matter) or a :class:`Measure`.
         scope: ``"layer"``, or ``"model"``: the top fraction of a site over all layers, so that how many neurons a
             layer has is a result and not a setting. There ``v`` and ``mlp`` are compared as shares of the residual
             stream (score over its rms at that layer), and every score is computed exactly.

@@ -155,6 +155,19 @@ class NeuronSet(Result, kind="neuron_set"):
             neuron_set.masks[site][layer, neuron] = True
         return neuron_set
 
+    @classmethod
+    def from_frame(cls, space: NeuronSpace, frame: pd.DataFrame, **origin: Any) -> "NeuronSet":
+        """From a table with a row per neuron, as :meth:`to_frame` gives it: columns layer, site and neuron.
+
+        Raises:
+            ValueError: for a table without these columns, or a neuron that the model does not have.
+        """
+        names = ["layer", "site", "neuron"]
+        if missing := [name for name in names if name not in frame.columns]:
+            raise ValueError(f"The table has no column {missing[0]!r}; its columns are {', '.join(map(str, frame))}.")
+        rows = frame[names].itertuples(index=False, name=None)
+        return cls.from_list(space, ((_whole(layer), site, _whole(neuron)) for layer, site, neuron in rows), **origin)
+
     def _combine(self, other: "NeuronSet", name: Operation, operation: Callable[..., Tensor]) -> "NeuronSet":
         if not isinstance(other, NeuronSet):
             return NotImplemented
@@ -269,6 +282,13 @@ class NeuronSet(Result, kind="neuron_set"):
             shape, expected = tuple(values[site].shape) if site in values else None, tuple(mask.shape)
             if mask.any() and shape != expected:
                 raise ValueError(f"values of {site} have shape {shape}, where {self.space.model} has {expected}.")
+
+
+def _whole(value: Any) -> int:
+    """A number of a table; a ValueError for one that is not whole."""
+    if pd.isna(value) or isinstance(value, str) or value != int(value):
+        raise ValueError(f"{value!r} is not the number of a layer or neuron.")
+    return int(value)
 
 
 def warn_of_other_weights(model: HookedModel, sets: Iterable[NeuronSet]) -> None:

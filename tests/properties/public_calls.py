@@ -66,6 +66,7 @@ class Lab:
             (folder / f"mgsm_{language}.tsv").write_text("\n".join(lines) + "\n")
         (folder / "released").write_text("\n".join(["{0: {1, 2}, 1: {3}, 2: {0}}"] * 5))
         torch.save([[torch.tensor([i]) for i in range(3)]], folder / "lape.pth")
+        (folder / "sets.json").write_text('{"fr": [[0, 1]]}')
         self._runs = 0
 
     def new_folder(self) -> Path:
@@ -163,6 +164,7 @@ class Lab:
             "export_tuned": export_tuned,
             "load_lape": lambda: mw.load_lape(self.folder / "lape.pth", model, ["fr"]),
             "load_model": lambda: mw.load_model(self.theirs, tokenizer=tokenizer, device="cpu"),
+            "load_neurons": lambda: mw.load_neurons(self.folder / "sets.json", model),
             "load_released": lambda: mw.load_released(self.folder / "released", model),
             "run_task_experiment": partial(self._task, options),
         }

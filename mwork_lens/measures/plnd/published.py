@@ -68,7 +68,10 @@ def released(model: HookedModel, layer: int) -> Sequence[LayerMeasure]:
       with grouped heads almost all of these are other neurons' scores.
 
     Sums over positions are not divided by length. What is left out: that Mistral ran without a causal mask, and that
-    documents which ran out of memory were dropped.
+    documents which ran out of memory were dropped. Three more differences: their change of a pattern is the sum of
+    squares, of which the root here has the same order; they count the BOS, and here only ordinary tokens count; and of
+    ``k`` and ``v`` they take the top and intersect documents by query-head index and map to key heads last, so that
+    their sets are others.
 
     Raises:
         ValueError: as :func:`parallel`.
