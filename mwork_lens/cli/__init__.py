@@ -12,6 +12,7 @@ import typer
 
 from .. import __version__
 from ..settings import TASK_EXPERIMENTS
+from ..store import processes
 from .commands import bench, demo, detect, effects, plan, ratio, report, tune
 from .experiments import corpus, enhancement, language_ratio, layer_sweep, neuron_counts, overlap, task_command
 from .merging import merge
@@ -26,7 +27,7 @@ app.add_typer(experiment, name="experiment")
 
 _TASKS = [task_command(name, each.item) for name, each in TASK_EXPERIMENTS.items()]
 for _command in (demo, detect, merge, effects, ratio, tune, report, bench, plan):
-    add_command(app, _command)
+    add_command(app, _command, shared=_command not in (merge, tune, bench, plan))
 for _command in (language_ratio, layer_sweep, *_TASKS, corpus, overlap, neuron_counts, enhancement):
     add_command(experiment, _command)
 
@@ -47,7 +48,13 @@ def _app(version: Annotated[bool, _VERSION] = False) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; whatever goes wrong ends in one clear line and exit code 2."""
+    """Run the command line; whatever goes wrong ends in one clear line and exit code 2.
+
+    Of several processes the first speaks, but for errors, of which the first to come is said.
+    """
+    errors = sys.stderr
+    if not processes.is_first():
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end of the process)
     for stream in (sys.stdout, sys.stderr):
         # a character that the terminal or file does not have must not end the work
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -62,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(130)
         if os.environ.get(TRACEBACK):
             raise
-        print(f"mwork-lens: {_in_one_line(error)}", file=sys.stderr)
+        if processes.is_first_to_say("error"):
+            print(f"mwork-lens: {_in_one_line(error)}", file=errors)
         sys.exit(2)
 
 

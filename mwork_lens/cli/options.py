@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 import mwork_lens as mw
 
 from ..settings import NO_OPTION, OptionalNames, Reader, TaskOptions
+from ..store import processes
 
 _FIELD = re.compile(r'^    (\w+): (?:[^\n]*? = (\w+)\.\w+|[^\n]*)\n(?:    """(.*?)""")?', re.MULTILINE | re.DOTALL)
 
@@ -31,14 +32,25 @@ Paths = Sequence[Path]
 """What a command wrote."""
 
 
-def add_command(app: typer.Typer, function: Callable[..., Paths]) -> None:
+def add_command(app: typer.Typer, function: Callable[..., Paths], *, shared: bool = True) -> None:
     """A command with one option per field of the dataclasses that the function takes; it prints what was written.
 
     In the annotation of such a parameter, strings name fields that are not options of this command, and a dict has
-    defaults of its own.
+    defaults of its own. Processes that do not have the command ``shared`` leave it to the first of them.
     """
-    command: Any = functools.partial(_Command, function)
+    command: Any = functools.partial(_Command, function if shared else _by_first(function))
     app.command(function.__name__.replace("_", "-"), cls=command, help=inspect.getdoc(function))(lambda: None)
+
+
+def _by_first(function: Callable[..., Paths]) -> Callable[..., Paths]:
+    @functools.wraps(function)
+    def run(**settings: Any) -> Paths:
+        if not processes.is_first():
+            return []
+        with processes.alone():
+            return function(**settings)
+
+    return run
 
 
 class _Command(TyperCommand):
@@ -176,6 +188,9 @@ class Run:
         return self._opened(name, require_resumable)
 
     def _opened(self, name: str, require: Callable[[Path], Path]) -> Path:
+        return Path(processes.from_first(lambda: str(self._opened_here(name, require))))
+
+    def _opened_here(self, name: str, require: Callable[[Path], Path]) -> Path:
         outputs = _outputs.get()
         if self.output is not None:
             return outputs.enter_context(mw.store.output_directory(require(self.output)))

@@ -18,6 +18,7 @@ from ..model.blocks import layers_apart
 from ..model.state import hooks_of
 from ..model.wide_weights import wide_block
 from ..neurons import NeuronSpace
+from ..store.processes import hidden
 from ..text import check_arguments
 from .checks import Check, Scores, layer_checks
 from .far_checks import PLACES, far_replays, far_scores
@@ -71,7 +72,7 @@ def check_scores(
     length = length or check_lengths(model, LONGEST + 1)[-1]
     NeuronSpace.of(model)  # refuses models whose neurons have no fixed place
     chosen, checks = require_layers(model, layers), []
-    with tqdm(total=len(chosen), desc="checking", unit="layer", disable=not progress) as bar:
+    with tqdm(total=len(chosen), desc="checking", unit="layer", disable=hidden(progress)) as bar:
         for check in _checks(model, measure, None, chosen, length):
             bar.update(chosen.index(check.layer) + 1 - bar.n)
             checks.append(asdict(check))

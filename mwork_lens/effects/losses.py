@@ -35,6 +35,7 @@ from ..model.shards import part_of
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..settings import Overlap
 from ..store import digest, user_path
+from ..store.processes import hidden
 from ..text import Document, SeenDocuments, as_corpus, check_arguments, standard_tag, unknown_words_said
 from .joining import concat_passages
 from .matrix import BASELINE, TUNED, EffectMatrix
@@ -289,12 +290,13 @@ def _add_losses(
     progress: bool,
 ) -> None:
     """Read what is left of the plan for every row and draw, of which the tally has a reducer each."""
-    total = sum(map(len, rows.values())) * plan.documents
-    with settled(model), tqdm(total=total, unit="doc", disable=not progress) as bar:
+    lefts = {name: tally.left(plan, name) for name in tally.parts}
+    total = sum(left.documents for left in lefts.values())
+    with settled(model), tqdm(total=total, unit="doc", disable=hidden(progress)) as bar:
         for name, draws in rows.items():
             bar.set_description(f"{mode}: {name}")
             for i, (context, _) in enumerate(draws):
-                left = tally.left(plan, reducer := f"{i} {name}")
+                left = lefts[reducer := f"{i} {name}"]
                 bar.update(left.documents_done)
                 with context if left.documents_done < left.documents else nullcontext():
                     for batch, states in stream(model, left, progress=bar):

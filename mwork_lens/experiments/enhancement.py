@@ -27,6 +27,7 @@ from ..neurons import NeuronSet
 from ..report import Section
 from ..settings import TUNED_ARMS, EnhancementConfig
 from ..store import user_path
+from ..store.processes import hidden
 from ..tasks import ENGLISH, TASKS, load_questions
 from ..text import Corpus, SeenDocuments
 from ..tuning import Diverged, tune
@@ -86,7 +87,7 @@ def enhancement(
         runner.neurons(*pair, config.seeds[0])  # refuses what cannot be tuned before anything is
     trials, rates = len(config.rates), bool(config.rates) + (config.paper_rate is not None)
     of_pair = (trials if trials > 1 else 0) + len(config.documents) * len(config.seeds) * rates
-    with tqdm(unit="run", disable=not progress, total=1 + len(pairs) * of_pair) as runner.bar:
+    with tqdm(unit="run", disable=hidden(progress), total=1 + len(pairs) * of_pair) as runner.bar:
         original = runner.load_or_run("original", lambda: RunResult(None, runner.losses(texts), {}))
         own = {language: {} for language in config.languages}
         for language, arm in pairs:

@@ -20,7 +20,18 @@ import plotly.graph_objects as go
 from ..detection import Detection
 from ..model.fingerprint import UNKNOWN, require_same_model
 from ..report import Section, write_figures, write_page
-from ..store import Result, as_json, folded, only_writer, require_free, require_same, user_path, versions, write_text
+from ..store import (
+    Result,
+    as_json,
+    folded,
+    only_writer,
+    processes,
+    require_free,
+    require_same,
+    user_path,
+    versions,
+    write_text,
+)
 
 SETTINGS = "settings.json"
 NEWER = ("documents", "limit", "held_out", "held_out_part", "fingerprint")
@@ -38,15 +49,18 @@ def load_or_run(path: Path, kind: type[Piece], make: Callable[..., Piece], *argu
     """The result at ``path``, made and saved there first if it is not there: so that a run resumes piece by piece.
 
     What has a ``checkpoint`` also resumes within a piece; that is in a folder next to it, until the piece is saved.
+    Several processes make it together, and the first saves it.
     """
     checkpoint = path.with_name(f"{path.name}.checkpoint")
-    if not path.exists():
+    if not processes.from_first(path.exists):
         if "checkpoint" in inspect.signature(make).parameters:
             options["checkpoint"] = checkpoint
         piece = make(*arguments, **options)
         with contextlib.suppress(FileExistsError):  # another process with these settings has made it in the meantime
             piece.save(path)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    if processes.is_first():
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    processes.wait_for_all()
     return kind.load(path)
 
 
@@ -103,7 +117,7 @@ class ResultsFolder:
         path = require_resumable(path)
         record = as_json({"experiment": name, **settings})
         path.mkdir(parents=True, exist_ok=True)
-        with only_writer(path):
+        with processes.first_before_others(), only_writer(path):
             if (saved := _read_settings(path)) is not None:
                 record |= _require_resumed(saved, record, path)
             else:

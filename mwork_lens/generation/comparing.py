@@ -15,6 +15,7 @@ from ..model import ForwardHook, HookedModel, ModelRecord, encode, hooked, model
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
 from ..store import Result, require_record, storable
+from ..store.processes import hidden
 from ..text import ONE_TOKEN, Identifier, as_corpus, as_names, check_arguments, identifier, warn_of_unknown
 from ..text.choices import require_choice
 from .completions import generate
@@ -173,7 +174,7 @@ def generations(
     by_language = {name: [ids for (of, _), ids in zip(flat, encoded, strict=True) if of == name] for name in corpus}
     warn_of_unknown(model.tokenizer, by_language, effect=ONE_TOKEN, stacklevel=3)
     rows: list[Generation] = []
-    with settled(model), tqdm(contexts.items(), desc="generating", disable=not progress) as bar:
+    with settled(model), tqdm(contexts.items(), desc="generating", disable=hidden(progress)) as bar:
         for name, context in bar:
             with context:
                 completions = generate(model, encoded, **options)

@@ -16,6 +16,7 @@ from ..model import HookedModel, device_of, dtype_of, encode, end_ids, settled, 
 from ..model.architecture import rope_boundaries
 from ..model.decoding import Decoder, decoder
 from ..model.unembedding import require_numbers
+from ..store.processes import hidden
 from ..text import ONE_TOKEN, Document, as_documents, check_arguments, warn_of_unknown
 from .own_settings import own_stop_strings, warn_of_settings
 
@@ -98,7 +99,7 @@ def generate(
     )
     groups = _groups(lengths, batch_size, max_new_tokens, turns)
     completions: dict[int, Completion] = {}
-    with settled(model), tqdm(groups, desc="generating", unit="batch", disable=not progress) as bar:
+    with settled(model), tqdm(groups, desc="generating", unit="batch", disable=hidden(progress)) as bar:
         for rows in bar:
             batch, reader = [encoded[i] for i in rows], decoder(model, len(rows), use_cache=use_cache)
             logits = reader.advance(*left_padded(batch, device_of(model)))

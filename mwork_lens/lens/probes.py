@@ -32,6 +32,7 @@ from ..model import (
 from ..neurons import weight_processing
 from ..statistics import Estimate, interval_words
 from ..store import Result, require_record
+from ..store.processes import hidden
 from ..text import ONE_TOKEN, as_names, check_arguments, fold_case, read_rows, require_language, warn_of_unknown
 from ..text.choices import listed
 from .language_ratio import by_layer
@@ -256,7 +257,7 @@ def latent_languages(
     words = {tag: _ordinary(model, [word for probe in probes for word in probe.answers[tag]]) for tag in tags}
     warn_of_unknown(model.tokenizer, {"the prompts": encoded, **words}, effect=ONE_TOKEN, stacklevel=3)
     starts = [_starts(model, {tag: probe.answers[tag] for tag in tags}, i) for i, probe in enumerate(probes)]
-    bar = tqdm(zip(encoded, starts, strict=True), total=len(probes), unit="probe", disable=not progress)
+    bar = tqdm(zip(encoded, starts, strict=True), total=len(probes), unit="probe", disable=hidden(progress))
     measured = [_probe(model, ids, begins, normalize) for ids, begins in bar]
     settings = {**model_record(model), "processing": weight_processing(model), "normalize": normalize}
     probability, rank, entropy = (torch.stack(parts) for parts in zip(*measured, strict=True))

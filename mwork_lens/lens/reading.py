@@ -32,6 +32,7 @@ from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
 from ..neurons import weight_processing
 from ..store import digest
+from ..store.processes import hidden
 from ..text import Corpus, Document, Identifier, check_arguments, require_language
 from ..text.choices import listed
 from .language_ratio import LanguageRatio
@@ -129,10 +130,10 @@ def language_ratio(
         return pass_record("ratio", model, plan, {**asked, "labels": digest([labels.names, labels.labels])})
 
     with tallied({"reading": reading}, checkpoint, record) as tally:
-        chance = _read(lens, tally, plan, masks, draws, progress)
+        _read(lens, tally, plan, masks, draws, progress)
     return LanguageRatio(
         counts=reading.counts,
-        chance=chance,
+        chance=_chance(lens, reading),
         vocabulary=torch.tensor(list(labels.shares().values()), dtype=torch.float64),
         layers=lens.layers,
         names=labels.names,
@@ -142,10 +143,8 @@ def language_ratio(
     )
 
 
-def _read(
-    lens: "Lens", tally: Tally["Reading"], plan: Plan, masks: Masks, draws: "Draws", progress: bool
-) -> Float[Tensor, "layer direction label"]:
-    """Add what the states of the batches that are left decode to; returns what random directions decode to."""
+def _read(lens: "Lens", tally: Tally["Reading"], plan: Plan, masks: Masks, draws: "Draws", progress: bool) -> None:
+    """Add what the states of the batches that are left decode to."""
     running, layers = Running(), []  # of the running batch
 
     def read(layer: int, activation: Tensor, hook: Any = None) -> Tensor:
@@ -161,18 +160,19 @@ def _read(
         return replace(batch, content=pad_sequence(of_rows, batch_first=True))
 
     hooks = [(stream_hook(layer), partial(read, i)) for i, layer in enumerate(lens.layers)]
-    [(name, reading)], left = tally.parts.items(), tally.left(plan)
-    total, done = sum(map(len, masks.values())), left.documents_done
-    new_bar = tqdm(total=total, initial=done, unit="prompt", disable=not progress)
-    with settled(lens.model), new_bar as bar:
+    [name], left = tally.parts, tally.left(plan)
+    with tqdm(total=left.documents, initial=left.documents_done, unit="prompt", disable=hidden(progress)) as bar:
         for batch, _ in stream(lens.model, map(with_masks, left), hooks, running, progress=bar):
             bar.set_description(f"reading {batch.language}")
             tally.add(name, batch, layers)
             layers.clear()
-        bar.set_description("reading random directions")
-        with torch.inference_mode():
-            rows = (rows.to(lens.model.unembed.W_U) for rows in reading.directions(lens.layers))
-            return torch.stack([lens(each).double().cpu() for each in rows])
+
+
+def _chance(lens: "Lens", reading: "Reading") -> Float[Tensor, "layer direction label"]:
+    """What random directions decode to."""
+    with settled(lens.model), torch.inference_mode():
+        rows = (rows.to(lens.model.unembed.W_U) for rows in reading.directions(lens.layers))
+        return torch.stack([lens(each).double().cpu() for each in rows])
 
 
 @dataclass(frozen=True)

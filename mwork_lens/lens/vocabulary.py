@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..model import MAX_TOKENS, Encoded, HookedModel
-from ..store import Result, cache_directory, require_record
+from ..store import Result, cache_directory, processes, require_record
 from ..text import (
     OTHER,
     SHARED,
@@ -124,16 +124,17 @@ def label_vocabulary(
         return TokenLanguages(_labels(model, identify, candidates), names, settings)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_directory() / "token-languages" / key
-    if path.is_dir():
-        return TokenLanguages(TokenLanguages.load(path).labels.long(), names, settings)
-    logger.info("Identifying the language of %s tokens once (up to a minute) ...", f"{model.cfg.d_vocab:,}")
-    labels = _labels(model, identify, candidates)
-    try:
-        TokenLanguages(labels.to(torch.int16), names, settings).save(path)
-    except FileExistsError:
-        pass  # another process has written the same in the meantime
-    except OSError as error:
-        logger.warning("The labels could not be written to %s (%s); they will be identified again.", path, error)
+    with processes.first_before_others():
+        if path.is_dir():
+            return TokenLanguages(TokenLanguages.load(path).labels.long(), names, settings)
+        logger.info("Identifying the language of %s tokens once (up to a minute) ...", f"{model.cfg.d_vocab:,}")
+        labels = _labels(model, identify, candidates)
+        try:
+            TokenLanguages(labels.to(torch.int16), names, settings).save(path)
+        except FileExistsError:
+            pass  # another process has written the same in the meantime
+        except OSError as error:
+            logger.warning("The labels could not be written to %s (%s); they will be identified again.", path, error)
     return TokenLanguages(labels, names, settings)
 
 

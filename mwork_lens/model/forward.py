@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from ..store.processes import hidden
 from ..text import Corpus, Document, as_corpus, fault_of, warn_of_unknown
 from .architecture import (
     HookedModel,
@@ -145,8 +146,18 @@ class Plan:
         return len(self.groups)
 
     def __iter__(self) -> Iterator[TokenBatch]:
+        return (self.batch(number) for number in self.left)
+
+    @property
+    def left(self) -> list[int]:
+        """The numbers of the batches that are to run in this process."""
         others = self.done | self.elsewhere
-        return (self.batch(number) for number in range(len(self)) if number not in others)
+        return [number for number in range(len(self)) if number not in others]
+
+    def cost(self, number: int) -> int:
+        """The tokens of a batch, with its padding."""
+        language, rows = self.groups[number]
+        return len(rows) * len(self.encoded[language][rows[-1]])  # the last is the longest
 
     def without(self, numbers: Iterable[int]) -> "Plan":
         """The same plan, of which these batches ran before."""
@@ -316,7 +327,7 @@ def stream(
         require_same_readout(model)
     total, done = (batches.documents, batches.documents_done) if isinstance(batches, Plan) else (None, 0)
     description = progress if isinstance(progress, str) else None
-    new_bar = tqdm(total=total, initial=done, unit="doc", desc=description, disable=description is None)
+    new_bar = tqdm(total=total, initial=done, unit="doc", desc=description, disable=hidden(description))
     with settled(model), nullcontext(progress) if isinstance(progress, tqdm) else new_bar as bar:
         for batch in batches:
             running.batch = batch = batch.to(device)

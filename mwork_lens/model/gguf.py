@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..store import atomic_directory, cache_directory, temporary_directory, user_path
+from ..store import atomic_directory, cache_directory, processes, temporary_directory, user_path
 from .checkpoints import quiet_transformers, read_model, read_tokenizer
 
 logger = logging.getLogger("mwork_lens")
@@ -46,8 +46,13 @@ def source_directory(source: str | Path) -> str | Path:
 def _from_gguf(stem: str, sha256: str, assemble: Callable[[Path], Path]) -> Path:
     """A float32 directory, which loads in seconds, of the file that ``assemble`` names, or makes in a folder."""
     target = cache_directory() / "gguf" / f"{stem}-{sha256[:16]}"
-    if target.exists():
-        return target
+    with processes.first_before_others():
+        if not target.exists():
+            _convert(stem, target, assemble)
+    return target
+
+
+def _convert(stem: str, target: Path, assemble: Callable[[Path], Path]) -> None:
     try:
         import gguf  # noqa: F401  (transformers reads GGUF through it)
     except ImportError as error:
@@ -65,4 +70,3 @@ def _from_gguf(stem: str, sha256: str, assemble: Callable[[Path], Path]) -> Path
         with quiet_transformers(), atomic_directory(target, first_wins=True) as building:
             model.save_pretrained(building)
             tokenizer.save_pretrained(building)
-    return target

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..store import user_path
+from ..store import processes, user_path
 from ..text import check_arguments
 from .architecture import HookedModel, require_hooked
 from .blocks import require_attention
@@ -132,7 +132,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     from transformer_lens.utilities.devices import get_device
 
     try:
-        place = torch.device(get_device() if device is None else device)
+        place = torch.device((processes.default_device() or get_device()) if device is None else device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, TypeError) as error:
         there = "'cpu' or 'cuda'" if torch.cuda.is_available() else "'cpu'"

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from types import EllipsisType
 from typing import Any
 
@@ -126,6 +127,11 @@ class Reducer(Result):
         mask[batch.number] = True
         self._claim(self.plan, batch.language if self.language else "", mask)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that is in it, as the tensors that merging changes."""
+        return [tensor for field in fields(self) for tensor in _tensors(getattr(self, field.name))]
+
     def merge(self, other: "Reducer") -> None:
         """Add what another reducer holds, or nothing.
 
@@ -150,6 +156,14 @@ class Reducer(Result):
         if twice:
             raise ValueError(f"Batch {twice[0]} of plan {plan} would count twice.")
         self.batches.logical_or_(batches)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif not isinstance(value, str):
+        parts = value if isinstance(value, Mapping) else vars(value)
+        yield from chain.from_iterable(map(_tensors, parts.values()))
 
 
 def _add(ours: Any, theirs: Any) -> None:

@@ -1,6 +1,11 @@
-"""A pass over a plan's batches that goes on where it was stopped: what they add up to is kept in a folder."""
+"""A pass over a plan's batches that goes on where it was stopped: what they add up to is kept in a folder.
+
+Several processes (see :mod:`mwork_lens.store.processes`) deal out what is left of it. Each keeps what it adds up; what
+a stopped pass has left is the first one's; in the end all have the sum of all.
+"""
 
 import contextlib
+import copy
 import json
 import logging
 import math
@@ -9,14 +14,17 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
-from ..store import as_json, output_directory, require_same, user_path, versions, write_text
+from ..store import as_json, digest, output_directory, processes, require_same, user_path, versions, write_text
 from .architecture import HookedModel, device_of
+from .dealing import share_of
 from .fingerprint import require_same_model
 from .forward import Plan
 from .interrupts import Interrupts
@@ -28,8 +36,8 @@ SHARE = 0.01
 """Of the time, which writing takes at most: where one write takes longer, the next comes later."""
 RECORD = "pass.json"
 """What decides the numbers: a folder with this file holds the checkpoint of a pass."""
-_PART = re.compile(r"(\d{4,})-(\d+)")
-"""Number of a reducer, and of the batches that are in it."""
+_PART = re.compile(r"(\d{4,})-(\d+)(?:-(\d+))?")
+"""Number of a reducer, how many batches are in it, and the number of the process (none for the first)."""
 _LEFT = re.compile(rf"\.({_PART.pattern}|{re.escape(RECORD)})\..*")
 """What a process leaves that is killed while it writes one."""
 Part = TypeVar("Part", bound=Reducer)
@@ -41,19 +49,22 @@ class Tally(Generic[Part]):
 
     def __init__(self, parts: Mapping[str, Part]) -> None:
         self.parts = dict(parts)
+        self._done = {name: part.batches.clone() for name, part in parts.items()}
         self._folder: Path | None = None
         self._interrupts = Interrupts(self._save)
         self._unwritten: set[str] = set()
         self._changing = ""
         self._due, self._written = USUAL, 0.0
         self._full = False
+        self._whole = False
 
     def left(self, plan: Plan, name: str | None = None) -> Plan:
-        """The batches that are not in the reducer of this name yet, or in none."""
-        done = torch.zeros(len(plan), dtype=torch.bool)
-        for part in self.parts.values() if name is None else [self.parts[name]]:
-            done |= part.batches
-        return plan.without(done.nonzero().flatten().tolist())
+        """The batches that are not in the reducer of this name yet, or in none: of several processes, this one's."""
+        names = list(self.parts) if name is None else [name]
+        left = plan.without(_numbers(self._done[each] for each in names))
+        if (of := processes.count()) > 1:
+            left = share_of(left, processes.number(), of, first=list(self.parts).index(names[0]))
+        return left.without(_numbers(self.parts[each].batches for each in names))
 
     def add(self, name: str, *observed: Any) -> None:
         """Update a reducer with what was observed of a batch, and write where that is due."""
@@ -65,26 +76,50 @@ class Tally(Generic[Part]):
             if self._folder is not None and time.monotonic() >= self._written + self._due:
                 self._save()
 
+    def begin(self) -> None:
+        """Have the same batches done in all processes: those that are in the first one's reducers.
+
+        Raises:
+            ValueError: for processes that do not run the same pass.
+        """
+        made = [[name, part.plan, part.language, part.made_with] for name, part in self.parts.items()]
+        if len(set(processes.gathered(digest(made)))) > 1:
+            raise ValueError("The processes do not run the same pass: all must call it with the same model and text.")
+        processes.share([done.copy_(self.parts[name].batches) for name, done in self._done.items()], source=0)
+
+    def end(self) -> None:
+        """Add the reducers of all processes together, in all of them."""
+        for part in self.parts.values() if processes.count() > 1 else ():
+            own = copy.deepcopy(part)
+            for source in range(processes.count()):
+                theirs = own if source == processes.number() else copy.deepcopy(own)
+                processes.share(theirs.tensors, source)
+                if theirs is not own:
+                    part.merge(theirs)
+
     @contextlib.contextmanager
     def kept(self, folder: Path, record: Mapping[str, Any]) -> Iterator[None]:
         """Go on from what is in a folder, and write there: now and then, on a signal, and at the end of the block."""
         self._seconds = self._due = seconds_between()
         self._folder, self._record = folder, record
-        self._read(folder, record)
+        if processes.is_first():
+            self._read(folder, record)
+        self.begin()
         self._written = time.monotonic()
         with self._interrupts:
             try:
                 yield
+                if processes.count() > 1:
+                    self._save_at_the_end()
+                    self.end()
+                    self._whole, self._unwritten = True, set(self.parts if processes.is_first() else ())
             except BaseException as error:
                 if not self._full:
                     self._save()
                 if isinstance(error, KeyboardInterrupt | SystemExit):
                     logger.info("Stopped. The same call goes on from %s.", folder)
                 raise
-            try:
-                self._save()
-            except OSError as error:  # everything was read, and the result is worth more than its checkpoint
-                warnings.warn(str(error), stacklevel=4)
+            self._save_at_the_end()
 
     def _read(self, folder: Path, record: Mapping[str, Any]) -> None:
         """What was tallied before; other things in the folder, and other runs, are refused."""
@@ -96,23 +131,38 @@ class Tally(Generic[Part]):
             saved = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{folder / RECORD} is damaged: {error}") from error
-        found = self._found(folder)
-        if found:
+        if states := self._states(folder):
             _require_same_pass(saved, record, folder)
         else:
             (folder / RECORD).unlink()
-        for name, path in found.items():
-            self.parts[name].merge(type(self.parts[name]).load(path))
-        _remove_others(folder, {RECORD, *(path.name for path in found.values())})
+        for name, paths in states.items():
+            for path in paths:
+                state = type(part := self.parts[name]).load(path)
+                if (state.batches & ~part.batches).any():  # else a process was killed that had added it to its own
+                    part.merge(state)
+        self._whole, self._unwritten = True, {name for name, paths in states.items() if len(paths) > 1}
+        self._save()
+        self._whole = False
+        _remove_others(folder, {RECORD, *(path.name for paths in self._states(folder).values() for path in paths)})
 
-    def _found(self, folder: Path) -> dict[str, Path]:
-        """By name, the last state of each reducer that was written."""
+    def _states(self, folder: Path) -> dict[str, list[Path]]:
+        """By name, the last state of the reducer that each process has written, that with the most batches first."""
         names, last = list(self.parts), {}
         numbers = [found for entry in folder.iterdir() if (found := _PART.fullmatch(entry.name))]
         for found in sorted(numbers, key=lambda found: int(found[2])):
             if int(found[1]) < len(names):
-                last[names[int(found[1])]] = folder / found[0]
-        return last
+                last[names[int(found[1])], found[3]] = folder / found[0]
+        states: dict[str, list[Path]] = {}
+        for (name, _), path in sorted(last.items(), key=lambda item: -_batches_in(item[1])):
+            states.setdefault(name, []).append(path)
+        return states
+
+    def _save_at_the_end(self) -> None:
+        """Everything was read, and the result is worth more than its checkpoint."""
+        try:
+            self._save()
+        except OSError as error:
+            warnings.warn(str(error), stacklevel=5)
 
     def _save(self) -> None:
         """Write the reducers that have changed, each whole or not at all."""
@@ -133,15 +183,18 @@ class Tally(Generic[Part]):
         self._due = max(self._seconds, (self._written - start) / SHARE) if self._seconds else 0.0
 
     def _write(self, folder: Path, name: str) -> None:
-        if not (folder / RECORD).exists():
-            write_text(folder / RECORD, json.dumps(self._record, indent=1, ensure_ascii=False) + "\n")
         part, number = self.parts[name], list(self.parts).index(name)
-        target = folder / f"{number:04d}-{int(part.batches.sum())}"
-        if not target.exists():
-            part.save(target)
+        process = None if processes.is_first() else str(processes.number())
+        target = folder / "-".join([f"{number:04d}", str(int(part.batches.sum())), *filter(None, [process])])
+        with processes.alone():  # each keeps its own
+            if not (folder / RECORD).exists():
+                write_text(folder / RECORD, json.dumps(self._record, indent=1, ensure_ascii=False) + "\n")
+            if not target.exists():
+                part.save(target)
         self._unwritten.discard(name)
         for entry in folder.glob(f"{number:04d}-*"):
-            if entry != target:
+            state = _PART.fullmatch(entry.name)
+            if state and entry != target and (self._whole or state[3] == process):
                 shutil.rmtree(entry)
 
 
@@ -155,6 +208,8 @@ def tallied(
     write takes more than 1 % of that), on Ctrl-C and SIGTERM, and at the end, however that comes. Nothing is written
     without a checkpoint.
 
+    Of several processes each adds the batches that :meth:`Tally.left` gives it; after the block all reducers are whole.
+
     Args:
         parts: reducers without batches, by name.
         checkpoint: a folder that is new, empty or of the same pass.
@@ -167,7 +222,9 @@ def tallied(
     """
     tally = Tally(parts)
     if checkpoint is None:
+        tally.begin()
         yield tally
+        tally.end()
         return
     with output_directory(user_path(checkpoint)) as folder, tally.kept(folder, as_json(record())):
         yield tally
@@ -201,6 +258,14 @@ def _require_same_pass(saved: Mapping[str, Any], record: Mapping[str, Any], fold
     require_same({"pass": saved.get("pass")}, {"pass": record["pass"]}, folder)
     require_same_model(saved, record, folder, stacklevel=6)
     require_same(saved, record, folder)
+
+
+def _numbers(masks: Iterable[Bool[Tensor, " batch"]]) -> list[int]:
+    return torch.stack([*masks]).any(0).nonzero().flatten().tolist()
+
+
+def _batches_in(state: Path) -> int:
+    return int(state.name.split("-")[1])
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

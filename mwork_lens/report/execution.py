@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store import atomic_file, user_path
+from ..store.processes import is_first
 from .helpers import helper_environment
 
 SECONDS_TO_START, SECONDS_PER_CELL = 60, 900
@@ -57,9 +58,12 @@ def execute(
 
     Whatever kernels are installed, it runs in this interpreter, in a process that ends with this call, together with
     all that it has started. Raises what :func:`read_notebook` raises, and a ValueError for a cell that fails, takes
-    longer than ``timeout`` seconds or ends the process: the notebook up to there is at ``path``.
+    longer than ``timeout`` seconds or ends the process: the notebook up to there is at ``path``. Of several processes
+    the first does it.
     """
     content, path = read_notebook(notebook), user_path(path)
+    if not is_first():
+        return path
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 

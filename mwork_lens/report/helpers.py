@@ -1,10 +1,11 @@
 """Processes that help with a report (a browser, a kernel): none outlives the block that it was started for."""
 
 import contextlib
-import os
 import secrets
 from collections.abc import Iterator
 from typing import Any
+
+from ..store.processes import children_environment
 
 MARK = "MWORK_LENS_HELPER"
 """A variable of the environment that whatever a helper starts inherits, wherever it moves to."""
@@ -15,7 +16,7 @@ def helper_environment() -> Iterator[dict[str, str]]:
     """An environment for helpers; whatever still runs in it when the block ends, however it ends, is killed."""
     mark = secrets.token_hex(8)
     try:
-        yield {**os.environ, MARK: mark}
+        yield {**children_environment(), MARK: mark}
     finally:
         try:
             _kill(mark)

@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..store import user_path
+from ..store.processes import is_first
 from .execution import require_extra
 from .page import Content, Html, Section, write_page
 
@@ -20,6 +21,8 @@ def render(notebook: str | Path, path: str | Path, *, title: str | None = None) 
     Its title is the notebook's first heading by default. An ImportError without the extra ``report``.
     """
     require_extra()
+    if not is_first():  # nor has this process executed it
+        return user_path(path)
     import nbformat
 
     notebook = user_path(notebook)

@@ -11,6 +11,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from ..store import atomic_file
+from ..store.processes import is_first
 from .helpers import helper_environment
 
 logger = logging.getLogger("mwork_lens")
@@ -34,7 +35,12 @@ _without_browser: list[str] = []
 
 
 def write_pictures(figures: Mapping[Path, go.Figure]) -> list[Path]:
-    """Write figures as PNG, where a browser is installed that draws them in time; the log says what is missing."""
+    """Write figures as PNG, where a browser is installed that draws them in time; the log says what is missing.
+
+    Of several processes the first writes.
+    """
+    if not is_first():
+        return []
     with tempfile.TemporaryDirectory(prefix="mwork-lens-", ignore_cleanup_errors=True) as folder:
         reason = _without_browser[0] if _without_browser else _draw(list(figures.values()), folder) if figures else ""
         drawn = {path: Path(folder, f"{number}.png") for number, path in enumerate(figures)}

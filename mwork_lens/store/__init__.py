@@ -1,5 +1,6 @@
 """Results as directories that are written whole or not at all, and checked when they are read."""
 
+from . import processes as processes
 from .agreement import as_json, digest, require_same
 from .files import (
     atomic_directory,

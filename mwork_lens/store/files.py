@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .processes import is_first
+
 _LONGEST = 200
 """Bytes of a name to which something can be added; file systems allow 255."""
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.ENOENT)
@@ -113,7 +115,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """In UTF-8, whole or not at all; what UTF-8 lacks (bytes of a path in no encoding) as JSON and Python escape it."""
+    """In UTF-8, whole or not at all; what UTF-8 lacks (bytes of a path in no encoding) as JSON and Python escape it.
+
+    Of several processes the first writes.
+    """
+    if not is_first():
+        return
     with atomic_file(path) as building:
         building.write_bytes(text.encode("utf-8", "backslashreplace"))
 
@@ -169,11 +176,14 @@ def _take_place(building: Path, path: Path, overwrite: bool) -> None:
 def only_writer(directory: Path) -> Iterator[None]:
     """Until the block ends no other process may write here: its own such block raises a FileExistsError.
 
-    The system forgets it with the process, however that ends. Blocks of one process may be inside each other.
+    The system forgets it with the process, however that ends. Blocks of one process may be inside each other. Of
+    several processes that run one program the first one's block stands for all.
     """
     try:
         import fcntl
     except ImportError:  # not on this system
+        fcntl = None
+    if fcntl is None or not is_first():
         yield
         return
     descriptor = os.open(directory, os.O_RDONLY)
@@ -202,9 +212,13 @@ def output_directory(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     """``path`` as a directory in which this process can write and no other does, tried at once.
 
     Directories that were made for it and are still empty when the block ends are removed. A FileExistsError for a file
-    at ``path`` (with ``new`` for anything); what the system says where nothing can be written.
+    at ``path`` (with ``new`` for anything); what the system says where nothing can be written. Of several processes
+    that run one program the first makes and holds it.
     """
     path = user_path(path)
+    if not is_first():
+        yield path
+        return
     made = [parent for parent in (path, *path.parents) if not os.path.lexists(parent)]
     try:
         path.mkdir(parents=True, exist_ok=not new)

@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import __version__
 from .files import atomic_directory, previous, user_path
 from .format_1 import upgraded_fields
+from .processes import is_first
 from .tree import decode, encode, fields_of, made, storable
 
 FORMAT_VERSION = 2
@@ -82,12 +83,15 @@ class Result:
         """Write to a directory that does not exist yet or is empty; an interruption leaves nothing there.
 
         ``overwrite`` replaces a directory that holds a saved result and nothing else; interrupted or killed at any
-        moment, it leaves the old or the new result for :meth:`load`.
+        moment, it leaves the old or the new result for :meth:`load`. Of several processes that torchrun has started the
+        first writes.
 
         Raises:
             FileExistsError: for a path that is not free, before anything is written.
             TypeError: for a value that has no stored form, naming the field.
         """
+        if not is_first():
+            return
         path = require_free(path, overwrite=overwrite)
         arrays, tree = dict[str, Tensor](), {}
         for name, value in fields_of(self).items():

@@ -31,6 +31,7 @@ from ..model import (
 from ..model.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries, warn_of_other_weights
 from ..store import only_writer, user_path
+from ..store.processes import hidden
 from ..text import ONE_TOKEN, remove_cut_line, warn_of_unknown, whole_lines
 from .prompts import Prompt
 from .task import Answer, Task
@@ -177,7 +178,7 @@ def run_task(
         _require_same_weights(rows.values(), record, path)
         left = [(c, [batch for batch in every if not all(_key(c, p) in rows for p in batch)]) for c, every in work]
         total, answers = (sum(len(batch) for _, batches in each for batch in batches) for each in (work, left))
-        bar = tqdm(total=total, initial=total - answers, disable=not progress)
+        bar = tqdm(total=total, initial=total - answers, disable=hidden(progress))
         start, logged = time.perf_counter(), False
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file, bar:
             for condition, batches in left:

@@ -18,6 +18,7 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, model_record, recorded_fingerprint, to_the_end
 from ..model.fingerprint import UNKNOWN
 from ..neurons import NeuronSet, NeuronSpace, selected_entries
+from ..store.processes import hidden
 from ..text import SeenDocuments
 from .delta import NeuronDelta
 from .masked import MaskedParameter, TiedWeights, training, whole_model
@@ -100,7 +101,7 @@ class TuningRun:
 
     def run(self, progress: bool) -> Tuned:
         """Take the steps that are left; after an error or interruption a set's weights are those from before."""
-        bar = tqdm(total=self.total, initial=len(self.steps), unit="step", desc="tuning", disable=not progress)
+        bar = tqdm(total=self.total, initial=len(self.steps), unit="step", desc="tuning", disable=hidden(progress))
         try:
             with bar, training(self.model, self.parts, self.ties):
                 self.measure()
