@@ -21,6 +21,7 @@ NUMBER, COUNT, ON_THIS_MACHINE = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 _LAUNCHER = (NUMBER, COUNT, ON_THIS_MACHINE, "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LAUNCHERS = ("TORCHELASTIC_", "GROUP_", "ROLE_")
 """Variables of the environment by which a process knows the others, and beginnings of the names of more."""
+_ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 _TO_MEET, _LONGEST = timedelta(hours=1), timedelta(days=30)
 """How long a process waits for the others at first, and then; it is told at once when one ends."""
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -129,7 +130,7 @@ def is_first_to_say(what: str) -> bool:
     if count() == 1:
         return True
     with _naming():
-        return _meeting().add(f"mwork_lens/{what}", 1) == 1
+        return _meeting().add(what, 1) == 1
 
 
 def _shared(content: Any, source: int) -> Any:
@@ -156,10 +157,12 @@ def _naming() -> Iterator[None]:
 
 @functools.cache
 def _meeting() -> Any:
-    """The store at which torchrun lets its processes meet."""
+    """The store at which torchrun lets its processes meet; after a restart nothing counts that is there of before."""
+    from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    return next(rendezvous("env://", timeout=_TO_MEET))[0]
+    store, *_ = next(rendezvous("env://", timeout=_TO_MEET))
+    return PrefixStore(f"mwork_lens/{os.environ.get(_ATTEMPT, 0)}", store)
 
 
 @functools.cache

@@ -1,0 +1,116 @@
+"""Two processes that torchrun starts make the bits of one, also if one of them is killed; how work is dealt out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mwork_lens as mw
+from mwork_lens.experiments.folder import load_or_run
+from mwork_lens.model import forward
+from mwork_lens.model.dealing import dealt
+from mwork_lens.model.tally import SECONDS
+from mwork_lens.store import digest, processes
+
+from ..made_up import LABELS
+from ..tiny import some_neurons, tiny, tokens
+
+CORPUS = {tag: [tokens(2 + (7 * i + j) % 9, i * 99 + j) for j in range(12)] for i, tag in enumerate(("en", "fr"))}
+OPTIONS = {"batch_size": 2, "progress": False}
+MADE = {"detect": mw.Detection, "means": mw.Activations, "effects": mw.EffectMatrix, "ratio": mw.LanguageRatio}
+LAST = 20
+"""After so many batches, of about 40, one process is killed."""
+
+
+def make(place: Path) -> dict[str, str]:
+    """Results at a place, and their digests."""
+    model = tiny("gemma3")
+    sets = {"fr": some_neurons(model), "control": [some_neurons(model, 0.2, seed) for seed in (1, 2)]}
+    reading = {"languages": ["en", "fr"], "token_languages": LABELS, "directions": 2, **OPTIONS}
+    made = {
+        "detect": load_or_run(place / "detect", MADE["detect"], mw.detect, model, CORPUS, **OPTIONS),
+        "means": load_or_run(place / "means", MADE["means"], mw.collect_means, model, CORPUS, **OPTIONS),
+        "effects": load_or_run(place / "effects", MADE["effects"], mw.effect_matrix, model, sets, CORPUS, **OPTIONS),
+        "ratio": load_or_run(place / "ratio", MADE["ratio"], mw.language_ratio, model, CORPUS, **reading),
+    }
+    return {name: digest(result) for name, result in made.items()}
+
+
+def killed_after(batches: int) -> None:
+    """Have this process killed by the system after so many batches."""
+    real, number = forward.run_blocks, 0
+
+    def counting(*arguments, **options):
+        nonlocal number
+        number += 1
+        if number > batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+
+    forward.run_blocks = counting
+
+
+def one_of_two(place: Path) -> None:
+    """What each of the two does; the first tells what all have found."""
+    if processes.number() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        killed_after(LAST)
+    found = {
+        "digests": make(place / "made"),
+        "attempt": os.environ["TORCHELASTIC_RESTART_COUNT"],
+        "number": processes.number(),
+        "bar": not processes.hidden(True),
+        "says": processes.is_first_to_say("this"),
+        "in children": sorted(processes.children_environment().keys() & {"RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"}),
+        "path of the first": processes.from_first(lambda: f"path of {processes.number()}"),
+    }
+    everything = processes.gathered(found)
+    if processes.is_first():
+        (place / "found.json").write_text(json.dumps(everything))
+
+
+def test_two_processes_of_which_one_is_killed_make_the_bits_of_one(tmp_path):
+    pytest.importorskip("transformer_lens.HookedTransformer", reason="TransformerLens 4 has no HookedTransformer")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), SECONDS: "0"}
+    subprocess.run([*command, "-m", __name__, tmp_path], check=True, timeout=300, env=environment, capture_output=True)
+    one, two = json.loads((tmp_path / "found.json").read_text())
+    assert one["attempt"] == "1"  # the first ended with the kill
+    assert one["digests"] == two["digests"] == make(tmp_path / "alone")
+    assert sorted(entry.name for entry in (tmp_path / "made").iterdir()) == sorted(MADE)
+    assert (one["number"], two["number"]) == (0, 1)
+    assert (one["bar"], two["bar"]) == (True, False)
+    assert {one["says"], two["says"]} == {True, False}
+    assert one["path of the first"] == two["path of the first"] == "path of 0"
+    assert one["in children"] == two["in children"] == []
+
+
+@given(st.lists(st.integers(1, 1000), max_size=30), st.integers(1, 5), st.integers(0, 9))
+def test_all_is_dealt_out_once_and_evenly(costs, of, first):
+    shares = dealt(costs, of, first)
+    assert sorted(chain(*shares)) == list(range(len(costs)))
+    loads = [sum(costs[place] for place in share) for share in shares]
+    assert max(loads) - min(loads) <= max(costs, default=0)
+    assert len(costs) != 1 or loads[first % of]
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch):
+    assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
+    assert processes.gathered("all") == ["all"]
+    assert processes.children_environment() == dict(os.environ)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert (processes.count(), processes.is_first()) == (2, False)
+    with processes.alone():
+        assert (processes.count(), processes.is_first()) == (1, True)
+
+
+if __name__ == "__main__":
+    one_of_two(Path(sys.argv[1]))
