@@ -158,7 +158,7 @@ def _naming() -> Iterator[None]:
 @functools.cache
 def _meeting() -> Any:
     """The store at which torchrun lets its processes meet; after a restart nothing counts that is there of before."""
-    from torch.distributed import PrefixStore
+    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
     from torch.distributed.rendezvous import rendezvous
 
     store, *_ = next(rendezvous("env://", timeout=_TO_MEET))

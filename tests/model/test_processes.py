@@ -23,11 +23,11 @@ from mwork_lens.store import digest, processes
 from ..made_up import LABELS
 from ..tiny import some_neurons, tiny, tokens
 
-CORPUS = {tag: [tokens(2 + (7 * i + j) % 9, i * 99 + j) for j in range(12)] for i, tag in enumerate(("en", "fr"))}
+CORPUS = {tag: [tokens(2 + (7 * i + j) % 9, i * 99 + j) for j in range(6)] for i, tag in enumerate(("en", "fr"))}
 OPTIONS = {"batch_size": 2, "progress": False}
-MADE = {"detect": mw.Detection, "means": mw.Activations, "effects": mw.EffectMatrix, "ratio": mw.LanguageRatio}
-LAST = 20
-"""After so many batches, of about 40, one process is killed."""
+MADE = {"detect": mw.Detection, "effects": mw.EffectMatrix, "ratio": mw.LanguageRatio}
+LAST = 9
+"""After so many batches, of 16 that are its own, one process is killed."""
 
 
 def make(place: Path) -> dict[str, str]:
@@ -37,7 +37,6 @@ def make(place: Path) -> dict[str, str]:
     reading = {"languages": ["en", "fr"], "token_languages": LABELS, "directions": 2, **OPTIONS}
     made = {
         "detect": load_or_run(place / "detect", MADE["detect"], mw.detect, model, CORPUS, **OPTIONS),
-        "means": load_or_run(place / "means", MADE["means"], mw.collect_means, model, CORPUS, **OPTIONS),
         "effects": load_or_run(place / "effects", MADE["effects"], mw.effect_matrix, model, sets, CORPUS, **OPTIONS),
         "ratio": load_or_run(place / "ratio", MADE["ratio"], mw.language_ratio, model, CORPUS, **reading),
     }
