@@ -2,10 +2,9 @@
 
 import contextlib
 import itertools
-import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,17 @@ from ..model import (
     all_logits,
     device_of,
     model_record,
-    require_same_model,
     settled,
     token_losses,
     wrapped_model,
 )
+from ..model.dealing import dealt
 from ..model.decoding import Cached, cache_rows, concat_caches, new_cache
 from ..neurons import NeuronSet, ablate, edit_weights, silencing_entries, warn_of_other_weights
-from ..store import only_writer, user_path
+from ..store import only_writer, processes, user_path
 from ..store.processes import hidden
-from ..text import ONE_TOKEN, remove_cut_line, warn_of_unknown, whole_lines
+from ..text import ONE_TOKEN, warn_of_unknown
+from .answers import KEY, Key, append, by_key, gather, own_file, read_answers
 from .prompts import Prompt
 from .task import Answer, Task
 
@@ -121,14 +121,6 @@ def _answer_nats(model: Any, cache: Any, last: Tensor, prompts: Sequence[Prompt]
 
 logger = logging.getLogger("mwork_lens")
 
-KEY = ("arm", "part", "off", "language", "id")
-"""The columns that say which question was asked under which condition."""
-_KINDS: Mapping[str, Any] = {
-    **dict.fromkeys(("arm", "part", "language", "id", "document", "output", "stopped"), str),
-    **{"off": str | None, "scores": dict, "nats": float | int, "tokens": int},
-}
-"""What each column of an answer holds."""
-
 
 @dataclass(frozen=True)
 class Condition:
@@ -142,6 +134,10 @@ class Condition:
     """Whose neurons they are (or stand for)."""
     neurons: NeuronSet | None
     reads: tuple[str, ...]
+
+
+Work = list[tuple[Condition, list[Sequence[Prompt]]]]
+"""Batches of questions, by the condition under which they are asked."""
 
 
 def run_task(
@@ -160,7 +156,8 @@ def run_task(
 
     Batches, and so the rows that are returned (those of :class:`TaskResult`), are the same whatever was asked before.
     An answer ends after ``max_new_tokens``, by default the task's own limit. ``in_full`` is how many answers a run
-    without a limit would take, for the estimate of its time. Answers of another model or dtype are refused.
+    without a limit would take, for the estimate of its time. Answers of another model or dtype are refused. Several
+    processes deal out the batches.
     """
     max_new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
     require_room(model, prompts, max_new_tokens)
@@ -174,13 +171,12 @@ def run_task(
     record = model_record(model)
     work = [(condition, _batches(prompts, condition.reads, batch_size)) for condition in conditions]
     with only_writer(path.parent), settled(model):
-        rows = _read_rows(path)
-        _require_same_weights(rows.values(), record, path)
+        rows = read_answers(path, record)
         left = [(c, [batch for batch in every if not all(_key(c, p) in rows for p in batch)]) for c, every in work]
-        total, answers = (sum(len(batch) for _, batches in each for batch in batches) for each in (work, left))
-        bar = tqdm(total=total, initial=total - answers, disable=hidden(progress))
+        done, file = _answers(work) - _answers(left), own_file(path)
+        left = _share(left, max_new_tokens)
         start, logged = time.perf_counter(), False
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file, bar:
+        with tqdm(total=done + _answers(left), initial=done, disable=hidden(progress)) as bar:
             for condition, batches in left:
                 bar.set_description(" ".join(filter(None, (condition.arm, condition.part, condition.off))))
                 with _switched_off(model, condition.neurons if batches else None):
@@ -189,16 +185,28 @@ def run_task(
                         read = read_prompts(model, batch, max_new_tokens=length, stop=(*task.stop, *batch[0].stop))
                         answered = [_row(task, condition, *each) for each in zip(batch, *read, strict=True)]
                         answered = [{**row, "fingerprint": record["fingerprint"]} for row in answered]
-                        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
-                        file.flush()
-                        rows |= {_key(condition, prompt): row for prompt, row in zip(batch, answered, strict=True)}
+                        append(file, answered)
+                        rows |= by_key(answered)
                         bar.update(len(batch))
                         if not logged:
                             seconds, logged = time.perf_counter() - start, True
                             _log_estimate(
                                 [batch for _, every in left for batch in every], seconds, max_new_tokens, in_full
                             )
-    return [rows[_key(condition, prompt)] for condition, batches in work for batch in batches for prompt in batch]
+        order = [_key(condition, prompt) for condition, batches in work for batch in batches for prompt in batch]
+        gather(path, rows, order)
+    return [rows[key] for key in order]
+
+
+def _answers(work: Work) -> int:
+    return sum(len(batch) for _, batches in work for batch in batches)
+
+
+def _share(work: Work, max_new_tokens: int) -> Work:
+    """Of several processes this one's batches."""
+    costs = [_tokens(batch, max_new_tokens) for _, batches in work for batch in batches]
+    mine, places = set(dealt(costs, processes.count())[processes.number()]), itertools.count()
+    return [(condition, [batch for batch in batches if next(places) in mine]) for condition, batches in work]
 
 
 def _batches(prompts: Mapping[str, Sequence[Prompt]], reads: Sequence[str], size: int) -> list[Sequence[Prompt]]:
@@ -218,45 +226,17 @@ def require_room(model: HookedModel, prompts: Mapping[str, Sequence[Prompt]], ma
             )
 
 
-def _key(condition: Condition, prompt: Prompt) -> tuple[str | None, ...]:
+def _key(condition: Condition, prompt: Prompt) -> Key:
     return condition.arm, condition.part, condition.off, prompt.question.language, prompt.question.id
+
+
+def _tokens(batch: Sequence[Prompt], max_new_tokens: int) -> int:
+    """To read and to write."""
+    return sum(len(p.ids) + sum(map(len, p.continuations)) + _to_write([p], max_new_tokens) for p in batch)
 
 
 def _to_write(batch: Sequence[Prompt], max_new_tokens: int) -> int:
     return 0 if batch[0].question.choices else max_new_tokens
-
-
-def _read_rows(path: Path) -> dict[tuple[str | None, ...], dict[str, Any]]:
-    """The whole lines of a file; one that was cut off by the end of its process is dropped from it."""
-    if not path.exists():
-        return {}
-    try:
-        # an answer may hold U+2028 or another line end of splitlines
-        rows = [_checked(json.loads(line)) for line in whole_lines(path)]
-        # only now: a file of something else stays as it is
-        remove_cut_line(path, "" if rows else f'{{"{KEY[0]}": "')
-        return {tuple(row[name] for name in KEY): row for row in rows}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a file of answers ({error}): give another directory.") from error
-
-
-def _require_same_weights(rows: Iterable[Mapping[str, Any]], record: Mapping[str, Any], path: Path) -> None:
-    """Refuse answers of another model, or of this one in another dtype."""
-    recorded = {str(fingerprint): fingerprint for row in rows for fingerprint in [row.get("fingerprint")]}
-    for fingerprint in recorded.values():
-        require_same_model({"model": record["model"], "fingerprint": fingerprint}, record, path, stacklevel=4)
-
-
-def _checked(row: Any) -> dict[str, Any]:
-    """An answer as :func:`_row` makes it; a TypeError or KeyError for anything else."""
-    for name, kind in _KINDS.items():
-        if not isinstance(row[name], kind) or isinstance(row[name], bool):
-            raise TypeError(f"{name}={row[name]!r:.40} is no {name} of an answer")
-    if row["tokens"] < 1:
-        raise TypeError(f"tokens={row['tokens']} are not tokens")
-    if not all(isinstance(score, float | int) for score in row["scores"].values()):
-        raise TypeError(f"scores={row['scores']!r:.60} are not scores")
-    return row
 
 
 def _switched_off(model: HookedModel, neurons: NeuronSet | None) -> contextlib.AbstractContextManager[Any]:
@@ -298,12 +278,8 @@ def _log_estimate(
     batches: Sequence[Sequence[Prompt]], seconds: float, max_new_tokens: int, in_full: int | None
 ) -> None:
     """What the time of the first batch says of all of them, by their tokens."""
-
-    def tokens(batch: Sequence[Prompt]) -> int:
-        return sum(len(p.ids) + sum(map(len, p.continuations)) + _to_write([p], max_new_tokens) for p in batch)
-
-    answers = sum(map(len, batches))
-    whole = seconds * sum(map(tokens, batches)) / tokens(batches[0])
+    answers, costs = sum(map(len, batches)), [_tokens(batch, max_new_tokens) for batch in batches]
+    whole = seconds * sum(costs) / costs[0]
     all_of_them, unlimited = map(tqdm.format_interval, (whole, whole * (in_full or 0) / answers))
     full = f"; without a limit, {in_full:,} answers, about {unlimited}" if in_full else ""
     first = f"The first {len(batches[0])} of {answers} answers took {seconds:.1f} s"

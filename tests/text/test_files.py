@@ -10,7 +10,7 @@ import pytest
 
 from mwork_lens.neurons import NeuronSpace, load_released
 from mwork_lens.settings import TaskOptions
-from mwork_lens.tasks.run import KEY, _read_rows
+from mwork_lens.tasks.answers import KEY, _read
 from mwork_lens.text import load_corpus, read_lines, read_rows
 
 from ..tiny import tiny
@@ -47,13 +47,13 @@ def test_our_own_files_are_read_line_by_line(tmp_path):
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     path = put(tmp_path, "rows.jsonl", lines)
     whole = path.read_bytes()
-    assert list(_read_rows(path).values()) == rows
+    assert list(_read(path).values()) == rows
     path.write_bytes(whole + '{"output": "é'.encode()[:-1])  # cut within a character
-    assert list(_read_rows(path).values()) == rows
+    assert list(_read(path).values()) == rows
     assert path.read_bytes() == whole
     path.write_bytes(whole + b"\xff\n")
     with pytest.raises(ValueError, match=r"rows\.jsonl is not a file of answers"):
-        _read_rows(path)
+        _read(path)
 
 
 def test_lists_of_other_programs_are_read_line_by_line(tmp_path):
