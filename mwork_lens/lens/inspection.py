@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,14 +12,25 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..model import SITES, ExactSum, ForwardHook, HookedModel, Reducer, model_record, settled
+from ..model import (
+    SITES,
+    ExactSum,
+    ForwardHook,
+    HookedModel,
+    Reducer,
+    Tally,
+    model_record,
+    pass_record,
+    settled,
+    tallied,
+)
 from ..model.architecture import key_value_heads, weight
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Running, TokenBatch, stream
 from ..model.lm_head import require_direct_path
 from ..model.post_norms import post_norm
 from ..model.unembedding import ROWS_AT_ONCE, final_norm, top_ids
 from ..neurons import NeuronSet, NeuronSpace, warn_of_other_weights
-from ..store import storable
+from ..store import digest, storable
 from ..text import Document, Identifier, check_arguments
 from .neuron_cards import Neuron, NeuronCards, sign_of
 from .vocabulary import TokenLanguages, decoded_tokens, label_vocabulary, require_top_k, token_texts
@@ -47,6 +59,7 @@ def inspect(
     token_languages: TokenLanguages | None = None,
     max_tokens: int = MAX_TOKENS,
     batch_size: int | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> NeuronCards:
     """What neurons read (on a corpus) and write (through the unembedding).
@@ -68,11 +81,13 @@ def inspect(
         token_languages: labels made before, instead of these two options.
         max_tokens: longer documents are cut there, with a warning.
         batch_size: documents at a time; None fills a token budget.
+        checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for no neurons, ones of a model with other sizes, or options out of range, before the work. A set
-            of another model of these sizes (its name, or the fingerprint of its weights) warns.
+        ValueError: for no neurons, ones of a model with other sizes, options out of range, or a checkpoint of something
+            else, before the work. A set of another model of these sizes (its name, or the fingerprint of its weights)
+            warns.
 
     Example:
         >>> cards = mw.inspect(model, mw.cut_to_size(french, 2), train, max_tokens=32)
@@ -93,13 +108,17 @@ def inspect(
     languages, plan = tuple(encoded), encoded.plan(batch_size)
     labels = token_languages or label_vocabulary(model, languages, identifier=identifier, identify_over=identify_over)
     places = {(layer, site): masks[site][layer].nonzero().flatten() for layer, site in cells}
+    listed = tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist())
+    read = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
+    settings = {**model_record(model), "processing": neurons.space.processing}
+    asked = {**settings, **read, "neurons": digest(listed), "contexts": contexts, "batch_size": batch_size}
+    activity = Activity.empty(plan, len(listed), contexts)
     with settled(model):
-        activity = _follow(model, places, plan, contexts, progress)
+        with tallied({"activity": activity}, checkpoint, lambda: pass_record("inspect", model, plan, asked)) as tally:
+            _follow(model, places, plan, tally, progress)
         promoted, suppressed = _written(model, places, sign_of(activity.strongest.values), top_k)
     means = activity.means()
-    listed = tuple((layer, site, i) for (layer, site), of_site in places.items() for i in of_site.tolist())
     fire = torch.tensor([[_fires(model, site)] for _, site, _ in listed])
-    how = {"processing": neurons.space.processing, "origin": dict(neurons.origin), "max_tokens": max_tokens}
     return NeuronCards(
         neurons=listed,
         firing_rate=torch.where(fire, means["fired"], torch.nan),
@@ -112,7 +131,7 @@ def inspect(
         tokens=decoded_tokens(model, labels, torch.cat([promoted, suppressed])),
         vocabulary=labels.shares(),
         languages=languages,
-        settings={**model_record(model), **how, "corpus": encoded.corpus.describe(), **labels.settings},
+        settings={**settings, "origin": dict(neurons.origin), **read, **labels.settings},
     )
 
 
@@ -185,9 +204,10 @@ class Activity(Reducer, kind="activity"):
         return {name: (total.value() / self.positions[:, None]).t() for name, total in self.sums.items()}
 
 
-def _follow(model: HookedModel, places: Places, plan: Plan, contexts: int, progress: bool) -> Activity:
-    """Stream a corpus through the model."""
-    activity = Activity.empty(plan, sum(map(len, places.values())), contexts)
+def _follow(model: HookedModel, places: Places, plan: Plan, tally: Tally[Activity], progress: bool) -> None:
+    """Add what the neurons do in the batches of the corpus that are left."""
+    [(name, activity)] = tally.parts.items()
+    contexts = activity.strongest.values.shape[1]
     running, languages, longest = Running(), list(plan.encoded), _longest(plan.encoded)
     before = dict(zip(languages, accumulate(plan.encoded.documents.values(), initial=0), strict=False))
     where: dict[int, Int[Tensor, " row"]] = {}  # in the corpus, of the running batch's tokens
@@ -215,10 +235,9 @@ def _follow(model: HookedModel, places: Places, plan: Plan, contexts: int, progr
 
     hooks: list[ForwardHook] = [(SITES[place[1]].hook_name(place[0]), partial(read, place)) for place in places]
     hooks += [(f"blocks.{place[0]}.{GATE}", partial(count, place)) for place in places if _fires(model, place[1])]
-    for batch, _ in stream(model, plan, hooks, running, progress="reading" if progress else None):
+    for batch, _ in stream(model, tally.left(plan), hooks, running, progress="reading" if progress else None):
         of_all = {name: torch.cat([of_site[name] for of_site in seen.values()]) for name in next(iter(seen.values()))}
-        activity.update(batch, languages.index(batch.language), of_all)
-    return activity
+        tally.add(name, batch, languages.index(batch.language), of_all)
 
 
 def _longest(encoded: Encoded) -> int:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..effects import TUNED, EffectMatrix, Intervention, losses_with
 from ..model import MAX_TOKENS, HookedModel, ModelRecord, require_same_model, to_the_end
-from ..store import Result, require_record, storable
+from ..store import Result, digest, require_record, storable
 from ..text import Document, check_arguments
 from .delta import NeuronDelta
 from .masked import MaskedParameter
@@ -259,6 +259,8 @@ def tuning_effects(
     *,
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
+    shard: tuple[int, int] | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> EffectMatrix:
     """Change of every language's loss with each delta applied: below zero is better.
@@ -271,11 +273,13 @@ def tuning_effects(
         corpus: held-out documents by language.
         batch_size: documents at a time; None fills a token budget.
         max_tokens: longer documents are cut there, with a warning.
+        shard: a part of the corpus, as in :func:`effect_matrix`.
+        checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for no deltas, empty documents, or a model that does not hold a delta's old values, before the
-            work. Documents that were tuned on are said in a warning, see ``EffectMatrix.documents_read``.
+        ValueError: for no deltas, empty documents, a model that does not hold a delta's old values, or a checkpoint of
+            something else, before the work. Documents that were tuned on are said in a warning, see ``EffectMatrix.documents_read``.
     """
     check_arguments(tuning_effects, locals())
     rows = {name: [delta] if isinstance(delta, NeuronDelta) else list(delta) for name, delta in deltas.items()}
@@ -290,4 +294,9 @@ def tuning_effects(
     interventions = {name: [intervention(delta) for delta in draws] for name, draws in rows.items()}
     reading = {"batch_size": batch_size, "max_tokens": max_tokens, "progress": progress}
     seen = [delta.seen for draws in rows.values() for delta in draws]
-    return losses_with(model, interventions, corpus, mode=TUNED, seen=seen, **reading)
+
+    def identity() -> dict[str, Any]:
+        return {"deltas": {name: [*map(digest, draws)] for name, draws in rows.items()}}
+
+    kept = {"shard": shard, "checkpoint": checkpoint, "identity": identity}
+    return losses_with(model, interventions, corpus, mode=TUNED, seen=seen, **reading, **kept)

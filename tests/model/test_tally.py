@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import threading
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -48,8 +48,22 @@ def collect_firing(model=MODEL, corpus=CORPUS, **options):
     return mw.collect_firing(model, corpus, **options)
 
 
+def tuning_effects(model=MODEL, corpus=CORPUS, **options):
+    return mw.tuning_effects(model, {"fr": delta()}, corpus, **{**OPTIONS, **options})
+
+
+def inspect(model=MODEL, corpus=CORPUS, **options):
+    return mw.inspect(model, some_neurons(MODEL, 0.1), corpus, token_languages=LABELS, **{**OPTIONS, **options})
+
+
+@cache
+def delta():
+    return mw.tune(copy.deepcopy(MODEL), SETS["fr"], [tokens(9, 300)], learning_rate=0.1, steps=1, progress=False).delta
+
+
 SETS = {"fr": some_neurons(MODEL), "control": [some_neurons(MODEL, 0.2, seed) for seed in (1, 2)]}
-PASSES = {call.__name__: call for call in (detect, collect_means, effect_matrix, language_ratio, collect_firing)}
+CALLS = (detect, collect_means, collect_firing, effect_matrix, language_ratio, tuning_effects, inspect)
+PASSES = {call.__name__: call for call in CALLS}
 every_pass = pytest.mark.parametrize("call", PASSES.values(), ids=PASSES)
 
 
