@@ -147,7 +147,7 @@ class RatioConfig:
 
     def __post_init__(self) -> None:
         mw.text.choices.require_choice("identifier", self.identifier, IDENTIFIERS)
-        mw.text.choices.require_choice("by", self.by, get_args(mw.lens.reading.By))
+        mw.text.choices.require_choice("by", self.by, get_args(mw.lens.decoding.By))
 
 
 def ratio(run: Annotated[Resumable, {"limit": 5}], config: RatioConfig) -> Paths:

@@ -17,12 +17,14 @@ from ..model.blocks import layers_apart
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
 from ..model.hooks import Mode
 from ..model.reducers import ExactSum, Reducer
+from ..model.shards import by_name, in_order, part_of, shown_part, without_part
 from ..model.sites import SITES
 from ..model.tally import pass_record, tallied
 from ..neurons import NeuronSpace
 from ..store import Result
 from ..text import Document, as_corpus, check_arguments
 from ..text.choices import listed, require_choice
+from .merging import in_corpus_order, languages_of, require_one_space
 
 Statistic = Literal["mean", "sample"]
 
@@ -44,6 +46,29 @@ class Activations(Result, kind="activations"):
     """Everything that decided the result."""
     documents_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By language: the hash of each document's token ids, in the order of the corpus."""
+    sums: Mapping[str, ExactSum] = field(default_factory=dict)
+    """By language, in a part of a corpus only: what the values are the means of, ``[layer, all]``."""
+
+    @classmethod
+    def merge(cls, parts: Iterable["Activations"] | Mapping[str, "Activations"]) -> "Activations":
+        """The means of a corpus out of those of all its parts, in any order, to the last bit.
+
+        Raises:
+            ValueError: for parts of other models or settings, that are missing, there twice or of another plan, and for
+                what is not a part of ``collect_means(..., shard=)``.
+        """
+        named = by_name(parts, "means")
+        ordered = [named[name] for name in in_order({name: part.settings for name, part in named.items()})]
+        require_one_space(named)
+        first, tags, sums = ordered[0], languages_of(ordered), dict[str, ExactSum]()
+        for part in ordered:
+            for tag, addend in part.sums.items():
+                sums.setdefault(tag, ExactSum.zeros(*addend.high.shape)).add(addend)
+        tokens = {tag: sum(part.tokens.get(tag, 0) for part in ordered) for tag in tags}
+        means, dtype = {tag: sums[tag].value() / tokens[tag] for tag in tags}, next(iter(first.streams.values())).dtype
+        hashes = {tag: in_corpus_order(ordered, tag, "documents_of") for tag in tags}
+        settings = without_part(first.settings)
+        return cls(first.space, *_by_site(first.space, means, dtype), tokens, first.statistic, settings, hashes)
 
     def of(self, language: str) -> Mapping[str, Float[Tensor, "layer _"]]:
         """The values of one language, by site.
@@ -90,7 +115,7 @@ class Activations(Result, kind="activations"):
 
     def __repr__(self) -> str:
         tokens = ", ".join(f"{language} {number:,}" for language, number in self.tokens.items())
-        return f"Activations({self.space.shown}: {self.statistic} of tokens {tokens})"
+        return f"Activations({self.space.shown}: {shown_part(self.settings)}{self.statistic} of tokens {tokens})"
 
 
 def collect_means(
@@ -99,6 +124,7 @@ def collect_means(
     *,
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
+    shard: tuple[int, int] | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Activations:
@@ -109,6 +135,7 @@ def collect_means(
         corpus: documents by language.
         batch_size: documents at a time; None fills a token budget.
         max_tokens: longer documents are cut there, with a warning.
+        shard: one of several parts of the corpus, as in :func:`detect`; :meth:`Activations.merge` puts them together.
         checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
         progress: whether to show a bar.
 
@@ -117,17 +144,23 @@ def collect_means(
     """
     check_arguments(collect_means, locals())
     encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model, fingerprint=True)
-    plan = encoded.plan(batch_size)
+    plan, hashes = encoded.plan(batch_size), encoded.hashes
     sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
-    settings = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
+    settings: dict[str, Any] = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
+    if shard is not None:
+        plan, part = part_of(plan, shard)
+        settings["part"], rows = part, part["rows"]
+        sums = {language: sums[language] for language in rows}
+        hashes = {language: tuple(hashes[language][row] for row in places) for language, places in rows.items()}
     asked = {**asdict(space), "dtype": str(dtype_of(model)), "settings": settings, "batch_size": batch_size}
     with tallied(sums, checkpoint, lambda: pass_record("means", model, plan, asked)) as tally:
         for batch, of_batch in layer_sums(model, space, tally.left(plan), progress="means of" if progress else None):
             tally.add(batch.language, batch, of_batch)
     tokens = {language: int(part.tokens) for language, part in sums.items()}
     means = {language: part.sums.value() / tokens[language] for language, part in sums.items()}
-    values, streams = _by_site(model, space, means)
-    return Activations(space, values, streams, tokens, "mean", settings, encoded.hashes)
+    addends = {} if shard is None else {language: part.sums for language, part in sums.items()}
+    of_sites = _by_site(space, means, wide_dtype(dtype_of(model)))
+    return Activations(space, *of_sites, tokens, "mean", settings, hashes, addends)
 
 
 def collect_samples(
@@ -153,15 +186,15 @@ def collect_samples(
         content = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)[None] == position
         ((_, sampled[language]),) = layer_sums(model, space, [replace(batch, content=content)])
     settings = {"seed": seed, "max_tokens": max_tokens, "corpus": corpus.describe(), "documents": names}
-    values, streams = _by_site(model, space, sampled)
-    return Activations(space, values, streams, dict.fromkeys(rows, 1), "sample", settings)
+    of_sites = _by_site(space, sampled, wide_dtype(dtype_of(model)))
+    return Activations(space, *of_sites, dict.fromkeys(rows, 1), "sample", settings)
 
 
 def _by_site(
-    model: HookedModel, space: NeuronSpace, rows: Mapping[str, Float[Tensor, "layer all"]]
+    space: NeuronSpace, rows: Mapping[str, Float[Tensor, "layer all"]], dtype: torch.dtype
 ) -> tuple[dict[str, dict[str, Float[Tensor, "layer _"]]], dict[str, Float[Tensor, "layer d_model"]]]:
     """By language: every site's values, and the stream, out of rows of all of them."""
-    dtype, widths = wide_dtype(dtype_of(model)), [*space.widths.values(), space.d_model]
+    widths = [*space.widths.values(), space.d_model]
     parts = {language: [x.contiguous() for x in row.to(dtype).split(widths, -1)] for language, row in rows.items()}
     values = {language: dict(zip(space.widths, sites, strict=True)) for language, (*sites, _) in parts.items()}
     return values, {language: sites[-1] for language, sites in parts.items()}

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..model import SITES, ExactSum
-from ..model.shards import Part
+from ..model.shards import Part, by_name, shown_part
 from ..neurons import NeuronSet, NeuronSpace
 from ..store import Result, require_record
 from ..text import SeenDocuments, check_arguments
@@ -86,8 +86,9 @@ class Detection(Result, kind="detection"):
         return list(self.documents)
 
     @classmethod
-    def merge(cls, parts: Iterable["Detection"]) -> "Detection":
-        """One detection out of several, the same to the last bit in whatever order they are given.
+    def merge(cls, parts: Iterable["Detection"] | Mapping[str, "Detection"]) -> "Detection":
+        """One detection out of several, the same to the last bit in whatever order they are given (messages call them
+        by the names of a mapping).
 
         Parts of one corpus (``detect(..., shard=(0, 2))`` and ``(1, 2)``) make what detecting it at once makes. Others
         make a detection of all their documents, which must be different ones.
@@ -101,7 +102,7 @@ class Detection(Result, kind="detection"):
             >>> mw.Detection.merge(parts).documents == {language: len(texts) for language, texts in train.items()}
             True
         """
-        return cls(**merged_fields({f"detection {number}": part for number, part in enumerate(parts)}))
+        return cls(**merged_fields(by_name(parts, "detection")))
 
     def active(self, language: str, *, quorum: float = 1.0) -> NeuronSet:
         """Neurons active on at least this share of the language's documents (the paper: on all of them)."""
@@ -222,8 +223,7 @@ class Detection(Result, kind="detection"):
             f"{language} {n}{'' if documents is pd.NA else f' of {documents}'}" for language, n, documents in read
         )
         rule = ", ".join(f"{key}={value!r}" for key, value in self._rule().items() if key not in ("corpus", "seen"))
-        part = "part {}/{}; ".format(*self.settings["part"]["shard"]) if "part" in self.settings else ""
-        return f"Detection({self.space.shown}: {part}passages of documents: {texts}; {rule})"
+        return f"Detection({self.space.shown}: {shown_part(self.settings)}passages of documents: {texts}; {rule})"
 
     def _repr_html_(self) -> str:
         sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()

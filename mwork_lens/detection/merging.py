@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..model.reducers import ExactSum
-from ..model.shards import in_order
+from ..model.shards import in_order, in_place, without_part
 from ..store import digest
 
 BySite = Mapping[str, Any]
@@ -54,12 +55,17 @@ def ordered(parts: Mapping[str, Any]) -> dict[str, Any]:
         {name: part.settings for name, part in parts.items()},
         {name: part.documents_of for name, part in parts.items()},
     )
-    first = parts[names[0]].space
-    for name in names:
-        space = parts[name].space
-        if space != first or space.fingerprint != first.fingerprint:
-            raise ValueError(f"{names[0]} is of {first.shown}, {name} of {space.shown}.")
-    return {name: parts[name] for name in names}
+    named = {name: parts[name] for name in names}
+    require_one_space(named)
+    return named
+
+
+def require_one_space(parts: Mapping[str, Any]) -> None:
+    """A ValueError for results, by name, of models of other sizes or weights."""
+    first, space = next((name, part.space) for name, part in parts.items())
+    for name, part in parts.items():
+        if part.space != space or part.space.fingerprint != space.fingerprint:
+            raise ValueError(f"{first} is of {space.shown}, {name} of {part.space.shown}.")
 
 
 def merged_record(parts: Sequence[Any]) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def merged_record(parts: Sequence[Any]) -> dict[str, Any]:
     first, seen = parts[0], [part.seen for part in parts]
     return {
         "space": first.space,
-        "settings": {**first.settings, "corpus": _corpus(parts)} if "part" not in first.settings else _whole(first),
+        "settings": {**without_part(first.settings), **({} if "part" in first.settings else {"corpus": _corpus(parts)})},
         "documents_of": {tag: in_corpus_order(parts, tag, "documents_of") for tag in languages_of(parts)},
         "seen": None if None in seen else reduce(operator.or_, seen),
     }
@@ -104,16 +110,10 @@ def languages_of(parts: Sequence[Any]) -> list[str]:
 
 def in_corpus_order(parts: Sequence[Any], language: str, name: str) -> tuple[Any, ...]:
     """What parts hold of each document of a language; of parts of one corpus, each in its place there."""
-    of = [part for part in parts if language in part.documents_of]
-    values = [each for part in of for each in getattr(part, name)[language]]
-    if "part" in parts[0].settings:
-        rows = [row for part in of for row in part.settings["part"]["rows"][language]]
-        values = [values[i] for i in sorted(range(len(rows)), key=rows.__getitem__)]
-    return tuple(values)
-
-
-def _whole(part: Any) -> dict[str, Any]:
-    return {name: value for name, value in part.settings.items() if name != "part"}
+    values = [getattr(part, name)[language] for part in parts if language in part.documents_of]
+    if "part" not in parts[0].settings:
+        return tuple(chain(*values))
+    return tuple(in_place([part.settings for part in parts], language, values))
 
 
 def _corpus(parts: Sequence[Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model import ModelRecord
-from ..model.shards import Part
+from ..model.shards import Part, by_name, shown_part
 from ..statistics import Estimate, Jackknife, adjusted_verdict, benjamini_hochberg, counted, not_measurable
 from ..store import Result, require_record
 from ..text import Status, check_arguments
@@ -106,14 +106,15 @@ class EffectMatrix(Result, kind="effect_matrix"):
             raise ValueError(f"The settings do not know the passages of {sorted(lacking)}.")
 
     @classmethod
-    def merge(cls, parts: Iterable["EffectMatrix"]) -> "EffectMatrix":
-        """The matrix of a corpus out of those of all its parts, in any order, to the last bit.
+    def merge(cls, parts: Iterable["EffectMatrix"] | Mapping[str, "EffectMatrix"]) -> "EffectMatrix":
+        """The matrix of a corpus out of those of all its parts, in any order, to the last bit (messages call them by
+        the names of a mapping).
 
         Raises:
             ValueError: for parts of other models, settings or sets; that are missing, there twice or of another plan;
                 and for what is not a part of ``effect_matrix(..., shard=)``.
         """
-        return cls(**merged_fields({f"matrix {number}": part for number, part in enumerate(parts)}, BY_PASSAGE))
+        return cls(**merged_fields(by_name(parts, "matrix"), BY_PASSAGE))
 
     @property
     def rows(self) -> list[str]:
@@ -390,7 +391,8 @@ class EffectMatrix(Result, kind="effect_matrix"):
         return {read: sums(read, self._rises(off, read), f"draws of {off}") / sizes[read] for read in sizes}
 
     def __repr__(self) -> str:
-        return f"EffectMatrix(rise in {UNITS[self.unit]}; {self.text_read})\n{self.to_frame().round(3).to_string()}"
+        title = f"{shown_part(self.settings)}rise in {UNITS[self.unit]}; {self.text_read}"
+        return f"EffectMatrix({title})\n{self.to_frame().round(3).to_string()}"
 
     def _repr_html_(self) -> str:
         title = f"Rise of loss, {UNITS[self.unit]} (off × read), on {self.text_read}"

@@ -1,16 +1,17 @@
 """Parts of each language's set off one at a time: of growing numbers of layers (sweep), or by stage (grid)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 import pandas as pd
 
 from ..detection import cut_to_size
 from ..model import HookedModel, shown_model
+from ..model.shards import by_name, shown_part
 from ..neurons import MWORK_PARTS, STAGES, NeuronSet, NeuronSpace, Stages
 from ..statistics import FEWEST, Estimate, benjamini_hochberg, interval_words, not_measurable
 from ..store import Result, require_record
@@ -23,6 +24,7 @@ from .matrix import EffectMatrix
 Side = Literal["first", "last"]
 SIDES: tuple[Side, ...] = ("first", "last")
 MEAN = "mean"
+Kind = TypeVar("Kind", bound="PartEffects")
 
 
 def row_name(language: str, part: str, equal: bool = False) -> str:
@@ -35,6 +37,11 @@ class PartEffects(Result):
     """An effect matrix with one row per language and part."""
 
     effects: EffectMatrix
+
+    @classmethod
+    def merge(cls: type[Kind], parts: Iterable[Kind] | Mapping[str, Kind]) -> Kind:
+        """The result of a corpus out of those of all its parts (``shard=``), as :meth:`EffectMatrix.merge` does."""
+        return cls(EffectMatrix.merge({name: part.effects for name, part in by_name(parts, cls.result_kind).items()}))
 
     def mean_difference(self, rows: Sequence[str]) -> Estimate:
         """Own rise minus the others' mean rise, mean over these rows, in the matrix's unit."""
@@ -194,7 +201,8 @@ class LayerSweep(PartEffects, kind="layer_sweep"):
         return [row_name(name, f"{side} {depth}", equal) for name in languages]
 
     def __repr__(self) -> str:
-        return f"LayerSweep({shown_model(self.effects.settings)}: {', '.join(self.languages)}; layers {self.depths})"
+        settings, swept = self.effects.settings, f"{', '.join(self.languages)}; layers {self.depths}"
+        return f"LayerSweep({shown_model(settings)}: {shown_part(settings)}{swept})"
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -226,7 +234,7 @@ def layer_sweep(
         equal: whether to measure as many neurons of all layers beside each part.
         draws: how many times they are drawn, with other seeds.
         checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
-        options: passed on to :func:`effect_matrix`.
+        options: passed on to :func:`effect_matrix`, e.g. ``shard=``.
 
     Raises:
         ValueError: for a set of a language that the corpus lacks, a set without neurons, or depths out of range.
@@ -333,7 +341,8 @@ class StageGrid(PartEffects, kind="stage_grid"):
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{stage} {layers.start}–{layers.stop - 1}" for stage, layers in self.layers.items())
-        return f"StageGrid({shown_model(self.effects.settings)}: {', '.join(self.languages)}; {layers})"
+        settings = self.effects.settings
+        return f"StageGrid({shown_model(settings)}: {shown_part(settings)}{', '.join(self.languages)}; {layers})"
 
     def _repr_html_(self) -> str:
         table = self.to_frame().pivot(index="part", columns="language", values="difference")
@@ -364,7 +373,7 @@ def stage_grid(
         equal: whether to measure the parts cut to equal count as well.
         draws: how many times they are cut, with other seeds.
         checkpoint: a folder in which a stopped call goes on, as in :func:`detect`.
-        options: passed on to :func:`effect_matrix`.
+        options: passed on to :func:`effect_matrix`, e.g. ``shard=``.
 
     Raises:
         ValueError: for a set of a language that the corpus lacks, or without neurons.

@@ -1,7 +1,7 @@
 """The result of :func:`language_ratio`: counts of each prompt; shares, lifts over chance and the verdict follow."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -14,11 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..model import ModelRecord, shown_model
+from ..model import ExactSum, HookedModel, ModelRecord, shown_model
+from ..model.shards import by_name, shown_part
 from ..statistics import Estimate, Jackknife, Values, adjusted_verdict, benjamini_hochberg, counted, not_measurable
-from ..store import Result, require_record
+from ..store import Result, require_record, storable
 from ..text import OTHER, SHARED, check_arguments
 from ..text.choices import listed
+from .merging import merged_fields
+from .vocabulary import TokenLanguages
 
 NOT_MEASURABLE = "not measurable"
 
@@ -33,11 +36,21 @@ class _Settings(ModelRecord):
     """What results are computed from and say, of all that the settings hold."""
 
     n_layers: int
-    top_k: int
+    top_k: int | None
     by: str
     normalize: bool
     identifier: NotRequired[str]
     corpus: _Read
+
+
+@storable
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """What a part of the prompts adds to the random directions, and what these are decoded to once they are whole."""
+
+    sums: Mapping[str, ExactSum]
+    """See :attr:`mwork_lens.lens.directions.Reading.sums`."""
+    labels: TokenLanguages
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +73,8 @@ class LanguageRatio(Result, kind="language_ratio"):
     """By prompt language: the document of each prompt; intervals are by the jackknife over documents."""
     settings: Mapping[str, Any]
     """Everything that decided the result."""
+    baseline: Baseline | None = None
+    """In a part only (``language_ratio(..., shard=)``), which has no ``chance`` yet."""
 
     def _require_whole(self) -> None:
         shapes = {language: tuple(counts.shape) for language, counts in self.counts.items()}
@@ -75,6 +90,35 @@ class LanguageRatio(Result, kind="language_ratio"):
         if self.names[-2:] != (SHARED, OTHER):
             raise ValueError(f"Labels {self.names} do not end with {SHARED!r} and {OTHER!r}.")
         require_record(self.settings, _Settings, "the settings")
+
+    @classmethod
+    def merge(
+        cls, parts: Iterable["LanguageRatio"] | Mapping[str, "LanguageRatio"], model: HookedModel | None = None
+    ) -> "LanguageRatio":
+        """The result of all prompts out of those of all parts, in any order, to the last bit.
+
+        Args:
+            parts: made with ``shard=``; messages call them by the names of a mapping.
+            model: the model that was read, which decodes the random directions; not needed with ``directions=0``.
+
+        Raises:
+            ValueError: for parts of other models or settings, that are missing, there twice or of another plan; and for
+                no model, or one with other weights.
+
+        Example:
+            >>> options = {"directions": 4, "batch_size": 1, "progress": False}
+            >>> prompts = {"fr": ["Bonjour le monde", "Il pleut"]}
+            >>> parts = [mw.language_ratio(model, prompts, shard=(i, 2), **options) for i in (1, 0)]
+            >>> mw.LanguageRatio.merge(parts, model).counts["fr"].shape[:2]  # prompt, layer
+            torch.Size([2, 19])
+        """
+        return cls(**merged_fields(by_name(parts, "ratio"), model))
+
+    def only_part(self, rows: Mapping[str, Sequence[int]], baseline: Baseline) -> "LanguageRatio":
+        """Some prompts of some languages, with what they add to the baseline."""
+        counts = {label: self.counts[label][list(places)] for label, places in rows.items()}
+        documents = {label: [self.documents[label][row] for row in places] for label, places in rows.items()}
+        return replace(self, counts=counts, documents=documents, baseline=baseline)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -243,7 +287,8 @@ class LanguageRatio(Result, kind="language_ratio"):
     def __repr__(self) -> str:
         prompts = ", ".join(f"{label} {len(counts)}" for label, counts in self.counts.items())
         options = {key: self.settings.get(key) for key in ("top_k", "by", "normalize", "identifier")}
-        return f"LanguageRatio({shown_model(self.settings)}: prompts {prompts}; layers {list(self.layers)}; {options})"
+        read = f"{shown_part(self.settings)}prompts {prompts}; layers {list(self.layers)}"
+        return f"LanguageRatio({shown_model(self.settings)}: {read}; {options})"
 
     def _repr_html_(self) -> str:
         shares = self.to_frame().pivot(index=["prompt_language", "language"], columns="layer", values="share")

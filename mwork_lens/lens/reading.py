@@ -1,51 +1,35 @@
 """Which language each layer speaks: hidden states decoded into tokens, and the tokens' languages counted."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..model import (
-    ExactSum,
-    HookedModel,
-    Reducer,
-    Tally,
-    device_of,
-    end_ids,
-    label_masses,
-    model_record,
-    pass_record,
-    settled,
-    stream_hook,
-    tallied,
-    top_tokens,
-)
-from ..model.architecture import at_least_float32, require_hooked, wide_dtype
+from ..model import HookedModel, Tally, device_of, end_ids, pass_record, settled, stream_hook, tallied
+from ..model.architecture import require_hooked
 from ..model.decoding import decoder
 from ..model.forward import Encoded, Plan, Running, TokenBatch, stream
-from ..neurons import weight_processing
+from ..model.shards import part_of
 from ..store import digest
 from ..store.processes import hidden
 from ..text import Corpus, Document, Identifier, check_arguments, require_language
 from ..text.choices import listed
-from .language_ratio import LanguageRatio
+from .decoding import By, Lens
+from .directions import Draws, Masks, Reading
+from .directions import directions as random_directions
+from .language_ratio import Baseline, LanguageRatio
 from .vocabulary import TokenLanguages, label_vocabulary, require_top_k
 
-By = Literal["count", "mass"]
 Positions = slice | Sequence[int]
-Masks = Mapping[str, Sequence[Bool[Tensor, " _"]]]
-"""Which tokens of each prompt are read, by prompt language."""
 
 DIRECTIONS = 128
-LEAST_SPREAD = 1e-5
-"""States that differ by less than this, relative to their norm, are the same up to rounding."""
 
 
 def language_ratio(
@@ -66,6 +50,7 @@ def language_ratio(
     seed: int = 0,
     max_tokens: int | None = None,
     batch_size: int | None = None,
+    shard: tuple[int, int] | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> LanguageRatio:
@@ -93,6 +78,9 @@ def language_ratio(
         seed: of the random directions.
         max_tokens: longer prompts are cut there, with a warning; by default one longer than the context is refused.
         batch_size: prompts at a time; None fills a token budget.
+        shard: one of several parts of the prompts, as in :func:`detect`; :meth:`LanguageRatio.merge` makes one ratio of
+            all, to the bits of reading at once. A part has no baseline yet, only what it is drawn from (16 bytes for
+            each layer, direction and dimension of the stream); each part generates all ``new_tokens``.
         checkpoint: a folder in which a stopped call goes on, as in :func:`detect`; ``new_tokens`` are generated again.
         progress: whether to show a bar.
 
@@ -119,31 +107,38 @@ def language_ratio(
     states = {label: sum(int(mask.sum()) for mask in by_prompt) for label, by_prompt in masks.items()}
     if directions and sum(states.values()) < 2:
         raise ValueError("One position has no covariance to draw random directions from: give directions=0.")
-    lens, plan = Lens(model, labels, tuple(layers), top_k, by, normalize), encoded.plan(batch_size)
+    lens, whole = Lens(model, labels, tuple(layers), top_k, by, normalize), encoded.plan(batch_size)
     read = {"positions": "all" if positions is None else str(positions), "new_tokens": new_tokens, "states": states}
-    settings = {**lens.settings(), **read, "directions": directions, "seed": seed}
-    draws = Draws(plan, masks, len(layers), directions, seed)
-    reading = Reading.empty(plan, draws, len(labels.names), model.cfg.d_model)
-    asked = {"corpus": encoded.corpus.describe(), **settings, "layers": lens.layers, "batch_size": batch_size}
+    settings: dict[str, Any] = {**lens.settings(), **read, "directions": directions, "seed": seed}
+    settings |= {"corpus": encoded.corpus.describe()}
+    draws, plan, rows = Draws(whole, masks, len(layers), directions, seed), whole, None
+    reading = Reading.empty(whole, draws, len(labels.names), model.cfg.d_model)
+    if shard is not None:
+        plan, part = part_of(whole, shard)
+        settings["part"], rows = {**part, "made_of": digest([labels.names, labels.labels])}, part["rows"]
+    asked = {**settings, "layers": lens.layers, "batch_size": batch_size}
 
     def record() -> dict[str, Any]:
-        return pass_record("ratio", model, plan, {**asked, "labels": digest([labels.names, labels.labels])})
+        return pass_record("ratio", model, whole, {**asked, "labels": digest([labels.names, labels.labels])})
 
     with tallied({"reading": reading}, checkpoint, record) as tally:
         _read(lens, tally, plan, masks, draws, progress)
-    return LanguageRatio(
+    ratio = LanguageRatio(
         counts=reading.counts,
-        chance=_chance(lens, reading),
+        chance=torch.zeros(len(layers), 0, len(labels.names), dtype=torch.float64),
         vocabulary=torch.tensor(list(labels.shares().values()), dtype=torch.float64),
         layers=lens.layers,
         names=labels.names,
         languages=tuple(reported),
         documents=encoded.corpus.documents,
-        settings={**settings, "corpus": encoded.corpus.describe()},
+        settings=settings,
     )
+    if rows is not None:
+        return ratio.only_part(rows, Baseline(reading.sums, labels))
+    return replace(ratio, chance=lens.chance(random_directions(reading.sums, lens.layers)))
 
 
-def _read(lens: "Lens", tally: Tally["Reading"], plan: Plan, masks: Masks, draws: "Draws", progress: bool) -> None:
+def _read(lens: Lens, tally: Tally[Reading], plan: Plan, masks: Masks, draws: Draws, progress: bool) -> None:
     """Add what the states of the batches that are left decode to."""
     running, layers = Running(), []  # of the running batch
 
@@ -166,118 +161,6 @@ def _read(lens: "Lens", tally: Tally["Reading"], plan: Plan, masks: Masks, draws
             bar.set_description(f"reading {batch.language}")
             tally.add(name, batch, layers)
             layers.clear()
-
-
-def _chance(lens: "Lens", reading: "Reading") -> Float[Tensor, "layer direction label"]:
-    """What random directions decode to."""
-    with settled(lens.model), torch.inference_mode():
-        rows = (rows.to(lens.model.unembed.W_U) for rows in reading.directions(lens.layers))
-        return torch.stack([lens(each).double().cpu() for each in rows])
-
-
-@dataclass(frozen=True)
-class Lens:
-    """How hidden states become labels."""
-
-    model: HookedModel
-    labels: TokenLanguages
-    layers: tuple[int, ...]
-    top_k: int
-    by: By
-    normalize: bool
-
-    def __call__(self, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row label"]:
-        """Decoded tokens of each state under each label, or probability by label."""
-        number = len(self.labels.names)
-        labels = self.labels.labels.to(hidden.device)
-        if self.by == "mass":
-            members = torch.nn.functional.one_hot(labels, number).t().to(wide_dtype(hidden.dtype))
-            return label_masses(self.model, hidden, members, normalize=self.normalize)
-        _, ids = top_tokens(self.model, hidden, self.top_k, normalize=self.normalize)
-        counts = torch.zeros(len(hidden), number, dtype=torch.float32, device=hidden.device)
-        return counts.scatter_add_(1, labels[ids], torch.ones_like(ids, dtype=counts.dtype))
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the labels."""
-        of_model = {"n_layers": self.model.cfg.n_layers, "processing": weight_processing(self.model)}
-        decoding = {"top_k": self.top_k if self.by == "count" else None, "by": self.by, "normalize": self.normalize}
-        return {**model_record(self.model), **of_model, **decoding, **self.labels.settings}
-
-
-@dataclass(frozen=True)
-class Reading(Reducer, kind="lens_reading"):
-    """What the states of prompts decode to, and what random directions like these states are made of.
-
-    Directions z ~ N(0, Σ) with the covariance Σ of each layer's states, which is never held: z = Σ_i w_i g_i (h_i − μ)
-    over all states h_i, with normal g_i and w_i² = 1 / (labels · the label's states), has just the states' covariance
-    about their mean μ. Every label (prompt language) counts the same, or the baseline would swallow the signal.
-    """
-
-    counts: dict[str, Float[Tensor, "prompt layer label"]]
-    """By prompt language, summed over positions. A prompt is in one batch of the plan: other batches add zero."""
-    sums: dict[str, ExactSum]
-    """By layer: ``drawn`` Σ w g h, ``draws`` Σ w g, and the ``mean`` of the states and of their ``norm``."""
-
-    @classmethod
-    def empty(cls, plan: Plan, draws: "Draws", labels: int, width: int) -> "Reading":
-        """Of no states, which are ``width`` wide and decode to so many ``labels``."""
-        shape, prompts, number = (draws.layers, labels), plan.encoded.documents, draws.directions
-        counts = {label: torch.zeros(size, *shape, dtype=torch.float64) for label, size in prompts.items()}
-        shapes = {"drawn": (number, width), "draws": (number,), "mean": (width,), "norm": ()}
-        sums = {name: ExactSum.zeros(draws.layers, *shape) for name, shape in shapes.items()}
-        return cls(**Reducer.start(plan), counts=counts, sums=sums)
-
-    def update(self, batch: TokenBatch, layers: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> None:
-        """Add a batch: by layer the labels ``[batch, label]`` that its prompts decode to, and :meth:`Draws.sums`."""
-        self.claim(batch)
-        for i, (labels, sums) in enumerate(layers):
-            self.counts[batch.language][list(batch.rows), i] += labels
-            for name, value in sums.items():
-                self.sums[name].add(ExactSum.of(value[None]), i)
-
-    def directions(self, layers: Sequence[int]) -> Iterator[Float[Tensor, "direction d_model"]]:
-        """Those of each layer, scaled to its mean norm; refuses states that are all the same: they have none."""
-        parts = (self.sums[name].value() for name in ("drawn", "draws", "mean", "norm"))
-        for layer, drawn, draws, mean, norm in zip(layers, *parts, strict=True):
-            centred = drawn - draws[:, None] * mean
-            lengths = centred.norm(dim=1, keepdim=True)
-            if len(lengths) and lengths.max() <= LEAST_SPREAD * norm:
-                raise ValueError(
-                    f"All states read at layer {layer} are the same: they have no covariance to draw random directions "
-                    "from. Read more positions, or give directions=0."
-                )
-            yield centred * (norm / lengths)
-
-
-class Draws:
-    """Weighted normal draws for the states of a plan's batches; a batch's are the same whoever takes it."""
-
-    def __init__(self, plan: Plan, masks: Masks, layers: int, directions: int, seed: int) -> None:
-        states = {label: [int(mask.sum()) for mask in by_prompt] for label, by_prompt in masks.items()}
-        self.layers, self.directions, self._seed = layers, directions, seed
-        self._weights = {label: 1 / (len(states) * sum(by_prompt)) for label, by_prompt in states.items()}
-        self._states = [sum(states[label][row] for row in rows) for label, rows in plan.groups]
-        self._last, self._draws = (-1, 0), self._all()
-
-    def sums(self, batch: TokenBatch, layer: int, states: Float[Tensor, "row d_model"]) -> dict[str, Tensor]:
-        """What the states of a batch at the ``layer``-th layer read add to :class:`Reading`."""
-        if not self.directions:
-            return {}
-        states, weight = at_least_float32(states), self._weights[batch.language]
-        wanted = (batch.number, layer)
-        if wanted <= self._last:
-            self._draws = self._all()
-        self._last, draws = next(each for each in self._draws if each[0] == wanted)
-        draws = draws.to(states) * weight**0.5
-        norm = weight * states.norm(dim=1).sum()
-        return {"drawn": draws @ states, "draws": draws.sum(1), "mean": weight * states.sum(0), "norm": norm}
-
-    def _all(self) -> Iterator[tuple[tuple[int, int], Float[Tensor, "direction row"]]]:
-        """By batch and layer, in this order; whoever skips some passes over their draws."""
-        generator = torch.Generator().manual_seed(int(self._seed))
-        for batch, rows in enumerate(self._states):
-            for layer in range(self.layers):
-                yield (batch, layer), torch.randn(self.directions, rows, generator=generator)
 
 
 def _masks(encoded: Encoded, positions: Positions) -> Masks:

@@ -4,10 +4,13 @@ A part takes whole batches of the plan of the whole corpus, so that all parts to
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
 
 from ..store import digest
 from .forward import Plan
@@ -47,14 +50,48 @@ def part_of(plan: Plan, shard: tuple[int, int]) -> tuple[Plan, Part]:
     return part, {"shard": [number, of], "plan": plan.hash, "rows": kept}
 
 
+def by_name(parts: Iterable[Any] | Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Results that are to be merged, by what messages call them."""
+    if isinstance(parts, Mapping):
+        return dict(parts)
+    return {f"{kind} {number}": part for number, part in enumerate(parts)}
+
+
+def shown_part(settings: Mapping[str, Any]) -> str:
+    """Which part a result is, before what else is shown of it; empty for a whole."""
+    return "part {}/{}; ".format(*settings["part"]["shard"]) if "part" in settings else ""
+
+
+def without_part(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the whole, of which these are a part's."""
+    return {name: value for name, value in settings.items() if name != "part"}
+
+
+def in_place(parts: Sequence[Mapping[str, Any]], language: str, values: Sequence[Any], axis: int = 0) -> Any:
+    """What parts have of each passage of a language, in the order of the corpus.
+
+    Args:
+        parts: the settings of all parts.
+        language: whose passages.
+        values: a tensor or a sequence of each of those parts that have any.
+        axis: of passages, in tensors.
+    """
+    rows = [row for settings in parts for row in settings["part"]["rows"].get(language, ())]
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    if isinstance(values[0], Tensor):
+        return torch.cat([*values], axis).index_select(axis, torch.tensor(order))
+    every = [*chain(*values)]
+    return [every[place] for place in order]
+
+
 def in_order(
-    settings: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Mapping[str, Sequence[str]]]
+    settings: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Mapping[str, Sequence[str]]] | None = None
 ) -> list[str]:
     """The names of results that make one whole, in an order that does not depend on how they were given.
 
     Args:
         settings: of each result, by its name; all but ``corpus`` and ``part`` must be the same.
-        documents: of each, the hashes of its documents by language.
+        documents: of each, the hashes of its documents by language; None where only parts of one plan make a whole.
 
     Raises:
         ValueError: naming the results, where settings differ, parts of one plan are missing, there twice or of another
@@ -62,9 +99,11 @@ def in_order(
     """
     if not settings:
         raise ValueError("There is nothing to merge: give at least one result.")
-    _require_same_settings(settings)
+    require_same_settings(settings)
     parts = {name: each["part"] for name, each in settings.items() if "part" in each}
-    if not parts:
+    if not parts and documents is None:
+        raise ValueError(f"{next(iter(settings))} is not a part of a corpus: only what was made with shard= is merged.")
+    if not parts and documents is not None:
         _require_disjoint(documents)
         return sorted(documents, key=lambda name: digest({tag: list(each) for tag, each in documents[name].items()}))
     if foreign := [name for name in settings if name not in parts]:
@@ -89,7 +128,8 @@ def _shown(part: Part) -> str:
     return f"{number}/{of} of the plan {part['plan']}"
 
 
-def _require_same_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
+def require_same_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """A ValueError for the first entry, but for ``corpus`` and ``part``, in which two of these records differ."""
     (first, ours), *others = settings.items()
     for name, theirs in others:
         for key in dict.fromkeys([*ours, *theirs]):

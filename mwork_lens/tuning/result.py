@@ -279,7 +279,8 @@ def tuning_effects(
 
     Raises:
         ValueError: for no deltas, empty documents, a model that does not hold a delta's old values, or a checkpoint of
-            something else, before the work. Documents that were tuned on are said in a warning, see ``EffectMatrix.documents_read``.
+            something else, before the work. Documents that were tuned on are said in a warning, see
+            ``EffectMatrix.documents_read``.
     """
     check_arguments(tuning_effects, locals())
     rows = {name: [delta] if isinstance(delta, NeuronDelta) else list(delta) for name, delta in deltas.items()}

@@ -10,7 +10,7 @@ import time
 import torch
 
 import mwork_lens as mw
-from mwork_lens.lens.reading import Lens
+from mwork_lens.lens.decoding import Lens
 from mwork_lens.model import stream_states
 from mwork_lens.model.forward import encode
 

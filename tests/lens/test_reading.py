@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mwork_lens.lens.reading import Draws, Reading
+from mwork_lens.lens.directions import Draws, Reading, directions
 from mwork_lens.model.forward import Encoded
 
 from ..made_up import LABELS, PROMPTS, ratio
@@ -102,7 +102,7 @@ def test_random_directions_have_the_states_covariance():
         random.merge(even)
     mean = torch.stack([rows.mean(0) for rows in seen.values()]).mean(0)
     covariance = torch.stack([(rows - mean).T @ (rows - mean) / len(rows) for rows in seen.values()]).mean(0)
-    (drawn,) = random.directions([0])
+    (drawn,) = directions(random.sums, [0])
     norm = torch.stack([rows.norm(dim=1).mean() for rows in seen.values()]).mean()
     torch.testing.assert_close(drawn.norm(dim=1), norm.expand(40000))
     # directions of a Gaussian: undo the scaling in the space where its covariance is the identity

@@ -5,8 +5,8 @@ from dataclasses import fields, is_dataclass
 import pytest
 import torch
 
+from mwork_lens.lens.directions import Draws, Reading
 from mwork_lens.lens.inspection import Activity, Strongest
-from mwork_lens.lens.reading import Draws, Reading
 from mwork_lens.model import Encoded
 
 from ..tiny import tiny, tokens
