@@ -145,6 +145,19 @@ class DetectionSettings(Checked):
 
 
 @dataclass(frozen=True)
+class PartOf:
+    """Which batches of the text are read."""
+
+    shard: Annotated[tuple[int, int] | None, SHARD] = None
+    """Only this part of the text, 0/8 to 7/8; mwork-lens merge makes a whole of all."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the settings of a folder say of it; nothing of a whole."""
+        return {} if self.shard is None else {"shard": list(self.shard)}
+
+
+@dataclass(frozen=True)
 class SavedSets:
     """Neurons that are there already."""
 

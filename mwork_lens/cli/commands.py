@@ -11,9 +11,9 @@ import mwork_lens as mw
 
 from ..settings import (
     IDENTIFIERS,
-    SHARD,
     DetectionSettings,
     EffectsConfig,
+    PartOf,
     PlanConfig,
     Rates,
     RecipeSettings,
@@ -40,15 +40,13 @@ class DetectConfig:
     """Top fraction of each layer, or of the whole model."""
     held_out: float | None = None
     """Share of the documents to keep aside: effects --detection then measures on these."""
-    shard: Annotated[tuple[int, int] | None, SHARD] = None
-    """Only this part of the corpus, 0/8 to 7/8; mwork-lens merge makes a whole of all."""
 
     def __post_init__(self) -> None:
         mw.text.choices.require_choice("formulation", self.formulation, mw.measures.FORMULATIONS)
         mw.text.choices.require_choice("scope", self.scope, get_args(mw.detection.detecting.Scope))
 
 
-def detect(run: Resumable, selection: DetectionSettings, config: DetectConfig) -> Paths:
+def detect(run: Resumable, selection: DetectionSettings, config: DetectConfig, part: PartOf) -> Paths:
     """Find each language's neurons; writes the detection, each language's specific set and their counts by layer.
 
     The same --output and options resume a run that was stopped, to the same bits.
@@ -58,14 +56,13 @@ def detect(run: Resumable, selection: DetectionSettings, config: DetectConfig) -
     path, corpus = run.folder("detection"), run.load_text()
     if config.held_out is not None:
         corpus, _ = corpus.split(config.held_out)
-    scoring = {name: value for name, value in asdict(config).items() if name not in ("held_out", "shard")}
-    options = {"top": selection.top, "max_tokens": selection.max_tokens, **scoring}
-    hooked, shard = run.load_model(), {} if config.shard is None else {"shard": list(config.shard)}
+    scoring = {name: value for name, value in asdict(config).items() if name != "held_out"}
+    options, hooked = {"top": selection.top, "max_tokens": selection.max_tokens, **scoring}, run.load_model()
     record = {**mw.model.model_record(hooked), **options, "quorum": selection.quorum, "corpus": corpus.describe()}
-    folder = ResultsFolder.open(path, DETECT, {**record, **shard})
+    folder = ResultsFolder.open(path, DETECT, {**record, **part.record})
     place = path / "detection"
-    detection = load_or_run(place, mw.Detection, mw.detect, hooked, corpus, shard=config.shard, **options)
-    if shard:
+    detection = load_or_run(place, mw.Detection, mw.detect, hooked, corpus, shard=part.shard, **options)
+    if part.shard:
         print(detection)
         return [*folder.written, place]
     return [*folder.written, *write_detection(path, detection, selection.quorum)]
@@ -81,24 +78,18 @@ def write_detection(path: Path, detection: Any, quorum: float) -> Paths:
     return [path / "detection", *written]
 
 
-def effects(run: Resumable, config: EffectsConfig, source: SavedSets) -> Paths:
+def effects(run: Resumable, config: EffectsConfig, source: SavedSets, part: PartOf) -> Paths:
     """Switch neurons off and measure every language's loss: saved sets, those of a detection, or detected here.
 
     With --detection of a run with --held-out, it measures on the documents that detection has not read; with any
     other, and with --neurons, on the whole corpus, which must be held out. With neither, the corpus is divided into
     folds and detection runs for each on the rest. The same --output and options resume a run that was stopped.
     """
-    from ..effects.overlap import seen_finding
-    from ..experiments.effects import (
-        effects_of_sets,
-        held_out_text,
-        require_languages,
-        run_effects,
-        write_effects,
-    )
+    from ..experiments.effects import effects_of_sets, held_out_text, require_languages, run_effects
 
     if source.neurons and (source.detection or config.controls or config.stages):
         raise ValueError("--neurons goes without --detection, --controls and --stages.")
+    require_saved(part, source)
     path = run.folder("effects")
     detection = None if source.detection is None else mw.Detection.load(source.detection)
     sets = {name: mw.NeuronSet.load(file) for name, file in by_name(source.neurons or (), "--neurons").items()}
@@ -107,9 +98,29 @@ def effects(run: Resumable, config: EffectsConfig, source: SavedSets) -> Paths:
     require_languages(config, corpus, detection)
     hooked = run.load_model()
     if sets:
-        matrix, grid, folder = effects_of_sets(hooked, sets, corpus, path, config)
+        matrix, grid, folder = effects_of_sets(hooked, sets, corpus, path, config, shard=part.shard)
     else:
-        matrix, grid, folder = run_effects(hooked, corpus, path, config, detection=detection)
+        matrix, grid, folder = run_effects(hooked, corpus, path, config, detection=detection, shard=part.shard)
+    if part.shard:
+        print(matrix)
+        return [*folder.written, folder.path / "effects"]
+    return finish_effects(folder, matrix, grid)
+
+
+def require_saved(part: PartOf, source: SavedSets) -> None:
+    """Refuse a part of what detects neurons too: all parts would do so, each on all documents."""
+    if part.shard and not (source.detection or source.neurons):
+        raise ValueError(
+            "--shard {}/{} goes with saved neurons: first mwork-lens detect --shard and merge, then this with "
+            "--detection.".format(*part.shard)
+        )
+
+
+def finish_effects(folder: Any, matrix: Any, grid: Any) -> Paths:
+    """Tables and figures of effects and maybe of stages; prints them."""
+    from ..effects.overlap import seen_finding
+    from ..experiments.effects import write_effects
+
     write_effects(folder, matrix, grid)
     print(matrix, seen_finding(matrix.documents_read), "", sep="\n")
     if len(table := matrix.selectivity()):
@@ -149,34 +160,48 @@ class RatioConfig:
         mw.text.choices.require_choice("identifier", self.identifier, IDENTIFIERS)
         mw.text.choices.require_choice("by", self.by, get_args(mw.lens.decoding.By))
 
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How states become labels, for every call that decodes some."""
+        return {"normalize": not self.raw, "identifier": self.identifier}
 
-def ratio(run: Annotated[Resumable, {"limit": 5}], config: RatioConfig) -> Paths:
+
+def ratio(run: Annotated[Resumable, {"limit": 5}], config: RatioConfig, part: PartOf) -> Paths:
     """Which language each layer speaks: decoded tokens by language and layer, compared with chance.
 
     The same --output and options resume a run that was stopped.
     """
+    if config.validate and part.shard:
+        raise ValueError("--validate goes without --shard: it only labels texts.")
     if config.validate:
         folder = run.new_folder("ratio")
         texts = replace(run, limit=None).load_prompts(config.identifier, pivot=())
         accuracy = mw.identifier_accuracy(run.load_model(), texts, name=config.identifier)
         print(accuracy)
         return write(folder, tables={"identifier": accuracy.to_frame()})
-    return measure_ratio("ratio", run, config)
+    return measure_ratio("ratio", run, config, part)
 
 
-def measure_ratio(name: str, run: Run, config: RatioConfig) -> Paths:
+def measure_ratio(name: str, run: Run, config: RatioConfig, part: PartOf) -> Paths:
     """The result, its table and its figures, and a grid of one text; prints the verdict."""
     from ..experiments.folder import ResultsFolder, load_or_run
 
     path = run.folder(name)
     prompts, hooked = run.load_prompts(config.identifier), run.load_model()
-    reading: dict[str, Any] = {"normalize": not config.raw, "identifier": config.identifier}
     positions = None if config.every == 1 else slice(config.every // 2, None, config.every)
     counting: dict[str, Any] = {"by": config.by, "positions": positions, "new_tokens": config.new_tokens}
     record = {**mw.model.model_record(hooked), **asdict(config), "corpus": prompts.describe()}
-    folder = ResultsFolder.open(path, name, record)
-    options = {"top_k": config.top_k, **counting, **reading}
+    folder = ResultsFolder.open(path, name, {**record, **part.record})
+    options = {"top_k": config.top_k, **counting, **config.decoding, "shard": part.shard}
     measured = load_or_run(path / "ratio", mw.LanguageRatio, mw.language_ratio, hooked, prompts, **options)
+    if part.shard:
+        print(measured)
+        return [*folder.written, path / "ratio"]
+    return [*folder.written, *write_ratio(path, measured, config, hooked)]
+
+
+def write_ratio(path: Path, measured: Any, config: RatioConfig, hooked: Any) -> list[Path]:
+    """Table and figures of a ratio, and a grid of one text, beside it; prints the verdict."""
     frame = measured.to_frame()
     figures = {
         "ratio": lambda: mw.plots.language_ratio(measured),
@@ -184,12 +209,12 @@ def measure_ratio(name: str, run: Run, config: RatioConfig) -> Paths:
         "lift": lambda: mw.plots.language_heatmap(measured, value="lift"),
         "english": lambda: mw.plots.language_ratio(measured.two_way("en")),
     }
-    written = [*folder.written, path / "ratio", *write(path, {}, {"ratio": frame}, figures), path / "ratio.json"]
+    written = [path / "ratio", *write(path, {}, {"ratio": frame}, figures), path / "ratio.json"]
     mw.store.write_text(written[-1], frame.to_json(orient="records", indent=1, force_ascii=False))
     if set(measured.counts) - {"en"}:
         print(measured.finding("en"))
     if config.grid is not None:
-        grid = mw.lens_grid(hooked, config.grid, languages=measured.languages, **reading)
+        grid = mw.lens_grid(hooked, config.grid, languages=measured.languages, **config.decoding)
         written += write(path, {}, {"grid": grid.to_frame()}, {"grid": lambda: mw.plots.lens_grid(grid)})
     return written
 

@@ -7,20 +7,30 @@ from typing import Annotated, Any
 
 import mwork_lens as mw
 
-from ..settings import DETECTIONS, DetectionSettings, EffectsConfig, EnhancementConfig, SavedSets, TaskOptions, numbers
-from .commands import RatioConfig, measure_ratio
+from ..settings import (
+    DETECTIONS,
+    DetectionSettings,
+    EffectsConfig,
+    EnhancementConfig,
+    PartOf,
+    SavedSets,
+    TaskOptions,
+    numbers,
+)
+from .commands import RatioConfig, measure_ratio, require_saved
 from .options import Paths, Resumable, Run, write
 
 
 def language_ratio(
     run: Annotated[Resumable, {"limit": 20}],
     config: Annotated[RatioConfig, "by", "new_tokens", "raw", "grid", "validate", {"every": 4}],
+    part: PartOf,
 ) -> Paths:
     """The paper's Fig. 1 and 5: English and non-English tokens by layer, and each language, compared with chance.
 
     The same --output and options resume a run that was stopped.
     """
-    return measure_ratio("language-ratio", run, config)
+    return measure_ratio("language-ratio", run, config, part)
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,9 @@ class SweepConfig(SavedSets):
     """Numbers of layers to try, with commas."""
 
 
-def layer_sweep(run: Resumable, selection: DetectionSettings, config: Annotated[SweepConfig, "neurons"]) -> Paths:
+def layer_sweep(
+    run: Resumable, selection: DetectionSettings, config: Annotated[SweepConfig, "neurons"], part: PartOf
+) -> Paths:
     """The paper's appendix: N1 and N2 from each language's neurons off in the first, and in the last, n layers.
 
     With --detection the corpus must be development text (of a run with --held-out, what it has not read is taken);
@@ -42,6 +54,7 @@ def layer_sweep(run: Resumable, selection: DetectionSettings, config: Annotated[
     from ..experiments.folder import ResultsFolder, load_or_run
     from ..experiments.sets import specific_sets
 
+    require_saved(part, config)
     path = run.folder("layer-sweep")
     detection = None if config.detection is None else mw.Detection.load(config.detection)
     corpus = run.load_text()
@@ -50,18 +63,26 @@ def layer_sweep(run: Resumable, selection: DetectionSettings, config: Annotated[
     asked = {**asdict(selection), **asdict(config), "corpus": corpus.describe()}
     saved = None if detection is None else {"space": asdict(detection.space), **detection.settings}
     record = {**mw.model.model_record(hooked), **asked, "detection": saved}
-    folder = ResultsFolder.open(path, "layer-sweep", record)
+    folder = ResultsFolder.open(path, "layer-sweep", {**record, **part.record})
     if detection is None:
         train, corpus = corpus.split()
         detection = load_or_run(path / "detection", mw.Detection, mw.detect, hooked, train, top=selection.top, **limit)
     read = corpus if config.passages is None else corpus.limit(config.passages)
     own = specific_sets(detection, quorum=selection.quorum)
     sets = {language: neurons for language, neurons in own.items() if language in read and language != "en"}
-    options = {"depths": config.depths, **limit}
+    options = {"depths": config.depths, "shard": part.shard, **limit}
     sweep = load_or_run(path / "sweep", mw.LayerSweep, mw.layer_sweep, hooked, sets, read, **options)
+    if part.shard:
+        print(sweep)
+        return [*folder.written, path / "sweep"]
+    return [*folder.written, *write_sweep(path, sweep)]
+
+
+def write_sweep(path: Path, sweep: Any) -> Paths:
+    """Table and figure of a sweep, beside it; prints what it chooses."""
     print(sweep.finding())
     figures = {"sweep-figure": lambda: mw.plots.layer_sweep(sweep)}
-    return [*folder.written, path / "sweep", *write(path, {}, {"sweep": sweep.to_frame()}, figures)]
+    return [path / "sweep", *write(path, {}, {"sweep": sweep.to_frame()}, figures)]
 
 
 def task_command(name: str, item: str) -> Callable[..., Paths]:

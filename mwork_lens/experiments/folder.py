@@ -177,11 +177,12 @@ def _require_resumed(saved: Mapping[str, Any], record: Mapping[str, Any], path: 
     return {} if "fingerprint" in saved or "fingerprint" not in record else {"fingerprint": UNKNOWN}
 
 
-def saved_settings(path: Path, name: str) -> dict[str, Any]:
-    """Those of a finished or unfinished run of one kind; a ValueError for a folder of something else."""
+def saved_settings(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
+    """Those of a finished or unfinished run of some kinds, each with its command; a ValueError for anything else."""
     settings = _read_settings(user_path(path))
-    if settings is None or settings["experiment"] != name:
-        raise ValueError(f"{path} is not a folder that mwork-lens {name} has written.")
+    if settings is None or settings["experiment"] not in names:
+        commands = ", ".join(dict.fromkeys(names.values()))
+        raise ValueError(f"{path} is not a folder of a command that merges: {commands}.")
     return settings
 
 

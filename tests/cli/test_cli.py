@@ -2,16 +2,13 @@ import io
 import itertools
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM
 
 import mwork_lens as mw
@@ -22,13 +19,7 @@ from mwork_lens.store import digest
 from mwork_lens.tuning.result import Tuned
 
 from ..tiny import small_model, tiny, words
-
-
-def run(capsys, *arguments):
-    """Exit code and what stands on standard error."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    return stopped.value.code, capsys.readouterr().err.strip()
+from . import run, write_model_and_text
 
 
 @pytest.fixture
@@ -113,17 +104,7 @@ def test_output_is_never_overwritten(capsys, folder):
 
 @pytest.fixture
 def model_and_text(tmp_path):
-    """A tiny model as a directory, and text of two languages with words of their own."""
-    model, tokenizer = small_model(), words()
-    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "text").mkdir()
-    for language, letters in (("en", "abcd"), ("sw", "efgh")):
-        draw = random.Random(0)
-        lines = [" ".join(draw.choices(letters, k=9)) for _ in range(24)]
-        (tmp_path / "text" / f"{language}.txt").write_text("\n".join(lines))
-    return tmp_path / "model", tmp_path / "text"
+    return write_model_and_text(tmp_path)
 
 
 def test_a_set_of_other_widths_is_refused(capsys, tmp_path, model_and_text):
@@ -270,32 +251,6 @@ def test_a_stopped_detection_goes_on_in_its_folder(capsys, tmp_path, monkeypatch
     assert files[0] == files[1]
     detections = [digest(mw.Detection.load(tmp_path / name / "detection")) for name in ("run", "whole")]
     assert detections[0] == detections[1]
-
-
-def test_parts_are_merged_to_the_folder_of_the_whole(capsys, tmp_path, monkeypatch, model_and_text):
-    monkeypatch.setenv("BROWSER_PATH", "/nowhere/browser")
-    model, text = map(str, model_and_text)
-    options = ["detect", "--model", model, "--corpus", text, "--quorum", "0.5", "--output"]
-    places = {name: str(tmp_path / name) for name in ("whole", "0", "1", "merged", "other")}
-    for name, more in {"whole": [], "0": ["--shard", "0/2"], "1": ["--shard", "1/2"]}.items():
-        assert run(capsys, *options, places[name], *more)[0] == 0
-    assert sorted(entry.name for entry in (tmp_path / "0").iterdir()) == ["detection", "settings.json"]
-    for wrong, message in [
-        ([places["0"]], "Of 2 parts 1/2 is missing."),
-        ([places["0"], places["whole"]], "whole is not a part of --shard, as 0 is."),
-        ([text], "text is not a folder that mwork-lens detect has written."),
-    ]:
-        code, error = run(capsys, "merge", *wrong, "--output", places["other"])
-        assert (code, error.endswith(message)) == (2, True)
-    assert not (tmp_path / "other").exists()
-    code, error = run(capsys, "detect", "--shard", "2/2")
-    assert (code, error) == (2, "mwork-lens: --shard 2/2: give a part and the number of parts, from 0/8 to 7/8.")
-    assert run(capsys, "merge", places["1"], places["0"], "--output", places["merged"])[0] == 0
-    files = {name: {path.relative_to(place): path for path in Path(place).rglob("*")} for name, place in places.items()}
-    assert files["merged"].keys() == files["whole"].keys()
-    for name, path in files["whole"].items():
-        if path.is_file() and path.suffix != ".html":
-            assert path.read_bytes() == files["merged"][name].read_bytes(), name
 
 
 @pytest.mark.filterwarnings("ignore:Of these documents detection has seen")

@@ -12,10 +12,14 @@ import mwork_lens as mw
 from mwork_lens.detection.activations import ActivationSums, layer_sums
 from mwork_lens.detection.detecting import BatchCounts, DetectionCounts
 from mwork_lens.detection.merging import mean_scores
+from mwork_lens.effects.losses import PassageLosses
+from mwork_lens.lens.decoding import Lens
+from mwork_lens.lens.directions import Draws, Reading
 from mwork_lens.measures import Selection, exact
-from mwork_lens.model import Encoded
+from mwork_lens.model import Encoded, stream
 from mwork_lens.neurons import NeuronSpace
 
+from ..made_up import LABELS
 from ..tiny import tiny, tokens
 
 MODEL = tiny("gemma3", torch.float32)
@@ -41,11 +45,35 @@ def activations(batches, sums):
         sums[batch.language].update(batch, of_batch)
 
 
-RUNS = {detect_by_layer: DetectionCounts, detect_over_model: DetectionCounts, activations: ActivationSums}
+def losses(batches, reducers):
+    for batch, states in stream(MODEL, batches):
+        reducers["all"].update(MODEL, batch, states)
+
+
+def decoded(batches, reducers):
+    for batch, states in stream(MODEL, batches):
+        of_prompts = LENS(states[:, 0]).double()
+        reducers["all"].update(batch, [(of_prompts, DRAWS.sums(batch, 0, states[batch.content]))])
+
+
+LENS = Lens(MODEL, LABELS, (2,), 3, "count", normalize=True)
+MASKS = {language: [torch.ones(len(ids), dtype=torch.bool) for ids in texts] for language, texts in CORPUS.items()}
+DRAWS = Draws(PLAN, MASKS, 1, 3, 0)
+RUNS = {
+    detect_by_layer: DetectionCounts,
+    detect_over_model: DetectionCounts,
+    activations: ActivationSums,
+    losses: PassageLosses,
+    decoded: Reading,
+}
 every_run = pytest.mark.parametrize("run", RUNS)
 
 
 def new(run):
+    if run is losses:
+        return {"all": PassageLosses.empty(PLAN)}
+    if run is decoded:
+        return {"all": Reading.empty(PLAN, DRAWS, len(LABELS.names), MODEL.cfg.d_model)}
     return {language: RUNS[run].empty(SPACE, PLAN, language) for language in CORPUS}
 
 
@@ -87,14 +115,14 @@ def test_any_deal_of_the_batches_and_any_order_of_merging_gives_the_same_bits(in
             reducer.merge(other[language])
     assert same(parts[0], in_order[run])
     for language, reducer in parts[0].items():
-        assert reducer.batches.tolist() == [name == language for name, _ in PLAN.groups]
+        assert reducer.batches.tolist() == [language in (name, "all") for name, _ in PLAN.groups]
 
 
 def go_on(folder, threads):
     """Load half-finished reducers, take the batches that are not in them, and save the whole."""
     torch.set_num_threads(threads)
     for run, kind in RUNS.items():
-        reducers = {language: kind.load(folder / run.__name__ / language) for language in CORPUS}
+        reducers = {name: kind.load(folder / run.__name__ / name) for name in new(run)}
         taken = sum(reducer.batches for reducer in reducers.values())
         run(map(PLAN.batch, (taken == 0).nonzero().flatten().tolist()), reducers)
         for language, reducer in reducers.items():
