@@ -91,7 +91,7 @@ def effects(run: Resumable, config: EffectsConfig, source: SavedSets, part: Part
         raise ValueError("--neurons goes without --detection, --controls and --stages.")
     require_saved(part, source)
     path = run.folder("effects")
-    detection = None if source.detection is None else mw.Detection.load(source.detection)
+    detection = load_detection(source)
     sets = {name: mw.NeuronSet.load(file) for name, file in by_name(source.neurons or (), "--neurons").items()}
     corpus = run.load_text()
     corpus = corpus if detection is None else held_out_text(corpus, detection)
@@ -105,6 +105,15 @@ def effects(run: Resumable, config: EffectsConfig, source: SavedSets, part: Part
         print(matrix)
         return [*folder.written, folder.path / "effects"]
     return finish_effects(folder, matrix, grid)
+
+
+def load_detection(source: SavedSets) -> Any:
+    """The saved detection, if one is named; a ValueError for a part of one."""
+    detection = None if source.detection is None else mw.Detection.load(source.detection)
+    if detection is not None and "part" in detection.settings:
+        number, of = detection.settings["part"]["shard"]
+        raise ValueError(f"{source.detection} is part {number}/{of} of a detection: mwork-lens merge makes one of all.")
+    return detection
 
 
 def require_saved(part: PartOf, source: SavedSets) -> None:
@@ -320,11 +329,18 @@ class PageConfig:
     """Your own copy of the report's notebook."""
 
 
-def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageConfig) -> Paths:
+def report(
+    run: Resumable,
+    config: Annotated[ReportConfig, "folds"],
+    source: Annotated[SavedSets, "neurons"],
+    page: PageConfig,
+) -> Paths:
     """Everything about one model on one corpus: results, an executed notebook, and one page that needs no network.
 
-    The same --output and options resume a run that was stopped. The notebook only shows what is in the folder: copy
-    OUTPUT/report.ipynb, edit it, and give it as --notebook for a page of your own.
+    With --detection of a run with --held-out (it may be merged of parts), the rest is measured on the documents that
+    detection has not read, and --held-out is not used. The same --output and options resume a run that was stopped.
+    The notebook only shows what is in the folder: copy OUTPUT/report.ipynb, edit it, and give it as --notebook for a
+    page of your own.
     """
     mw.report.read_notebook(page.notebook)
     from ..experiments.effects import require_languages
@@ -332,9 +348,10 @@ def report(run: Resumable, config: Annotated[ReportConfig, "folds"], page: PageC
 
     output = replace(run, output=run.output or Path("mwork-lens-report")).folder("report")
     corpus = run.load_text(DEMO_LANGUAGES if run.corpus == "demo" else None)
-    require_languages(config, corpus)
+    detection = load_detection(source)
+    require_languages(config, corpus, detection)
     hooked = run.load_model()
-    folder = measure(hooked, corpus, output, config)
+    folder = measure(hooked, corpus, output, config, detection=detection)
     shown = mw.report.execute(page.notebook, folder.path / "report.ipynb", {"folder": str(folder.path.resolve())})
     title = f"Languages inside {hooked.cfg.model_name}"
     return [mw.report.render(shown, folder.path / "report.html", title=title), shown, folder.path]

@@ -17,7 +17,7 @@ from ..settings import (
     TaskOptions,
     numbers,
 )
-from .commands import RatioConfig, measure_ratio, require_saved
+from .commands import RatioConfig, load_detection, measure_ratio, require_saved
 from .options import Paths, Resumable, Run, write
 
 
@@ -56,7 +56,7 @@ def layer_sweep(
 
     require_saved(part, config)
     path = run.folder("layer-sweep")
-    detection = None if config.detection is None else mw.Detection.load(config.detection)
+    detection = load_detection(config)
     corpus = run.load_text()
     corpus = corpus if detection is None else held_out_text(corpus, detection)
     hooked, limit = run.load_model(), {"max_tokens": selection.max_tokens}

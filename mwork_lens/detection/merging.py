@@ -73,7 +73,10 @@ def merged_record(parts: Sequence[Any]) -> dict[str, Any]:
     first, seen = parts[0], [part.seen for part in parts]
     return {
         "space": first.space,
-        "settings": {**without_part(first.settings), **({} if "part" in first.settings else {"corpus": _corpus(parts)})},
+        "settings": {
+            **without_part(first.settings),
+            **({} if "part" in first.settings else {"corpus": _corpus(parts)}),
+        },
         "documents_of": {tag: in_corpus_order(parts, tag, "documents_of") for tag in languages_of(parts)},
         "seen": None if None in seen else reduce(operator.or_, seen),
     }

@@ -23,8 +23,8 @@ from ..settings import ReportConfig
 from ..statistics import FALSE_DISCOVERIES, adjusted_verdict, counted, not_measurable
 from ..store import versions, write_text
 from ..text import Corpus, Identifier, identifier
-from ..text.choices import named
-from .effects import effects_settings, require_languages, run_effects, stages_of
+from ..text.choices import listed, named
+from .effects import effects_settings, held_out_text, require_languages, run_effects, stages_of
 from .folder import ResultsFolder, load_or_run, piece_name
 from .sets import most_specific, specific_sets
 
@@ -66,23 +66,43 @@ class Measurement:
 
     @classmethod
     def begin(
-        cls, name: str, model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, *, progress: bool = True
+        cls,
+        name: str,
+        model: HookedModel,
+        corpus: Corpus,
+        path: Path,
+        config: ReportConfig,
+        *,
+        detection: Detection | None = None,
+        progress: bool = True,
     ) -> "Measurement":
-        """Detect neurons, unless ``path`` has the detection; ValueError if no language has specific ones."""
+        """Detect neurons, unless ``path`` or the caller has the detection; ValueError if no language has specific ones.
+
+        With a detection, all that it has not read is held out.
+        """
+        if detection and (lacking := [language for language in detection.languages if language not in corpus]):
+            raise ValueError(
+                f"There is a detection of {lacking[0]!r} but no text; there is {listed(corpus, lacking[0])}."
+            )
         if len(corpus) < 2:
             raise ValueError(f"One language ({', '.join(corpus)}) has nothing to be compared with: give at least two.")
         if config.stages or model.cfg.n_layers >= len(STAGES):
             stages_of(model, config)
-        train, held_out = corpus.split(config.held_out, seed=config.seed)
+        saved = {} if detection is None else {"detection": {"space": asdict(detection.space), **detection.settings}}
         effects = effects_settings(config)
         rest = {key: value for key, value in asdict(config).items() if key not in (*effects, "overlap")}
-        record = {**model_record(model), "effects": effects, **rest, "corpus": corpus.describe()}
+        record = {**model_record(model), "effects": effects, **rest, "corpus": corpus.describe(), **saved}
         folder = ResultsFolder.open(path, name, record)
-        options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
-        detection = load_or_run(folder.path / "detection", Detection, detect, model, train, **options)
+        if detection is None:
+            train, held_out = corpus.split(config.held_out, seed=config.seed)
+            options = {"top": config.top, "max_tokens": config.max_tokens, "progress": progress}
+            detection = load_or_run(folder.path / "detection", Detection, detect, model, train, **options)
+        else:
+            held_out, given = held_out_text(corpus, detection), detection
+            detection = load_or_run(folder.path / "detection", Detection, lambda: given)
         sets = specific_sets(detection, config.quorum)
         if not sets:
-            rule = f"top={config.top}, quorum={config.quorum}"
+            rule = f"top={detection.settings.get('top')}, quorum={config.quorum}"
             raise ValueError(f"No language has specific neurons at {rule}: lower the quorum.")
         # English is the pivot that the others are compared with: show the controls of another language if there is one
         others = [language for language in sets if language != "en"] or list(sets)
@@ -136,20 +156,26 @@ def _no_identifier(texts: Sequence[str]) -> list[str | None]:
 
 
 def measure(
-    model: HookedModel, corpus: Corpus, path: Path, config: ReportConfig, *, progress: bool = True
+    model: HookedModel,
+    corpus: Corpus,
+    path: Path,
+    config: ReportConfig,
+    *,
+    detection: Detection | None = None,
+    progress: bool = True,
 ) -> ResultsFolder:
     """Run what is not at ``path`` yet: detection, sets, language ratio, effects, stages, cards, completions.
 
-    Neurons are detected on one part of the documents, all else is measured on the rest. What cannot be measured (e.g.
-    languages that the identifier does not have) is left out, and ``missing.json`` says why. A ValueError names what
-    does not go together, before the model is run where that can be seen.
+    Neurons are detected on one part of the documents (or were before), all else is measured on the rest. What cannot be
+    measured (e.g. languages that the identifier does not have) is left out, and ``missing.json`` says why. A ValueError
+    names what does not go together, before the model is run where that can be seen.
     """
     if model.tokenizer is None:
         raise ValueError(f"{model.cfg.model_name} has no tokenizer, which a report needs to show texts.")
-    require_languages(config, corpus)
+    require_languages(config, corpus, detection)
     with contextlib.suppress(ImportError):
         identifier(config.identifier, ["en", "ru"])
-    run = Measurement.begin("report", model, corpus, path, config, progress=progress)
+    run = Measurement.begin("report", model, corpus, path, config, detection=detection, progress=progress)
     detection, quorum, layers = run.detection, run.config.quorum, model.cfg.n_layers
     for language, neurons in run.sets.items():
         run.piece(f"neurons/{piece_name(language)}", NeuronSet, lambda neurons=neurons: neurons)

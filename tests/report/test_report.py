@@ -27,6 +27,7 @@ from mwork_lens.experiments.sets import most_specific
 from mwork_lens.report import execute, execution, pictures, render, write_figures
 from mwork_lens.report.page import Html, Section, write_page
 from mwork_lens.settings import ReportConfig
+from mwork_lens.store import digest
 from mwork_lens.text import as_corpus
 
 from ..tiny import tiny
@@ -96,10 +97,16 @@ def test_a_report_is_measured_once_and_resumed(model, corpus, folder):
         measure(model, corpus, folder, replace(CONFIG, held_out=0.4), progress=False)
 
 
-def test_what_the_identifier_does_not_know_is_missing_and_the_reason_is_kept(model, corpus, tmp_path):
+def test_a_saved_detection_and_an_identifier_that_does_not_know_the_languages(model, corpus, tmp_path):
     two = corpus.select({language: range(22) for language in ("en", "fr")})
     config = replace(CONFIG, identifier="script", stages=["fr"])
-    measure(model, two, tmp_path / "run", config, progress=False)
+    detection = mw.detect(model, two.split(0.3)[0], top=0.3, progress=False)
+    measure(model, two, tmp_path / "run", config, detection=detection, progress=False)
+    effects = mw.EffectMatrix.load(tmp_path / "run" / "effects")
+    assert (effects.documents_read["unseen"] == 5).all()
+    assert digest(mw.Detection.load(tmp_path / "run" / "detection")) == digest(detection)
+    with pytest.raises(ValueError, match="There is a detection of 'fr' but no text; there is en, ru"):
+        measure(model, corpus.select({"en": [0], "ru": [0]}), tmp_path / "x", CONFIG, detection=detection)
     missing = json.loads((tmp_path / "run" / "missing.json").read_text())
     assert "both written in Latn" in missing["language-ratio"]
     assert not (tmp_path / "run" / "language-ratio").exists()
