@@ -236,18 +236,35 @@ def test_a_pass_in_another_thread_is_kept_too(tmp_path, whole):
     assert found == [whole["detect"]]
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing_that_was_written(tmp_path, passes, whole, monkeypatch):
+@every_pass
+def test_a_full_disk_is_one_line_and_loses_nothing_that_was_written(tmp_path, passes, whole, monkeypatch, call):
     monkeypatch.setenv(SECONDS, "0")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    batches, limits = count(passes, call), resource.getrlimit(resource.RLIMIT_FSIZE)
     full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match=r"run cannot be written .*\(File too large.* the same call goes on"):
-            count(passes, partial(detect, checkpoint=tmp_path / "run"), 3, full)
+            count(passes, partial(call, checkpoint=tmp_path / "run"), 3, full)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [entry for entry in (tmp_path / "run").iterdir() if entry.name.startswith(".")]
-    assert count(passes, partial(detect, checkpoint=tmp_path / "run")) == 4
-    assert digest(detect(checkpoint=tmp_path / "run")) == whole["detect"]
+    assert count(passes, partial(call, checkpoint=tmp_path / "run")) == batches - 2
+    assert digest(call(checkpoint=tmp_path / "run")) == whole[call.__name__]
+
+
+@every_pass
+def test_a_folder_that_cannot_be_written_any_more_is_one_line(tmp_path, passes, whole, monkeypatch, call):
+    monkeypatch.setenv(SECONDS, "0")
+    folder, kept = tmp_path / "run", tmp_path / "kept"
+
+    def lose():  # as root may write anywhere
+        folder.rename(kept)
+        folder.write_text("a file")
+
+    with pytest.raises(OSError, match=r"run cannot be written .*the same call goes on"):
+        count(passes, partial(call, checkpoint=folder), 3, lose)
+    folder.unlink()
+    kept.rename(folder)
+    assert digest(call(checkpoint=folder)) == whole[call.__name__]
 
 
 def test_how_often_is_written(tmp_path, passes, monkeypatch):
