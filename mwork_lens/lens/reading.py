@@ -116,7 +116,7 @@ def language_ratio(
     if shard is not None:
         plan, part = part_of(whole, shard)
         settings["part"], rows = {**part, "made_of": digest([labels.names, labels.labels])}, part["rows"]
-    asked = {**settings, "layers": lens.layers, "batch_size": batch_size}
+    asked = {"corpus": settings["corpus"], **settings, "layers": lens.layers, "batch_size": batch_size}
 
     def record() -> dict[str, Any]:
         return pass_record("ratio", model, whole, {**asked, "labels": digest([labels.names, labels.labels])})

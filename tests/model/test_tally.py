@@ -240,7 +240,7 @@ def test_a_pass_in_another_thread_is_kept_too(tmp_path, whole):
 def test_a_full_disk_is_one_line_and_loses_nothing_that_was_written(tmp_path, passes, whole, monkeypatch, call):
     monkeypatch.setenv(SECONDS, "0")
     batches, limits = count(passes, call), resource.getrlimit(resource.RLIMIT_FSIZE)
-    full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, limits[1]))
+    full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (300, limits[1]))
     try:
         with pytest.raises(OSError, match=r"run cannot be written .*\(File too large.* the same call goes on"):
             count(passes, partial(call, checkpoint=tmp_path / "run"), 3, full)
