@@ -98,8 +98,35 @@ def _shard(option: str, text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
+def _assignments(option: str, text: str, example: str) -> dict[str, str]:
+    """``name=value`` with commas."""
+    pairs = [part.partition("=") for part in split_commas(text)]
+    if not pairs or not all(name and value for name, _, value in pairs):
+        raise ValueError(f"{option} {text}: give {example}.")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _numbered(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _device_map(option: str, text: str) -> str | dict[str, int | str]:
+    if text == "auto":
+        return text
+    places = _assignments(
+        option, text, "auto, or where parts are, with * for all others, e.g. '*=cpu,model.layers.3=disk'"
+    )
+    return {"" if part == "*" else part: _numbered(place) for part, place in places.items()}
+
+
+def _max_memory(option: str, text: str) -> dict[int | str, str]:
+    sizes = _assignments(option, text, "sizes by device, e.g. 0=20GiB,1=20GiB")
+    return {_numbered(device): size for device, size in sizes.items()}
+
+
 COMMAS = Reader(str, lambda _, text: split_commas(text), join_commas)
 DETECTION = Reader(Path, _detection)
+DEVICE_MAP, MAX_MEMORY = Reader(str, _device_map), Reader(str, _max_memory)
 SHARD = Reader(str, _shard)
 """Which part of how many."""
 DETECTIONS = Reader(list[Path], lambda option, paths: [_detection(option, path) for path in paths])

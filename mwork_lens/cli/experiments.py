@@ -114,7 +114,7 @@ class VocabularyConfig:
     """A folder of fr.txt, or a .jsonl."""
 
 
-def corpus(run: Annotated[Run, "device", "dtype"], config: VocabularyConfig) -> Paths:
+def corpus(run: Annotated[Run, "device", "device_map", "max_memory", "dtype"], config: VocabularyConfig) -> Paths:
     """The appendix table: documents, tokens, distinct words by language, and coverage of a vocabulary."""
     from ..experiments.corpus import describe_corpus, read_vocabulary
     from ..experiments.folder import ResultsFolder

@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 
 import mwork_lens as mw
 
-from ..settings import NO_OPTION, OptionalNames, Reader, TaskOptions
+from ..settings import DEVICE_MAP, MAX_MEMORY, NO_OPTION, OptionalNames, Reader, TaskOptions
 from ..store import processes
 
 _FIELD = re.compile(r'^    (\w+): (?:[^\n]*? = (\w+)\.\w+|[^\n]*)\n(?:    """(.*?)""")?', re.MULTILINE | re.DOTALL)
@@ -143,6 +143,10 @@ class Run:
     """demo, a TransformerLens or hub name, a directory, a .gguf."""
     device: str | None = None
     """cpu, cuda, mps; by default CUDA if there is one."""
+    device_map: Annotated[Any, DEVICE_MAP] = None
+    """auto (all GPUs), or where parts are: '*=0,model.layers.9=1'."""
+    max_memory: Annotated[Any, MAX_MEMORY] = None
+    """With --device-map auto, at most: 0=20GiB,1=20GiB."""
     dtype: str = "float32"
     """float32, bfloat16, float16 or float64."""
     languages: OptionalNames = None
@@ -159,7 +163,8 @@ class Run:
 
     def load_model(self) -> Any:
         """The hooked model."""
-        return mw.load_model(self.model, device=self.device, dtype=self.dtype)
+        placing = {"device": self.device, "device_map": self.device_map, "max_memory": self.max_memory}
+        return mw.load_model(self.model, dtype=self.dtype, **placing)
 
     def load_text(self, languages: Sequence[str] | None = None) -> Any:
         """The corpus, in ``languages`` if none are set; warns of too few passages to find neurons on."""

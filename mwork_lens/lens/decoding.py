@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..model import HookedModel, label_masses, model_record, settled, top_tokens
+from ..model import HookedModel, device_of, dtype_of, label_masses, model_record, settled, top_tokens
 from ..model.architecture import wide_dtype
 from ..neurons import weight_processing
 from .vocabulary import TokenLanguages
@@ -49,5 +49,6 @@ class Lens:
     ) -> Float[Tensor, "layer direction label"]:
         """What random directions of each layer decode to."""
         with settled(self.model), torch.inference_mode():
-            rows = (of_layer.to(self.model.unembed.W_U) for of_layer in directions)
+            device, dtype = device_of(self.model), dtype_of(self.model)
+            rows = (of_layer.to(device, dtype) for of_layer in directions)
             return torch.stack([self(each).double().cpu() for each in rows])

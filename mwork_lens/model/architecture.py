@@ -3,6 +3,7 @@
 A HookedTransformer's modules are TransformerLens's; a raw TransformerBridge's wrap those of transformers.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ..text import unknown_id
+from .offloaded import is_offloaded, modules_of, place_of, present
 from .state import require_usual_device, settled
 
 Structure = Literal["attention", "feed_forward"]
@@ -64,8 +66,13 @@ def original(module: Any) -> Any:
 
 
 def device_of(model: HookedModel) -> torch.device:
-    """Where the model's first parameter is, and so where its tokens go."""
-    return next(model.parameters()).device
+    """Where the model's first module computes, its embedding, and so where its tokens go."""
+    return place_of(model)
+
+
+def device_of_layer(model: HookedModel, layer: int) -> torch.device:
+    """Where a layer computes."""
+    return place_of(model.blocks[layer])
 
 
 def dtype_of(model: HookedModel) -> torch.dtype:
@@ -101,14 +108,26 @@ def feed_forward_width(model: HookedModel) -> int:
     return model.cfg.d_mlp if wrapped_model(model) is None else weight(model, 0, "mlp.W_out").shape[0]
 
 
+@contextlib.contextmanager
+def values_of(model: HookedModel, module: Module) -> Iterator[None]:
+    """Within it, a part of the model and all below it show their values, also those that lie on disk."""
+    if not any(map(is_offloaded, modules_of(module))):
+        yield
+        return
+    with settled(model), present(module):
+        yield
+
+
 def weight(model: HookedModel, layer: int, name: str) -> Any:
     """The weight that is stored, e.g. ``attn.W_K`` as ``[n_key_value_heads, d_model, d_head]``; None for no bias.
 
-    HookedTransformer shows K and V repeated to all query heads and keeps the leaves as ``_W_K``, ``_W_V``.
+    One that lies on disk is read from there. HookedTransformer shows K and V repeated to all query heads and keeps the
+    leaves as ``_W_K``, ``_W_V``.
     """
     module_name, leaf = name.rsplit(".", 1)
     module = model.blocks[layer].get_submodule(module_name)
-    return getattr(module, f"_{leaf}") if hasattr(module, f"_{leaf}") else getattr(module, leaf)
+    with values_of(model, module):
+        return getattr(module, f"_{leaf}") if hasattr(module, f"_{leaf}") else getattr(module, leaf)
 
 
 NOT_CAUSAL = (
@@ -133,6 +152,14 @@ def require_hooked(model: Any) -> None:
             f"{model.cfg.model_name} computes with processed copies of its weights (enable_compatibility_mode), which "
             "no edit reaches: give it as it was before, or enable_compatibility_mode(no_processing=True)."
         )
+
+
+def unembedding_of(
+    model: HookedModel,
+) -> tuple[Float[Tensor, "token d_unembed"], Float[Tensor, " token"] | None]:
+    """The matrix by which a model multiplies its last states, and what it adds to the products; None for no bias."""
+    with values_of(model, model.unembed):
+        return model.unembed.W_U.t(), getattr(model.unembed, "b_U", None)
 
 
 def special_ids(model: HookedModel) -> Int[Tensor, " id"]:
@@ -219,9 +246,13 @@ def config_boundaries(config: Any) -> tuple[int, ...]:
 def inner_gain(model: HookedModel, layer: int) -> Float[Tensor, " width"] | None:
     """The gain of an RMS norm of all heads' mixed values; None where W_O reads them as they are."""
     norm = getattr(original(model.blocks[layer].attn), "attn_sub_norm", None)
-    if norm is not None and (norm.weight == 0).any():
+    if norm is None:
+        return None
+    with values_of(model, norm):
+        gain = at_least_float32(norm.weight.detach())
+    if (gain == 0).any():
         raise ValueError(f"{model.cfg.model_name}: the norm before W_O of layer {layer} has gains of 0.")
-    return None if norm is None else at_least_float32(norm.weight.detach())
+    return gain
 
 
 def output_factor(model: HookedModel, layer: int) -> float:
@@ -275,8 +306,10 @@ def _scale_of_pattern(model: HookedModel, layer: int) -> float:
 def norm_gain(model: HookedModel, norm: Any) -> Float[Tensor, "*head width"]:
     """What a norm multiplies the normalised activation with: a single 1 where it has no weight."""
     stored_as_offset = wrapped_model(model) is not None and getattr(model.cfg, "rmsnorm_uses_offset", False)
-    parts = [part.weight for part in getattr(original(norm), "norms", ())]  # a norm for each head
-    stored = torch.stack(parts) if parts else getattr(norm, "w", getattr(original(norm), "weight", None))
+    with values_of(model, norm):
+        module = original(norm)  # what a bridge shows of it was taken from it once
+        parts = [part.weight for part in getattr(module, "norms", ())]  # a norm for each head
+        stored = torch.stack(parts) if parts else getattr(module, "w", getattr(module, "weight", None))
     if stored is None:
         return torch.ones(1, dtype=wide_dtype(dtype_of(model)), device=device_of(model))
     gain = at_least_float32(stored.detach())

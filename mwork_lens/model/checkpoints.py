@@ -3,7 +3,10 @@
 import contextlib
 import copy
 import io
+import logging
+import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .offloaded import is_held, place_of
 from .weight_files import QUANTISED, check_files, folder_of, require_no_adapters
 
 SHOWN = 3
@@ -37,6 +41,9 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as hf_logging
 
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    accelerate = logging.getLogger("accelerate")
+    level = accelerate.level
+    accelerate.setLevel(logging.ERROR)
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
@@ -45,30 +52,50 @@ def quiet_transformers() -> Iterator[None]:
             yield
     finally:
         hf_logging.set_verbosity(verbosity)
+        accelerate.setLevel(level)
         if bars:
             hf_logging.enable_progress_bar()
 
 
-def read_model(place: str | Path, dtype: torch.dtype, **options: Any) -> Any:
+def read_model(place: str | Path, dtype: torch.dtype, parts: Mapping[str, str] | None = None, **options: Any) -> Any:
     """The causal language model at ``place``, a directory or hub name, in evaluation mode.
 
-    ``options`` go to ``from_pretrained``, e.g. ``gguf_file``.
+    ``parts`` says by name of a module where it is put; what is to be on disk stays in the files, and where these cannot
+    be read a weight at a time, goes to a temporary place that is removed with the model. ``options`` go to
+    ``from_pretrained``, e.g. ``gguf_file``.
 
     Raises:
         ValueError: for files that cannot be read, custom code, quantised weights, another kind of model, or text
             weights that are missing or of another shape.
     """
     config = None if options else read_config(place)
-    with _naming(place), quiet_transformers():
-        kinds = {"dtype": dtype, "attn_implementation": "eager", "trust_remote_code": False}
-        reports = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded, report = _loader(config).from_pretrained(place, **kinds, **reports, **options)
-    text = text_model(loaded)
-    _require_weights(loaded, text, report, place)
-    if not options and (folder := folder_of(place)):
-        require_no_adapters(folder)
-        check_files(folder)
+    with contextlib.ExitStack() as temporary:
+        placing: dict[str, Any] = {}
+        if parts is not None:
+            folder = temporary.enter_context(tempfile.TemporaryDirectory(prefix="mwork-lens-"))
+            placing = {"device_map": dict(parts), "offload_folder": folder}
+        with _naming(place), quiet_transformers():
+            kinds = {"dtype": dtype, "attn_implementation": "eager", "trust_remote_code": False}
+            reports = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            loaded, report = _loader(config).from_pretrained(place, **kinds, **reports, **placing, **options)
+        text = text_model(loaded)
+        _require_weights(loaded, text, report, place)
+        if not options and (folder := folder_of(place)):
+            require_no_adapters(folder)
+            check_files(folder)
+        if parts is not None:
+            weakref.finalize(text, temporary.pop_all().close)
     return text.eval()
+
+
+def skeleton(config: Any, dtype: torch.dtype) -> Any:
+    """The transformers model with this configuration, without any weight."""
+    kind = _loader(config)
+    make = getattr(kind, "from_config", None) or kind._from_config
+    with torch.device("meta"), quiet_transformers():
+        model = make(copy.deepcopy(config), dtype=dtype)
+        model.tie_weights()
+    return model
 
 
 def read_config(place: str | Path) -> Any:
@@ -238,7 +265,7 @@ def text_model(model: Any) -> Any:
 @torch.inference_mode()
 def _warn_of_other_logits(model: nn.Module, text: nn.Module) -> None:
     """Of a multimodal model that leaves out what its text model does after the unembedding (a scale, a cap)."""
-    ids = torch.arange(8, device=next(text.parameters()).device)[None]
+    ids = torch.arange(8, device=place_of(text))[None]
     theirs, ours = (each.eval()(input_ids=ids).logits.float() for each in (model, text))
     apart = float((theirs - ours).abs().max() / ours.abs().max())
     if apart > LOGITS_APART:
@@ -266,7 +293,8 @@ def _require_weights(model: nn.Module, text: Any, report: Mapping[str, Any], pla
     if unexpected:
         warnings.warn(f"{place} has weights of which the model knows nothing: {_listed(unexpected)}.", stacklevel=6)
     ties = getattr(text.config, "tie_word_embeddings", False)
-    if ties and text.get_output_embeddings().weight is not text.get_input_embeddings().weight:
+    ends = [each.weight for each in (text.get_input_embeddings(), text.get_output_embeddings())]
+    if ties and ends[0] is not ends[1] and not any(map(is_held, ends)):
         warnings.warn(
             f"{place} holds an unembedding of its own although its configuration says that it is the embedding "
             "(tie_word_embeddings): what is stored is used.",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .architecture import NOT_CAUSAL, HookedModel, config_boundaries, device_of, dtype_of, original
 from .checkpoints import first_line, lacks_memory, quiet_transformers
 from .forward import run_blocks
+from .offloaded import place_of
 from .state import settled
 from .unembedding import all_logits, final_norm
 from .wide_weights import in_float32
@@ -62,7 +63,7 @@ def observe(theirs: Any, title: str) -> Reference:
     stacks, said = _stacks(theirs), getattr(config, "num_hidden_layers", 0)
     if len(stacks) == 1 and (layers := len(stacks[0])) < said:
         raise ValueError(f"{title} has {layers} layers where its config.num_hidden_layers says {said}: set that.")
-    short, long = _drawn(config, theirs.device)
+    short, long = _drawn(config, place_of(theirs))
     try:
         with settled(theirs), quiet_transformers():
             logits = theirs(short, use_cache=False).logits

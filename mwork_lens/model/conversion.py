@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .architecture import HookedModel, original, rope_settings
+from .architecture import HookedModel, device_of, original, rope_settings
 from .blocks import require_attention
 from .checkpoints import first_line, lacks_memory, own_tokenizer, quiet_transformers
 from .comparing import Differs, Reference, context_of, require_same, require_same_far
+from .offloaded import place_of
+from .placement import Placement, take_back
 
 logger = logging.getLogger("mwork_lens")
 
@@ -30,21 +32,26 @@ class NotConvertible(Exception):
 
 
 def hooked_or_bridge(
-    theirs: Any, reference: Reference, tokenizer: Any, official: str | None, title: str
+    theirs: Any, reference: Reference, tokenizer: Any, official: str | None, title: str, placement: Placement
 ) -> HookedModel:
     """A HookedTransformer, else a raw bridge, that computes what the reference says; ``theirs`` is used up.
+
+    Parts that are placed one by one stay where they are, which only a bridge leaves them.
 
     Raises:
         ValueError: if neither can be made, or what was made computes something else.
     """
-    device = reference.short.device
     try:
-        model = _converted(theirs.to("cpu"), reference, tokenizer, official, device)
+        transformer_lens()
+        if placement.parts is not None and placement.split == 1:
+            raise NotConvertible("a HookedTransformer has its parts where TransformerLens puts them")
+        model = _converted(take_back(theirs), reference, tokenizer, official, placement)
         model.generation_config = theirs.generation_config  # which says what ends a text
-        logger.info("Loaded %s as a HookedTransformer", title)
+        over = f" over {placement.split} devices" if placement.split > 1 else ""
+        logger.info("Loaded %s as a HookedTransformer%s", title, over)
     except NotConvertible as reason:
-        logger.warning("Loading %s as a raw TransformerBridge, because %s", title, reason)
-        model = _compared_bridge(theirs.to(device), reference, tokenizer, title, str(reason))
+        logger.warning("Loading %s as a raw TransformerBridge, because %s", title, str(reason))
+        model = _compared_bridge(placement.put(theirs), reference, tokenizer, title, str(reason))
     model.cfg.model_name = title
     return model.eval()
 
@@ -73,10 +80,11 @@ def _is_unfit(error: Exception) -> bool:
     return [name for name in names if name not in _LIBRARIES][-1] == "transformer_lens"
 
 
-def _converted(theirs: Any, reference: Reference, tokenizer: Any, official: str | None, device: torch.device) -> Any:
+def _converted(theirs: Any, reference: Reference, tokenizer: Any, official: str | None, placement: Placement) -> Any:
     hooked, loading = transformer_lens()
     with _cannot("TransformerLens cannot convert it ({})"), quiet_transformers():
-        cfg = _config(loading, theirs.config, official, device=device, dtype=theirs.dtype)
+        cfg = _config(loading, theirs.config, official, device=placement.device, dtype=theirs.dtype)
+        cfg.n_devices = placement.split
         if tokenizer is None:
             cfg.tokenizer_name = None
         read = _with_names(loading.get_pretrained_state_dict, get_official_model_name=str)
@@ -214,7 +222,7 @@ def bridge_on(theirs: Any, tokenizer: Any = None) -> HookedModel:
     from transformer_lens.model_bridge import TransformerBridge
 
     name_architecture(theirs)
-    context, device = context_of(theirs.config.get_text_config()), theirs.device
+    context, device = context_of(theirs.config.get_text_config()), place_of(theirs)
     if tokenizer is not None and not tokenizer.init_kwargs.get("name_or_path"):
         tokenizer = own_tokenizer(tokenizer, type(theirs).__name__)
     with quiet_transformers():
@@ -231,6 +239,7 @@ def bridge_on(theirs: Any, tokenizer: Any = None) -> HookedModel:
 def complete_bridge(bridge: Any) -> None:
     """Let the usual hook points of a bridge run, and its masks be causal, in families where they are not."""
     _name_feed_forward(bridge)
+    bridge.cfg.device = str(device_of(bridge))  # which is not known of an embedding on disk
     for block in getattr(bridge, "blocks", ()):
         module, attention = original(block), getattr(block, "attn", None)
         if _tuple_of_list not in module._forward_hooks.values():

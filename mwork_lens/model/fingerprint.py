@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..store import storable
-from .architecture import HookedModel, dtype_of, has_feed_forward, weight
+from .architecture import HookedModel, dtype_of, has_feed_forward, values_of, weight
 from .blocks import layers_apart
 from .state import settled
 
@@ -41,10 +41,13 @@ class Fingerprint:
         """Computed from the weights: about as costly as reading them once."""
         from .bit_sums import bit_sums  # takes long to import
 
-        groups = _weights(model)
         with settled(model):
-            exact, rounded = zip(*(bit_sums(*group) for group in groups), strict=True)
-        return cls(str(groups[0][0].dtype).removeprefix("torch."), _shortened(exact), _shortened(rounded))
+            try:
+                sums = [(group[0].dtype, *bit_sums(*group)) for group in _matrices(model)]
+            except AttributeError:  # mixtures of experts and the like, which lenses read
+                sums = [(group[0].dtype, *bit_sums(*group)) for group in _blocks(model)]
+        (dtype, *_), exact, rounded = zip(*sums, strict=True)
+        return cls(str(dtype).removeprefix("torch."), _shortened(exact), _shortened(rounded))
 
     def agrees(self, other: "Fingerprint") -> bool:
         """Whether both can be of the same weights: rounded to bfloat16 if dtypes differ. float16 rounds otherwise."""
@@ -56,14 +59,18 @@ class Fingerprint:
         return f"{self.dtype} {self.exact}"
 
 
-def _weights(model: HookedModel) -> list[list[Tensor]]:
-    """What is summed up together: each matrix alone, of blocks that lack them all the weights of a block."""
-    apart, blocks = layers_apart(model), model.blocks
+def _matrices(model: HookedModel) -> Iterator[list[Tensor]]:
+    """What is summed up together: each matrix alone."""
+    apart, layers = layers_apart(model), range(len(model.blocks))
     names = ("attn.W_V", "attn.W_O", *(("mlp.W_in", "mlp.W_out") if has_feed_forward(model.cfg) else ()))
-    try:
-        return [[weight(model, layer, name)] for name in names for layer in range(len(blocks)) if layer not in apart]
-    except AttributeError:  # mixtures of experts and the like, which lenses read
-        return [[part for part in block.parameters() if part.is_floating_point()] for block in blocks]
+    yield from ([weight(model, layer, name)] for name in names for layer in layers if layer not in apart)
+
+
+def _blocks(model: HookedModel) -> Iterator[list[Tensor]]:
+    """The same where blocks lack some matrix: all the weights of a block."""
+    for block in model.blocks:
+        with values_of(model, block):
+            yield [part for part in block.parameters() if part.is_floating_point()]
 
 
 def _shortened(sums: tuple[int, ...]) -> str:

@@ -341,7 +341,7 @@ def stream(
                     traceback.clear_frames(error.__traceback__)  # which hold what the pass has computed
                     run_blocks(model, batch.tokens)  # says it better where a hook met a stream that is not finite
                     raise
-            yield batch, states
+            yield running.beside(states), states
             bar.set_postfix_str(f"peak memory {readable(peak_memory(device))}", refresh=False)
             bar.update(len(batch.rows))
 

@@ -36,6 +36,7 @@ from .conversion import (
     transformer_lens,
 )
 from .gguf import source_directory
+from .placement import DeviceMap, MaxMemory, Placement, device_at
 from .unembedding import require_same_readout
 from .weight_files import ADAPTERS, QUANTISED, require_no_adapters
 
@@ -51,6 +52,8 @@ def load_model(
     name: str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = torch.float32,
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
 ) -> HookedModel:
     """Load a model with hooks at every activation, weights as published (no folding, no centring).
 
@@ -65,18 +68,23 @@ def load_model(
         name: the official TransformerLens name of a local or loaded model whose sizes do not identify it.
         device: where to put the model; TransformerLens's default (CUDA if there is one) if None.
         dtype: of the weights, e.g. ``torch.bfloat16`` or ``"bfloat16"``.
+        device_map: instead of ``device``, for what is read by name or from a directory: ``"auto"`` puts it on all GPUs
+            (or on the CPU, and what finds no room there on disk), a dict from transformers' names of modules to devices
+            or ``"disk"`` where it says, e.g. ``{"": "cpu", "model.layers.30": "disk"}``. The log says what is where.
+        max_memory: with ``"auto"``, how much goes where at most, e.g. ``{0: "20GiB", 1: "20GiB"}``.
 
     Returns:
         A ``HookedTransformer`` where the installed TransformerLens can express the model as one, else a raw
         ``TransformerBridge``, which has the same hook names and shapes. The log says which and why. Of a multimodal
-        checkpoint it is the text model. ``cfg.n_ctx`` is the context of the model's configuration.
+        checkpoint it is the text model. ``cfg.n_ctx`` is the context of the model's configuration. Over several GPUs a
+        HookedTransformer has equal shares of layers (``n_devices``); what ``max_memory`` or a dict places is a bridge.
 
     Raises:
         FileNotFoundError: a file or directory that is not there.
         ImportError: ``"demo"`` or GGUF without the ``demo`` extra.
         ValueError: a source that is not a causal decoder or that nothing knows, a checkpoint with missing text weights
             or custom code, a model that TransformerLens does not compute right, a dtype or device that does not exist,
-            too little memory.
+            too little memory, a placement that TransformerLens cannot run (GPUs with the CPU or disk; disk before 4.3).
 
     Example:
         >>> model = mw.load_model("demo")
@@ -91,14 +99,14 @@ def load_model(
         raise ValueError(f"dtype {dtype!r} is not a floating-point torch dtype; use e.g. 'float32' or 'bfloat16'.")
     if not isinstance(name, str | None):
         raise ValueError(f"name={name!r} must be a string.")
-    place = _device(device)
+    place = _required_place(source, device, device_map, max_memory)
     if not isinstance(source, str | Path | PreTrainedModel):
         return _hooked_already(source)
     try:
         with _usual_modes():
             if isinstance(source, PreTrainedModel):
                 return _from_memory(source, name, tokenizer, place, as_dtype)
-            return _from_files(source, name, tokenizer, place, as_dtype)
+            return _from_files(source, name, tokenizer, place, as_dtype, device_map, max_memory)
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
@@ -127,19 +135,27 @@ def load_tokenizer(source: str | Path) -> Any:
     return read_tokenizer(source_directory(source))
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device, or TransformerLens's default; a ValueError for one that is not there."""
-    from transformer_lens.utilities.devices import get_device
-
-    try:
-        place = torch.device((processes.default_device() or get_device()) if device is None else device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        there = "'cpu' or 'cuda'" if torch.cuda.is_available() else "'cpu'"
-        raise ValueError(f"There is no device {device!s} here: {first_line(error)}. Use e.g. {there}.") from error
-    if place.type == "meta":
-        raise ValueError("The device 'meta' holds no numbers: a model there cannot be run.")
-    return place
+def _required_place(
+    source: Any, device: str | torch.device | None, device_map: DeviceMap | None, max_memory: MaxMemory | None
+) -> torch.device:
+    """The one device; a ValueError for one that is not there, and for a map that has no use."""
+    if device_map is None and max_memory is not None:
+        raise ValueError(f"max_memory={dict(max_memory)} says how device_map='auto' divides a model: give that too.")
+    if device_map is not None and device is not None:
+        raise ValueError(f"device={device!s} and device_map={device_map!r}: give one of them.")
+    if device_map is not None and max_memory is not None and device_map != "auto":
+        raise ValueError(f"max_memory={dict(max_memory)} has no use beside a device_map that says where each part is.")
+    if device_map == "auto" and processes.default_device():
+        raise ValueError(
+            f"device_map='auto' puts a model on all GPUs, which {processes.count()} processes would all do: give each "
+            "process a device_map of its own."
+        )
+    if device_map is not None and not isinstance(source, str | Path):
+        raise ValueError(
+            f"device_map={device_map!r} is for models that are read by name or from a directory: this one, of "
+            f"{type(source).__name__}, is in memory."
+        )
+    return device_at(device)
 
 
 def _hooked_already(source: Any) -> Any:
@@ -177,7 +193,7 @@ def _from_memory(
         parameter.grad = None
         parameter.data = parameter.data.to(dtype)
     theirs.set_attn_implementation("eager")
-    return _hooked(text_model(theirs).eval(), own_tokenizer(tokenizer, title), name, title, device)
+    return _hooked(text_model(theirs).eval(), own_tokenizer(tokenizer, title), name, title, Placement(device))
 
 
 def _require_plain_weights(source: Any, title: str) -> None:
@@ -210,7 +226,13 @@ def _drop_hooks(theirs: torch.nn.Module) -> None:
 
 
 def _from_files(
-    source: str | Path, name: str | None, tokenizer: Any, device: torch.device, dtype: torch.dtype
+    source: str | Path,
+    name: str | None,
+    tokenizer: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    device_map: DeviceMap | None,
+    max_memory: MaxMemory | None,
 ) -> HookedModel:
     if not str(source).strip():
         raise ValueError(f"load_model({source!r}) names no model: give 'demo', a name, a directory or a .gguf file.")
@@ -230,14 +252,21 @@ def _from_files(
     else:
         place = title = _hub_name(str(source))
         if place.startswith(OWN_WEIGHTS):
+            if device_map is not None:
+                raise ValueError(
+                    f"device_map={device_map!r}: {place}, which only TransformerLens reads, is on one device."
+                )
             return _with_own_weights(place, tokenizer, device, dtype)
         _require_on_hub(place)
     logger.info("Loading %s", place)
+    placement = Placement(device)
+    if device_map is not None:
+        placement = Placement.of(read_config(place), dtype, title, device_map, max_memory)
     tokenizer = read_tokenizer(place) if tokenizer is None else own_tokenizer(tokenizer, title)
-    return _hooked(read_model(place, dtype), tokenizer, name, title, device)
+    return _hooked(read_model(place, dtype, placement.parts), tokenizer, name, title, placement)
 
 
-def _hooked(theirs: Any, tokenizer: Any, name: str | None, title: str, device: torch.device) -> HookedModel:
+def _hooked(theirs: Any, tokenizer: Any, name: str | None, title: str, placement: Placement) -> HookedModel:
     """Of a transformers model that nobody else uses."""
     title = title.rstrip("/").split("/")[-1]
     rows = theirs.get_input_embeddings().weight.shape[0]
@@ -250,8 +279,8 @@ def _hooked(theirs: Any, tokenizer: Any, name: str | None, title: str, device: t
     name_architecture(theirs)
     # TransformerLens makes up what begins a text where a tokenizer says nothing: a token that was never trained
     made_up = tokenizer is not None and tokenizer.bos_token is None and tokenizer.eos_token is None
-    reference = observe(theirs.to(device), title)
-    model = hooked_or_bridge(theirs, reference, tokenizer, name, title)
+    reference = observe(placement.put(theirs), title)
+    model = hooked_or_bridge(theirs, reference, tokenizer, name, title, placement)
     if made_up:
         model.cfg.default_prepend_bos = False
     return model

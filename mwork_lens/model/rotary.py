@@ -13,6 +13,7 @@ from torch import Tensor
 from .architecture import (
     HookedModel,
     at_least_float32,
+    device_of_layer,
     dtype_of,
     original,
     rope_boundaries,
@@ -65,7 +66,7 @@ class Rotary:
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         # rotate every basis vector at position 1 and see where it goes
         # beside the layer, as a model may lie over several cards
-        device = next(model.blocks[layer].parameters()).device
+        device = device_of_layer(model, layer)
         basis = torch.eye(model.cfg.d_head, device=device, dtype=wide_dtype(dtype_of(model)))
         images = self._rotate(torch.stack([basis, basis]))[1].fill_diagonal_(0).abs()
         itself = torch.arange(len(basis), device=basis.device)

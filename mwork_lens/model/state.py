@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from .offloaded import modules_of, place_of
+
 
 class _Use:
     """Which thread uses a model."""
@@ -97,21 +99,17 @@ def _require_uncompiled(modules: Iterable[Any]) -> None:
         )
 
 
-def _modules(model: Any) -> list[Any]:
-    """Each once; what a bridge wraps is not among its modules."""
-    wholes = [model, getattr(model, "original_model", None)]
-    return [*dict.fromkeys(module for whole in wholes if whole is not None for module in whole.modules())]
-
-
 def hooks_of(model: Any) -> frozenset[int]:
     """The numbers that torch gives to hooks, each once in a process: which of them are on the model."""
-    return frozenset(key for module in _modules(model) for key in (*module._forward_hooks, *module._forward_pre_hooks))
+    return frozenset(
+        key for module in modules_of(model) for key in (*module._forward_hooks, *module._forward_pre_hooks)
+    )
 
 
 @contextlib.contextmanager
 def changed_by_user(model: Any) -> Iterator[None]:
     """A ``with`` block in which the model computes something else, and only in this thread."""
-    _require_uncompiled(_modules(model))
+    _require_uncompiled(modules_of(model))
     use = _uses.get(model)
     within_call = use is not None and use.thread == threading.get_ident() and use.calls
     with _alone(model, "calls" if within_call else "blocks"):
@@ -128,11 +126,11 @@ def settled(model: Any) -> Iterator[None]:
         if use.calls > 1:
             yield
             return
-        modules = _modules(model)
+        modules = modules_of(model)
         _require_uncompiled(modules)
         before = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
         contents = _contents(before)
-        device = next(model.parameters()).device.type
+        device = place_of(model).type
         try:
             for module in modules:
                 if module.training:

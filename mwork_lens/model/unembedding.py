@@ -19,10 +19,12 @@ from .architecture import (
     device_of,
     original,
     stream_hook,
+    unembedding_of,
     wide_dtype,
     wrapped_model,
 )
 from .lm_head import Finish, before_unembedding
+from .offloaded import place_of
 from .state import settled
 
 ROWS_AT_ONCE = 256
@@ -72,8 +74,13 @@ def final_norm(
     states = hidden[None]
     for name, module in before_unembedding(model):
         if normalize or name != "ln_final":
-            states = module(states)
-    return states[0]
+            states = module(_beside(states, module))
+    return _beside(states[0], model.unembed)
+
+
+def _beside(states: Tensor, module: Any) -> Tensor:
+    """Where the module computes, in a model that lies over several devices."""
+    return states.to(place_of(module)) if any(True for _ in module.parameters()) else states
 
 
 def logit_parts(
@@ -85,7 +92,8 @@ def logit_parts(
     """
     _require_no_hook(model)
     size = at_once or TOKENS_AT_ONCE
-    by_token, bias = model.unembed.W_U.t(), getattr(model.unembed, "b_U", None) if biased else None
+    by_token, bias = unembedding_of(model)
+    bias = bias if biased else None
     columns = normed.to(by_token.dtype).t().contiguous()
     for start in range(0, len(by_token), size):
         logits = by_token[start : start + size] @ columns
@@ -102,13 +110,13 @@ def all_logits(
 ) -> Float[Tensor, "row token"]:
     """Logits over the whole vocabulary, of few states."""
     parts = [logits for _, logits in logit_parts(model, final_norm(model, hidden, normalize))]
-    return require_numbers(model, finish_logits(model, torch.cat(parts).t()))
+    return require_numbers(model, finish_logits(model, torch.cat(parts).t().to(hidden.device)))
 
 
 def differentiable_logits(model: HookedModel, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row token"]:
     """Logits over the whole vocabulary in float32 at least, in one product, whose gradient is one product too."""
     _require_no_hook(model)
-    logits = linear(final_norm(model, hidden), model.unembed.W_U.t(), getattr(model.unembed, "b_U", None))
+    logits = linear(final_norm(model, hidden), *unembedding_of(model))
     return finish_logits(model, at_least_float32(logits))
 
 
@@ -117,7 +125,7 @@ def top_tokens(
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """The ``k`` tokens that each hidden state decodes to, highest logit first, and these logits."""
     parts = [_top(model, final_norm(model, rows, normalize), k) for rows in hidden.split(ROWS_AT_ONCE)]
-    values, ids = (torch.cat(part) for part in zip(*parts, strict=True))
+    values, ids = (torch.cat(part).to(hidden.device) for part in zip(*parts, strict=True))
     return require_numbers(model, finish_logits(model, values)), ids
 
 
@@ -169,12 +177,16 @@ def label_masses(
     """Probability of each label: softmax over the vocabulary, summed over the tokens where ``members`` is 1, not 0."""
     dtype, finish, parts = wide_dtype(hidden.dtype), Finish.of(model), []
     for rows in hidden.split(ROWS_AT_ONCE):
-        largest = torch.full((len(rows),), -torch.inf, dtype=dtype, device=rows.device)
-        masses = torch.zeros(len(members), len(rows), dtype=dtype, device=rows.device)
-        for start, logits in logit_parts(model, final_norm(model, rows, normalize)):
+        normed = final_norm(model, rows, normalize)
+        largest = torch.full((len(rows),), -torch.inf, dtype=dtype, device=normed.device)
+        masses, members = (
+            torch.zeros(len(members), len(rows), dtype=dtype, device=normed.device),
+            members.to(normed.device),
+        )
+        for start, logits in logit_parts(model, normed):
             weights, largest, shrink = _exponentials(finish(logits).to(dtype), largest)
             masses = masses * shrink + members[:, start : start + len(weights)] @ weights
-        parts.append((masses / masses.sum(0)).t())
+        parts.append((masses / masses.sum(0)).t().to(hidden.device))
     return require_numbers(model, torch.cat(parts))
 
 
@@ -196,7 +208,7 @@ def log_normalizer(
     for rows in hidden.split(ROWS_AT_ONCE):
         logits = logit_parts(model, final_norm(model, rows, normalize))
         by_part = [at_least_float32(finish(part)).logsumexp(0) for _, part in logits]
-        parts.append(torch.stack(by_part).logsumexp(0))
+        parts.append(torch.stack(by_part).logsumexp(0).to(hidden.device))
     return require_numbers(model, torch.cat(parts))
 
 
@@ -211,6 +223,7 @@ def token_losses(
             f"{model.cfg.model_name} has no logit for token {int(targets.max())}: its unembedding has {tokens} of "
             f"{model.cfg.d_vocab} tokens, so there is no loss."
         )
+    targets = targets.to(normed.device)
     largest = torch.full_like(targets, -torch.inf, dtype=wide_dtype(normed.dtype))
     total, of_target = torch.zeros_like(largest), torch.zeros_like(largest)
     for start, logits in logit_parts(model, normed, at_once=LOSS_TOKENS_AT_ONCE):
@@ -219,7 +232,7 @@ def token_losses(
         of_target[inside] = logits[targets[inside] - start, inside]
         weights, largest, shrink = _exponentials(logits, largest)
         total = total * shrink + weights.sum(0)
-    return require_numbers(model, largest + total.log() - of_target)
+    return require_numbers(model, (largest + total.log() - of_target).to(hidden.device))
 
 
 _compared: WeakSet[HookedModel] = WeakSet()

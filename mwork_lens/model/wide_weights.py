@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .offloaded import brought_as, is_held, modules_of
 from .state import to_the_end
 
 
@@ -18,7 +19,8 @@ def widened(tensors: Iterable[Tensor], dtype: torch.dtype, exact: Mapping[int, T
 
     ``exact`` has values, by the identity of a tensor, from which it was rounded.
     """
-    held = [each for each in tensors if each.is_floating_point() and each.dtype.itemsize < dtype.itemsize]
+    narrow = (each for each in tensors if each.is_floating_point() and each.dtype.itemsize < dtype.itemsize)
+    held = [each for each in narrow if not is_held(each)]
     before = [tensor.data for tensor in held]
     try:
         for tensor, data in zip(held, before, strict=True):
@@ -37,12 +39,13 @@ def _put_back(tensors: Iterable[Tensor], before: Iterable[Tensor]) -> None:
 def wide_block(model: Any, layer: int, dtype: torch.dtype) -> Iterator[None]:
     """One block with all its weights and buffers in a wider dtype, and what it makes of numbers too."""
     block, of_model = model.blocks[layer], model.cfg.dtype
-    if any(parameter.is_inference() for parameter in block.parameters()):
+    if any(parameter.is_inference() and not is_held(parameter) for parameter in block.parameters()):
         raise ValueError(
             f"{model.cfg.model_name} was made in inference mode, and its weights cannot be widened to compare closed "
             "forms with ablation: make it outside of torch.inference_mode()."
         )
-    with widened((*block.parameters(), *block.buffers()), dtype), _NumbersIn(dtype):
+    tensors = (*block.parameters(), *block.buffers())
+    with widened(tensors, dtype), brought_as(dtype, *modules_of(block)), _NumbersIn(dtype):
         try:
             model.cfg.dtype = dtype
             yield
@@ -96,6 +99,7 @@ def in_float32(
     with contextlib.ExitStack() as stack:
         others = (each for each in model.parameters() if id(each) not in apart)
         stack.enter_context(widened(others, torch.float32, values))
+        stack.enter_context(brought_as(torch.float32, *_but_tables(model, embedding, unembedding)))
         for block in blocks:
             stack.callback(block.register_forward_pre_hook(enter).remove)
             stack.callback(block.register_forward_hook(leave, always_call=True).remove)
@@ -106,6 +110,12 @@ def in_float32(
         for module in model.modules():
             stack.enter_context(_hooked_transformer_in_float32(module))
         yield
+
+
+def _but_tables(model: nn.Module, embedding: nn.Module, unembedding: nn.Module) -> list[nn.Module]:
+    """All modules but those with a matrix of the vocabulary."""
+    tables = {module for module in modules_of(embedding) if any(each.ndim > 1 for each in module.parameters(False))}
+    return [module for module in modules_of(model) if module not in {*tables, *modules_of(unembedding)}]
 
 
 def _float32_output(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, to_the_end, weight
+from ..model.offloaded import require_in_memory
 from ..text import check_arguments
 from .sets import NeuronSet
 from .space import NeuronSpace
@@ -66,6 +67,7 @@ def silencing_entries(model: HookedModel, neurons: NeuronSet) -> list[Entries]:
 
 
 def _entries(model: HookedModel, neurons: NeuronSet, pieces: Mapping[str, Sequence[Slices]]) -> list[Entries]:
+    require_in_memory(model, "changed")
     neurons.space.require_compatible(NeuronSpace.of(model))
 
     def exists(piece: Slices) -> bool:  # a bias that is zero in every layer is one that TransformerLens added

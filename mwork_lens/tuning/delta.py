@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..model import GATE, SITES, HookedModel, Slices, changed_by_user, settled, to_the_end
+from ..model.offloaded import require_in_memory
 from ..neurons import Entries, NeuronSpace, entries_of, seen_by_both
 from ..store import Result, require_record
 from ..text import SeenDocuments, check_arguments
@@ -104,6 +105,7 @@ class NeuronDelta(Result, kind="neuron_delta"):
 
     def _checked(self, model: HookedModel, before: str) -> list[Entries]:
         """Where the weights lie in a model that holds the values before."""
+        require_in_memory(model, "changed")
         self.space.require_compatible(NeuronSpace.of(model), stacklevel=4)
         entries = self.entries(model)
         for part in entries:

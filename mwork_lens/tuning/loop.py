@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..model import HookedModel, encode, settled
+from ..model.offloaded import require_in_memory
 from ..neurons import NeuronSet, warn_of_other_weights
 from ..store import output_directory
 from ..text import Document, SeenDocuments, check_arguments, checked_documents, identity
@@ -145,6 +146,7 @@ def _require_sensible(
     patience: int | None,
 ) -> None:
     """Refuse what cannot be tuned, measured or kept, before the work."""
+    require_in_memory(model, "tuned")
     if patience is not None and not (held_out and evaluate_every):
         raise ValueError(f"patience={patience} needs held_out documents and evaluate_every.")
     if not isinstance(neurons, NeuronSet) and neurons != "all":

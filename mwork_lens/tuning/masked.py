@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..model import HookedModel, settled, to_the_end
+from ..model.offloaded import require_in_memory
 from ..neurons import Entries
 
 
@@ -115,6 +116,7 @@ def whole_model(model: HookedModel) -> tuple[list[MaskedParameter], list[TiedWei
 @contextlib.contextmanager
 def kept_weights(model: HookedModel) -> Iterator[None]:
     """Every parameter is bit-identical again on any exit; copies are in the CPU's memory."""
+    require_in_memory(model, "changed")
     with settled(model):
         copies = [(parameter, parameter.detach().to("cpu", copy=True)) for parameter in model.parameters()]
         try:

@@ -97,14 +97,17 @@ def accumulate_gradient(model: HookedModel, batch: TokenBatch, tokens: int) -> f
 
     Backward runs through the unembedding a few positions at a time, then through the blocks: the same gradient.
     """
+    states = run_blocks(model, batch.tokens)
+    batch = batch.to(states.device)  # of the last layer, in a model over several
     counted = batch.content[:, 1:]
-    hidden = run_blocks(model, batch.tokens)[:, :-1][counted]
+    hidden = states[:, :-1][counted]
     targets = batch.tokens[:, 1:][counted]
     gradients, total = [], 0.0
     parts = (values.split(POSITIONS_AT_ONCE) for values in (hidden.detach(), targets))
     for leaf, leaf_targets in zip(*parts, strict=True):
         leaf.requires_grad_()
-        nats = functional.cross_entropy(differentiable_logits(model, leaf), leaf_targets, reduction="sum")
+        logits = differentiable_logits(model, leaf)
+        nats = functional.cross_entropy(logits, leaf_targets.to(logits.device), reduction="sum")
         (nats / tokens).backward()
         assert leaf.grad is not None
         gradients.append(leaf.grad)

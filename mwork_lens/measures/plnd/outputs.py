@@ -54,8 +54,7 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     norm² = Σ_t z_tᵀ G_k z_t with G_k[a, b] = W_O[a, k] · W_O[b, k]. A pair of two heads stands for both of its orders.
     """
     norm, groups = post_norm(model, layer, "attention") if where == "stream" else None, key_value_heads(model.cfg)
-    stored = weight(model, layer, "attn.W_O").detach()
-    by_head = _seen_by(norm, at_least_float32(stored))
+    by_head = _seen_by(norm, _stored(model, layer, "attn.W_O"))
     w_o = rearrange(by_head, "(group head) d_head d_model -> group head d_head d_model", group=groups)
     first, second = torch.triu_indices(w_o.shape[1], w_o.shape[1], device=w_o.device)
 
@@ -81,7 +80,8 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
 
     def score_after_norm(seen: Activations, batch: TokenBatch) -> SiteScores:
         z, output = mixed(seen, batch), Normed.of(norm, seen)
-        weights = _seen_by(norm, at_least_float32(stored)).flatten(0, 1)  # not kept: of all layers, in float32
+        # not kept: of all layers, in float32
+        weights = _seen_by(norm, _stored(model, layer, "attn.W_O")).flatten(0, 1)
         along = linear(output.directions, weights).unflatten(-1, z.shape[2:])
         if backend_of(z) == "compiled":
             squares = compiled_sums(sums_of_values, (z, batch.content, *along), grams, output)
@@ -97,8 +97,7 @@ def value_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
 def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     """Feed-forward neuron k adds h[:, k] ⊗ W_down[k], of norm ‖h[:, k]‖ · ‖W_down[k]‖."""
     norm = post_norm(model, layer, "feed_forward") if where == "stream" else None
-    stored = weight(model, layer, "mlp.W_out").detach()
-    w_out = _seen_by(norm, at_least_float32(stored))
+    w_out = _seen_by(norm, _stored(model, layer, "mlp.W_out"))
     row_squares = w_out.square().sum(-1)
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
@@ -111,7 +110,7 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
 
     def score_after_norm(seen: Activations, batch: TokenBatch) -> SiteScores:
         hidden, output = at_least_float32(seen[HIDDEN]), Normed.of(norm, seen)
-        along = linear(output.directions, _seen_by(norm, at_least_float32(stored)))  # of h = 1
+        along = linear(output.directions, _seen_by(norm, _stored(model, layer, "mlp.W_out")))  # of h = 1
         if backend_of(hidden) == "compiled":
             squares = compiled_sums(sums_after_norm, (hidden, batch.content, *along), tuple(both_squares), output)
         else:
@@ -119,6 +118,10 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
         return {"mlp": root_mean(squares, batch)}
 
     return LayerMeasure((HIDDEN, *norm.reads), score_after_norm)
+
+
+def _stored(model: HookedModel, layer: int, name: str) -> Float[Tensor, "*row d_model"]:
+    return at_least_float32(weight(model, layer, name).detach())
 
 
 def _seen_by(norm: PostNorm | None, rows: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
