@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..effects import BASELINE, passage_nats
 from ..model import ForwardHook, HookedModel, ModelRecord, encode, hooked, model_record, settled
 from ..neurons import NeuronSet, ablate, warn_of_other_weights
 from ..statistics import wilson
-from ..store import Result, require_record, storable
+from ..store import Result, processes, require_record, storable
 from ..store.processes import hidden
 from ..text import ONE_TOKEN, Identifier, as_corpus, as_names, check_arguments, identifier, warn_of_unknown
 from ..text.choices import require_choice
@@ -141,6 +142,8 @@ def generations(
 ) -> Generations:
     """Complete every prompt untouched and under every intervention; tell each text's language.
 
+    Several processes deal out the interventions.
+
     Args:
         model: a hooked model; it is as before afterwards.
         interventions: sets to switch off, or hooks such as ``french.hooks("set", values=means, language="zh")``, by a
@@ -174,7 +177,8 @@ def generations(
     by_language = {name: [ids for (of, _), ids in zip(flat, encoded, strict=True) if of == name] for name in corpus}
     warn_of_unknown(model.tokenizer, by_language, effect=ONE_TOKEN, stacklevel=3)
     rows: list[Generation] = []
-    with settled(model), tqdm(contexts.items(), desc="generating", disable=hidden(progress)) as bar:
+    mine = list(contexts.items())[processes.number() :: processes.count()]
+    with settled(model), tqdm(mine, desc="generating", disable=hidden(progress)) as bar:
         for name, context in bar:
             with context:
                 completions = generate(model, encoded, **options)
@@ -192,4 +196,12 @@ def generations(
         "generate": options,
         "interventions": made_of,
     }
-    return Generations(tuple(rows), settings)
+    return Generations(tuple(_of_all(rows, list(contexts))), settings)
+
+
+def _of_all(rows: Sequence[Generation], order: Sequence[str]) -> list[Generation]:
+    """The completions of all processes, by intervention."""
+    if processes.count() > 1:
+        gathered = chain.from_iterable(processes.gathered([asdict(row) for row in rows]))
+        rows = [Generation(**{**fields, "tokens": tuple(fields["tokens"])}) for fields in gathered]
+    return sorted(rows, key=lambda row: order.index(row.condition))

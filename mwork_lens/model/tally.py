@@ -140,7 +140,7 @@ class Tally(Generic[Part]):
                 state = type(part := self.parts[name]).load(path)
                 if (state.batches & ~part.batches).any():  # else a process was killed that had added it to its own
                     part.merge(state)
-        self._whole, self._unwritten = True, {name for name, paths in states.items() if len(paths) > 1}
+        self._whole, self._unwritten = True, {name for name, paths in states.items() if any(map(_of_others, paths))}
         self._save()
         self._whole = False
         _remove_others(folder, {RECORD, *(path.name for paths in self._states(folder).values() for path in paths)})
@@ -266,6 +266,11 @@ def _numbers(masks: Iterable[Bool[Tensor, " batch"]]) -> list[int]:
 
 def _batches_in(state: Path) -> int:
     return int(state.name.split("-")[1])
+
+
+def _of_others(state: Path) -> bool:
+    """Whether it is of a process that was not the first."""
+    return state.name.count("-") > 1
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

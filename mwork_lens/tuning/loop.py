@@ -13,7 +13,7 @@ from torch import Tensor
 from ..model import HookedModel, encode, settled
 from ..model.offloaded import require_in_memory
 from ..neurons import NeuronSet, warn_of_other_weights
-from ..store import output_directory
+from ..store import output_directory, processes
 from ..text import Document, SeenDocuments, check_arguments, checked_documents, identity
 from .recipe import Layout, Recipe, predicted, say_unknown
 from .result import Step, Tuned
@@ -111,6 +111,7 @@ def tune(
             model, selected, recipe, recipe.rows(model, texts), measured, evaluate_every, patience,
             folder, checkpoint_every, callbacks, SeenDocuments.of_texts(texts),
         )  # fmt: skip
+        processes.wait_for_all()  # until all have read the checkpoint
         return run.run(progress)
 
 

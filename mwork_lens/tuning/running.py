@@ -18,6 +18,7 @@ from ..effects import passage_nats
 from ..model import HookedModel, batches, model_record, recorded_fingerprint, to_the_end
 from ..model.fingerprint import UNKNOWN
 from ..neurons import NeuronSet, NeuronSpace, selected_entries
+from ..store import processes
 from ..store.processes import hidden
 from ..text import SeenDocuments
 from .delta import NeuronDelta
@@ -93,8 +94,8 @@ class TuningRun:
         return model_record(self.model)
 
     def save(self) -> None:
-        """Write a checkpoint where one is wanted."""
-        if self.folder is not None:
+        """Write a checkpoint where one is wanted; of several processes, which all do the same, the first."""
+        if self.folder is not None and processes.is_first():
             state = {name: self.optimiser.state.get(master, {}) for name, master in self.masters.items()}
             progress = self.steps, self.measured, self.starting, self.masters, state, self.best, self.others
             Checkpoint(self.identity, *progress).write(self.folder)

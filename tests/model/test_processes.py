@@ -19,20 +19,25 @@ from mwork_lens.model import forward
 from mwork_lens.model.dealing import dealt
 from mwork_lens.model.tally import SECONDS
 from mwork_lens.store import digest, processes
+from mwork_lens.tasks.run import Condition, run_task
 
 from ..made_up import LABELS
-from ..tiny import some_neurons, tiny, tokens
+from ..tasks.test_run import TASK, prompt
+from ..tiny import some_neurons, spelled, tokens
 
-CORPUS = {tag: [tokens(2 + (7 * i + j) % 9, i * 99 + j) for j in range(6)] for i, tag in enumerate(("en", "fr"))}
+CORPUS = {
+    tag: [3 + tokens(2 + (7 * i + j) % 9, i * 99 + j) % 8 for j in range(6)] for i, tag in enumerate(("en", "fr"))
+}
 OPTIONS = {"batch_size": 2, "progress": False}
 MADE = {"detect": mw.Detection, "effects": mw.EffectMatrix, "ratio": mw.LanguageRatio}
+PROMPTS = {tag: [prompt(3 + i % 4, i, tag, str(i)) for i in range(20)] for tag in CORPUS}
 LAST = 9
 """After so many batches, of 16 that are its own, one process is killed."""
 
 
 def make(place: Path) -> dict[str, str]:
     """Results at a place, and their digests."""
-    model = tiny("gemma3")
+    model = spelled("gemma3")
     sets = {"fr": some_neurons(model), "control": [some_neurons(model, 0.2, seed) for seed in (1, 2)]}
     reading = {"languages": ["en", "fr"], "token_languages": LABELS, "directions": 2, **OPTIONS}
     made = {
@@ -40,7 +45,19 @@ def make(place: Path) -> dict[str, str]:
         "effects": load_or_run(place / "effects", MADE["effects"], mw.effect_matrix, model, sets, CORPUS, **OPTIONS),
         "ratio": load_or_run(place / "ratio", MADE["ratio"], mw.language_ratio, model, CORPUS, **reading),
     }
-    return {name: digest(result) for name, result in made.items()}
+    neurons, spoken = some_neurons(model), {"en": ["a b c", "d e"]}
+    rows = run_task(model, TASK, PROMPTS, conditions(neurons), place / "rows.jsonl", max_new_tokens=3, progress=False)
+    options = {"identify": lambda texts: [None] * len(texts), "max_new_tokens": 2, "progress": False}
+    made |= {"generations": mw.generations(model, {"off": neurons, "on": []}, spoken, **options)}
+    return {"rows": digest(rows), **{name: digest(result) for name, result in made.items()}}
+
+
+def conditions(neurons: mw.NeuronSet) -> list[Condition]:
+    """Nothing off, and these."""
+    return [
+        Condition("original", "", None, None, ("en", "fr")),
+        Condition("specific", "", "fr", neurons, ("fr", "en")),
+    ]
 
 
 def killed_after(batches: int) -> None:
@@ -83,7 +100,8 @@ def test_two_processes_of_which_one_is_killed_make_the_bits_of_one(tmp_path):
     one, two = json.loads((tmp_path / "found.json").read_text())
     assert one["attempt"] == "1"  # the first ended with the kill
     assert one["digests"] == two["digests"] == make(tmp_path / "alone")
-    assert sorted(entry.name for entry in (tmp_path / "made").iterdir()) == sorted(MADE)
+    assert sorted(entry.name for entry in (tmp_path / "made").iterdir()) == sorted([*MADE, "rows.jsonl"])
+    assert (tmp_path / "made" / "rows.jsonl").read_text() == (tmp_path / "alone" / "rows.jsonl").read_text()
     assert (one["number"], two["number"]) == (0, 1)
     assert (one["bar"], two["bar"]) == (True, False)
     assert {one["says"], two["says"]} == {True, False}

@@ -3,6 +3,7 @@
 import copy
 import os
 import resource
+import shutil
 import signal
 import threading
 from functools import cache, partial
@@ -135,6 +136,19 @@ def test_stopped_at_every_batch(tmp_path, passes, whole, call):
         with pytest.raises(Stopped):
             count(passes, partial(call, checkpoint=tmp_path), 2, stop)
     assert digest(call(checkpoint=tmp_path)) == whole[call.__name__]
+
+
+def test_what_other_processes_left_is_taken_over(tmp_path, passes, whole):
+    with pytest.raises(Stopped):
+        count(passes, partial(detect, checkpoint=tmp_path), 6, stop)
+    (tmp_path / "0000-3").rename(tmp_path / "0000-3-1")
+    assert count(passes, partial(detect, checkpoint=tmp_path)) == 1
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["0000-3", "0001-3", "pass.json"]
+    # of a process that was killed when the first had it, and its own was still there
+    shutil.copytree(tmp_path / "0001-3", tmp_path / "0001-3-2")
+    assert count(passes, partial(detect, checkpoint=tmp_path)) == 0
+    assert digest(detect(checkpoint=tmp_path)) == whole["detect"]
+    assert not (tmp_path / "0001-3-2").exists()
 
 
 @every_pass

@@ -112,6 +112,18 @@ def test_a_killed_run_resumes_to_the_same_rows(tmp_path):
     assert set(json.loads(text.splitlines()[0])) >= {"output", "stopped", "scores", "nats", "tokens", "document"}
 
 
+def test_answers_of_other_processes_are_taken_over(tmp_path):
+    model, path = spelled("llama"), tmp_path / "rows.jsonl"
+    options = {"max_new_tokens": 3, "batch_size": 2, "progress": False}
+    rows = run_task(model, TASK, prompts(), conditions(model), path, **options)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:9]))
+    (tmp_path / "rows.jsonl-1").write_text("".join(lines[8:]) + '{"arm": "cut')
+    assert run_task(model, TASK, prompts(), conditions(model), path, **options) == rows
+    assert path.read_text().splitlines(keepends=True) == lines
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_line_ends_of_unicode_inside_an_answer_divide_no_row(tmp_path):
     model, path = spelled("llama"), tmp_path / "rows.jsonl"
     options = {"max_new_tokens": 3, "progress": False}
