@@ -48,6 +48,7 @@ def make(place: Path) -> dict[str, str]:
     neurons, spoken = some_neurons(model), {"en": ["a b c", "d e"]}
     rows = run_task(model, TASK, PROMPTS, conditions(neurons), place / "rows.jsonl", max_new_tokens=3, progress=False)
     options = {"identify": lambda texts: [None] * len(texts), "max_new_tokens": 2, "progress": False}
+    made |= {"cards": mw.inspect(model, neurons, CORPUS, token_languages=LABELS, contexts=2, top_k=3, **OPTIONS)}
     made |= {"generations": mw.generations(model, {"off": neurons, "on": []}, spoken, **options)}
     return {"rows": digest(rows), **{name: digest(result) for name, result in made.items()}}
 
