@@ -3,6 +3,7 @@
 from . import plots
 from .detection import Detection, detect, importance, matched_control, other_control, random_control, with_controls
 from .detection.activations import Activations, collect_means, collect_samples
+from .detection.attributing import Attribution, attribution
 from .detection.checking import check_scores
 from .detection.comparison import agreement, neuron_counts, overlap
 from .detection.controls import all_controls, cut_to_equal, cut_to_size, shared_control, top_control
@@ -27,6 +28,7 @@ __all__ = ["ContentPositions", "Corpus", "describe_corpus", "load_corpus", "load
 __all__ += ["LayerMeasure", "Measure", "NeuronSet", "NeuronSpace", "Stages"]
 __all__ += ["load_lape", "load_neurons", "load_released", "save_neurons"]
 __all__ += ["Activations", "Detection", "check_scores", "collect_means", "collect_samples", "detect", "importance"]
+__all__ += ["Attribution", "attribution"]
 __all__ += ["Firing", "HistogramOptions", "collect_firing"]
 __all__ += ["all_controls", "matched_control", "other_control", "random_control", "shared_control", "top_control"]
 __all__ += ["agreement", "cut_to_equal", "cut_to_size", "neuron_counts", "overlap", "with_controls"]

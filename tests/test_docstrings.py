@@ -15,6 +15,7 @@ CALLS = {
     "NeuronSet.hooks": mw.NeuronSet.hooks,
     "ablate": mw.ablate,
     "collect_firing": mw.collect_firing,
+    "attribution": mw.attribution,
     "Firing.lape": mw.Firing.lape,
     "effect_matrix": mw.effect_matrix,
     "language_ratio": mw.language_ratio,

@@ -28,7 +28,7 @@ def merged_fields(parts: Mapping[str, Any]) -> dict[str, Any]:
 
     def added(name: str) -> dict[str, BySite]:
         return {
-            tag: _sum([getattr(part, name)[tag] for part in parts_in_order if tag in part.documents])
+            tag: sum_by_site([getattr(part, name)[tag] for part in parts_in_order if tag in part.documents])
             for tag in languages
         }
 
@@ -92,7 +92,7 @@ def mean_scores(
     return means
 
 
-def _sum(values: Sequence[BySite]) -> dict[str, Any]:
+def sum_by_site(values: Sequence[BySite]) -> dict[str, Any]:
     """By site, the sums of tensors or of exact sums, as new ones."""
     if isinstance(next(iter(values[0].values())), Tensor):
         return {site: reduce(operator.add, (each[site] for each in values)) for site in values[0]}

@@ -1,6 +1,6 @@
 """How many documents of a length fit one batch, from the device's total memory: the same on every card of its kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,6 +10,8 @@ TOKENS = {"cpu": 1024, "cuda": 16384}
 """Of a batch at most, by device; other devices are taken for GPUs."""
 SHARE = 0.25
 """Of a GPU's memory, for what a layer's scores need beside the model."""
+CPU_MEMORY = 2**33
+"""What is taken for a GPU's, of which a share is used, where a pass on a CPU holds all layers."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,23 @@ class Budget:
     @classmethod
     def of(cls, model: HookedModel) -> "Budget":
         """That of the device which the model is on."""
-        cfg, device = model.cfg, device_of(model)
-        tokens = TOKENS.get(device.type, TOKENS["cuda"])
+        device = device_of(model)
         if device.type != "cuda":
-            return cls(tokens)
-        total = torch.cuda.get_device_properties(device).total_memory
+            return cls(TOKENS.get(device.type, TOKENS["cuda"]))
+        return cls._of_memory(model, torch.cuda.get_device_properties(device).total_memory)
+
+    @classmethod
+    def of_all_layers(cls, model: HookedModel) -> "Budget":
+        """That of a pass which holds what every layer computes, until it has gone back through them."""
+        whole, layers = cls.of(model), model.cfg.n_layers
+        one = cls._of_memory(model, CPU_MEMORY) if whole.memory is None else whole
+        return replace(one, tokens=whole.tokens, by_token=layers * one.by_token, by_pair=layers * one.by_pair)
+
+    @classmethod
+    def _of_memory(cls, model: HookedModel, memory: float) -> "Budget":
+        cfg = model.cfg
         return cls.of_gpu(
-            total,
+            memory,
             n_layers=cfg.n_layers,
             d_model=cfg.d_model,
             heads=(cfg.n_heads, key_value_heads(cfg)),

@@ -57,13 +57,17 @@ def inspect(model=MODEL, corpus=CORPUS, **options):
     return mw.inspect(model, some_neurons(MODEL, 0.1), corpus, token_languages=LABELS, **{**OPTIONS, **options})
 
 
+def attribution(model=MODEL, corpus=CORPUS, **options):
+    return mw.attribution(model, corpus, **{**OPTIONS, **options})
+
+
 @cache
 def delta():
     return mw.tune(copy.deepcopy(MODEL), SETS["fr"], [tokens(9, 300)], learning_rate=0.1, steps=1, progress=False).delta
 
 
 SETS = {"fr": some_neurons(MODEL), "control": [some_neurons(MODEL, 0.2, seed) for seed in (1, 2)]}
-CALLS = (detect, collect_means, collect_firing, effect_matrix, language_ratio, tuning_effects, inspect)
+CALLS = (detect, collect_means, collect_firing, attribution, effect_matrix, language_ratio, tuning_effects, inspect)
 PASSES = {call.__name__: call for call in CALLS}
 every_pass = pytest.mark.parametrize("call", PASSES.values(), ids=PASSES)
 

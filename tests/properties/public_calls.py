@@ -92,6 +92,7 @@ class Lab:
         return {
             "NeuronSpace.of": lambda: mw.NeuronSpace.of(model, fingerprint=True),
             "Stages": lambda: mw.Stages(model),
+            "attribution": lambda: mw.attribution(model, texts, **QUIET),
             "check_scores": lambda: mw.check_scores(model, layers=[0]),
             "collect_firing": lambda: mw.collect_firing(model, texts, **QUIET),
             "collect_means": lambda: mw.collect_means(model, texts, **QUIET),

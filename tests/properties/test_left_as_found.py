@@ -33,6 +33,7 @@ def calls(model, row):
         "importance": lambda: mw.importance(model, texts[0]),
         "check_scores": lambda: mw.check_scores(model),
         "means": lambda: mw.collect_means(model, corpus, **QUIET),
+        "attribution": lambda: mw.attribution(model, corpus, **QUIET),
         "firing": lambda: mw.collect_firing(model, corpus, **QUIET),
         "samples": lambda: mw.collect_samples(model, corpus),
         "effects": lambda: mw.effect_matrix(model, sets, corpus, **QUIET),
