@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from ..model import forward
 from ..model.architecture import HookedModel, at_least_float32, device_of, stream_hook
-from ..model.forward import Plan, TokenBatch, run_blocks
+from ..model.forward import Plan, TokenBatch
 from ..model.hooks import hooked
 from ..model.sites import SITES
 from ..model.state import settled
@@ -42,8 +43,8 @@ def attributed(
 
     NLL is the sum over the document's tokens; ``absolute`` is Σ_t |a(t) · ∂NLL/∂a(t)|. Not within inference mode.
     """
-    device, total = device_of(model), {"total": batches.documents, "initial": batches.documents_done}
-    bar = tqdm(**total, unit="doc", disable=progress is None)
+    device, quiet = device_of(model), progress is None
+    bar = tqdm(total=batches.documents, initial=batches.documents_done, unit="doc", disable=quiet)
     with settled(model), bar, _frozen(model):
         for batch in batches:
             if progress:
@@ -95,7 +96,7 @@ def _effects(model: HookedModel, sites: Sequence[str], batch: TokenBatch, statis
     hooks = [(f"blocks.{place[1]}.{points[place[0]]}", partial(read, place)) for place in places]
     with torch.enable_grad():
         with hooked(model, [(stream_hook(0), start), *hooks]):
-            states = run_blocks(model, batch.tokens)
+            states = forward.run_blocks(model, batch.tokens)
         predicted = _backward(model, batch, states)
     zero = states.new_zeros(())
     layers = {name: [seen.pop((name, layer)).to(zero.device) for layer in range(model.cfg.n_layers)] for name in points}

@@ -10,7 +10,7 @@ TOKENS = {"cpu": 1024, "cuda": 16384}
 """Of a batch at most, by device; other devices are taken for GPUs."""
 SHARE = 0.25
 """Of a GPU's memory, for what a layer's scores need beside the model."""
-CPU_MEMORY = 2**33
+CPU_MEMORY = 2.0**33
 """What is taken for a GPU's, of which a share is used, where a pass on a CPU holds all layers."""
 
 
@@ -35,7 +35,7 @@ class Budget:
         device = device_of(model)
         if device.type != "cuda":
             return cls(TOKENS.get(device.type, TOKENS["cuda"]))
-        return cls._of_memory(model, torch.cuda.get_device_properties(device).total_memory)
+        return cls._of_memory(model, float(torch.cuda.get_device_properties(device).total_memory))
 
     @classmethod
     def of_all_layers(cls, model: HookedModel) -> "Budget":
