@@ -55,6 +55,7 @@ class Lab:
         detection = mw.detect(self.model, analyses.corpus(), top=0.3, **QUIET)
         detection.save(folder / "detection")
         mw.importance(self.model, self.texts["en"][0])  # after which nothing is verified a second time
+        mw.collect_firing(self.model, self.texts, **QUIET)  # after which gates are not tried a second time
         self.sets = {language: detection.specific(language, quorum=0.5) for language in ("fr", "ru")}
         self.means = mw.collect_means(self.model, self.texts, **QUIET)
         self.labels = mw.label_vocabulary(self.model, [*analyses.WORDS], identifier=analyses.identify)
