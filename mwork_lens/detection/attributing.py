@@ -14,6 +14,7 @@ from ..measures.attribution import HEAD, BatchEffects, Statistic, attributed, re
 from ..model.architecture import HookedModel, dtype_of
 from ..model.budget import Budget
 from ..model.forward import MAX_TOKENS, Encoded, Plan, TokenBatch
+from ..model.offloaded import require_in_memory
 from ..model.reducers import ExactSum, Reducer
 from ..model.shards import part_of
 from ..model.sites import require_sites
@@ -204,6 +205,7 @@ def attribution(
         space, encoded = NeuronSpace.of(model, fingerprint=True), Encoded.of(model, corpus, max_tokens)
         require_layers(model, None)
         require_differentiable(model)
+        require_in_memory(model, "held for a backward pass")
         _require_losses(model, encoded)
         settings = {"statistic": statistic, "max_tokens": max_tokens, "dtype": str(dtype_of(model))}
         settings["corpus"] = encoded.corpus.describe()

@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing_that_was_written(tmp_path, pa
     batches, limits = count(passes, call), resource.getrlimit(resource.RLIMIT_FSIZE)
     full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (300, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"run cannot be written .*\(File too large.* the same call goes on"):
+        with pytest.raises(OSError, match=r"run\S* cannot be written .*\(File too large.* the same call goes on"):
             count(passes, partial(call, checkpoint=tmp_path / "run"), 3, full)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_written_any_more_is_one_line(tmp_path, passes, 
         folder.rename(kept)
         folder.write_text("a file")
 
-    with pytest.raises(OSError, match=r"run cannot be written .*the same call goes on"):
+    with pytest.raises(OSError, match=r"run\S* cannot be written .*the same call goes on"):
         count(passes, partial(call, checkpoint=folder), 3, lose)
     folder.unlink()
     kept.rename(folder)
