@@ -224,9 +224,7 @@ class RunPlan:
     def _row(self, tokens: int, forward: float, scores: float) -> dict[str, Any]:
         hours = {"forward_hours": tokens * forward, "score_hours": tokens * scores}
         hours = {name: seconds / self.processes / 3600 for name, seconds in hours.items()}
-        length, budget = self.config.tokens_per_document, self.budget
-        working = self.batch_tokens * (budget.by_token + length * budget.by_pair)
-        working += self.batch_documents * budget.by_document
+        working = self.budget.needed(self.batch_documents, self.config.tokens_per_document)
         device = (self.weight_bytes / self.devices_per_process + working) / 1e9
         return {"tokens": tokens, **hours, "hours": sum(hours.values()), "device_gb": device}
 

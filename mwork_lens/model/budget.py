@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .architecture import HookedModel, device_of, key_value_heads
+from .heads import head_norm
 
 TOKENS = {"cpu": 1024, "cuda": 16384}
 """Of a batch at most, by device; other devices are taken for GPUs."""
@@ -54,21 +55,38 @@ class Budget:
             heads=(cfg.n_heads, key_value_heads(cfg)),
             d_head=cfg.d_head,
             d_mlp=getattr(cfg, "d_mlp", None) or 0,
+            normed_values=head_norm(model, 0, "v") is not None,
         )
 
     @classmethod
     def of_gpu(
-        cls, memory: float, *, n_layers: int, d_model: int, heads: tuple[int, int], d_head: int, d_mlp: int
+        cls,
+        memory: float,
+        *,
+        n_layers: int,
+        d_model: int,
+        heads: tuple[int, int],
+        d_head: int,
+        d_mlp: int,
+        normed_values: bool = False,
     ) -> "Budget":
         """That of a GPU with so many bytes, for a model of these sizes; heads of queries, and of keys and values."""
         both = sum(heads)
         numbers = 6 * both * d_head + 6 * d_mlp + 8 * d_model  # tables of queries and keys, hidden, stream
+        by_pair = 24 * heads[0]
+        if normed_values:  # products of the values that a group's heads mix, with and without the gain of a post-norm
+            mixed = 2 * heads[0] * heads[0] // heads[1]
+            numbers += (mixed + 5 * heads[0]) * d_head
+            by_pair += 4 * mixed
         neurons = (both + heads[1]) * d_head + d_mlp
         scores = n_layers * (5 * neurons + 24 * max(d_mlp, heads[0] * d_head))  # a site at a time in doubles
-        return cls(TOKENS["cuda"], int(SHARE * memory), 4 * numbers, 24 * heads[0], scores)
+        return cls(TOKENS["cuda"], int(SHARE * memory), 4 * numbers, by_pair, scores)
+
+    def needed(self, documents: int, length: int) -> int:
+        """Bytes that so many documents of so many tokens take."""
+        return documents * (length * (self.by_token + length * self.by_pair) + self.by_document)
 
     def holds(self, documents: int, length: int) -> bool:
-        """Whether so many documents of so many tokens fit."""
-        tokens = documents * length
-        needed = tokens * (self.by_token + length * self.by_pair) + documents * self.by_document
-        return tokens <= self.tokens and (self.memory is None or needed <= self.memory)
+        """Whether these fit."""
+        fits = self.memory is None or self.needed(documents, length) <= self.memory
+        return documents * length <= self.tokens and fits

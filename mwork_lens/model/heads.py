@@ -43,7 +43,7 @@ def head_norm(model: HookedModel, layer: int, letter: Literal["q", "k", "v"]) ->
         raise ValueError(
             f"{cfg.model_name} norms queries, keys or values with a LayerNorm that has no closed form here."
         )
-    gain = gain.view(-1, cfg.d_head) if gain.numel() > 1 else gain.expand(1, cfg.d_head)
+    gain = gain.view(-1, cfg.d_head) if gain.numel() > 1 else gain.expand(1, cfg.d_head).contiguous()
     return HeadNorm(gain, norm_eps(norm), across_heads, centred, bool(getattr(cfg, "qk_norm_after_rope", False)))
 
 

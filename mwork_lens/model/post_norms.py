@@ -1,8 +1,10 @@
 """The norms behind a layer's structures, and where the residual stream is that a structure adds to."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +27,11 @@ class PostNorm:
     """Whether it takes off the mean: LayerNorm, and not the RMS norm."""
     eps: float = 0.0
     """What it adds to the mean square, where it has to be computed from y."""
+
+    @cached_property
+    def factors(self) -> Float[Tensor, "which d_model"]:
+        """1 and g²: of the products of two contributions to y, as they are and times the gain."""
+        return torch.stack([torch.ones_like(self.gain), self.gain.square()])
 
 
 def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm | None:

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from ...model import TokenBatch
+from ...model import TokenBatch, at_least_float32
 from .backend import backend_of
 from .compiled import threads
 from .normed import Normed
@@ -26,13 +25,12 @@ def change_after_norm(
     r'² = r² + (‖w‖² − 2⟨y, w⟩)/D and e = 1/r − 1/r' = (r'² − r²) / (r r' (r + r')):
     e² ‖g∘y‖² + 2 (e / r') ⟨g∘y, g∘w⟩ + ‖g∘w‖² / r'².
     """
-    scale, gained = output.scale, output.normalized * output.gain
-    difference = squares[0].addcmul_(along[0], scale, value=-2).div_(gained.shape[-1])  # r'² − r²
+    scale = output.scale
+    difference = squares[0].addcmul_(along[0], scale, value=-2).div_(len(output.norm.gain))  # r'² − r²
     new_scale = (difference + scale.square()).clamp_(min=0).sqrt_()
     e_r = difference.div_(along[0].copy_(new_scale).add_(scale).mul_(new_scale))  # e · r
-    size = einsum(gained.square(), "batch pos d_model -> batch pos")[..., None]
     change = squares[1].div_(new_scale).addcmul_(e_r, along[1], value=2).div_(new_scale)
-    return change.addcmul_(e_r.square_(), size).sum(1)
+    return change.addcmul_(e_r.square_(), output.size[..., None]).sum(1)
 
 
 def sums_of_changes(
@@ -48,7 +46,7 @@ def sums_of_changes(
 
         return sums_after_norm(squares, along, output, batch, hidden)
     if hidden is not None:
-        hidden = hidden * batch.content[..., None]
+        hidden = at_least_float32(hidden) * batch.content[..., None]
         along, squares = along.mul_(hidden), hidden.square_() * squares[:, None, None]
     return change_after_norm(tuple(squares), along, output)
 
@@ -57,9 +55,8 @@ def compiled_sums(
     loop: Callable[..., np.ndarray], by_batch: tuple[Tensor, ...], by_neuron: Pair, output: Normed
 ) -> Float[Tensor, "batch *neuron"]:
     """A compiled form of :func:`change_after_norm`, document by document."""
-    gained_square = (output.normalized * output.gain).square().sum(-1)
-    squares, per_d_model = tuple(x.numpy() for x in by_neuron), np.float32(1 / output.gain.numel())
-    documents = zip(*(x.contiguous().numpy() for x in (*by_batch, output.scale[..., 0], gained_square)), strict=True)
+    squares, per_d_model = tuple(x.numpy() for x in by_neuron), np.float32(1 / len(output.norm.gain))
+    documents = zip(*(x.contiguous().numpy() for x in (*by_batch, output.scale[..., 0], output.size)), strict=True)
     with threads():
         sums = [
             loop(values, content, (one, gained), squares, (r, gained_square, per_d_model))

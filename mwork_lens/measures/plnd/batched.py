@@ -19,7 +19,7 @@ from .sides import Side
 
 
 @dataclass(frozen=True)
-class _Turned:
+class Turned:
     """Queries or keys of a batch."""
 
     tables: Float[Tensor, "table batch head pos d_head"]
@@ -44,7 +44,10 @@ def pattern_squares(
     q, k, pattern = (seen[name] for name in READS)
     with torch.cuda.device_of(q):
         pair = geometry.rotary.pair if geometry.rotary else torch.arange(q.shape[-1], device=q.device)
-        queries, keys = _turned(geometry.query, q, pair, geometry), _turned(geometry.key, k, pair, geometry)
+        queries, keys = (
+            turned(side, x, rotated_neurons=geometry.rotated_neurons)
+            for side, x in ((geometry.query, q), (geometry.key, k))
+        )
         wide = wide_pattern(pattern, sinks=geometry.sinks).contiguous()
         scores = _products(queries.rotated, keys.rotated, 1 / geometry.scale)
         common = _Common(geometry, wide, scores, batch.content, batch.ends, pair, pattern.dtype)
@@ -66,21 +69,21 @@ class _Common:
     """What the model keeps the pattern in."""
 
 
-def _turned(
-    side: Side, x: Float[Tensor, "batch pos head d_head"], pair: Int[Tensor, " d_head"], geometry: Geometry
-) -> _Turned:
+def turned(side: Side, x: Float[Tensor, "batch pos head d_head"], *, rotated_neurons: bool = False) -> Turned:
+    """``sides.Side.turned`` at all positions."""
     documents, length, heads, width = x.shape
     x = x if x.stride(-1) == 1 else x.contiguous()
     norm, rotary = side.norm, side.rotary
-    number = 2 if geometry.rotated_neurons else 6 if norm and norm.centred else 4 if norm else 3
+    number = 2 if rotated_neurons else 6 if norm and norm.centred else 4 if norm else 3
     tables = torch.empty(number, documents, heads, length, width, dtype=torch.float32, device=x.device)
-    totals = gain = cosine = sine = tables
+    totals = gain = cosine = sine = pair = tables
     if norm:
         gain = norm.gain_before_rotation.contiguous()
         if norm.across_heads:
             totals = x.float().square().sum((2, 3)).contiguous()
     if rotary:
         cosine, sine = (each.contiguous() for each in side.of_text(length, tables))
+        pair = rotary.pair
     kernels.turn[(triton.cdiv(length, kernels.TURNED["POSITIONS"]), heads, documents)](
         tables,
         x,
@@ -100,12 +103,12 @@ def _turned(
         side.scale,
         norm.eps if norm else 0.0,
         side.clip or 0.0,
-        **options_of_turn(geometry, side, width),
+        **options_of_turn(side, width, rotated_neurons=rotated_neurons),
     )
-    return _Turned(tables, heads)
+    return Turned(tables, heads)
 
 
-def options_of_turn(geometry: Geometry, side: Side, width: int) -> dict[str, Any]:
+def options_of_turn(side: Side, width: int, *, rotated_neurons: bool) -> dict[str, Any]:
     """What ``kernels.turn`` is compiled for."""
     return {
         **kernels.TURNED,
@@ -115,7 +118,7 @@ def options_of_turn(geometry: Geometry, side: Side, width: int) -> dict[str, Any
         "CENTRED": bool(side.norm and side.norm.centred),
         "ROTARY": side.rotary is not None,
         "CLIP": side.clip is not None,
-        "ROTATED": geometry.rotated_neurons,
+        "ROTATED": rotated_neurons,
     }
 
 
@@ -131,7 +134,7 @@ def _products(
 
 
 def _squares(
-    common: _Common, side: Side, own: _Turned, met: _Turned, *, of_queries: bool
+    common: _Common, side: Side, own: Turned, met: Turned, *, of_queries: bool
 ) -> Float[Tensor, "batch neuron"]:
     geometry, pattern, kept = common.geometry, common.pattern, common.kept
     documents, heads, length, _ = pattern.shape
@@ -193,7 +196,7 @@ def options_of_rows(geometry: Geometry, side: Side, heads: int, *, of_queries: b
 
 
 def _levels(
-    common: _Common, side: Side, own: _Turned, met: _Turned, *, of_queries: bool
+    common: _Common, side: Side, own: Turned, met: Turned, *, of_queries: bool
 ) -> Float[Tensor, "batch head query key"]:
     """M, where a norm takes off the mean."""
     if not (side.norm and side.norm.centred) or common.geometry.rotated_neurons:
@@ -214,7 +217,6 @@ def sums_after_norm(
     blocks, one = triton.cdiv(length, kernels.SUMMED["POSITIONS"]), along if hidden is None else hidden
     one = one if one.stride(-1) == 1 else one.contiguous()
     partial = torch.empty(documents, blocks, width, dtype=torch.float32, device=along.device)
-    size = (output.normalized * output.gain).square().sum(-1).contiguous()
     with torch.cuda.device_of(along):
         kernels.sums_after_norm[(blocks, triton.cdiv(width, kernels.SUMMED["NEURONS"]), documents)](
             partial,
@@ -222,7 +224,7 @@ def sums_after_norm(
             along,
             squares,
             output.scale.contiguous(),
-            size,
+            output.size.contiguous(),
             batch.content,
             one.stride(-3),
             one.stride(-2),
@@ -231,7 +233,7 @@ def sums_after_norm(
             length,
             blocks,
             width,
-            1 / output.gain.numel(),
+            1 / len(output.norm.gain),
             **kernels.SUMMED,
             OF_ONE=hidden is not None,
         )

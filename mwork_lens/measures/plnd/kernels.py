@@ -54,7 +54,7 @@ def turn(
     pos, d = block * POSITIONS + tl.arange(0, POSITIONS)[:, None], tl.arange(0, D)[None, :]
     inside, there = pos < length, d < width
     mask = inside & there
-    partner = tl.load(pair + d, mask=there, other=0)
+    partner = tl.load(pair + d, mask=there, other=0) if ROTARY else d
     row = x + document * x_batch + pos.to(tl.int64) * x_pos + head * x_head
     own = tl.load(row + d, mask=mask, other=0.0).to(tl.float32)
     other = tl.load(row + partner, mask=mask, other=0.0).to(tl.float32)

@@ -1,8 +1,8 @@
 """A structure's output as its post-norm sees it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,20 +19,24 @@ class Normed:
     """r = sqrt(‖y‖²/D + eps)."""
     normalized: Float[Tensor, "batch pos d_model"]
     """y / r."""
-    gain: Float[Tensor, " d_model"]
-    """g."""
+    norm: PostNorm
 
     @classmethod
     def of(cls, norm: PostNorm, activations: Activations) -> "Normed":
         """Read from the norm's hook points."""
         *scale, output = (at_least_float32(activations[name]) for name in norm.reads)
         if scale:
-            return cls(scale[0], output, norm.gain)
+            return cls(scale[0], output, norm)
         output = output - output.mean(-1, keepdim=True) if norm.centred else output
         root = (output.square().mean(-1, keepdim=True) + norm.eps).sqrt()
-        return cls(root, output / root, norm.gain)
+        return cls(root, output / root, norm)
 
-    @property
+    @cached_property
     def directions(self) -> Float[Tensor, "which batch pos d_model"]:
         """What gives ⟨y/r, w⟩ and ⟨g∘y/r, g∘w⟩ for a contribution w."""
-        return torch.stack([self.normalized, self.normalized * self.gain.square()])
+        return self.normalized * self.norm.factors[:, None, None]
+
+    @cached_property
+    def size(self) -> Float[Tensor, "batch pos"]:
+        """‖g∘y‖² / r²."""
+        return (self.directions[1] * self.normalized).sum(-1)

@@ -109,10 +109,11 @@ def hidden_change(model: HookedModel, layer: int, where: str) -> LayerMeasure:
     both_squares = torch.stack([row_squares, w_out.square() @ norm.gain.square()])
 
     def score_after_norm(seen: Activations, batch: TokenBatch) -> SiteScores:
-        hidden, output = at_least_float32(seen[HIDDEN]), Normed.of(norm, seen)
+        hidden, output = seen[HIDDEN], Normed.of(norm, seen)
         along = linear(output.directions, _seen_by(norm, _stored(model, layer, "mlp.W_out")))  # of h = 1
-        if backend_of(hidden) == "compiled":
-            squares = compiled_sums(sums_after_norm, (hidden, batch.content, *along), tuple(both_squares), output)
+        if backend_of(along) == "compiled":
+            by_batch = at_least_float32(hidden), batch.content, *along
+            squares = compiled_sums(sums_after_norm, by_batch, tuple(both_squares), output)
         else:
             squares = sums_of_changes(both_squares, along, output, batch, hidden)
         return {"mlp": root_mean(squares, batch)}
