@@ -13,14 +13,22 @@ from mwork_lens.measures.plnd import backend, exact
 from mwork_lens.model.forward import Encoded, batches
 
 from ..analyses import QUIET, corpus, identify, reader
-from ..tiny import FAMILIES, tiny, tokens
+from ..test_bridge import bridge
+from ..tiny import FAMILIES as HOOKED
+from ..tiny import tiny, tokens
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: nothing is measured on a GPU")
-DOCUMENTS = {"en": [tokens(length, length) for length in (41, 7, 19)], "fr": [tokens(33, 1), tokens(5, 2)]}
+FAMILIES = [*HOOKED, "Gemma4"]
+SIZES = {"en": (41, 7, 19), "fr": (33, 5)}
+DOCUMENTS = {language: [tokens(n, n).clamp(min=3) for n in sizes] for language, sizes in SIZES.items()}  # ordinary ids
+
+
+def model_of(family, dtype=torch.float64):
+    return copy.deepcopy(tiny(family, dtype)) if family in HOOKED else bridge(family).to(dtype)
 
 
 def on_device(family, dtype):
-    return copy.deepcopy(tiny(family, dtype)).to("cuda")
+    return model_of(family, dtype).to("cuda")
 
 
 def relative(ours, truth):
@@ -37,8 +45,9 @@ def parts_and_seen(model, lengths):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float32_is_that_of_double_precision(family):
     model = on_device(family, torch.float32)
+    in_double = model_of(family)
     for ids in DOCUMENTS["en"]:
-        truth = importance(tiny(family), ids, verify=False)
+        truth = importance(in_double, ids, verify=False)
         for site, ours in importance(model, ids, verify=False).items():
             assert relative(ours, truth[site]) < 1e-4
 

@@ -7,12 +7,17 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mwork_lens.measures.plnd import kernels, kernels_rows
+from mwork_lens.measures.plnd import kernels, kernels_rows, kernels_values
 
 FREE = ("aten::empty", "aten::empty_strided", "aten::new_empty", "aten::detach", "aten::promote_types")
 WAITS = {"cpu", "numpy", "tolist", "item", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__array__"}
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique2")
-KERNELS = ((kernels, "turn"), (kernels, "sums_after_norm"), (kernels_rows, "squares_of_rows"))
+KERNELS = (
+    (kernels, "turn"),
+    (kernels, "sums_after_norm"),
+    (kernels_rows, "squares_of_rows"),
+    (kernels_values, "squares_of_values"),
+)
 
 
 def tensors(values):

@@ -15,6 +15,7 @@ from mwork_lens.measures.plnd.qk_dense import exact_squares
 from mwork_lens.model.budget import Budget
 from mwork_lens.model.forward import Encoded, batches
 
+from ..test_bridge import bridge
 from ..tiny import FAMILIES, tiny, tokens
 from .launches import counted
 
@@ -152,10 +153,11 @@ def test_numbers_may_lie_in_any_order(family, triton):
         assert all(relative(theirs[site], ours[site].double()) < 1e-5 for site in ours)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_layer_takes_few_operations_and_waits_for_none(family, triton, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", [*FAMILIES, "Gemma4"])
+def test_a_layer_takes_few_operations_and_waits_for_none(family, dtype, triton, monkeypatch):
     """Whatever the number of documents and their lengths; what is done once per model does not count."""
-    model = tiny(family, torch.float32)
+    model = tiny(family, dtype) if family in FAMILIES else bridge(family).to(dtype)
     parts, counts = exact()(model, 1), []
     for lengths in ((9,), (21, 12, 17)):
         batch = batch_of(*lengths)

@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mwork_lens.measures.plnd import kernels, kernels_rows
+from mwork_lens.measures.plnd import kernels, kernels_rows, kernels_values
 from mwork_lens.measures.plnd.attention import Geometry
 from mwork_lens.measures.plnd.batched import options_of_rows, options_of_turn
 
@@ -27,12 +27,13 @@ from ..tiny import FAMILIES, tiny
 
 CAPABILITIES = (80, 90)
 HEADS, WIDTH = 32, 128
+WARPS = {"squares_of_rows": kernels_rows.WARPS, "squares_of_values": kernels_values.WARPS}
 NUMBERS = {"scale", "eps", "clip", "cap", "far", "smallest", "least_log", "least_log_of_zero", "negligible"}
 POINTERS = {"marks": "i8", "content": "i1", "lengths": "i32", "pair": "i64"}
 TENSORS = {"out", "pattern", "scores", "levels", "neurons", "others", "totals", "gain", "cosine", "sine"}
 SIZES = ("width", "table", "heads")
 """Multiples of 16 in the models that matter, for which a launch compiles other code."""
-TENSORS |= {"hidden", "along", "squares", "size", "x"}
+TENSORS |= {"hidden", "along", "squares", "size", "x", "dots", "normed", "shrink", "own", "grams", "products", "seen"}
 
 
 def geometries() -> Iterator[Geometry]:
@@ -56,7 +57,7 @@ def variants() -> Iterator[tuple]:
         for of_queries, side in ((True, geometry.query), (False, geometry.key)):
             rows = partial(options_of_rows, geometry, side, HEADS, of_queries=of_queries)
             each = [(kernels_rows.squares_of_rows, rows(far_rows=far)) for far in (False, True)]
-            each.append((kernels.turn, options_of_turn(geometry, side, WIDTH)))
+            each.append((kernels.turn, options_of_turn(side, WIDTH, rotated_neurons=geometry.rotated_neurons)))
             for kernel, options in each:
                 key = (kernel.fn.__name__, tuple(options.items()))
                 if key not in seen:
@@ -64,6 +65,10 @@ def variants() -> Iterator[tuple]:
                     yield kernel, options
     for of_one in (False, True):
         yield kernels.sums_after_norm, {**kernels.SUMMED, "OF_ONE": of_one}
+    for heads in (2, 8):
+        tiles = kernels_values.tiles(heads, WIDTH)
+        yield kernels_values.squares_of_values, {**tiles, "WHICH": 2, "DOTS": True}
+        yield kernels_values.squares_of_values, {**tiles, "WHICH": 1, "DOTS": False}
 
 
 def argument(name: str) -> str:
@@ -79,16 +84,20 @@ def compiled(kernel, options: dict, capability: int) -> dict:
     if kernel is kernels.sums_after_norm:
         arguments["scale"] = "*fp32"
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in arguments.items() if kind[0] == "*"}
-    aligned |= {(names.index(name),): [["tt.divisibility", 16]] for name in SIZES if name in arguments}
+    values = kernel is kernels_values.squares_of_values  # whose heads are those of a group
+    aligned |= {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name in SIZES
+        if name in arguments and not (values and name == "heads")
+    }
     signature = {name: arguments.get(name, "constexpr") for name in names}
     source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in options.items()}, aligned)
-    rows = kernel is kernels_rows.squares_of_rows
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         built = triton.compile(
             source,
             target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": kernels_rows.WARPS} if rows else {},
+            options={"num_warps": WARPS[kernel.fn.__name__]} if kernel.fn.__name__ in WARPS else {},
         )
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     binary = Path("/dev/shm" if Path("/dev/shm").exists() else "/tmp") / f"mwork-lens-{id(built)}.cubin"

@@ -55,7 +55,7 @@ def _squares(
     normed, grown, shrink = tables[0], tables[1], tables[3]
     documents, groups, length, width = normed.shape
     own = pattern @ grown.flatten(0, 1)
-    by_key = normed.transpose(0, 1).contiguous()
+    by_key = normed.transpose(0, 1).clone(memory_format=torch.contiguous_format)
     by_weight = rearrange(grams, "group (which a d) (b k) -> group d (which a b k)", a=heads, b=heads, d=width)
     along = by_key.flatten(1, 2) @ by_weight
     products = along.view(groups * documents, -1, width) @ by_key.flatten(0, 1).mT
