@@ -47,6 +47,18 @@ class _Counting(TorchDispatchMode):
         return out
 
 
+class Allocated(TorchDispatchMode):
+    """Bytes of new tensors."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        old = {place(tensor) for tensor in tensors(args)}
+        self.total += sum(tensor.nbytes for tensor in tensors(out) if place(tensor) not in old)
+        return out
+
+
 class _Kernel:
     """A kernel whose launch counts as one and is left out: what it would write decides nothing that is launched."""
 

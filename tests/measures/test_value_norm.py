@@ -10,6 +10,7 @@ from einops import einsum, repeat
 from mwork_lens.measures.plnd import value_norm
 from mwork_lens.measures.plnd.normed import Normed
 from mwork_lens.model import TokenBatch
+from mwork_lens.model.budget import Budget
 from mwork_lens.model.heads import HeadNorm
 from mwork_lens.model.post_norms import PostNorm
 
@@ -33,7 +34,7 @@ def made(shape, lengths=(21, 5), outlier=1.0):
     norm = HeadNorm(1 + 0.3 * random(1, width), EPS, across_heads=False, centred=False, after_rotation=False)
     after = PostNorm(1 + 0.5 * random(d_model), ("y",), centred=False, eps=EPS)
     content = torch.arange(length) < torch.tensor(lengths)[:, None]
-    batch = TokenBatch(torch.zeros(content.shape, dtype=torch.int64), content, lengths, (0, 1))
+    batch = TokenBatch(torch.zeros(content.shape, dtype=torch.int64), content, lengths, tuple(range(len(lengths))))
     batch = replace(batch, content=content & (torch.arange(length) % 7 > 0))
     return v, pattern, random(groups, heads, width, d_model) / width**0.5, norm, after, batch
 
@@ -61,13 +62,17 @@ def ablated(v, pattern, w_o, norm, after, batch):
     return torch.stack(squares, -1)
 
 
-def computed(form, v, pattern, w_o, norm, after, batch, dtype):
-    """The same by a form of ours, from numbers of a dtype."""
+def as_read(v, pattern, w_o, norm, after, batch, dtype):
+    """What a form of ours takes, from numbers of a dtype."""
     wide = torch.promote_types(dtype, torch.float32)
     y, norm = output_of(v, pattern, w_o, norm).to(dtype), replace(norm, gain=norm.gain.to(wide))
     after = replace(after, gain=after.gain.to(wide)) if after else None
     output = Normed.of(after, {"y": y}) if after else None
-    return form(v.to(dtype), pattern.to(dtype), w_o.to(dtype), norm, output, batch)
+    return v.to(dtype), pattern.to(dtype), w_o.to(dtype), norm, output, batch
+
+
+def computed(form, *arguments):
+    return form(*as_read(*arguments))
 
 
 def kernel():
@@ -116,3 +121,22 @@ def test_a_coordinate_that_is_nearly_all_of_its_head_costs_few_digits():
     """Without it the others grow up to fifty times."""
     arguments = made(SHAPES["one head"], outlier=30)
     assert relative(computed(kernel(), *arguments, torch.float32), ablated(*arguments)) < 1e-4
+
+
+def test_a_budget_covers_what_more_and_longer_documents_take(monkeypatch):
+    """Even if nothing were given back before the end."""
+    groups, of_group, width, d_model = shape = (2, 6, 8, 16)
+    sizes = {"n_layers": 0, "d_mlp": 0, "d_model": d_model, "heads": (groups * of_group, groups), "d_head": width}
+    with_norm, without = (Budget.of_gpu(80e9, normed_values=normed, **sizes) for normed in (True, False))
+    squares, took = kernel(), []
+    from .launches import Allocated, counted_launches
+
+    for lengths in ((4,), (300,), (200, 200)):
+        arguments = as_read(*made(shape, lengths), torch.bfloat16)
+        with counted_launches(monkeypatch), Allocated() as allocated:
+            squares(*arguments)
+        took.append(allocated.total)
+    least, longer, more = took
+    for bytes_taken, size in ((longer, (1, 300)), (more, (2, 200))):
+        needed, too_few = (budget.needed(*size) - budget.needed(1, 4) for budget in (with_norm, without))
+        assert too_few < bytes_taken - least < needed
