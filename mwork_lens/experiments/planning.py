@@ -97,9 +97,14 @@ class Shape:
 
     def budget(self, memory: float) -> Budget:
         """What a batch holds on a device of so many bytes."""
-        heads = self.heads, self.key_value_heads
-        sizes = {"n_layers": self.layers, "d_model": self.width, "d_head": self.head_width, "d_mlp": self.mlp_width}
-        return Budget.of_gpu(memory, heads=heads, **sizes)
+        return Budget.of_gpu(
+            memory,
+            n_layers=self.layers,
+            d_model=self.width,
+            heads=(self.heads, self.key_value_heads),
+            d_head=self.head_width,
+            d_mlp=self.mlp_width,
+        )
 
 
 def _config(source: str) -> Any:
