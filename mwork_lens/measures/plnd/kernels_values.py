@@ -5,8 +5,8 @@ c = ρ − 1 and β = ρ v̂. Its square needs no tensor of [position, neuron, d
 Y_ab = V̂ G_ab, K_ab = Y_ab V̂ᵀ and B_a = P_a β it is
 Σ_jj' c_jk c_j'k (Σ_ab P_aij P_bij' K_ab,jj') − 2 Σ_j c_jk Σ_ab P_aij Y_ab,jk B_b,ik + Σ_ab B_a,ik B_b,ik G_ab,kk,
 where the brackets serve all neurons of the group. Its product with a direction x of the output is, with L_a = W_O[a] x,
-Σ_a L_a,ik B_a,ik − Σ_j c_jk Σ_a P_aij v̂_j · L_ai. Where neuron k is nearly all of its head, terms cancel: rounding costs
-a relative error of about ρ² · 1e-8 in scores of float32.
+Σ_a L_a,ik B_a,ik − Σ_j c_jk Σ_a P_aij v̂_j · L_ai. Where neuron k is nearly all of its head, terms cancel: a score has a
+relative error of about ρ² · 1e-8.
 """
 
 import math
