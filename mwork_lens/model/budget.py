@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from .architecture import HookedModel, device_of, key_value_heads
-from .heads import head_norm
 
 TOKENS = {"cpu": 1024, "cuda": 16384}
 """Of a batch at most, by device; other devices are taken for GPUs."""
@@ -55,7 +54,7 @@ class Budget:
             heads=(cfg.n_heads, key_value_heads(cfg)),
             d_head=cfg.d_head,
             d_mlp=getattr(cfg, "d_mlp", None) or 0,
-            normed_values=head_norm(model, 0, "v") is not None,
+            normed_values=getattr(getattr(model.blocks[0], "attn", None), "v_norm", None) is not None,
         )
 
     @classmethod

@@ -27,9 +27,10 @@ def values_normed_change(model: HookedModel, layer: int, norm: HeadNorm, where: 
     output of every query head a of the group, Σ_j P_aij v̂'_j W_O[a]. Each neuron takes a product with all of P.
     """
     after, groups = post_norm(model, layer, "attention") if where == "stream" else None, key_value_heads(model.cfg)
-    stored = weight(model, layer, "attn.W_O").detach()
 
     def score(seen: Activations, batch: TokenBatch) -> SiteScores:
+        # not kept: of all layers, in float32
+        stored = weight(model, layer, "attn.W_O").detach()
         w_o = rearrange(stored, "(group head) k d_model -> group head k d_model", group=groups)
         if after and after.centred:
             w_o = at_least_float32(w_o)
