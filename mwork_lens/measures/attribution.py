@@ -19,6 +19,7 @@ from ..model.hooks import hooked
 from ..model.sites import SITES
 from ..model.state import settled
 from ..model.unembedding import differentiable_logits
+from ..store.processes import hidden
 
 Statistic = Literal["signed", "absolute"]
 ROWS_AT_ONCE = 64
@@ -43,8 +44,8 @@ def attributed(
 
     NLL is the sum over the document's tokens; ``absolute`` is Σ_t |a(t) · ∂NLL/∂a(t)|. Not within inference mode.
     """
-    device, quiet = device_of(model), progress is None
-    bar = tqdm(total=batches.documents, initial=batches.documents_done, unit="doc", disable=quiet)
+    device, done = device_of(model), batches.documents_done
+    bar = tqdm(total=batches.documents, initial=done, unit="doc", disable=hidden(progress))
     with settled(model), bar, _frozen(model):
         for batch in batches:
             if progress:

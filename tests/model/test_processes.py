@@ -49,6 +49,9 @@ def make(place: Path) -> dict[str, str]:
     rows = run_task(model, TASK, PROMPTS, conditions(neurons), place / "rows.jsonl", max_new_tokens=3, progress=False)
     options = {"identify": lambda texts: [None] * len(texts), "max_new_tokens": 2, "progress": False}
     made |= {"cards": mw.inspect(model, neurons, CORPUS, token_languages=LABELS, contexts=2, top_k=3, **OPTIONS)}
+    histograms = mw.HistogramOptions(bins=4)
+    made |= {"firing": mw.collect_firing(model, CORPUS, document_means=True, histograms=histograms, **OPTIONS)}
+    made |= {"attribution": mw.attribution(model, CORPUS, **OPTIONS)}
     made |= {"generations": mw.generations(model, {"off": neurons, "on": []}, spoken, **options)}
     return {"rows": digest(rows), **{name: digest(result) for name, result in made.items()}}
 

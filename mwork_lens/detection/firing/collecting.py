@@ -49,6 +49,8 @@ class HistogramOptions:
     def __post_init__(self) -> None:
         if self.bins < 1 or not self.above > 0 or (self.tokens is not None and self.tokens < 1):
             raise ValueError(f"bins={self.bins}, above={self.above}, tokens={self.tokens}: each must be above 0.")
+        if self.layers is not None and not len(self.layers):
+            raise ValueError(f"layers={self.layers!r} names no layer; None takes all.")
 
 
 def collect_firing(

@@ -223,6 +223,7 @@ def test_what_was_not_collected_and_what_does_not_fit_is_refused():
         (pair.distribution_overlap, r"2 languages \(fr, en\), and 3"),
         (lambda: firing.means("th"), "'th'; there are fr, zh, en"),
         (lambda: mw.HistogramOptions(bins=0), "bins=0"),
+        (lambda: mw.HistogramOptions(layers=[]), "names no layer"),
         (lambda: mw.collect_firing(model, CORPUS, histograms=mw.HistogramOptions(layers=[2])), "layers 0 to 1, not 2"),
     ]:
         with pytest.raises(ValueError, match=message):
