@@ -303,15 +303,15 @@ def _scale_of_pattern(model: HookedModel, layer: int) -> float:
     raise ValueError(f"{cfg.model_name}: {kind} does not say how it scales attention scores.")
 
 
-def norm_gain(model: HookedModel, norm: Any) -> Float[Tensor, "*head width"]:
-    """What a norm multiplies the normalised activation with: a single 1 where it has no weight."""
+def norm_gain(model: HookedModel, layer: int, norm: Any) -> Float[Tensor, "*head width"]:
+    """What a layer's norm multiplies the normalised activation with: a single 1 where it has no weight."""
     stored_as_offset = wrapped_model(model) is not None and getattr(model.cfg, "rmsnorm_uses_offset", False)
     with values_of(model, norm):
         module = original(norm)  # what a bridge shows of it was taken from it once
         parts = [part.weight for part in getattr(module, "norms", ())]  # a norm for each head
         stored = torch.stack(parts) if parts else getattr(module, "w", getattr(module, "weight", None))
     if stored is None:
-        return torch.ones(1, dtype=wide_dtype(dtype_of(model)), device=device_of(model))
+        return torch.ones(1, dtype=wide_dtype(dtype_of(model)), device=device_of_layer(model, layer))
     gain = at_least_float32(stored.detach())
     return 1 + gain if stored_as_offset else gain
 

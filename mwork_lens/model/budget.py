@@ -1,5 +1,6 @@
 """How many documents of a length fit one batch, from the device's total memory: the same on every card of its kind."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,11 @@ SHARE = 0.25
 """Of a GPU's memory, for what a layer's scores need beside the model."""
 CPU_MEMORY = 2.0**33
 """What is taken for a GPU's, of which a share is used, where a pass on a CPU holds all layers."""
+
+
+def room(total: int, weights: int) -> float:
+    """A GPU's bytes, or fewer, so that ``SHARE`` of them fit beside its weights."""
+    return float(min(total, (total - weights) / SHARE))
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,15 @@ class Budget:
 
     @classmethod
     def of(cls, model: HookedModel) -> "Budget":
-        """That of the device which the model is on."""
+        """That of the device which the model is on; over several, of the one with the least room."""
         device = device_of(model)
         if device.type != "cuda":
             return cls(TOKENS.get(device.type, TOKENS["cuda"]))
-        return cls._of_memory(model, float(torch.cuda.get_device_properties(device).total_memory))
+        weights = Counter({device: 0})
+        for parameter in model.parameters():
+            weights[parameter.device] += parameter.nbytes
+        cards = [(torch.cuda.get_device_properties(each), weights[each]) for each in weights if each.type == "cuda"]
+        return cls._of_memory(model, min(room(card.total_memory, held) for card, held in cards))
 
     @classmethod
     def of_all_layers(cls, model: HookedModel) -> "Budget":

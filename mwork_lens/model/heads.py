@@ -36,7 +36,7 @@ def head_norm(model: HookedModel, layer: int, letter: Literal["q", "k", "v"]) ->
     cfg, norm = model.cfg, getattr(model.blocks[layer].attn, f"{letter}_norm", None)
     if norm is None:
         return None
-    gain, module = norm_gain(model, norm), original(norm)
+    gain, module = norm_gain(model, layer, norm), original(norm)
     across_heads = gain.ndim == 1 and gain.numel() not in (1, cfg.d_head)
     centred = wrapped_model(model) is not None and centres(module, gain)
     if centred and (across_heads or getattr(module, "bias", None) is not None):

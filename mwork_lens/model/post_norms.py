@@ -43,7 +43,7 @@ def post_norm(model: HookedModel, layer: int, structure: Structure) -> PostNorm 
     elif not _follows(model, layer, structure):
         return None
     norm: Any = getattr(block, name)
-    gain = norm_gain(model, norm).expand(model.cfg.d_model)
+    gain = norm_gain(model, layer, norm).expand(model.cfg.d_model)
     if not hasattr(norm, "hook_scale"):
         return PostNorm(gain, (f"{name}.hook_in",), centres(original(norm), gain), norm_eps(norm))
     centred = wrapped_model(model) is not None and not norm.uses_rms_norm

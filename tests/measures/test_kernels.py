@@ -12,7 +12,7 @@ from mwork_lens.measures import Selection
 from mwork_lens.measures.plnd import backend, exact
 from mwork_lens.measures.plnd.attention import READS, Geometry
 from mwork_lens.measures.plnd.qk_dense import exact_squares
-from mwork_lens.model.budget import Budget
+from mwork_lens.model.budget import Budget, room
 from mwork_lens.model.forward import Encoded, batches
 
 from ..test_bridge import bridge
@@ -210,6 +210,12 @@ def test_a_gpu_fills_batches_by_its_memory():
     assert [short.holds(documents, 1) for documents in (7, 8)] == [True, False]
     assert Budget(1024).holds(8, 128)
     assert not Budget(1024).holds(9, 128)
+
+
+def test_batches_have_the_room_that_weights_leave():
+    sizes = {"n_layers": 2, "d_model": 8, "heads": (2, 1), "d_head": 4, "d_mlp": 8}
+    for weights, memory in ((0, 20e9), (40e9, 20e9), (70e9, 10e9)):
+        assert Budget.of_gpu(room(int(80e9), int(weights)), **sizes).memory == memory
 
 
 @pytest.mark.parametrize("name", ["triton", "plain"])

@@ -10,9 +10,12 @@ from einops import einsum, repeat
 from mwork_lens.measures.plnd import value_norm
 from mwork_lens.measures.plnd.normed import Normed
 from mwork_lens.model import TokenBatch
+from mwork_lens.model.architecture import norm_gain
 from mwork_lens.model.budget import Budget
 from mwork_lens.model.heads import HeadNorm
 from mwork_lens.model.post_norms import PostNorm
+
+from ..test_bridge import bridge
 
 WINDOW, EPS = 9, 1e-3
 SHAPES = {"odd": (2, 3, 20, 25), "one group": (1, 4, 24, 17), "one head": (3, 1, 8, 9)}
@@ -140,3 +143,10 @@ def test_a_budget_covers_what_more_and_longer_documents_take(monkeypatch):
     for bytes_taken, size in ((longer, (1, 300)), (more, (2, 200))):
         needed, too_few = (budget.needed(*size) - budget.needed(1, 4) for budget in (with_norm, without))
         assert too_few < bytes_taken - least < needed
+
+
+def test_a_norm_without_weights_lies_where_its_layer_does():
+    model = bridge("Gemma4")
+    norms = [block.attn.v_norm for block in model.blocks]
+    model.blocks[1].to("meta")
+    assert [norm_gain(model, layer, norm).device.type for layer, norm in enumerate(norms)] == ["cpu", "meta"]
