@@ -92,7 +92,7 @@ class BatchCounts:
         self.selection, self.scope, self.running = selection, scope, Running()
         self.screen = selection if screen and scope == "layer" and selection.top != 1 else None
         self.scores: dict[str, dict[int, Float[Tensor, "batch _"]]] = {}
-        self.exact: dict[str, dict[int, Bool[Tensor, "batch _"]]] = {}
+        self.exact: dict[str, dict[int, Bool[Tensor, "batch _"] | None]] = {}
         self.rms: dict[str, dict[int, Float[Tensor, " batch"]]] = {}
 
     def over(
@@ -124,7 +124,7 @@ class BatchCounts:
     def _receive(self, layer: int, scores: SiteScores, exact: SiteMasks | None) -> None:
         for site, values in scores.items():
             self.scores.setdefault(site, {})[layer] = values
-            self.exact.setdefault(site, {})[layer] = exact[site] if exact else torch.ones_like(values, dtype=torch.bool)
+            self.exact.setdefault(site, {})[layer] = exact[site] if exact else None
 
     def _counts(self, finite: Bool[Tensor, ""]) -> tuple[bool, dict[tuple[str, int], LayerCounts]]:
         """In one transfer from the device, with whether the residual stream is finite."""
@@ -141,7 +141,7 @@ class BatchCounts:
         return bool(told), counts
 
     def _of_site(self, site: str) -> tuple[Tensor, ...]:
-        scores, exact = (_stacked_layers(of[site]) for of in (self.scores, self.exact))
+        scores, exact = _stacked_layers(self.scores[site]), self.exact[site]
         comparable = scores
         if self.scope == "model" and site in RELATIVE:
             comparable = (
@@ -149,7 +149,12 @@ class BatchCounts:
             )
         rows = comparable.flatten(1) if self.scope == "model" else comparable.flatten(0, 1)
         active = self.selection.active(rows).view_as(scores)
-        return active.sum(0), (~exact).sum(0), *fixed_point(scores)
+        counts = active.sum(0)
+        screened = torch.zeros_like(counts)
+        for row, mask in zip(screened, exact.values(), strict=True):
+            if mask is not None:
+                row += (~mask).sum(0).to(row.device)
+        return counts, screened, *fixed_point(scores)
 
 
 def _stacked_layers(by_layer: Mapping[int, Tensor]) -> Tensor:
