@@ -21,10 +21,10 @@ from .model import ContentPositions, load_model
 from .neurons import NeuronSet, NeuronSpace, Stages, ablate, edit_weights
 from .neurons.interop import load_lape, load_neurons, load_released, save_neurons
 from .tasks import TaskResult, load_questions
-from .text import Corpus, load_corpus
+from .text import Corpus, StreamedCorpus, load_corpus
 from .tuning import NeuronDelta, Tuned, export_edited, export_tuned, tune, tuning_effects
 
-__all__ = ["ContentPositions", "Corpus", "describe_corpus", "load_corpus", "load_model", "plots"]
+__all__ = ["ContentPositions", "Corpus", "StreamedCorpus", "describe_corpus", "load_corpus", "load_model", "plots"]
 __all__ += ["LayerMeasure", "Measure", "NeuronSet", "NeuronSpace", "Stages"]
 __all__ += ["load_lape", "load_neurons", "load_released", "save_neurons"]
 __all__ += ["Activations", "Detection", "check_scores", "collect_means", "collect_samples", "detect", "importance"]

@@ -185,6 +185,22 @@ class PartOf:
 
 
 @dataclass(frozen=True)
+class StreamSettings(Checked):
+    """How text is read that may be larger than memory."""
+
+    streaming: bool = False
+    """Read a window of the text at a time, also of .parquet files and hub data sets; memory does not grow with it."""
+    window: Annotated[int | None, at_least(1)] = None
+    """Passages of all languages that are read and planned together; by default 4096."""
+    max_tokens_per_language: Annotated[int | None, at_least(1)] = None
+    """A streamed language ends with the passage that reaches so many."""
+
+    def options(self) -> dict[str, Any]:
+        """Those of ``load_corpus``."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class SavedSets:
     """Neurons that are there already."""
 

@@ -19,6 +19,7 @@ from ..settings import (
     RecipeSettings,
     ReportConfig,
     SavedSets,
+    StreamSettings,
     at_least,
     numbers,
 )
@@ -46,14 +47,16 @@ class DetectConfig:
         mw.text.choices.require_choice("scope", self.scope, get_args(mw.detection.detecting.Scope))
 
 
-def detect(run: Resumable, selection: DetectionSettings, config: DetectConfig, part: PartOf) -> Paths:
+def detect(
+    run: Resumable, selection: DetectionSettings, config: DetectConfig, text: StreamSettings, part: PartOf
+) -> Paths:
     """Find each language's neurons; writes the detection, each language's specific set and their counts by layer.
 
     The same --output and options resume a run that was stopped, to the same bits.
     """
     from ..experiments.folder import ResultsFolder, load_or_run
 
-    path, corpus = run.folder("detection"), run.load_text()
+    path, corpus = run.folder("detection"), run.load_text(**text.options())
     if config.held_out is not None:
         corpus, _ = corpus.split(config.held_out)
     scoring = {name: value for name, value in asdict(config).items() if name != "held_out"}

@@ -166,10 +166,10 @@ class Run:
         placing = {"device": self.device, "device_map": self.device_map, "max_memory": self.max_memory}
         return mw.load_model(self.model, dtype=self.dtype, **placing)
 
-    def load_text(self, languages: Sequence[str] | None = None) -> Any:
+    def load_text(self, languages: Sequence[str] | None = None, **streaming: Any) -> Any:
         """The corpus, in ``languages`` if none are set; warns of too few passages to find neurons on."""
         tags, joined = languages if self.languages is None else self.languages, self.sentences_per_passage
-        return mw.load_corpus(self.corpus, languages=tags, sentences_per_passage=joined, limit=self.limit)
+        return mw.load_corpus(self.corpus, languages=tags, sentences_per_passage=joined, limit=self.limit, **streaming)
 
     def load_prompts(self, identified_by: str, pivot: Sequence[str] = ("en",)) -> Any:
         """A few passages to read, cut after loading; an identifier must have their languages and those of ``pivot``."""

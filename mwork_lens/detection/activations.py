@@ -16,13 +16,14 @@ from ..model.architecture import HookedModel, at_least_float32, dtype_of, wide_d
 from ..model.blocks import layers_apart
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
 from ..model.hooks import Mode
+from ..model.reading import read_text
 from ..model.reducers import ExactSum, Reducer
-from ..model.shards import by_name, in_order, part_of, shown_part, without_part
+from ..model.shards import by_name, in_order, shown_part, without_part
 from ..model.sites import SITES
-from ..model.tally import pass_record, tallied
+from ..model.tally import Tally
 from ..neurons import NeuronSpace
 from ..store import Result
-from ..text import Document, as_corpus, check_arguments
+from ..text import Document, StreamedCorpus, as_corpus, check_arguments
 from ..text.choices import listed, require_choice
 from .merging import in_corpus_order, languages_of, require_one_space
 
@@ -120,7 +121,7 @@ class Activations(Result, kind="activations"):
 
 def collect_means(
     model: HookedModel,
-    corpus: Mapping[str, Sequence[Document]],
+    corpus: Mapping[str, Sequence[Document]] | StreamedCorpus,
     *,
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
@@ -132,7 +133,7 @@ def collect_means(
 
     Args:
         model: a hooked model.
-        corpus: documents by language.
+        corpus: documents by language, or a stream of them, as for :func:`detect`.
         batch_size: documents at a time; None fills a token budget.
         max_tokens: longer documents are cut there, with a warning.
         shard: one of several parts of the corpus, as in :func:`detect`; :meth:`Activations.merge` puts them together.
@@ -143,24 +144,25 @@ def collect_means(
         ValueError: for empty documents, weights that are not finite, or a checkpoint of something else.
     """
     check_arguments(collect_means, locals())
-    encoded, space = Encoded.of(model, corpus, max_tokens), NeuronSpace.of(model, fingerprint=True)
-    plan, hashes = encoded.plan(batch_size), encoded.hashes
-    sums = {language: ActivationSums.empty(space, plan, language) for language in encoded}
-    settings: dict[str, Any] = {"max_tokens": max_tokens, "corpus": encoded.corpus.describe()}
-    if shard is not None:
-        plan, part = part_of(plan, shard)
-        settings["part"], rows = part, part["rows"]
-        sums = {language: sums[language] for language in rows}
-        hashes = {language: tuple(hashes[language][row] for row in places) for language, places in rows.items()}
-    asked = {**asdict(space), "dtype": str(dtype_of(model)), "settings": settings, "batch_size": batch_size}
-    with tallied(sums, checkpoint, lambda: pass_record("means", model, plan, asked)) as tally:
-        for batch, of_batch in layer_sums(model, space, tally.left(plan), progress="means of" if progress else None):
+    text = corpus if isinstance(corpus, StreamedCorpus) else Encoded.of(model, corpus, max_tokens)
+    space, record = NeuronSpace.of(model, fingerprint=True), text.corpus if isinstance(text, Encoded) else text
+    settings: dict[str, Any] = {"max_tokens": max_tokens, "corpus": record.describe()}
+
+    def empty(plan: Plan) -> dict[str, ActivationSums]:
+        return {language: ActivationSums.empty(space, plan, language) for language in plan.encoded}
+
+    def add(tally: Tally[ActivationSums], left: Plan, bar: Progress) -> None:
+        for batch, of_batch in layer_sums(model, space, left, progress=bar):
             tally.add(batch.language, batch, of_batch)
-    tokens = {language: int(part.tokens) for language, part in sums.items()}
-    means = {language: part.sums.value() / tokens[language] for language, part in sums.items()}
-    addends = {} if shard is None else {language: part.sums for language, part in sums.items()}
+
+    asked = {**asdict(space), "dtype": str(dtype_of(model)), "settings": settings, "batch_size": batch_size}
+    reading = {"batch_size": batch_size, "max_tokens": max_tokens, "shard": shard, "checkpoint": checkpoint}
+    read = read_text("means", model, text, empty, add, asked, bar="means of" if progress else None, **reading)
+    sums = {language: read.parts[language].sums for language in read.documents_of}
+    means = {language: each.value() / read.tokens[language] for language, each in sums.items()}
+    addends, settings = {} if shard is None else sums, {**settings, **read.settings}
     of_sites = _by_site(space, means, wide_dtype(dtype_of(model)))
-    return Activations(space, *of_sites, tokens, "mean", settings, hashes, addends)
+    return Activations(space, *of_sites, read.tokens, "mean", settings, read.documents_of, addends)
 
 
 def collect_samples(

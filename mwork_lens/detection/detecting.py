@@ -15,26 +15,16 @@ from ..measures import FORMULATIONS, Measure, Selection, SiteMasks, SiteScores, 
 from ..measures.plnd.backend import backend_of
 from ..measures.plnd.queries_keys import require_told
 from ..model.architecture import HookedModel, at_least_float32, device_of, dtype_of, wide_dtype
-from ..model.forward import (
-    MAX_TOKENS,
-    Encoded,
-    Plan,
-    Progress,
-    Running,
-    TokenBatch,
-    batches,
-    encode,
-    require_finite,
-    stream,
-)
+from ..model.budget import Budget
+from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, require_finite, stream
 from ..model.memory import readable
 from ..model.post_norms import stream_before
+from ..model.reading import read_text
 from ..model.reducers import ExactSum, Reducer, fixed_point, on_cpu
-from ..model.shards import part_of
 from ..model.sites import SITES
-from ..model.tally import pass_record, tallied
+from ..model.tally import Tally
 from ..neurons import NeuronSpace
-from ..text import Corpus, Document, SeenDocuments, check_arguments, warn_of_unknown
+from ..text import Document, StreamedCorpus, check_arguments
 from ..text.choices import listed
 from .checking import bound_to, require_exact, require_layers
 from .detection import Detection, result_bytes
@@ -165,7 +155,7 @@ def _stacked_layers(by_layer: Mapping[int, Tensor]) -> Tensor:
 
 def detect(
     model: HookedModel,
-    corpus: Mapping[str, Sequence[Document]],
+    corpus: Mapping[str, Sequence[Document]] | StreamedCorpus,
     *,
     top: float = 0.2,
     threshold: float | None = None,
@@ -185,7 +175,9 @@ def detect(
 
     Args:
         model: a hooked model.
-        corpus: documents by language: a :class:`Corpus` or any dict of lists.
+        corpus: documents by language: a :class:`Corpus`, any dict of lists, or text of any length
+            (``load_corpus(..., streaming=True)``), whose windows are read as corpora: the result is what merging the
+            detections of all windows gives, and memory does not grow with the text but for 16 bytes per document.
         top: a neuron is active on a document if its score is among the ⌊top · width⌋ highest of its layer and site
             (at least one).
         threshold: instead of ``top``: active if the score is at least this (the paper's ε).
@@ -206,7 +198,8 @@ def detect(
         batch_size: documents at a time; None fills a token budget. Results do not depend on it.
         max_tokens: longer documents are cut there, with a warning.
         shard: one of several parts of the corpus, ``(0, 8)`` to ``(7, 8)``, for processes that know nothing of each
-            other; :meth:`Detection.merge` makes one detection of all parts, to the bits of detecting at once.
+            other; :meth:`Detection.merge` makes one detection of all parts, to the bits of detecting at once. Of a
+            stream a part is every so many windows.
         checkpoint: a folder; after a kill, Ctrl-C or SIGTERM the same call goes on from what was written there, to the
             same bits (at least every ``MWORK_LENS_CHECKPOINT_SECONDS``, 30 by default). It stays, for you to remove.
         progress: whether to show a bar.
@@ -222,46 +215,52 @@ def detect(
     """
     check_arguments(detect, locals())
     selection = Selection(top=top) if threshold is None else Selection(threshold=threshold)
-    batch_counts = BatchCounts(selection, scope, screen=scores == "screened")
-    space, detector = NeuronSpace.of(model, fingerprint=True), _detector(formulation, measure)
-    encoded = Encoded.of(model, corpus, max_tokens)
-    whole, scored = encoded.plan(batch_size), require_layers(model, layers)
+    counts = BatchCounts(selection, scope, screen=scores == "screened")
+    space, detector = NeuronSpace.of(model, fingerprint=True), detector_of(formulation, measure)
+    text = corpus if isinstance(corpus, StreamedCorpus) else Encoded.of(model, corpus, max_tokens)
+    scored, budget = require_layers(model, layers), Budget.of(model)
     given = {"layers": layers and scored, "verify": None if verify else False, "max_tokens": max_tokens}
-    if batch_size is None and encoded.budget.memory is not None:
-        given["batches"] = asdict(encoded.budget)
-    settings = _settings(model, encoded.corpus, batch_counts, formulation, measure, given)
-    counts = {language: DetectionCounts.empty(space, whole, language, f"{space} {settings}") for language in encoded}
-    plan, rows = whole, {language: range(number) for language, number in encoded.documents.items()}
-    if shard is not None:
-        plan, part = part_of(whole, shard)
-        rows, settings = part["rows"], {**settings, "part": part}
-    asked = {**asdict(space), "settings": settings, "batch_size": batch_size}
-    with tallied(counts, checkpoint, lambda: pass_record("detection", model, whole, asked)) as tally:
-        size = readable(result_bytes(space.total, len(encoded)))
-        left, description = tally.left(plan), f"detecting ({size} of results)" if progress else None
+    if batch_size is None and budget.memory is not None:
+        given["batches"] = asdict(budget)
+    record = (text.corpus if isinstance(text, Encoded) else text).describe()
+    settings = _settings(model, record, counts, formulation, measure, given)
+
+    def empty(plan: Plan) -> dict[str, DetectionCounts]:
+        return {tag: DetectionCounts.empty(space, plan, tag, f"{space} {settings}") for tag in plan.encoded}
+
+    def add(tally: Tally[DetectionCounts], left: Plan, bar: Progress) -> None:
         if verify and formulation == "exact":
-            longest = max(len(ids) for each in encoded.values() for ids in each)
-            require_exact(model, measure, batch_counts.screen, scored, longest)
-        for batch, by_layer in batch_counts.over(model, detector, left, layers=scored, progress=description):
+            streamed = isinstance(text, StreamedCorpus)  # whose later windows may have longer ones
+            longest = max_tokens if streamed else max(len(ids) for each in text.values() for ids in each)
+            require_exact(model, measure, counts.screen, scored, longest)
+        for batch, by_layer in counts.over(model, detector, left, layers=scored, progress=bar):
             tally.add(batch.language, batch, by_layer)
+
+    asked = {**asdict(space), "settings": settings, "batch_size": batch_size}
+    size = readable(result_bytes(space.total, len(text)))
+    bar = f"detecting ({size} of results)" if progress else None
+    reading = {"batch_size": batch_size, "max_tokens": max_tokens, "shard": shard, "checkpoint": checkpoint}
+    read = read_text("detection", model, text, empty, add, asked, bar=bar, **reading)
+    documents = {tag: len(hashes) for tag, hashes in read.documents_of.items()}
     dtype = wide_dtype(dtype_of(model))
-    means = {language: mean_scores(counts[language].sums, len(rows[language]), scored, dtype) for language in rows}
+    sums = {tag: read.parts[tag].sums for tag in documents}
     return Detection(
         space=space,
-        counts={language: counts[language].counts for language in rows},
-        mean_scores=means,
-        screened={language: counts[language].screened for language in rows},
-        documents={language: len(places) for language, places in rows.items()},
-        settings=settings,
-        documents_of={language: tuple(encoded.hashes[language][i] for i in rows[language]) for language in rows},
-        sums={language: counts[language].sums for language in rows},
-        seen=SeenDocuments.of({tag: [encoded.corpus.identities[tag][i] for i in rows[tag]] for tag in rows}),
+        counts={tag: read.parts[tag].counts for tag in documents},
+        mean_scores={tag: mean_scores(sums[tag], number, scored, dtype) for tag, number in documents.items()},
+        screened={tag: read.parts[tag].screened for tag in documents},
+        documents=documents,
+        settings={**settings, **read.settings},
+        documents_of=read.documents_of,
+        sums=sums,
+        seen=read.seen,
+        tokens=read.tokens,
     )
 
 
 def _settings(
     model: HookedModel,
-    corpus: Corpus,
+    corpus: Mapping[str, Any],
     counts: BatchCounts,
     formulation: str | Measure,
     measure: Where,
@@ -282,72 +281,12 @@ def _settings(
         **given,
         "dtype": str(dtype_of(model)),
         "tokenizer": Path(getattr(model.tokenizer, "name_or_path", None) or "none").name,
-        "corpus": corpus.describe(),
+        "corpus": corpus,
     }
 
 
-def importance(
-    model: HookedModel,
-    document: Document,
-    *,
-    formulation: str | Measure = "exact",
-    measure: Where = "stream",
-    layers: Sequence[int] | None = None,
-    verify: bool = True,
-    max_tokens: int = MAX_TOKENS,
-) -> dict[str, Float[Tensor, "layer _"]]:
-    """How much each neuron matters for one document: every neuron, exactly.
-
-    Args:
-        model: a hooked model.
-        document: a text, or its token ids as a 1-D tensor.
-        formulation: as for :func:`detect`.
-        measure: as for :func:`detect`.
-        layers: score these only; others are NaN.
-        verify: as for :func:`detect`.
-        max_tokens: a longer document is cut there, with a warning.
-
-    Returns:
-        By site, ``[layer, neuron]``: ‖change‖_F / √positions over the positions of ordinary tokens, in the model's
-        dtype or float32 if that is wider.
-
-    Raises:
-        ValueError: for a document without an ordinary token; for closed forms that differ from ablation.
-    """
-    check_arguments(importance, locals())
-    space, detector, running = NeuronSpace.of(model), _detector(formulation, measure), Running()
-    encoded, scored = encode(model, [document], ["given"], max_tokens), require_layers(model, layers)
-    warn_of_unknown(model.tokenizer, {"the document": encoded}, stacklevel=3)
-    if verify and formulation == "exact":
-        require_exact(model, measure, None, scored, len(encoded[0]))
-    by_site: dict[str, dict[int, Tensor]] = {site: {} for site in space.widths}
-
-    def receive(layer: int, scores: SiteScores, _: SiteMasks | None) -> None:
-        for site, values in scores.items():
-            by_site[site][layer] = values[0]
-
-    hooks = score_hooks(bound_to(model, detector, scored), running, receive)
-    for _ in stream(model, batches(model, encoded), hooks, running):
-        pass
-    for site, scores in by_site.items():
-        if scores and (missing := set(scored) - scores.keys()):
-            raise ValueError(f"The measure gives no score of {site} in layer {min(missing)}, but in others.")
-    return {site: _stacked(site, scores, space.n_layers) for site, scores in by_site.items() if scores}
-
-
-def _stacked(
-    site: str, by_layer: Mapping[int, Float[Tensor, " neuron"]], n_layers: int
-) -> Float[Tensor, "layer neuron"]:
-    """All layers on the CPU, with NaN for those that are not there."""
-    first = next(iter(by_layer.values()))
-    scored = torch.stack([scores.to(first.device) for scores in by_layer.values()]).cpu()
-    require_told(site, scored)
-    stacked = scored.new_full((n_layers, len(first)), torch.nan)
-    stacked[list(by_layer)] = scored
-    return stacked
-
-
-def _detector(formulation: str | Measure, measure: Where) -> Measure:
+def detector_of(formulation: str | Measure, measure: Where) -> Measure:
+    """The measure of a formulation; a ValueError for one that does not exist."""
     if not isinstance(formulation, str):
         return formulation
     if formulation not in FORMULATIONS:

@@ -59,6 +59,8 @@ class Detection(Result, kind="detection"):
     empty where they were not recorded."""
     seen: SeenDocuments | None = None
     """The documents, to be recognised wherever they are read again; None in files of older versions."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Ordinary tokens by language, those that were scored; empty in files of older versions."""
 
     def _require_whole(self) -> None:
         sizes = {site: (self.space.n_layers, width) for site, width in self.space.widths.items()}
@@ -197,9 +199,10 @@ class Detection(Result, kind="detection"):
         return {**rule, "corpus": self.settings["corpus"]["hash"], "seen": self.seen}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per language, scored layer and site: active neurons at quorum 0.9, mean score, passages, documents.
+        """One row per language, scored layer and site: active neurons at quorum 0.9, mean score, passages, documents,
+        tokens.
 
-        Neurons are active on passages; documents is NA in files of older versions.
+        Neurons are active on passages; documents and tokens are NA in files of older versions.
         """
         return pd.DataFrame(
             {
@@ -220,10 +223,13 @@ class Detection(Result, kind="detection"):
     def __repr__(self) -> str:
         read = [(language, *text_of(self, language).values()) for language in self.languages]
         texts = ", ".join(
-            f"{language} {n}{'' if documents is pd.NA else f' of {documents}'}" for language, n, documents in read
+            f"{language} {n}" + ("" if of is pd.NA else f" of {of}") + ("" if tokens is pd.NA else f" ({tokens:,})")
+            for language, n, of, tokens in read
         )
         rule = ", ".join(f"{key}={value!r}" for key, value in self._rule().items() if key not in ("corpus", "seen"))
-        return f"Detection({self.space.shown}: {shown_part(self.settings)}passages of documents: {texts}; {rule})"
+        return (
+            f"Detection({self.space.shown}: {shown_part(self.settings)}passages of documents (tokens): {texts}; {rule})"
+        )
 
     def _repr_html_(self) -> str:
         sums = self.to_frame().groupby(["language", "site"], sort=False)[["active", "width"]].sum()
@@ -249,10 +255,12 @@ def result_bytes(neurons: int, languages: int) -> int:
 
 
 def text_of(detection: Detection, language: str) -> dict[str, Any]:
-    """How much was read of a language, for tables: ``passages`` and ``documents``, NA in parts and in older files."""
+    """How much was read of a language, for tables: ``passages``, ``documents`` (NA in parts and in older files) and
+    ordinary ``tokens`` (NA in older files)."""
     whole = {} if "part" in detection.settings else detection.settings["corpus"]
     documents = whole.get("documents", {}).get(language, pd.NA)
-    return {"passages": detection.documents[language], "documents": documents}
+    tokens = detection.tokens.get(language, pd.NA)
+    return {"passages": detection.documents[language], "documents": documents, "tokens": tokens}
 
 
 def require_language(detection: Detection, language: str) -> None:

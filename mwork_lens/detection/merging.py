@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..model.reducers import ExactSum
 from ..model.shards import in_order, in_place, without_part
-from ..store import digest
+from ..store import Hashes, digest
 
 BySite = Mapping[str, Any]
 
@@ -32,7 +32,10 @@ def merged_fields(parts: Mapping[str, Any]) -> dict[str, Any]:
             for tag in languages
         }
 
-    documents = {tag: sum(part.documents.get(tag, 0) for part in parts_in_order) for tag in languages}
+    documents, tokens = (
+        {tag: sum(getattr(part, name).get(tag, 0) for part in parts_in_order) for tag in languages}
+        for name in ("documents", "tokens")
+    )
     sums = added("sums")
     dtype = next(iter(next(iter(first.mean_scores.values())).values())).dtype
     return {
@@ -41,6 +44,7 @@ def merged_fields(parts: Mapping[str, Any]) -> dict[str, Any]:
         "sums": sums,
         "documents": documents,
         "mean_scores": {tag: mean_scores(sums[tag], documents[tag], first.layers, dtype) for tag in languages},
+        "tokens": tokens if all(part.tokens for part in parts_in_order) else {},
         **merged_record(parts_in_order),
     }
 
@@ -111,12 +115,13 @@ def languages_of(parts: Sequence[Any]) -> list[str]:
     return list(orders.pop()) if len(orders) == 1 else sorted(set().union(*orders))
 
 
-def in_corpus_order(parts: Sequence[Any], language: str, name: str) -> tuple[Any, ...]:
+def in_corpus_order(parts: Sequence[Any], language: str, name: str) -> Sequence[Any]:
     """What parts hold of each document of a language; of parts of one corpus, each in its place there."""
     values = [getattr(part, name)[language] for part in parts if language in part.documents_of]
-    if "part" not in parts[0].settings:
-        return tuple(chain(*values))
-    return tuple(in_place([part.settings for part in parts], language, values))
+    whole = chain(*values)
+    if "part" in parts[0].settings:
+        whole = in_place([part.settings for part in parts], language, values)
+    return Hashes.of(whole) if all(isinstance(each, Hashes) for each in values) else tuple(whole)
 
 
 def _corpus(parts: Sequence[Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import traceback
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,19 +16,18 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..store.processes import hidden
-from ..text import Corpus, Document, as_corpus, fault_of, warn_of_unknown
+from ..text import Corpus, Document, as_corpus, warn_of_unknown
 from .architecture import (
     HookedModel,
     device_of,
-    require_hooked,
     rope_boundaries,
     run_wrapped,
     special_ids,
     stream_hook,
     wrapped_model,
 )
-from .blocks import require_attention
 from .budget import Budget
+from .encoding import encode
 from .hooks import ForwardHook, hooked
 from .memory import peak_memory, readable
 from .state import settled
@@ -113,6 +111,25 @@ class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
         return {language: len(ids) for language, ids in self.items()}
 
     @cached_property
+    def ordinary(self) -> dict[str, Int[Tensor, " document"]]:
+        """The ordinary tokens of each document, by language."""
+        return {
+            language: torch.tensor([int((~torch.isin(row, self.special)).sum()) for row in ids])
+            for language, ids in self.items()
+        }
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """How many ordinary tokens each language has."""
+        return {language: int(numbers.sum()) for language, numbers in self.ordinary.items()}
+
+    def first(self, documents: Mapping[str, int]) -> "Encoded":
+        """So many of the first documents of each language."""
+        rows = {language: range(number) for language, number in documents.items()}
+        ids = {language: self.ids[language][:number] for language, number in documents.items()}
+        return replace(self, corpus=self.corpus.select(rows), ids=ids)
+
+    @cached_property
     def hashes(self) -> dict[str, tuple[str, ...]]:
         """The identity of each document's token ids (SHA-256, shortened), by language."""
         return {
@@ -183,81 +200,6 @@ class Plan:
         """The identity of the documents, of what is special in them, and of their batches (SHA-256, shortened)."""
         content = [self.encoded.hashes, self.encoded.special.tolist(), self.groups]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def encode(
-    model: HookedModel, documents: Sequence[Document], names: Sequence[str], max_tokens: int | None
-) -> list[Int[Tensor, " _"]]:
-    """Token ids of each document, cut at ``max_tokens`` or the model's context, with a warning that says so.
-
-    A text that begins with the BOS gets no second one. Refuses a document without an ordinary token or with one
-    that the model has no embedding for, a string without a tokenizer and, with None, one that would be cut.
-    """
-    require_hooked(model)
-    require_attention(model)
-    if wrapped_model(model) is not None:
-        require_same_readout(model)
-    if max_tokens is not None and max_tokens < 2:
-        raise ValueError(f"max_tokens={max_tokens} leaves nothing to score; it must be at least 2.")
-    limit = model.cfg.n_ctx if max_tokens is None else min(max_tokens, model.cfg.n_ctx)
-    special = special_ids(model)
-    encoded, cut = [], []
-    for document, name in zip(documents, names, strict=True):
-        ids = _ids(model, document, name)
-        if len(ids) > limit:
-            cut.append((len(ids), name))
-        if torch.isin(ids[:limit], special).all():
-            raise ValueError(f"Document {name} has no token besides special ones.")
-        encoded.append(ids[:limit])
-    if cut and max_tokens is None:
-        number, name = cut[0]
-        raise ValueError(
-            f"Document {name} has {number} tokens, more than the context of {limit} of {model.cfg.model_name}."
-        )
-    if cut:
-        longest, name = max(cut)
-        warnings.warn(
-            f"{len(cut)} of {len(encoded)} documents are longer than {limit} tokens and were cut there "
-            f"(the longest, {name}, has {longest}; max_tokens={max_tokens}, the model's context {model.cfg.n_ctx}).",
-            stacklevel=4,
-        )
-    return encoded
-
-
-def _ids(model: HookedModel, document: Document, name: str) -> Int[Tensor, " pos"]:
-    if (fault := fault_of(document)) and fault != "empty":  # which gives no token, and is said below
-        raise ValueError(f"Document {name} is {fault}.")
-    if isinstance(document, Tensor):
-        ids = document.detach().long().cpu()
-        if ids.min() < 0 or ids.max() >= model.cfg.d_vocab:
-            raise ValueError(f"Document {name} has token ids outside 0 to {model.cfg.d_vocab - 1}.")
-        return ids
-    if model.tokenizer is None:
-        raise ValueError(f"{model.cfg.model_name} has no tokenizer: give documents as 1-D tensors of token ids.")
-    ids = _text_ids(model, document)
-    if (beyond := ids[ids >= model.cfg.d_vocab]).numel():
-        word = model.tokenizer.decode(beyond[:1])
-        raise ValueError(
-            f"Document {name}: {word!r} is token {int(beyond[0])}, beyond the {model.cfg.d_vocab} embeddings of "
-            f"{model.cfg.model_name}, whose tokenizer has tokens that it was not trained with: load the model with the "
-            "tokenizer that belongs to it, or resize its embeddings."
-        )
-    return ids
-
-
-def _text_ids(model: HookedModel, text: str) -> Int[Tensor, " pos"]:
-    """What the tokenizer puts before every text stays, else its BOS comes first; what it puts after one (an EOS) does
-    not, as nothing could follow. A text that begins with the BOS, as chat templates write it, gets no second one."""
-    tokenizer, bos = model.tokenizer, model.tokenizer.bos_token_id
-    plain, whole = (list(tokenizer(text, add_special_tokens=special)["input_ids"]) for special in (False, True))
-    starts = range(len(whole) - len(plain) + 1)
-    before = next((whole[:start] for start in starts if whole[start : start + len(plain)] == plain), [])
-    if not getattr(model.cfg, "default_prepend_bos", True):
-        before = [each for each in before if each != bos]
-    elif not before and bos is not None:
-        before = [bos]
-    ids = before + plain
-    return torch.tensor(ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids, dtype=torch.long)
 
 
 def batches(

@@ -149,6 +149,12 @@ class Reducer(Result):
         for name in names:
             _add(getattr(self, name), getattr(other, name))
 
+    def add_text(self, other: "Reducer") -> None:
+        """Add what one of another plan holds, of other text; an OverflowError if a sum would become too large."""
+        for field in fields(self):
+            if field.name not in Reducer.__dataclass_fields__:
+                _add(getattr(self, field.name), getattr(other, field.name))
+
     def _claim(self, plan: str, language: str, batches: Bool[Tensor, " batch"]) -> None:
         if (plan, language) != (self.plan, self.language):
             raise ValueError(f"{language!r} of plan {plan} does not add to {self.language!r} of plan {self.plan}.")

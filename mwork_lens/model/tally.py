@@ -132,7 +132,7 @@ class Tally(Generic[Part]):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{folder / RECORD} is damaged: {error}") from error
         if states := self._states(folder):
-            _require_same_pass(saved, record, folder)
+            require_same_pass(saved, record, folder)
         else:
             (folder / RECORD).unlink()
         for name, paths in states.items():
@@ -230,12 +230,12 @@ def tallied(
         yield tally
 
 
-def pass_record(name: str, model: HookedModel, plan: Plan, asked: Mapping[str, Any]) -> dict[str, Any]:
+def pass_record(name: str, model: HookedModel, plan: Plan | None, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that decides the bits of a pass: what was asked, and where, by how many threads and what it runs."""
     device = device_of(model)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
-    return {"pass": name, **asked, "device": where, **threads, "versions": versions(), "plan": plan.hash}
+    return {"pass": name, **asked, "device": where, **threads, "versions": versions(), "plan": plan and plan.hash}
 
 
 def seconds_between() -> float:
@@ -254,7 +254,8 @@ def seconds_between() -> float:
     return seconds
 
 
-def _require_same_pass(saved: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> None:
+def require_same_pass(saved: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a pass of another kind, model or setting, naming the first difference."""
     require_same({"pass": saved.get("pass")}, {"pass": record["pass"]}, folder)
     require_same_model(saved, record, folder, stacklevel=6)
     require_same(saved, record, folder)

@@ -13,4 +13,5 @@ from .files import (
     write_text,
 )
 from .fitting import fits, require_record
+from .hashes import Hashes
 from .result import Result, cache_directory, require_free, storable, versions

@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import __version__
 from .files import atomic_directory, previous, user_path
 from .format_1 import upgraded_fields
+from .hashes import Hashes
 from .processes import is_first
 from .tree import decode, encode, fields_of, made, storable
 
@@ -131,7 +132,8 @@ class Result:
         fingerprint = getattr(space, "fingerprint", None)
         fingerprint = settings.get("fingerprint") if fingerprint is None else vars(fingerprint)
         model = {"name": name, "fingerprint": fingerprint} if isinstance(name, str) else None
-        documents = {language: list(hashes) for language, hashes in getattr(self, "documents_of", {}).items()}
+        hashes = getattr(self, "documents_of", {}).items()
+        documents = {language: list(each) for language, each in hashes if not isinstance(each, Hashes)}
         identity = {"model": model, "documents": documents or None}
         parts = [part._identity() for part in vars(self).values() if isinstance(part, Result)]
         return next((part for part in parts if part["model"]), identity) if model is None else identity

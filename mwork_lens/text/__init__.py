@@ -13,4 +13,13 @@ from .languages import standard_tag as standard_tag
 from .loading import as_corpus, load_corpus
 from .readers import hub_errors, language_of
 from .seen import SeenDocuments, Status
-from .unknown import ONE_TOKEN, unknown_id, unknown_shares, unknown_words_said, warn_of_unknown
+from .streams import Stream, StreamedCorpus
+from .unknown import (
+    ONE_TOKEN,
+    say_unknown,
+    unknown_counts,
+    unknown_id,
+    unknown_shares,
+    unknown_words_said,
+    warn_of_unknown,
+)

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,17 +60,23 @@ def read_rows(
         FileNotFoundError: if there is no such file.
         ValueError: for an unsupported, empty or malformed file, or one that is not UTF-8 text, with its line.
     """
-    suffix = suffix_of(path)
-    if suffix not in SUFFIXES:
-        raise ValueError(f"{path}: unsupported file type ({', '.join(SUFFIXES)} are read, also with .gz).")
-    place, rows = Place(path), []
-    with place.named():
-        for number, row in _parsed(place, suffix, field, columns):
-            place.number = number
-            rows.append(parse(row))
+    rows = list(iterate_rows(path, parse, field=field, columns=columns))
     if not rows:
         raise ValueError(f"{path} is empty.")
     return rows
+
+
+def iterate_rows(
+    path: Path, parse: Callable[[Any], Parsed], *, field: str | None = None, columns: Sequence[str] = ()
+) -> Iterator[Parsed]:
+    """The same one after another; of a file, all but a ``.json``, only as much is in memory as a row takes."""
+    suffix, place = suffix_of(path), Place(path)
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path}: unsupported file type ({', '.join(SUFFIXES)} are read, also with .gz).")
+    with place.named():
+        for number, row in _parsed(place, suffix, field, columns):
+            place.number = number
+            yield parse(row)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -79,10 +86,18 @@ def read_lines(path: Path) -> list[str]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not UTF-8 text, with the line.
     """
-    place = Place(path)
+    return list(iterate_lines(path))
+
+
+def iterate_lines(path: Path) -> Iterator[str]:
+    """The same one after another."""
+    place, waiting = Place(path), list[str]()
     with place.named():
-        lines = [line.rstrip("\r\n") for _, line in _lines(place, ".txt")]
-    return lines[: next((end for end in range(len(lines), 0, -1) if lines[end - 1].strip()), 0)]
+        for _, line in _lines(place, ".txt"):
+            waiting.append(line.rstrip("\r\n"))
+            if line.strip():
+                yield from waiting
+                waiting = []
 
 
 def whole_lines(path: Path) -> list[str]:
@@ -172,7 +187,7 @@ def _parsed(place: Place, suffix: str, field: str | None, columns: Sequence[str]
     elif suffix == ".jsonl":
         yield from ((number, _json_line(line)) for number, line in lines if line.strip())
     elif suffix == ".csv":
-        yield from _table(place, _csv(place, "".join(line for _, line in lines)), field)
+        yield from _table(place, _csv(place, (line for _, line in lines)), field)
     elif suffix == ".json":
         content, place.unit = _json("".join(line for _, line in lines)), "item"
         yield from enumerate(content if isinstance(content, list) else [content], start=1)
@@ -226,15 +241,23 @@ _PLAIN = regex.compile(r'[^",\r\n][^,\r\n]*+|(?!")')
 _ENDS = regex.compile(r"\r\n|\r|\n")
 
 
-def _csv(place: Place, text: str) -> Iterator[tuple[int, list[str]]]:
+def _csv(place: Place, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
     """The rows of a .csv, with the line in which each begins; a blank line is not one.
 
     (The module ``csv`` has a limit of 131,072 characters, which is the whole process's, and does not say where a quote
     was opened.)
     """
-    at, line, row, begun = 0, 1, [], 1
-    while at < len(text) or row:
+    text, at, line, row, begun, further = "", 0, 1, list[str](), 1, 1
+    while True:
+        if at == len(text):
+            text, at = next(lines, ""), 0
+            if not text and not row:
+                return
         field = _QUOTED.match(text, at) or _PLAIN.match(text, at)
+        if field is None and (block := "".join(islice(lines, further))):  # in which the quote may be closed
+            text, at, further = text[at:] + block, 0, 2 * further
+            continue
+        further = 1
         end = field.end() if field else at
         follows = text[end : end + 2]
         if field is None or (follows and follows[0] not in ",\r\n"):
@@ -268,8 +291,8 @@ def _table(place: Place, rows: Iterator[tuple[int, list[str]]], field: str | Non
         yield place.number, dict(zip(columns, row, strict=True))
 
 
-def files_of(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files of a folder of types that are read, and everything else that is not hidden; both in order."""
+def files_of(folder: Path, further: Sequence[str] = ()) -> tuple[list[Path], list[Path]]:
+    """The files of a folder of types that are read (also ``further`` ones), and all else that is not hidden; sorted."""
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    read = [path for path in entries if path.is_file() and suffix_of(path) in SUFFIXES]
+    read = [path for path in entries if path.is_file() and suffix_of(path) in (*SUFFIXES, *further)]
     return read, [path for path in entries if path not in read]

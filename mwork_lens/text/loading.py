@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import langcodes
 
@@ -19,10 +19,16 @@ from .languages import Labels, require_language
 from .problems import problems, repeats
 from .readers import Passages, joined_text, language_of, read_files, read_folder, read_hub, rows_of_passages
 from .seen import Identities, identities_of, joined
+from .streaming import Texts, stream_corpus
+from .streams import NEEDS_ALL, WINDOW, StreamedCorpus
 
 
-def load_corpus(
-    source: str | Path | Mapping[str, Sequence[Document]] = "demo",
+@overload
+def load_corpus(source: Any = "demo", *, streaming: Literal[True], **options: Any) -> StreamedCorpus: ...
+@overload
+def load_corpus(source: Any = "demo", *, streaming: Literal[False] = False, **options: Any) -> Corpus: ...
+def load_corpus(  # pyright: ignore[reportInconsistentOverload]: further options are those of both
+    source: str | Path | Mapping[str, Sequence[Document]] | Mapping[str, Texts] = "demo",
     *,
     languages: Sequence[str] | None = None,
     sentences_per_passage: int = 1,
@@ -31,8 +37,11 @@ def load_corpus(
     labels: Labels = "bcp47",
     text_field: str = "text",
     split: str = "train",
-) -> Corpus:
-    """Load text by language.
+    streaming: bool = False,
+    window: int = WINDOW,
+    max_tokens_per_language: int | None = None,
+) -> Corpus | StreamedCorpus:
+    """Load text by language, or with ``streaming`` begin to read it.
 
     Args:
         source: ``"demo"`` (parallel text in en de fr es zh ru th, written for this package); a dict of lists;
@@ -49,6 +58,13 @@ def load_corpus(
         labels: ``"free"`` for groups that are not languages (dialects, domains, scripts).
         text_field: the column with the text.
         split: of a hub data set.
+        streaming: whether the text may be larger than memory: the :class:`StreamedCorpus` is read a window at a time,
+            each time anew, by ``detect`` and ``collect_means``. A dict may then hold data sets of ``datasets``
+            (``load_dataset(..., streaming=True)``), iterables or functions that return an iterator; files may also be
+            ``.parquet``, but no ``.json``. The passages of a document stand together.
+        window: passages of all languages together that are read and planned at a time; results depend on it in their
+            last bits.
+        max_tokens_per_language: a streamed language ends with the passage that reaches so many ordinary tokens.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
@@ -59,8 +75,12 @@ def load_corpus(
         >>> {language: len(texts) for language, texts in corpus.items()}
         {'en': 6, 'fr': 6}
         >>> train, held_out = corpus.split(held_out=0.25)
+        >>> stream = mw.load_corpus("demo", languages=["fr"], streaming=True, max_tokens_per_language=10_000_000)
+        >>> next(iter(stream["fr"])) == mw.load_corpus("demo", languages=["fr"])["fr"][0]
+        True
     """
     check_arguments(load_corpus, locals())
+    _require_readable(source, streaming, limit, parallel, window, max_tokens_per_language)
     if isinstance(source, Corpus):
         labels = source.labels if labels == "bcp47" else labels
         parallel = source.parallel if parallel is None else parallel
@@ -69,6 +89,10 @@ def load_corpus(
         raise ValueError("languages is empty: name at least one, e.g. languages=['en', 'fr'].")
     if sentences_per_passage < 1 or (limit is not None and limit < 1):
         raise ValueError(f"{sentences_per_passage=} and {limit=} must be at least 1.")
+    if streaming:
+        reading = {"sentences": sentences_per_passage, "text_field": text_field, "split": split}
+        dealing = {"window": window, "max_tokens_per_language": max_tokens_per_language}
+        return stream_corpus(source, wanted, labels, **reading, **dealing)
     rows, name = _read(source, wanted, labels, text_field, split)
     known = source.identities if isinstance(source, Corpus) else None
     if absent := [language for language in wanted or () if language not in rows]:
@@ -82,14 +106,37 @@ def load_corpus(
     return corpus
 
 
-def as_corpus(corpus: Mapping[str, Sequence[Document]]) -> Corpus:
+def _require_readable(
+    source: Any,
+    streaming: bool,
+    limit: int | None,
+    parallel: bool | None,
+    window: int,
+    max_tokens_per_language: int | None,
+) -> None:
+    """Refuse options that a stream or a whole corpus does not have."""
+    if isinstance(source, StreamedCorpus):
+        raise ValueError(f"{source!r} is loaded already; what a Corpus is made of {NEEDS_ALL}")
+    tokens = max_tokens_per_language
+    if window < 1 or (tokens is not None and tokens < 1):
+        raise ValueError(f"{window=} and max_tokens_per_language={tokens} must be at least 1.")
+    if tokens is not None and not streaming:
+        raise ValueError(f"max_tokens_per_language={tokens} ends a stream: add streaming=True.")
+    if streaming and (limit is not None or parallel):
+        option = f"limit={limit}" if limit is not None else "parallel=True"
+        raise ValueError(f"{option} of a stream {NEEDS_ALL}")
+
+
+def as_corpus(corpus: Mapping[str, Any]) -> Corpus:
     """A dict of lists as a Corpus, under standard tags (``he`` for ``iw``) where all its keys are; a Corpus as it is.
 
     Raises:
-        ValueError: for what is not a dict of lists of documents, or has the same language twice.
+        ValueError: for what is not a dict of lists of documents, or has the same language twice; for a stream.
     """
     if isinstance(corpus, Corpus):
         return corpus
+    if isinstance(corpus, StreamedCorpus):
+        raise ValueError(f"Only detect and collect_means read a stream; what is called here {NEEDS_ALL}")
     rows = _from_dict(corpus)
     labels: Labels = "bcp47" if all(langcodes.tag_is_valid(label) for label in rows if label) else "free"
     assembled = _assemble(_standard(rows, labels), "given", labels, None)

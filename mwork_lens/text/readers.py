@@ -20,6 +20,7 @@ from .files import SUFFIXES, files_of, read_lines, read_rows, stem_of, suffix_of
 from .languages import Labels, expected_scripts, require_language
 
 DOCUMENT_IDS = "DOCUMENT_IDS.tsv"
+NO_DATA_SET = "'{}' is neither a local path nor a hub data set that loads"
 
 Passages = Sequence[tuple[str | None, Document]]
 """(document id, or None where there is none; text) of each passage, in order."""
@@ -57,8 +58,15 @@ def read_folder(
     folder: Path, wanted: Sequence[str] | None, labels: Labels, text_field: str, title: str
 ) -> Mapping[str, Passages]:
     """The files of a folder that are named after a wanted language; others are named in the log and skipped."""
+    return read_files(*files_by_language(folder, wanted, labels, title), text_field)
+
+
+def files_by_language(
+    folder: Path, wanted: Sequence[str] | None, labels: Labels, title: str, further: Sequence[str] = ()
+) -> tuple[dict[str, Path], Path | None]:
+    """Those files, of these further types too, and the one that names documents, where there is one."""
     by_language: dict[str, Path] = {}
-    paths, others = files_of(folder)
+    paths, others = files_of(folder, further)
     skipped = []
     for path in (path for path in paths if path.name != DOCUMENT_IDS):
         language = language_of(path, labels, wanted=wanted or ())
@@ -84,7 +92,7 @@ def read_folder(
         raise ValueError(f"{title} has no {absent[0]!r}; it has {listed(sorted(by_language), absent[0])}.")
     selected = {language: path for language, path in by_language.items() if wanted is None or language in wanted}
     ids = folder / DOCUMENT_IDS
-    return read_files(selected, ids if ids.is_file() else None, text_field)
+    return selected, ids if ids.is_file() else None
 
 
 def _packed_language(path: Path) -> str | None:
@@ -105,7 +113,7 @@ def _without_lone_regions(by_language: dict[str, Path], wanted: Sequence[str]) -
 
 def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> Mapping[str, Passages]:
     """One file per language; the file ``ids`` names the document of each of their lines."""
-    parse = partial(_passage, text_field)
+    parse = partial(passage_of, text_field)
     rows = {language: read_rows(path, parse, field=text_field) for language, path in paths.items()}
     if ids is None:
         return rows
@@ -117,7 +125,8 @@ def read_files(paths: Mapping[str, Path], ids: Path | None, text_field: str) -> 
     return rows
 
 
-def _passage(text_field: str, row: Any) -> tuple[str | None, str]:
+def passage_of(text_field: str, row: Any) -> tuple[str | None, str]:
+    """The document id and the text of a row."""
     if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
         raise ValueError(f"no text in field {text_field!r}")
     if fault := fault_of(row[text_field]):
@@ -132,7 +141,7 @@ def read_hub(
     """A data set of the Hugging Face hub with one configuration per language."""
     from datasets import get_dataset_config_names, load_dataset
 
-    with hub_errors(f"{source!r} is neither a local path nor a hub data set that loads"):
+    with hub_errors(NO_DATA_SET.format(source)):
         configurations = wanted or get_dataset_config_names(source)
         tables: dict[str, Any] = {c: load_dataset(source, c, split=split) for c in configurations}
     rows: dict[str, Passages] = {}

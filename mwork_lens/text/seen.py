@@ -50,6 +50,11 @@ def identities_of(rows: Sequence[tuple[str | None, Document]]) -> list[Identity]
     ]
 
 
+def identity_of(text: Document, parts: Sequence[Document] = ()) -> Identity:
+    """Of a passage of which nothing else is known than its text, and the lines that it was joined of."""
+    return Identity(frozenset(_hash_of_text([each]) for each in (text, *parts)), None)
+
+
 def joined(parts: Sequence[Identity], text: Document) -> Identity:
     """Of a passage that was made of others."""
     return Identity(frozenset({_hash_of_text([text])}.union(*(part.texts for part in parts))), parts[0].place)
@@ -95,6 +100,12 @@ class SeenDocuments:
     def of_texts(cls, texts: Sequence[Document]) -> "SeenDocuments":
         """Those of a list of texts, which count as seen in whatever language they are read."""
         return cls.of({ANY_LANGUAGE: identities_of([(None, text) for text in texts])})
+
+    @classmethod
+    def of_hashes(cls, texts: Mapping[str, Int[Tensor, " _"]]) -> "SeenDocuments":
+        """Those of a stream, by language the hashes of its passages."""
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls({read: each.unique() for read, each in texts.items()}, dict.fromkeys(texts, none))
 
     def __or__(self, other: "SeenDocuments") -> "SeenDocuments":
         return (

@@ -23,18 +23,23 @@ def unknown_id(tokenizer: Any) -> int | None:
 def unknown_shares(tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]]) -> dict[str, float]:
     """By language, the share of unknown tokens among those that are unknown or ordinary; without languages that have
     none, and empty where a tokenizer has no token of its own for them."""
+    counts = unknown_counts(tokenizer, ids)
+    return {language: unknown / content for language, (unknown, content) in counts.items() if unknown}
+
+
+def unknown_counts(tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]]) -> dict[str, tuple[int, int]]:
+    """By language, how many tokens are unknown, and how many unknown or ordinary; empty where a tokenizer has none."""
     unknown = unknown_id(tokenizer)
     others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos")}
     if unknown is None or unknown in others:
         return {}
     special = torch.tensor([i for i in tokenizer.all_special_ids if i not in (None, unknown)], dtype=torch.long)
-    shares = {}
+    counts = {}
     for language, documents in ids.items():
         tokens = torch.cat([*documents]) if documents else torch.empty(0, dtype=torch.long)
         content = tokens[~torch.isin(tokens, special)]
-        if share := (content == unknown).double().mean().item() if len(content) else 0.0:
-            shares[language] = share
-    return shares
+        counts[language] = int((content == unknown).sum()), len(content)
+    return counts
 
 
 _all_said: ContextVar[bool] = ContextVar("all_said", default=False)
@@ -58,7 +63,12 @@ def warn_of_unknown(
     tokenizer: Any, ids: Mapping[str, Sequence[Int[Tensor, " _"]]], *, effect: str = NOT_COUNTED, stacklevel: int = 4
 ) -> None:
     """Say by language which share of the text the tokenizer does not know, and what comes of that."""
-    shares = {} if _all_said.get() else unknown_shares(tokenizer, ids)
+    if not _all_said.get():
+        say_unknown(tokenizer, unknown_shares(tokenizer, ids), effect=effect, stacklevel=stacklevel + 1)
+
+
+def say_unknown(tokenizer: Any, shares: Mapping[str, float], *, effect: str = NOT_COUNTED, stacklevel: int = 3) -> None:
+    """The same of shares by language."""
     if shares:
         token = tokenizer.convert_ids_to_tokens(unknown_id(tokenizer))
         listed = ", ".join(f"{language} {share:.1%}" for language, share in shares.items())

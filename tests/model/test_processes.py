@@ -29,19 +29,21 @@ CORPUS = {
     tag: [3 + tokens(2 + (7 * i + j) % 9, i * 99 + j) % 8 for j in range(6)] for i, tag in enumerate(("en", "fr"))
 }
 OPTIONS = {"batch_size": 2, "progress": False}
-MADE = {"detect": mw.Detection, "effects": mw.EffectMatrix, "ratio": mw.LanguageRatio}
+MADE = {"detect": mw.Detection, "stream": mw.Detection, "effects": mw.EffectMatrix, "ratio": mw.LanguageRatio}
 PROMPTS = {tag: [prompt(3 + i % 4, i, tag, str(i)) for i in range(20)] for tag in CORPUS}
 LAST = 9
-"""After so many batches, of 16 that are its own, one process is killed."""
+"""After so many batches, of 19 that are its own, one process is killed."""
 
 
 def make(place: Path) -> dict[str, str]:
     """Results at a place, and their digests."""
     model = spelled("gemma3")
     sets = {"fr": some_neurons(model), "control": [some_neurons(model, 0.2, seed) for seed in (1, 2)]}
+    stream = mw.load_corpus(CORPUS, streaming=True, window=4)
     reading = {"languages": ["en", "fr"], "token_languages": LABELS, "directions": 2, **OPTIONS}
     made = {
         "detect": load_or_run(place / "detect", MADE["detect"], mw.detect, model, CORPUS, **OPTIONS),
+        "stream": load_or_run(place / "stream", MADE["stream"], mw.detect, model, stream, **OPTIONS),
         "effects": load_or_run(place / "effects", MADE["effects"], mw.effect_matrix, model, sets, CORPUS, **OPTIONS),
         "ratio": load_or_run(place / "ratio", MADE["ratio"], mw.language_ratio, model, CORPUS, **reading),
     }

@@ -31,6 +31,14 @@ def detect(model=MODEL, corpus=CORPUS, **options):
     return mw.detect(model, corpus, verify=False, **{**OPTIONS, **options})
 
 
+def detect_stream(model=MODEL, corpus=CORPUS, **options):
+    return detect(model, mw.load_corpus(corpus, streaming=True, window=4), **options)
+
+
+def means_of_stream(model=MODEL, corpus=CORPUS, **options):
+    return collect_means(model, mw.load_corpus(corpus, streaming=True, window=4), **options)
+
+
 def collect_means(model=MODEL, corpus=CORPUS, **options):
     return mw.collect_means(model, corpus, **{**OPTIONS, **options})
 
@@ -67,7 +75,18 @@ def delta():
 
 
 SETS = {"fr": some_neurons(MODEL), "control": [some_neurons(MODEL, 0.2, seed) for seed in (1, 2)]}
-CALLS = (detect, collect_means, collect_firing, attribution, effect_matrix, language_ratio, tuning_effects, inspect)
+STREAMS = (detect_stream, means_of_stream)
+CALLS = (
+    detect,
+    collect_means,
+    collect_firing,
+    attribution,
+    effect_matrix,
+    language_ratio,
+    tuning_effects,
+    inspect,
+    *STREAMS,
+)
 PASSES = {call.__name__: call for call in CALLS}
 every_pass = pytest.mark.parametrize("call", PASSES.values(), ids=PASSES)
 
@@ -162,13 +181,16 @@ def test_another_run_is_refused_and_what_differs_is_named(tmp_path, passes, call
     written = sorted(entry.name for entry in tmp_path.iterdir())
     passes.number, passes.at = 0, 0
     other, fewer = copy.deepcopy(MODEL), {**CORPUS, "fr": CORPUS["fr"][:-1]}
+    other_beginning = {**CORPUS, "fr": CORPUS["fr"][1:]}
     other.blocks[0].attn.W_O.data[0] += 1
     for options, named in [
         ({"top_k": 5}, "top_k = 10, not 5")
         if call is language_ratio
         else ({"max_tokens": 20}, "max_tokens = 512, not 20"),
         ({"batch_size": 3}, "batch_size = 2, not 3"),
-        ({"corpus": fewer}, r"corpus\.hash"),
+        ({"corpus": other_beginning}, "does not begin with the 4 passages that were read before")
+        if call in STREAMS
+        else ({"corpus": fewer}, r"corpus\.hash"),
         ({"model": other}, "with other weights"),
     ]:
         with pytest.raises(ValueError, match=named):

@@ -96,7 +96,7 @@ class Firing(Result, kind="firing"):
             }
         if "document_means" in names:
             rows = {tag: in_corpus_order(several, tag, "document_means") for tag in languages}
-            added["document_means"] = {tag: torch.stack(each) for tag, each in rows.items()}
+            added["document_means"] = {tag: torch.stack([*each]) for tag, each in rows.items()}
         tokens = {tag: sum(part.tokens[tag] for part in of[tag]) for tag in languages}
         return cls(tokens=tokens, bins=first.bins, **added, **merged_record(several))
 
