@@ -19,6 +19,15 @@ if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _without_pictures():
+    """Pictures, for each of which a browser starts, are drawn only in tests of pictures."""
+    with suppress(ImportError):  # tests/gpu may do without
+        from mwork_lens.report import pictures
+
+        pictures._without_browser.append("most tests draw no pictures.")
+
+
 @pytest.fixture
 def unchecked():
     """As users run the package: no types are checked before its own code sees an argument."""

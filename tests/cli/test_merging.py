@@ -31,9 +31,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def written(capsys, monkeypatch, place):
+def written(capsys, place):
     """The folder of a command, or of a part of it, written once."""
-    monkeypatch.setenv("BROWSER_PATH", "/nowhere/browser")
 
     def write(kind, part=None):
         path = place / (kind if part is None else f"{kind}-{part}")

@@ -98,7 +98,7 @@ def in_order():
 
 
 @every_run
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(data=st.data())
 def test_any_deal_of_the_batches_and_any_order_of_merging_gives_the_same_bits(in_order, run, data):
     numbers = data.draw(st.permutations(range(len(PLAN))))

@@ -17,15 +17,6 @@ TEXTS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _browser():
-    """One browser for all pictures, where there is one."""
-    kaleido = pytest.importorskip("kaleido")
-    kaleido.start_sync_server(silence_warnings=True)
-    yield
-    kaleido.stop_sync_server(silence_warnings=True)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A tiny model, a detection and MGSM and XQuAD in miniature."""

@@ -61,7 +61,7 @@ def merged(parts):
 
 @every_kind
 @settings(deadline=None, max_examples=5)
-@given(data=st.data(), of=st.sampled_from([1, 2, 3, 6]))
+@given(data=st.data(), of=st.sampled_from([2, 6]))
 def test_parts_of_any_number_in_any_order_make_the_whole(kind, data, of):
     parts = data.draw(st.permutations([made(kind, (number, of)) for number in range(of)]))
     assert digest(merged(parts)) == digest(made(kind))

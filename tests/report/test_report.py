@@ -432,3 +432,10 @@ def test_ctrl_c_while_a_browser_draws_leaves_no_process(tmp_path, browser_that, 
         write_figures({tmp_path / "a": go.Figure()})
     assert (tmp_path / "a.html").is_file()
     assert not processes()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_figures_are_drawn_where_there_is_a_browser(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_without_browser", [])
+    assert write_figures({tmp_path / "a": go.Figure()}) == [tmp_path / "a.html", tmp_path / "a.png"]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
