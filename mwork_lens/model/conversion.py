@@ -98,7 +98,7 @@ def _converted(theirs: Any, reference: Reference, tokenizer: Any, official: str 
         # at once: TransformerLens's own loop walks all modules for every single weight
         model.load_state_dict(weights, strict=False, assign=True)
         del weights
-        model.move_model_modules_to_device()
+        put_by_layer(model)
     with _cannot("as a HookedTransformer {}"):
         require_same(model, reference, exact)
         require_same_far(model, theirs)
@@ -106,6 +106,22 @@ def _converted(theirs: Any, reference: Reference, tokenizer: Any, official: str 
     if not unembedding.t().is_contiguous():  # HookedTransformer.unembed would copy it on every call
         unembedding.data = unembedding.data.t().contiguous().t()
     return model
+
+
+def put_by_layer(model: Any) -> None:
+    """Put every layer of a HookedTransformer where its forward pass sends the stream; its own method puts layers where
+    most memory is free, which may be elsewhere."""
+    from transformer_lens.utilities import get_device_for_block_index
+
+    if model.cfg.n_devices == 1:
+        model.move_model_modules_to_device()
+        return
+    for layer, block in enumerate(model.blocks):
+        block.to(get_device_for_block_index(layer, model.cfg))
+    for name, part in model.named_children():
+        if name != "blocks":
+            at_end = name in ("ln_final", "unembed")
+            part.to(get_device_for_block_index(len(model.blocks) - 1 if at_end else 0, model.cfg))
 
 
 def _require_shapes(weights: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:

@@ -65,7 +65,7 @@ class Cached:
         renew_tables(self.model)
         depth = self.model.cfg.n_layers
         stream = self.model(tokens, past_kv_cache=self.cache, stop_at_layer=depth, attention_mask=mask)
-        return all_logits(self.model, stream[:, -1])
+        return all_logits(self.model, stream[:, -1]).to(tokens.device)
 
     def select_rows(self, rows: Int[Tensor, " row"]) -> None:
         """Continue with these prompts only."""
@@ -98,7 +98,7 @@ class _Bridge:
         out = self._with_cache(self.tokens if self.past is None else tokens) if self.use_cache else None
         if out is None:
             out = self._forward(self.tokens)  # what goes wrong with the cache may have gone into the pass before
-        return getattr(out, "logits", out)[:, -1]
+        return getattr(out, "logits", out)[:, -1].to(tokens.device)
 
     def _with_cache(self, tokens: Int[Tensor, "batch new"]) -> Any:
         """One pass; None, and no cache from now on, where it does not hold what was read, or stops the first pass."""
@@ -162,7 +162,7 @@ class _NoCache:
         tokens, mask = (torch.cat(parts, 1) for parts in zip(*self.seen, strict=True))
         renew_tables(self.model)
         stream = self.model(tokens, stop_at_layer=self.model.cfg.n_layers, attention_mask=mask)
-        return all_logits(self.model, stream[:, -1])
+        return all_logits(self.model, stream[:, -1]).to(tokens.device)
 
     def select_rows(self, rows: Int[Tensor, " row"]) -> None:
         self.seen = [(tokens[rows], mask[rows]) for tokens, mask in self.seen]

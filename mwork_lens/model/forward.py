@@ -337,15 +337,16 @@ def renew_tables(model: HookedModel) -> None:
 
 @torch.inference_mode()
 def stream_states(model: HookedModel, ids: Int[Tensor, " pos"]) -> list[Float[Tensor, "pos d_model"]]:
-    """The residual stream of one text at the embedding and after every layer."""
+    """The residual stream of one text at the embedding and after every layer, all on the embedding's device."""
     seen: list[Tensor] = []
+    device = device_of(model)
     if wrapped_model(model) is not None:
         require_same_readout(model)
 
     def keep(activation: Tensor, hook: object = None) -> Tensor:
-        seen.append(activation[0].clone())
+        seen.append(activation[0].to(device, copy=True))
         return activation
 
     with settled(model), hooked(model, [(stream_hook(layer), keep) for layer in range(model.cfg.n_layers + 1)]):
-        run_blocks(model, ids[None].to(device_of(model)))
+        run_blocks(model, ids[None].to(device))
     return seen

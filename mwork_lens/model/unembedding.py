@@ -272,4 +272,5 @@ def _largest_difference(ours: Tensor, own: Tensor) -> float:
     """Relative to the largest of ``own``; infinite where their shapes differ."""
     if ours.shape != own.shape:
         return torch.inf
-    return float((ours.double() - own.double()).abs().max() / own.double().abs().max())
+    ours, own = ours.double(), own.double().to(ours.device)
+    return float((ours - own).abs().max() / own.abs().max())

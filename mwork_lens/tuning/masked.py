@@ -35,7 +35,7 @@ class MaskedParameter:
 
     def add(self, gradient: Tensor) -> None:
         """Accumulate a gradient of the master's shape."""
-        gradient = gradient.to(self.master.dtype)
+        gradient = gradient.to(self.master)
         self.master.grad = gradient if self.master.grad is None else self.master.grad.add_(gradient)
 
     def write(self) -> None:
@@ -61,7 +61,11 @@ class TiedWeights:
     @torch.no_grad()
     def write(self) -> None:
         """The embedding follows the unembedding."""
-        torch.mul(self.unembedding.parameter.t(), self.scale, out=self.embedding.data)
+        by_token, embedding = self.unembedding.parameter.t(), self.embedding.data
+        if by_token.device == embedding.device:
+            torch.mul(by_token, self.scale, out=embedding)
+        else:  # in a model over several
+            embedding.copy_(by_token * self.scale)
 
 
 @contextlib.contextmanager
@@ -136,6 +140,7 @@ def _tied_scale(named: dict[str, Parameter]) -> float | None:
     for scale in (1.0, w_e.shape[1] ** 0.5):
         # Gemma's embedding is multiplied by √d_model, in the model's dtype
         rounded = torch.tensor(scale, dtype=w_e.dtype).item()
-        if all(torch.equal(a, b * rounded) for a, b in zip(w_e.split(4096), w_u.split(4096), strict=True)):
+        parts = zip(w_e.split(4096), w_u.split(4096), strict=True)
+        if all(torch.equal(a, b.to(a.device) * rounded) for a, b in parts):
             return rounded
     return None
