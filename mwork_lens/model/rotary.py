@@ -45,7 +45,7 @@ def _rotation(model: HookedModel, layer: int) -> Callable[[Tensor], Tensor]:
         return rotary(x, positions, **layer_type)
 
     def rotated(x: Tensor) -> Tensor:
-        first, second = (table.to(x.dtype) for table in tables(x))
+        first, second = (table.to(x) for table in tables(x))  # made on another device, in a model over several
         width = first.shape[-1] * (2 if sines_first else 1)
         part, rest = x.split([width, x.shape[-1] - width], -1)
         if sines_first:
