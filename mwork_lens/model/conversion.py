@@ -111,7 +111,7 @@ def _converted(theirs: Any, reference: Reference, tokenizer: Any, official: str 
 def put_by_layer(model: Any) -> None:
     """Put every layer of a HookedTransformer where its forward pass sends the stream; its own method puts layers where
     most memory is free, which may be elsewhere."""
-    from transformer_lens.utilities import get_device_for_block_index
+    from transformer_lens.utilities.multi_gpu import get_device_for_block_index
 
     if model.cfg.n_devices == 1:
         model.move_model_modules_to_device()

@@ -111,11 +111,11 @@ def whole_model(model: HookedModel) -> tuple[list[MaskedParameter], list[TiedWei
     kinds = {name: re.sub(r"^blocks\.\d+\.", "", name) for name in named}
     real = {kind for name, kind in kinds.items() if not re.search(r"(^|\.)_*b_[^.]*$", name) or named[name].any()}
     scale = _tied_scale(named)
-    embedding = None if scale is None else named.pop("embed.W_E")
+    embedding = named.pop("embed.W_E") if scale is not None else None
     parts = {name: MaskedParameter(Entries(name, p)) for name, p in named.items() if kinds[name] in real}
-    tied = scale is not None and embedding is not None
-    ties = [TiedWeights(embedding, parts["unembed.W_U"], scale)] if tied else []
-    return list(parts.values()), ties
+    if embedding is None or scale is None:
+        return list(parts.values()), []
+    return list(parts.values()), [TiedWeights(embedding, parts["unembed.W_U"], scale)]
 
 
 @contextlib.contextmanager
