@@ -1,8 +1,7 @@
-"""Two processes that torchrun starts make the bits of one, also if one of them is killed; how work is dealt out."""
+"""Two processes of torchrun make the bits of one; how work is dealt out. Kills are in ``benchmarks/processes.py``."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from itertools import chain
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 
 import mwork_lens as mw
 from mwork_lens.experiments.folder import load_or_run
-from mwork_lens.model import forward
 from mwork_lens.model.dealing import dealt
 from mwork_lens.model.tally import SECONDS
 from mwork_lens.store import digest, processes
@@ -31,8 +29,6 @@ CORPUS = {
 OPTIONS = {"batch_size": 2, "progress": False}
 MADE = {"detect": mw.Detection, "stream": mw.Detection, "effects": mw.EffectMatrix, "ratio": mw.LanguageRatio}
 PROMPTS = {tag: [prompt(3 + i % 4, i, tag, str(i)) for i in range(20)] for tag in CORPUS}
-LAST = 9
-"""After so many batches, of 19 that are its own, one process is killed."""
 
 
 def make(place: Path) -> dict[str, str]:
@@ -66,27 +62,10 @@ def conditions(neurons: mw.NeuronSet) -> list[Condition]:
     ]
 
 
-def killed_after(batches: int) -> None:
-    """Have this process killed by the system after so many batches."""
-    real, number = forward.run_blocks, 0
-
-    def counting(*arguments, **options):
-        nonlocal number
-        number += 1
-        if number > batches:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **options)
-
-    forward.run_blocks = counting
-
-
 def one_of_two(place: Path) -> None:
     """What each of the two does; the first tells what all have found."""
-    if processes.number() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        killed_after(LAST)
     found = {
         "digests": make(place / "made"),
-        "attempt": os.environ["TORCHELASTIC_RESTART_COUNT"],
         "number": processes.number(),
         "bar": not processes.hidden(True),
         "says": processes.is_first_to_say("this"),
@@ -98,13 +77,12 @@ def one_of_two(place: Path) -> None:
         (place / "found.json").write_text(json.dumps(everything))
 
 
-def test_two_processes_of_which_one_is_killed_make_the_bits_of_one(tmp_path):
+def test_two_processes_make_the_bits_of_one(tmp_path):
     pytest.importorskip("transformer_lens.HookedTransformer", reason="TransformerLens 4 has no HookedTransformer")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), SECONDS: "0"}
     subprocess.run([*command, "-m", __name__, tmp_path], check=True, timeout=300, env=environment, capture_output=True)
     one, two = json.loads((tmp_path / "found.json").read_text())
-    assert one["attempt"] == "1"  # the first ended with the kill
     assert one["digests"] == two["digests"] == make(tmp_path / "alone")
     assert sorted(entry.name for entry in (tmp_path / "made").iterdir()) == sorted([*MADE, "rows.jsonl"])
     assert (tmp_path / "made" / "rows.jsonl").read_text() == (tmp_path / "alone" / "rows.jsonl").read_text()
@@ -133,6 +111,18 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     assert (processes.count(), processes.is_first()) == (2, False)
     with processes.alone():
         assert (processes.count(), processes.is_first()) == (1, True)
+
+
+def test_after_a_restart_nothing_counts_that_was_said_before(monkeypatch):
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # pyright: ignore
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", **place}.items():
+        monkeypatch.setenv(name, value)
+    for attempt in "01":
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        processes._meeting.cache_clear()
+        assert [processes.is_first_to_say("this") for _ in range(2)] == [True, False]
+    processes._meeting.cache_clear()
 
 
 if __name__ == "__main__":
