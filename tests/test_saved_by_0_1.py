@@ -52,7 +52,7 @@ INFERRED = re.compile(
 table: it is not compared."""
 
 
-NEW = re.compile(r"(evaluation_|development_)?(passages|documents)|beyond|neurons|role")
+NEW = re.compile(r"(evaluation_|development_)?(passages|documents)|tokens|beyond|neurons|role")
 """Columns that tables have now and did not have then."""
 
 
