@@ -18,7 +18,7 @@ from .lens import LanguageRatio, NeuronCards, inspect, language_ratio, latent_la
 from .lens.vocabulary import identifier_accuracy, label_vocabulary
 from .measures import LayerMeasure, Measure
 from .model import ContentPositions, load_model
-from .neurons import NeuronSet, NeuronSpace, Stages, ablate, edit_weights
+from .neurons import GateValues, NeuronSet, NeuronSpace, Stages, ablate, edit_weights
 from .neurons.interop import load_lape, load_neurons, load_released, save_neurons
 from .tasks import TaskResult, load_questions
 from .text import Corpus, StreamedCorpus, load_corpus
@@ -29,7 +29,7 @@ __all__ += ["LayerMeasure", "Measure", "NeuronSet", "NeuronSpace", "Stages"]
 __all__ += ["load_lape", "load_neurons", "load_released", "save_neurons"]
 __all__ += ["Activations", "Detection", "check_scores", "collect_means", "collect_samples", "detect", "importance"]
 __all__ += ["Attribution", "attribution"]
-__all__ += ["Firing", "HistogramOptions", "collect_firing"]
+__all__ += ["Firing", "GateValues", "HistogramOptions", "collect_firing"]
 __all__ += ["all_controls", "matched_control", "other_control", "random_control", "shared_control", "top_control"]
 __all__ += ["agreement", "cut_to_equal", "cut_to_size", "neuron_counts", "overlap", "with_controls"]
 __all__ += ["LanguageRatio", "language_ratio", "latent_languages", "lens_grid", "translation_probes"]

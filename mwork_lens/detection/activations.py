@@ -15,7 +15,7 @@ from torch import Tensor
 from ..model.architecture import HookedModel, at_least_float32, dtype_of, wide_dtype
 from ..model.blocks import layers_apart
 from ..model.forward import MAX_TOKENS, Encoded, Plan, Progress, Running, TokenBatch, batches, encode, stream
-from ..model.hooks import Mode
+from ..model.hooks import GateMode, Mode
 from ..model.reading import read_text
 from ..model.reducers import ExactSum, Reducer
 from ..model.shards import by_name, in_order, shown_part, without_part
@@ -94,7 +94,8 @@ class Activations(Result, kind="activations"):
         Raises:
             ValueError: for a mode that holds nothing, or needs a language or another statistic.
         """
-        require_choice("mode", mode, [each for each in get_args(Mode) if each not in ("zero", "scale")])
+        holding = [each for each in get_args(Mode) if each not in ("zero", "scale", *get_args(GateMode))]
+        require_choice("mode", mode, holding)
         needed = "sample" if mode == "resample" else "mean"
         if mode != "set" and self.statistic != needed:
             raise ValueError(f"mode={mode!r} needs values of collect_{needed}s, not of collect_{self.statistic}s.")

@@ -7,6 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .architecture import HookedModel, device_of, has_feed_forward, original, weight, wrapped_model
@@ -32,6 +33,11 @@ class Gate:
     """What computes them; None where they are shown."""
     width: int
 
+    @property
+    def gated(self) -> bool:
+        """Whether a neuron's activation is this times x·W_in."""
+        return self.function is not None
+
     def values(self, activation: Tensor) -> Tensor:
         """The gate's activation, from what the hook point shows."""
         return activation if self.function is None else self.function(activation)
@@ -52,6 +58,22 @@ def gates_of(model: HookedModel) -> list[Gate]:
     if model not in _GATES:
         _GATES[model] = _tried(model)
     return _GATES[model]
+
+
+def gate_biases(model: HookedModel) -> Float[Tensor, "layer neuron"] | None:
+    """What each gated product has added to it, on the CPU; None where that is nothing."""
+    gated = [gate.gated for gate in gates_of(model)]
+    rows = [_bias(model, layer) if each else None for layer, each in enumerate(gated)]
+    if not any(row is not None and bool(row.any()) for row in rows):
+        return None
+    width = gates_of(model)[0].width
+    zeros = torch.zeros(width, dtype=torch.float64)
+    return torch.stack([zeros if row is None else row.detach().double().cpu() for row in rows])
+
+
+def _bias(model: HookedModel, layer: int) -> Tensor | None:
+    """Of a bridge None: there x·W_in has it."""
+    return weight(model, layer, "mlp.b_in") if wrapped_model(model) is None else None
 
 
 @torch.inference_mode()
@@ -76,8 +98,8 @@ def _gate(model: HookedModel, layer: int, places: dict[str, str], seen: dict[str
     if pre is not None and post is not None and pre.shape == post.shape and functions:
         products = functions[0](pre)
         if linear is not None:
-            bias = weight(model, layer, "mlp.b_in") if wrapped_model(model) is None else 0
-            products = products * linear + bias
+            bias = _bias(model, layer)
+            products = products * linear + (0 if bias is None else bias)
         if (products - post).abs().max() <= TOLERANCE * post.abs().max():
             gated, width = linear is not None, post.shape[-1]
             return Gate(places[PRE], functions[0], width) if gated else Gate(places[POST], None, width)

@@ -21,7 +21,9 @@ _SWITCHES = {
 }
 """Endings of hook points that TransformerLens leaves out until a setting is on."""
 
-Mode = Literal["zero", "mean", "language_mean", "set", "scale", "resample"]
+GateMode = Literal["add", "replace"]
+"""What is done to the gate's activation, not to the neuron's."""
+Mode = Literal["zero", "mean", "language_mean", "set", "scale", "resample", GateMode]
 Positions = Literal["all", "content"]
 ForwardHook = tuple[str, Callable[..., Tensor]]
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -74,6 +76,28 @@ class ContentPositions:
         return self._seen[:, -pos:].to(activation.device)
 
 
+def placing(
+    content: ContentPositions | None, mask: Bool[Tensor, " neuron"], *values: Float[Tensor, " neuron"]
+) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """What gives, for an activation, where it changes (only in ``content``) and the values, in its shape and dtype."""
+    placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+
+    def place(activation: Tensor) -> tuple[Tensor, ...]:
+        of = (activation.device, activation.dtype)
+        if of not in placed:
+            # [neuron] as the activation has it: [head, d_head] in attention, [d_mlp] in the feed-forward
+            shape = activation.shape[2:]
+            if shape.numel() != len(mask):
+                raise ValueError(f"A layer has {shape.numel()} neurons where the set's layers have {len(mask)}.")
+            placed[of] = (mask.to(of[0]).view(shape), *(each.to(*of).reshape(shape) for each in values))
+        where, *others = placed[of]
+        if content is not None:
+            where = where & content.of(activation).view(*activation.shape[:2], *(1 for _ in where.shape))
+        return where, *others
+
+    return place
+
+
 def mask_hooks(
     masks: Mapping[str, Bool[Tensor, "layer _"]],
     change: Change,
@@ -87,19 +111,10 @@ def mask_hooks(
     """
 
     def changing(mask: Bool[Tensor, " neuron"], values: Float[Tensor, " neuron"]) -> Callable[..., Tensor]:
-        placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        place = placing(content, mask, values)
 
         def hook_function(activation: Tensor, hook: Any = None) -> Tensor:
-            place = (activation.device, activation.dtype)
-            if place not in placed:
-                # [neuron] as the activation has it: [head, d_head] in attention, [d_mlp] in the feed-forward
-                shape = activation.shape[2:]
-                if shape.numel() != len(mask):
-                    raise ValueError(f"A layer has {shape.numel()} neurons where the set's layers have {len(mask)}.")
-                placed[place] = (mask.to(place[0]).view(shape), values.to(*place).reshape(shape))
-            where, placed_values = placed[place]
-            if content is not None:
-                where = where & content.of(activation).view(*activation.shape[:2], *(1 for _ in where.shape))
+            where, placed_values = place(activation)
             return change(activation, where, placed_values)
 
         return hook_function
@@ -114,14 +129,20 @@ def mask_hooks(
     ]
 
 
-def change_of(mode: Mode, factor: float | None, valued: bool) -> Change:
-    """What a mode does to an activation; ValueError for options that it lacks or has no use for."""
+def require_options(mode: Mode, factor: float | None, valued: bool) -> None:
+    """ValueError for an unknown mode, and for options that one lacks or has no use for."""
     require_choice("mode", mode, get_args(Mode))
-    if (factor is None) == (mode == "scale"):
-        raise ValueError(f"mode={mode!r} with factor={factor}: a factor belongs to 'scale', which needs one.")
+    if (factor is None) == (mode == "scale") and mode != "add":
+        belongs = "a factor belongs to 'scale', which needs one, and to 'add'"
+        raise ValueError(f"mode={mode!r} with factor={factor}: {belongs}.")
     if valued == (mode in ("zero", "scale")):
-        needs = "takes no values=" if valued else "needs values=, e.g. collect_means(model, corpus)"
+        source = "collect_firing" if mode in get_args(GateMode) else "collect_means"
+        needs = "takes no values=" if valued else f"needs values=, e.g. {source}(model, corpus)"
         raise ValueError(f"mode={mode!r} {needs}.")
+
+
+def change_of(factor: float | None) -> Change:
+    """What is done to an activation: it is multiplied with a factor or, without one, held at the values."""
     if factor is None:
         return lambda activation, where, values: torch.where(where, values, activation)
     return lambda activation, where, values: torch.where(where, activation * factor, activation)

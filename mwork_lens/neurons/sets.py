@@ -15,12 +15,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..model.architecture import HookedModel
-from ..model.hooks import ContentPositions, ForwardHook, Mode, Positions, change_of, hooked, mask_hooks
+from ..model.hooks import ContentPositions, ForwardHook, Mode, Positions, hooked, require_options
 from ..model.sites import SITES, require_sites
 from ..model.state import changed_by_user
 from ..store import Result, storable
 from ..text import SeenDocuments, check_arguments
 from ..text.choices import named
+from .gates import gate_hooks, is_of_gate
+from .holding import holding_hooks
 from .space import NeuronSpace
 
 Operation = Literal["and", "or", "xor", "minus", "not"]
@@ -253,35 +255,29 @@ class NeuronSet(Result, kind="neuron_set"):
             mode: ``"zero"``; ``"mean"``, held at the mean over all languages; ``"language_mean"``, at the mean of the
                 set's own language; ``"set"``, at the mean of another ``language`` or at values of your own;
                 ``"scale"``, multiplied by ``factor``; ``"resample"``, at what it was on a token of another document.
+                Two change the gate's activation a of feed-forward neurons a·u instead, whose u stays that of the pass:
+                ``"add"``, a + ``factor`` · values; ``"replace"``, values in place of a.
             values: for the modes that hold: what :func:`collect_means` gave (:func:`collect_samples` for
-                ``"resample"``), or, for ``"set"``, ``{site: [layer, neuron]}``.
+                ``"resample"``), or, for ``"set"``, ``{site: [layer, neuron]}``; for those of the gate: what
+                :func:`collect_firing` gave, for a language's mean, or :meth:`Firing.gate_values`.
             language: whose values; by default, except for ``"set"``, those of the set's own language.
-            factor: for ``"scale"``.
+            factor: for ``"scale"``, and for ``"add"``, where it is 1 by default.
             positions: all, or a :class:`ContentPositions` to spare special tokens and padding.
 
         Raises:
-            ValueError: for an unknown mode, options that it lacks or has no use for, or values of another model.
+            ValueError: for an unknown mode, options that it lacks or has no use for, values of another model, or
+                neurons of attention, which have no gate.
 
         Example:
             >>> logits = model.run_with_hooks("Bonjour", fwd_hooks=french.hooks())
             >>> held = french.hooks("scale", factor=0.5)
         """
         check_arguments(NeuronSet.hooks, locals())
-        change = change_of(mode, factor, values is not None)
-        if values is not None and not isinstance(values, Mapping):
-            self.space.require_compatible(values.space)
-            values = values.held(mode, language, self.origin.language)
-        elif values is not None:
-            self._require_fitting(values, mode, language)
-        return mask_hooks(self.masks, change, values, None if positions == "all" else positions)
-
-    def _require_fitting(self, values: Mapping[str, Tensor], mode: Mode, language: str | None) -> None:
-        if mode != "set" or language is not None:
-            raise ValueError(f"mode={mode!r} with {language=} takes its values from collect_means, not from tensors.")
-        for site, mask in self.masks.items():
-            shape, expected = tuple(values[site].shape) if site in values else None, tuple(mask.shape)
-            if mask.any() and shape != expected:
-                raise ValueError(f"values of {site} have shape {shape}, where {self.space.model} has {expected}.")
+        require_options(mode, factor, values is not None)
+        options = {"mode": mode, "language": language, "own": self.origin.language, "factor": factor}
+        content = None if positions == "all" else positions
+        make = gate_hooks if is_of_gate(mode) else holding_hooks
+        return make(self.space, self.masks, values, content=content, **options)
 
 
 def _whole(value: Any) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...model.architecture import HookedModel, dtype_of
 from ...model.forward import MAX_TOKENS, Encoded
-from ...model.gates import gates_of
+from ...model.gates import gate_biases, gates_of
 from ...model.reducers import ExactSum
 from ...model.shards import part_of
 from ...model.tally import pass_record, tallied
@@ -165,6 +165,8 @@ class _Run:
             squares={tag: sums[tag].squares for tag in rows},
             settings=settings,
             documents_of={tag: tuple(encoded.hashes[tag][i] for i in rows[tag]) for tag in rows},
+            gated=[gate.gated for gate in gates_of(self.model)],
+            biases=gate_biases(self.model),
             document_means={tag: sums[tag].means[list(rows[tag])] for tag in rows} if by_document else {},
             seen=SeenDocuments.of({tag: [identities[tag][i] for i in rows[tag]] for tag in rows}),
         )

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...model.reducers import ExactSum
-from ...neurons import NeuronSet, NeuronSpace
+from ...neurons import GateValues, NeuronSet, NeuronSpace
 from ...store import Result
 from ...text import SeenDocuments, check_arguments
 from ...text.choices import listed
@@ -46,6 +46,10 @@ class Firing(Result, kind="firing"):
     """Everything that decided the result."""
     documents_of: Mapping[str, Sequence[str]]
     """By language: the hash of each document's token ids, in the order of the corpus."""
+    gated: Sequence[bool]
+    """By layer: whether a is multiplied with x·W_in."""
+    biases: Float[Tensor, "layer neuron"] | None = None
+    """What is added to the product; None where nothing is."""
     document_means: Mapping[str, Float[Tensor, "document layer neuron"]] = field(default_factory=dict)
     """By language: the mean of a over each document; empty unless it was asked for."""
     histograms: Mapping[str, Int[Tensor, "some neuron bin"]] = field(default_factory=dict)
@@ -73,6 +77,32 @@ class Firing(Result, kind="firing"):
             raise ValueError(f"No firing was collected for {language!r}; there are {listed(self.tokens, language)}.")
         return self.sums[language].value() / self.tokens[language]
 
+    def gate_values(self, language: str, *, against: str | Sequence[str] | None = None) -> GateValues:
+        """The means of a in a language, for ``mode="add"`` and ``"replace"`` (:meth:`NeuronSet.hooks`).
+
+        Args:
+            language: whose means.
+            against: take off the mean of these languages' means (codes, or ``"others"``): a direction to add.
+
+        Raises:
+            ValueError: for a language that was not collected, is against itself or, with ``against="others"``, alone.
+
+        Example:
+            >>> values = firing.gate_values("fr", against="en")
+            >>> hooks = neurons["fr"].hooks("add", values=values, factor=2.0)
+        """
+        check_arguments(Firing.gate_values, locals())
+        self._require_languages(1)
+        values = self.means(language)
+        if against is not None:
+            others = [against] if isinstance(against, str) else list(against)
+            if against == "others":
+                others = [each for each in self.tokens if each != language]
+            if language in others or not others:
+                raise ValueError(f"against={against!r}: name other languages than {language!r} that were collected.")
+            values = values - torch.stack([self.means(each) for each in others]).mean(0)
+        return GateValues(self.space, values, self.gated, self.biases)
+
     @classmethod
     def merge(cls, parts: Iterable["Firing"]) -> "Firing":
         """One out of several, the same to the last bit in whatever order they are given; see :meth:`Detection.merge`.
@@ -84,6 +114,7 @@ class Firing(Result, kind="firing"):
         named = ordered({f"firing {number}": part for number, part in enumerate(parts)})
         _require_same_bins(named)
         several = list(named.values())
+        _require_same_gates(several)
         languages, first = languages_of(several), several[0]
         names = [name for name in ("document_means", "histograms") if getattr(first, name)]
         of = {tag: [part for part in several if tag in part.tokens] for tag in languages}
@@ -98,7 +129,8 @@ class Firing(Result, kind="firing"):
             rows = {tag: in_corpus_order(several, tag, "document_means") for tag in languages}
             added["document_means"] = {tag: torch.stack([*each]) for tag, each in rows.items()}
         tokens = {tag: sum(part.tokens[tag] for part in of[tag]) for tag in languages}
-        return cls(tokens=tokens, bins=first.bins, **added, **merged_record(several))
+        gates = {"gated": first.gated, "biases": first.biases}
+        return cls(tokens=tokens, bins=first.bins, **gates, **added, **merged_record(several))
 
     def lape(self, *, top: float = 0.01) -> dict[str, NeuronSet]:
         """Each language's neurons by LAPE (Tang et al., ACL 2024); a neuron can be several languages'.
@@ -225,6 +257,15 @@ def _added(values: Sequence[Any]) -> Any:
     for each in values:
         total.add(each)
     return total
+
+
+def _require_same_gates(parts: Sequence[Firing]) -> None:
+    first, *others = parts
+    for part in others:
+        pair = first.biases, part.biases
+        alike = pair[0] is pair[1] or (None not in pair and torch.equal(*pair))
+        if list(part.gated) != list(first.gated) or not alike:
+            raise ValueError(f"The parts are of models of {first.space.model} whose gates differ, or their b_in.")
 
 
 def _require_same_bins(named: Mapping[str, Firing]) -> None:
