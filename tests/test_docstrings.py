@@ -17,6 +17,7 @@ CALLS = {
     "collect_firing": mw.collect_firing,
     "attribution": mw.attribution,
     "Firing.lape": mw.Firing.lape,
+    "Firing.gate_values": mw.Firing.gate_values,
     "effect_matrix": mw.effect_matrix,
     "language_ratio": mw.language_ratio,
     "inspect": mw.inspect,

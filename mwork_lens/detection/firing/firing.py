@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...model.reducers import ExactSum
 from ...neurons import GateValues, NeuronSet, NeuronSpace
-from ...store import Result
+from ...store import Result, digest
 from ...text import SeenDocuments, check_arguments
 from ...text.choices import listed
 from ..merging import in_corpus_order, languages_of, merged_record, ordered
@@ -260,12 +260,10 @@ def _added(values: Sequence[Any]) -> Any:
 
 
 def _require_same_gates(parts: Sequence[Firing]) -> None:
-    first, *others = parts
-    for part in others:
-        pair = first.biases, part.biases
-        alike = pair[0] is pair[1] or (None not in pair and torch.equal(*pair))
-        if list(part.gated) != list(first.gated) or not alike:
-            raise ValueError(f"The parts are of models of {first.space.model} whose gates differ, or their b_in.")
+    if len({digest({"gated": list(part.gated), "biases": part.biases}) for part in parts}) > 1:
+        raise ValueError(
+            f"The parts are of models {parts[0].space.model} whose gates differ, or what is added to them."
+        )
 
 
 def _require_same_bins(named: Mapping[str, Firing]) -> None:
