@@ -10,6 +10,7 @@ from .detection.controls import all_controls, cut_to_equal, cut_to_size, shared_
 from .detection.firing import Firing, HistogramOptions, collect_firing
 from .effects import EffectMatrix, effect_matrix, folded_effects, language_losses
 from .effects.parts import LayerSweep, StageGrid, layer_sweep, stage_grid
+from .effects.single import SingleEffects, single_effects
 from .effects.workflow import Workflow, workflow
 from .experiments.corpus import describe_corpus
 from .experiments.tasks import TaskOptions, run_task_experiment
@@ -20,6 +21,7 @@ from .measures import LayerMeasure, Measure
 from .model import ContentPositions, load_model
 from .neurons import GateValues, NeuronSet, NeuronSpace, Stages, ablate, edit_weights
 from .neurons.interop import load_lape, load_neurons, load_released, save_neurons
+from .neurons.sampling import sample_neurons
 from .tasks import TaskResult, load_questions
 from .text import Corpus, StreamedCorpus, load_corpus
 from .tuning import NeuronDelta, Tuned, export_edited, export_tuned, tune, tuning_effects
@@ -36,6 +38,7 @@ __all__ += ["LanguageRatio", "language_ratio", "latent_languages", "lens_grid", 
 __all__ += ["NeuronCards", "identifier_accuracy", "inspect", "label_vocabulary"]
 __all__ += ["EffectMatrix", "LayerSweep", "StageGrid", "Workflow", "ablate", "effect_matrix", "folded_effects"]
 __all__ += ["language_losses", "layer_sweep", "stage_grid", "workflow"]
+__all__ += ["SingleEffects", "sample_neurons", "single_effects"]
 __all__ += ["Generations", "Steering", "generate", "generations", "mean_difference", "steer"]
 __all__ += ["TaskOptions", "TaskResult", "load_questions", "run_task_experiment"]
 __all__ += ["NeuronDelta", "Tuned", "edit_weights", "export_edited", "export_tuned", "tune", "tuning_effects"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -58,9 +58,23 @@ class Replay:
     tables: Sequence[_Tables] = field(repr=False)
     cut: Cut | None = None
 
+    @property
+    def states(self) -> Float[Tensor, "1 pos d_model"]:
+        """The residual stream that the block was given."""
+        return self.args[0] if self.args else self.kwargs["hidden_states"]
+
+    def given(self, states: Float[Tensor, "batch pos d_model"]) -> "Replay":
+        """The block with other states, of one document or of copies of it; all else is as in the pass."""
+        states, kwargs = states.to(self.states.device), dict(self.kwargs)
+        if isinstance(alibi := kwargs.get("alibi"), Tensor):  # one row for each document and head in transformers
+            kwargs["alibi"] = alibi.repeat(len(states) // len(self.states), 1, 1)
+        if self.args:
+            return replace(self, args=(states, *self.args[1:]), kwargs=kwargs)
+        return replace(self, kwargs={**kwargs, "hidden_states": states})
+
     def run(
         self, hooks: Sequence[ForwardHook] = (), dtype: torch.dtype | None = None
-    ) -> Float[Tensor, "1 pos d_model"]:
+    ) -> Float[Tensor, "batch pos d_model"]:
         """The block's output; ``dtype`` is that of a :func:`wide_block`."""
         args, kwargs = self.args, self.kwargs
         if dtype is not None:

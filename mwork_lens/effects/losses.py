@@ -76,7 +76,7 @@ class PassageLosses(Reducer, kind="passage_losses"):
         """Add a batch, whose residual stream after the last block is ``states``; a ValueError if it is in already."""
         self.claim(batch)
         rows = list(batch.rows)
-        self.nats[batch.language][rows], self.tokens[batch.language][rows] = _losses(model, batch, states)
+        self.nats[batch.language][rows], self.tokens[batch.language][rows] = batch_nats(model, batch, states)
 
 
 def language_losses(
@@ -88,7 +88,7 @@ def language_losses(
         ValueError: for empty documents, before the work.
     """
     check_arguments(language_losses, locals())
-    encoded = _counted(model, corpus, max_tokens)
+    encoded = encode_counted(model, corpus, max_tokens)
     losses, rows = PassageLosses.of(model, encoded.plan()), {}
     for language, nats in losses.nats.items():
         tokens, documents = int(losses.tokens[language].sum()), len(set(encoded.corpus.documents[language]))
@@ -97,7 +97,7 @@ def language_losses(
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("language")
 
 
-def _counted(model: HookedModel, corpus: Mapping[str, Sequence[Document]], max_tokens: int) -> Encoded:
+def encode_counted(model: HookedModel, corpus: Mapping[str, Sequence[Document]], max_tokens: int) -> Encoded:
     """The documents of a corpus; a ValueError for a language of which no token counts, before the work."""
     encoded = Encoded.of(model, corpus, max_tokens)
     require_counted(encoded)
@@ -133,14 +133,15 @@ def passage_nats(
             positions = torch.arange(batch.tokens.shape[1], device=batch.content.device)
             lengths = torch.tensor(batch.lengths, device=batch.content.device)
             batch = replace(batch, content=positions < lengths[:, None])
-        nats[rows], tokens[rows] = _losses(model, batch, states, [skip[row] for row in rows] if skip else None)
+        nats[rows], tokens[rows] = batch_nats(model, batch, states, [skip[row] for row in rows] if skip else None)
     return nats, tokens
 
 
 @torch.inference_mode()
-def _losses(
+def batch_nats(
     model: HookedModel, batch: TokenBatch, states: Float[Tensor, "batch pos d_model"], skip: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:
+    """Summed negative log-likelihood of each passage of a batch, and the tokens of each that count."""
     counts = batch.content[:, 1:]
     if skip is not None:
         positions = torch.arange(1, batch.tokens.shape[1], device=counts.device)
@@ -245,7 +246,7 @@ def losses_with(
 
     ``identity`` is what tells these interventions from others, for a checkpoint or a part.
     """
-    encoded = _counted(model, corpus, max_tokens)
+    encoded = encode_counted(model, corpus, max_tokens)
     plan, corpus = encoded.plan(batch_size), encoded.corpus
     part = None
     if shard is not None:

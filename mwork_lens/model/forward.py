@@ -67,6 +67,12 @@ class TokenBatch:
         tokens, content = (each.to(device, non_blocking=True) for each in (self.tokens, self.content))
         return replace(self, tokens=tokens, content=content)
 
+    def copies(self, number: int) -> "TokenBatch":
+        """A batch of one document, so many times."""
+        tokens, content = (each.expand(number, -1) for each in (self.tokens, self.content))
+        repeated = {"lengths": self.lengths * number, "rows": self.rows * number}
+        return replace(self, tokens=tokens, content=content, **repeated)
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded(Mapping[str, Sequence[Int[Tensor, " _"]]]):
