@@ -19,6 +19,8 @@ CALLS = {
     "Firing.lape": mw.Firing.lape,
     "Firing.gate_values": mw.Firing.gate_values,
     "effect_matrix": mw.effect_matrix,
+    "sample_neurons": mw.sample_neurons,
+    "single_effects": mw.single_effects,
     "language_ratio": mw.language_ratio,
     "inspect": mw.inspect,
     "tune": mw.tune,

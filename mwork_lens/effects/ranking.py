@@ -1,6 +1,7 @@
 """Whether detectors rank neurons as measured changes do, beside chance."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from ..model import SITES
 from ..neurons import NeuronSpace
-from ..neurons.sampling import thirds
+from ..neurons.sampling import THIRDS, thirds
 from ..text.choices import listed
 
 FEWEST = 3
@@ -25,19 +27,26 @@ def rank_correlations(
     """See :meth:`SingleEffects.rank_correlations`."""
     frame = pd.DataFrame(places, columns=["layer", "site", "neuron"])
     third_of = {layer: name for name, layers in thirds(space.n_layers).items() for layer in layers}
-    cells = frame.groupby(["site", frame["layer"].map(third_of)], sort=False)
+    frame["third"] = [third_of[layer] for layer in frame["layer"]]
+    cells = [(site, third, frame[(frame.site == site) & (frame.third == third)]) for site, third in _cells(frame)]
     rows = []
     for detector, by_language in scores.items():
         if not (measured := [tag for tag in rises if tag in by_language]):
             read = listed(rises, next(iter(by_language), ""))
             raise ValueError(f"{detector} has no scores of a language that was measured; there are {read}.")
         for tag in measured:
-            for (site, third), cell in cells:
+            for site, third, cell in cells:
                 if site in by_language[tag]:
-                    values = _scores_of(space, detector, by_language[tag][str(site)], str(site))
+                    values = _scores_of(space, detector, by_language[tag][site], site)
                     row = {"detector": detector, "language": tag, "site": site, "third": third}
                     rows.append(row | _correlations(values[cell["layer"], cell["neuron"]], rises[tag][cell.index]))
     return pd.DataFrame(rows)
+
+
+def _cells(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Sites in their order, each with its thirds from the first layer on."""
+    pairs = set(zip(frame["site"], frame["third"], strict=True))
+    return [pair for pair in product(SITES, THIRDS) if pair in pairs]
 
 
 def _scores_of(space: NeuronSpace, detector: str, scores: Tensor, site: str) -> Float[np.ndarray, "layer neuron"]:

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -144,7 +145,8 @@ class SingleEffects(Result, kind="single_effects"):
             ValueError: for scores of another shape, or of no language that was measured.
         """
         check_arguments(SingleEffects.rank_correlations, locals())
-        return rank_correlations(self.space, self.places, {tag: each.value for tag, each in self.rises.items()}, scores)
+        rises = {tag: np.asarray(rise.value) for tag, rise in self.rises.items()}
+        return rank_correlations(self.space, self.places, rises, scores)
 
     def __repr__(self) -> str:
         passages = ", ".join(f"{tag} {len(names):,}" for tag, names in self.documents.items())
@@ -187,6 +189,7 @@ def single_effects(
     *,
     batch_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
+    verify: bool = True,
     shard: tuple[int, int] | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -194,8 +197,7 @@ def single_effects(
     """The measured change of each language's loss when one neuron alone is off, for every neuron of a set.
 
     This is what detectors predict. Each document runs once through the model; then, layer by layer, copies of it with
-    another neuron off in each run on from that layer. That it gives what whole passes give is tried in every layer
-    first. In half precision, changes as small as most single neurons' are lost in rounding: load the model in float32.
+    another neuron off in each run on from that layer. In half precision, changes as small as most single neurons' are lost in rounding: load the model in float32.
 
     Args:
         model: a hooked model; it is as before afterwards.
@@ -203,6 +205,8 @@ def single_effects(
         corpus: held-out documents by language.
         batch_size: copies of a document at a time; None fills a token budget.
         max_tokens: longer documents are cut there, with a warning.
+        verify: whether one neuron of each layer is tried first, on the longest document: copies must give the stream
+            of a whole pass.
         shard: as in :func:`effect_matrix`; :meth:`SingleEffects.merge` makes one of all parts.
         checkpoint: a folder in which a stopped call goes on, as in :func:`detect`, document by document and layer.
         progress: whether to show a bar.
@@ -242,7 +246,7 @@ def single_effects(
     baseline = PassageLosses.empty(plan)
     record = partial(pass_record, "single effects", model, plan, {**settings, "neurons": made_of})
     with tallied({BASELINE: baseline, **layers}, checkpoint, record) as tally:
-        _measure(model, plan, places, tally, batch_size, progress)
+        _measure(model, plan, places, tally, batch_size, verify, progress)
     return SingleEffects(
         neurons=neurons,
         nats={tag: torch.cat([each.nats[tag][:, which] for each in layers.values()]) for tag, which in rows.items()},
@@ -260,6 +264,7 @@ def _measure(
     places: Mapping[int, Places],
     tally: Tally[Any],
     batch_size: int | None,
+    verify: bool,
     progress: bool,
 ) -> None:
     """Read what is left of the plan for the baseline and for every layer, of which the tally has a reducer each."""
@@ -274,9 +279,8 @@ def _measure(
     with settled(model), bar:
         for step, number in enumerate(numbers):
             tails = Tails.of(model, plan.batch(number), first)
-            if not step:  # the longest
-                for layer, each in places.items():
-                    require_same(tails, layer, each)
+            for layer, each in places.items() if verify and not step else ():  # the longest document
+                require_same(tails, layer, each)
             if number in to_do[BASELINE]:
                 tally.add(BASELINE, model, tails.batch, tails.states)
                 bar.update()

@@ -69,6 +69,10 @@ def attribution(model=MODEL, corpus=CORPUS, **options):
     return mw.attribution(model, corpus, **{**OPTIONS, **options})
 
 
+def single_effects(model=MODEL, corpus=CORPUS, **options):
+    return mw.single_effects(model, some_neurons(MODEL, 0.02), corpus, verify=False, **{**OPTIONS, **options})
+
+
 @cache
 def delta():
     return mw.tune(copy.deepcopy(MODEL), SETS["fr"], [tokens(9, 300)], learning_rate=0.1, steps=1, progress=False).delta
@@ -82,6 +86,7 @@ CALLS = (
     collect_firing,
     attribution,
     effect_matrix,
+    single_effects,
     language_ratio,
     tuning_effects,
     inspect,

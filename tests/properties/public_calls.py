@@ -123,6 +123,8 @@ class Lab:
             ),
             "language_losses": lambda: mw.language_losses(model, texts),
             "layer_sweep": lambda: mw.layer_sweep(model, sets, texts, **QUIET),
+            "sample_neurons": lambda: mw.sample_neurons(model, per_cell=2),
+            "single_effects": lambda: mw.single_effects(model, fr, texts, **QUIET),
             "stage_grid": lambda: mw.stage_grid(model, sets, texts, stages, draws=1, **QUIET),
             "tuning_effects": lambda: mw.tuning_effects(model, {"fr": self.delta}, texts, **QUIET),
         }

@@ -37,6 +37,7 @@ def calls(model, row):
         "firing": lambda: mw.collect_firing(model, corpus, **QUIET),
         "samples": lambda: mw.collect_samples(model, corpus),
         "effects": lambda: mw.effect_matrix(model, sets, corpus, **QUIET),
+        "single": lambda: mw.single_effects(model, neurons, {"en": texts[:1]}, **QUIET),
         "losses": lambda: mw.language_losses(model, corpus),
         "generate": lambda: mw.generate(model, [ids[:9] for ids in texts], max_new_tokens=4),
         "ratio": lambda: mw.language_ratio(
