@@ -66,8 +66,8 @@ class Replay:
     def given(self, states: Float[Tensor, "batch pos d_model"]) -> "Replay":
         """The block with other states, of one document or of copies of it; all else is as in the pass."""
         states, kwargs = states.to(self.states.device), dict(self.kwargs)
-        if isinstance(alibi := kwargs.get("alibi"), Tensor) and alibi.ndim == 3:  # a row for each document and head
-            kwargs["alibi"] = alibi.repeat(len(states) // len(self.states), 1, 1)
+        if isinstance(alibi := kwargs.get("alibi"), Tensor):  # of each document in transformers, whatever its axes
+            kwargs["alibi"] = alibi.repeat(len(states) // len(self.states), *[1] * (alibi.ndim - 1))
         if self.args:
             return replace(self, args=(states, *self.args[1:]), kwargs=kwargs)
         return replace(self, kwargs={**kwargs, "hidden_states": states})

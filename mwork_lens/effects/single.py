@@ -197,7 +197,8 @@ def single_effects(
     """The measured change of each language's loss when one neuron alone is off, for every neuron of a set.
 
     This is what detectors predict. Each document runs once through the model; then, layer by layer, copies of it with
-    another neuron off in each run on from that layer. In half precision, changes as small as most single neurons' are lost in rounding: load the model in float32.
+    another neuron off in each run on from that layer. In half precision, changes as small as those of most single
+    neurons are lost in rounding: load the model in float32.
 
     Args:
         model: a hooked model; it is as before afterwards.
