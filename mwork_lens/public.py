@@ -14,7 +14,7 @@ from .effects.single import SingleEffects, single_effects
 from .effects.workflow import Workflow, workflow
 from .experiments.corpus import describe_corpus
 from .experiments.tasks import TaskOptions, run_task_experiment
-from .generation import Generations, Steering, generate, generations, mean_difference, steer
+from .generation import Generations, Steering, fallback, generate, generations, mean_difference, steer
 from .lens import LanguageRatio, NeuronCards, inspect, language_ratio, latent_languages, lens_grid, translation_probes
 from .lens.vocabulary import identifier_accuracy, label_vocabulary
 from .measures import LayerMeasure, Measure
@@ -39,6 +39,6 @@ __all__ += ["NeuronCards", "identifier_accuracy", "inspect", "label_vocabulary"]
 __all__ += ["EffectMatrix", "LayerSweep", "StageGrid", "Workflow", "ablate", "effect_matrix", "folded_effects"]
 __all__ += ["language_losses", "layer_sweep", "stage_grid", "workflow"]
 __all__ += ["SingleEffects", "sample_neurons", "single_effects"]
-__all__ += ["Generations", "Steering", "generate", "generations", "mean_difference", "steer"]
+__all__ += ["Generations", "Steering", "fallback", "generate", "generations", "mean_difference", "steer"]
 __all__ += ["TaskOptions", "TaskResult", "load_questions", "run_task_experiment"]
 __all__ += ["NeuronDelta", "Tuned", "edit_weights", "export_edited", "export_tuned", "tune", "tuning_effects"]

@@ -2,4 +2,5 @@
 
 from .comparing import Generations, generations
 from .completions import Completion, generate
+from .fallback import fallback
 from .steering import Steering, mean_difference, steer

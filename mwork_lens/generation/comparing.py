@@ -1,6 +1,7 @@
 """Generations under interventions, side by side: in which language, how repetitive, how long, how fluent."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -112,6 +113,23 @@ class Generations(Result, kind="generations"):
         named = frame["identified"].astype(object).where(frame["identified"].notna(), "unknown")
         counts = pd.crosstab([frame["condition"], frame["prompt_language"]], named)
         return counts.reindex(self.conditions, level="condition").rename_axis(columns="identified")
+
+    def answered(self) -> pd.DataFrame:
+        """One row per intervention, prompt language and language of the completions: how many, their share among those
+        prompts, and its 95 % Wilson interval (low, high). ``unknown`` are those that the identifier could not tell."""
+        groups: dict[tuple[str, str], Counter[str]] = {}
+        for row in self.rows:
+            groups.setdefault((row.condition, row.prompt_language), Counter())[row.identified or "unknown"] += 1
+        known = dict.fromkeys([*self.settings["languages"], *(name for counts in groups.values() for name in counts)])
+        known.pop("unknown", None)
+        table = []
+        for (condition, read), counts in groups.items():
+            for language in (*known, "unknown"):
+                low, high = wilson(counts[language], counts.total())
+                share = {"completions": counts[language], "share": counts[language] / counts.total()}
+                place = {"condition": condition, "prompt_language": read, "answered": language}
+                table.append({**place, **share, "low": low, "high": high})
+        return pd.DataFrame(table)
 
     def side_by_side(self) -> pd.DataFrame:
         """The texts: one row per prompt, one column per intervention."""

@@ -6,6 +6,7 @@ import torch
 
 import mwork_lens as mw
 from mwork_lens.generation.steering import stream_changes
+from mwork_lens.statistics import wilson
 
 from ..tiny import installed, some_neurons, spelled, tiny
 
@@ -85,6 +86,29 @@ def test_summary_is_the_share_in_the_prompts_language(found):
         == frame.query("condition == 'off' and prompt_language == 'en'")["identified"].eq("fr").mean()
     )
     assert found.languages().to_numpy().sum() == 12
+
+
+def test_languages_are_switched_off_one_after_another(model):
+    sets = {language: neurons(model, language, seed) for seed, language in enumerate(["fr", "en", "de"])}
+    options = {"identify": by_first_letter, "languages": ["en", "fr", "de"], **OPTIONS}
+    found = mw.fallback(model, sets, PROMPTS, order=["en", "fr"], **options)
+    assert found.conditions == ["baseline", "en", "en + fr"]
+    both = mw.generations(model, {"en + fr": sets["fr"] | sets["en"]}, PROMPTS, **options)
+    texts = [[(row.prompt, row.text) for row in each.rows if row.condition == "en + fr"] for each in (found, both)]
+    assert texts[0] == texts[1]
+    answered = found.answered()
+    assert list(answered["answered"][:4]) == ["en", "fr", "de", "unknown"]
+    assert list(answered["condition"].unique()) == found.conditions
+    frame = found.to_frame()
+    for _, row in answered.iterrows():
+        part = frame[(frame["condition"] == row["condition"]) & (frame["prompt_language"] == row["prompt_language"])]
+        assert row["share"] == part["identified"].fillna("unknown").eq(row["answered"]).mean()
+        assert (row["low"], row["high"]) == wilson(row["completions"], len(part))
+    for message, order in [("'th'", ["th"]), ("once", ["fr", "fr"]), ("once", [])]:
+        with pytest.raises(ValueError, match=message):
+            mw.fallback(model, sets, PROMPTS, order=order, **options)
+    with pytest.raises(ValueError, match="set of 'fr' is empty"):
+        mw.fallback(model, {"fr": mw.NeuronSet.empty(sets["fr"].space)}, PROMPTS, **options)
 
 
 def test_saved_generations_are_the_same_and_shown_escaped(found, tmp_path):

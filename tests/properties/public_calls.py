@@ -146,6 +146,7 @@ class Lab:
         model, prompts, fr = self.model, self.texts["en"][:2], self.sets["fr"]
         options = {"identify": analyses.identify, "max_new_tokens": 3, **QUIET}
         return {
+            "fallback": lambda: mw.fallback(model, self.sets, {"en": prompts}, **options),
             "generate": lambda: mw.generate(model, prompts, max_new_tokens=3, temperature=1.0),
             "generations": lambda: mw.generations(model, {"off": fr}, {"en": prompts}, **options),
             "steer": lambda: mw.steer(model, self.sets, self.means, prompts, toward="fr", away="ru", **options),
