@@ -65,11 +65,11 @@ class Replay:
 
     def given(self, states: Float[Tensor, "batch pos d_model"]) -> "Replay":
         """The block with other states, of one document or of copies of it; all else is as in the pass."""
-        states, kwargs = states.to(self.states.device), dict(self.kwargs)
-        if isinstance(alibi := kwargs.get("alibi"), Tensor):  # of each document in transformers, whatever its axes
-            kwargs["alibi"] = alibi.repeat(len(states) // len(self.states), *[1] * (alibi.ndim - 1))
-        if self.args:
-            return replace(self, args=(states, *self.args[1:]), kwargs=kwargs)
+        states, copies = states.to(self.states.device), len(states) // len(self.states)
+        args = [_of_copies(each, copies) for each in self.args]
+        kwargs = {name: _of_copies(each, copies, name) for name, each in self.kwargs.items()}
+        if args:
+            return replace(self, args=(states, *args[1:]), kwargs=kwargs)
         return replace(self, kwargs={**kwargs, "hidden_states": states})
 
     def run(
@@ -92,6 +92,12 @@ class Replay:
         with torch.no_grad(), hooked(self.model, hooks) if hooks else nullcontext():
             output = self.model.blocks[self.layer](*args, **kwargs)
         return _first(output)
+
+
+def _of_copies(value: Any, copies: int, name: str = "") -> Any:
+    """Masks, and what transformers adds to patterns, are of each document; all else holds for any number."""
+    of_each = isinstance(value, Tensor) and (value.ndim == 4 or name == "alibi")
+    return value.repeat(copies, *[1] * (value.ndim - 1)) if of_each else value
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -75,7 +75,7 @@ def require_same(tails: Tails, layer: int, places: Places) -> None:
     own, clean = alone[0].double(), tails.states[0].double()
     try:
         ours = tails.without(layer, [places[0], places[-1]])[0].double()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ValueError(_refusal(model, layer, site, neuron, f"fails ({error!s:.200})")) from error
