@@ -118,6 +118,8 @@ def _measure(
 ) -> dict[str, Any]:
     """A fold's effects and stage grid, in one piece per language with controls: a killed run loses little."""
     sets = specific_sets(detection, config.quorum, config.against_quorum)
+    if lacking := [language for language in config.stages if language not in sets]:
+        raise ValueError(f"stages: {lacking[0]!r} has no specific neurons; there are {listed(sets, lacking[0])}.")
     read = held_out if config.passages is None else held_out.limit(config.passages)
     of_stages = {language: sets[language] for language in config.stages}
     of_grid = read.select({tag: range(len(texts)) for tag, texts in read.items() if tag in (*config.stages, "en")})

@@ -70,6 +70,15 @@ def test_a_run_goes_on_where_it_stopped(texts, tmp_path, monkeypatch):
         run_effects(model, texts, tmp_path / "x", replace(config, controls=["th"]), progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:Of these documents")
+def test_stages_of_a_language_without_neurons_are_refused(texts, tmp_path):
+    model = spelled("llama", n_layers=3)
+    every = mw.detect(model, texts, top=1.0, progress=False)
+    config = EffectsConfig(stages=["fr"], understanding=1, generation=1)
+    with pytest.raises(ValueError, match="stages: 'fr' has no specific neurons; there are none"):
+        run_effects(model, texts, tmp_path, config, detection=every, progress=False)
+
+
 def test_folds_divide_the_documents(texts):
     parts = texts.folds(3, seed=1)
     held = [set(out.documents["fr"]) for _, out in parts]

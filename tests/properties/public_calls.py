@@ -134,10 +134,13 @@ class Lab:
         concepts = [{language: [words[i]] for language, words in analyses.WORDS.items()} for i in range(6)]
         probes = mw.translation_probes(concepts, source="fr", target="ru", shots=2)
         languages, options = [*analyses.WORDS], {"token_languages": labels, "top_k": 3}
+        ratio = partial(mw.language_ratio, model, texts, new_tokens=2, directions=4, batch_size=2, **options, **QUIET)
+        parts = [ratio(shard=(i, 2)) for i in range(2)]
         return {
+            "LanguageRatio.merge": lambda: mw.LanguageRatio.merge(parts, model),
             "identifier_accuracy": lambda: mw.identifier_accuracy(model, texts, name=analyses.identify),
             "label_vocabulary": lambda: mw.label_vocabulary(model, languages, identifier=analyses.identify),
-            "language_ratio": lambda: mw.language_ratio(model, texts, new_tokens=2, directions=4, **options, **QUIET),
+            "language_ratio": ratio,
             "latent_languages": lambda: mw.latent_languages(model, probes, **QUIET),
             "lens_grid": lambda: mw.lens_grid(model, "le chien", languages=languages, **options),
         }
