@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+import mwork_lens as mw
+
 from .. import __version__
 from ..settings import TASK_EXPERIMENTS
-from ..store import processes
 from .commands import bench, demo, detect, effects, plan, ratio, report, tune
 from .experiments import corpus, enhancement, language_ratio, layer_sweep, neuron_counts, overlap, task_command
 from .merging import merge
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Of several processes the first speaks, but for errors, of which the first to come is said.
     """
-    errors = sys.stderr
-    if not processes.is_first():
+    errors, others = sys.stderr, _other_processes()
+    if others and not others.is_first():
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end of the process)
     for stream in (sys.stdout, sys.stderr):
         # a character that the terminal or file does not have must not end the work
@@ -69,9 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(130)
         if os.environ.get(TRACEBACK):
             raise
-        if processes.is_first_to_say("error"):
+        if not others or others.is_first_to_say("error"):
             print(f"mwork-lens: {_in_one_line(error)}", file=errors)
         sys.exit(2)
+
+
+def _other_processes() -> Any:
+    """What knows of the others that torchrun has started; it imports torch, which one process can do without."""
+    return mw.store.processes if "RANK" in os.environ else None
 
 
 def _run(arguments: Sequence[str] | None) -> None:

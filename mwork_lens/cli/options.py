@@ -19,7 +19,6 @@ from typer.core import TyperCommand
 import mwork_lens as mw
 
 from ..settings import DEVICE_MAP, MAX_MEMORY, NO_OPTION, OptionalNames, Reader, TaskOptions
-from ..store import processes
 
 _FIELD = re.compile(r'^    (\w+): (?:[^\n]*? = (\w+)\.\w+|[^\n]*)\n(?:    """(.*?)""")?', re.MULTILINE | re.DOTALL)
 
@@ -45,9 +44,9 @@ def add_command(app: typer.Typer, function: Callable[..., Paths], *, shared: boo
 def _by_first(function: Callable[..., Paths]) -> Callable[..., Paths]:
     @functools.wraps(function)
     def run(**settings: Any) -> Paths:
-        if not processes.is_first():
+        if not mw.store.processes.is_first():
             return []
-        with processes.alone():
+        with mw.store.processes.alone():
             return function(**settings)
 
     return run
@@ -193,7 +192,7 @@ class Run:
         return self._opened(name, require_resumable)
 
     def _opened(self, name: str, require: Callable[[Path], Path]) -> Path:
-        return Path(processes.from_first(lambda: str(self._opened_here(name, require))))
+        return Path(mw.store.processes.from_first(lambda: str(self._opened_here(name, require))))
 
     def _opened_here(self, name: str, require: Callable[[Path], Path]) -> Path:
         outputs = _outputs.get()
