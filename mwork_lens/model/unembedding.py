@@ -248,17 +248,18 @@ def require_same_readout(model: HookedModel) -> None:
     # two texts that begin alike
     ids = torch.tensor([[3, 4, 5, 6, 7, 8], [3, 4, 5, 9, 10, 11]], device=device_of(model)) % model.cfg.d_vocab
     wrapped = wrapped_model(model)
-    with settled(model), model.hooks(fwd_hooks=[keep]):
-        # in a cache, layers that share a place there would get in each other's way
-        both = wrapped(ids, use_cache=False) if hasattr(wrapped, "base_model") else (wrapped or model)(ids)
-    own, other = getattr(both, "logits", both)
-    if _largest_difference(other[:3], own[:3]) > _TOLERANCE[own.dtype]:
-        raise ValueError(f"{model.cfg.model_name} {NOT_CAUSAL}")
-    if not last:
-        raise ValueError(
-            f"{model.cfg.model_name} does not show its last layer's residual stream ({keep[0]} never runs)."
-        )
-    difference = _largest_difference(all_logits(model, last[0]), own)
+    with settled(model):
+        with model.hooks(fwd_hooks=[keep]):
+            # in a cache, layers that share a place there would get in each other's way
+            both = wrapped(ids, use_cache=False) if hasattr(wrapped, "base_model") else (wrapped or model)(ids)
+        own, other = getattr(both, "logits", both)
+        if _largest_difference(other[:3], own[:3]) > _TOLERANCE[own.dtype]:
+            raise ValueError(f"{model.cfg.model_name} {NOT_CAUSAL}")
+        if not last:
+            raise ValueError(
+                f"{model.cfg.model_name} does not show its last layer's residual stream ({keep[0]} never runs)."
+            )
+        difference = _largest_difference(all_logits(model, last[0]), own)
     if not difference <= _TOLERANCE[own.dtype]:
         raise ValueError(
             f"The logits of {model.cfg.model_name} cannot be computed from its last layer: final norm, unembedding, "

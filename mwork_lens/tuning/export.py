@@ -166,7 +166,7 @@ def _require_same_logits(model: HookedModel, theirs: Any) -> None:
     ids = torch.randint(model.cfg.d_vocab, (1, min(32, model.cfg.n_ctx)), generator=generator)
     with settled(model):
         ours: Tensor = model(ids.to(device_of(model)))[0]
-    difference = logit_distance(theirs(ids.to(theirs.device)).logits[0], ours)
+        difference = logit_distance(theirs(ids.to(theirs.device)).logits[0], ours)
     if not difference <= (HALF_TOLERANCE if ours.dtype.itemsize < 4 else TOLERANCE):
         raise ValueError(
             f"The exported model's logits differ from those of {model.cfg.model_name} by {difference:.2g} of their "

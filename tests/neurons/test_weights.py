@@ -161,6 +161,25 @@ def test_an_exported_directory_loads_as_the_edited_model(tmp_path):
         mw.export_edited(model, neurons, tmp_path / "edited", source=tmp_path / "source")
 
 
+def test_an_exported_model_is_compared_without_rounded_products(tmp_path):
+    """Whatever the process prefers: else it would differ where a processor multiplies in bfloat16."""
+    theirs, precisions = small_model("Llama"), []
+    model = mw.load_model(theirs, device="cpu")
+
+    def read(module, *_):
+        if isinstance(module, type(theirs)):
+            precisions.append(torch.backends.mkldnn.matmul.fp32_precision)
+
+    seen = torch.nn.modules.module.register_module_forward_hook(read)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        mw.export_edited(model, some_neurons(model), tmp_path / "edited", source=theirs, tokenizer=words())
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        seen.remove()
+    assert {*precisions} == {"ieee"}
+
+
 def test_another_models_weights_are_not_exported(tmp_path):
     model = mw.load_model(small_model("Llama"), device="cpu")
     other = small_model("Llama")
