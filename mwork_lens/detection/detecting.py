@@ -177,7 +177,7 @@ def detect(
         model: a hooked model.
         corpus: documents by language: a :class:`Corpus`, any dict of lists, or text of any length
             (``load_corpus(..., streaming=True)``), whose windows are read as corpora: the result is what merging the
-            detections of all windows gives, and memory does not grow with the text but for 16 bytes per document.
+            detections of all windows gives, and memory does not grow with the text but for hashes of its documents.
         top: a neuron is active on a document if its score is among the ⌊top · width⌋ highest of its layer and site
             (at least one).
         threshold: instead of ``top``: active if the score is at least this (the paper's ε).
