@@ -2,8 +2,8 @@
 
 ``bits N``: in each of N runs one of two processes is killed with SIGKILL, once or twice, at moments drawn from the time
 that a whole run takes; torchrun starts both again. Results are those of one process, to the last bit, and nothing else
-is left. ``speed N``: documents a second of two processes of one thread over those of one of one thread, N times each by
-turns, as medians.
+is left. ``speed N``: documents per second of two processes of one thread over those of one of one thread, N times each
+by turns, as medians.
 """
 
 import os
@@ -50,7 +50,7 @@ def work(place: Path) -> None:
 
 
 def timed(place: Path) -> None:
-    """Detect; the first process writes how many documents a second that were."""
+    """Detect; the first process writes how many documents per second that were."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     shape = {"n_layers": 6, "d_model": 256, "n_heads": 4, "d_head": 64, "d_mlp": 1024, "d_vocab": 50, "n_ctx": 256}
@@ -117,7 +117,7 @@ def bits(runs: int) -> None:
 
 
 def speed(times: int) -> None:
-    """Compare the documents a second."""
+    """Compare the documents per second."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
         for two in [False, True] * times:
@@ -125,7 +125,7 @@ def speed(times: int) -> None:
                 pass
             rates[two].append(float(Path(folder, "rate").read_text()))
     one, two = (statistics.median(rates[each]) for each in (False, True))
-    print(f"speed: {one:.2f} documents a second by one process, {two:.2f} by two: {two / one:.2f} times.")
+    print(f"speed: {one:.2f} documents per second by one process, {two:.2f} by two: {two / one:.2f} times.")
 
 
 def main(arguments: Sequence[str]) -> None:
